@@ -1,0 +1,78 @@
+# Two commands matter: `make run` (the main job) and `make test` (every check).
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKDIR ?= runs/digits
+# How pytest is spread over cores; `make test PYTEST_FLAGS=` runs it in one process.
+PYTEST_FLAGS ?= -n 2
+# The tests build their own mesh of CPU devices. An empty value lets JAX choose.
+JAX_PLATFORMS ?= cpu
+
+AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
+
+.DEFAULT_GOAL := help
+.PHONY: help env run test slow format clean
+
+help:
+	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
+	@echo "make test    install, then format check, lint, types, import contracts, tests"
+	@echo "make slow    install, then run the tests that take minutes"
+	@echo "make format  rewrite the sources with ruff"
+	@echo "make env     only install, into $(VENV); PYTHON=... chooses the interpreter"
+	@echo "make clean   remove $(VENV) and the tools' caches"
+
+env: $(STAMP)
+
+# Without PYTHON=..., the first of these that runs and is new enough.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if $(BIN)/python -m pip --version >/dev/null 2>&1 \
+	    && $(BIN)/python -c '$(AT_LEAST_311)'; then \
+	  echo "== Using the environment in $(VENV)"; \
+	else \
+	  found=; \
+	  for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	    if "$$candidate" -c '$(AT_LEAST_311)' >/dev/null 2>&1; then \
+	      found="$$candidate"; break; \
+	    fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "Python 3.11 or newer is needed; tried:" \
+	      "$(or $(PYTHON),python3 python3.13 python3.12 python3.11)." >&2; \
+	    echo "Name one with: make $(or $(MAKECMDGOALS),env) PYTHON=/path/to/python3" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "== Creating $(VENV) with $$("$$found" --version)"; \
+	  "$$found" -m venv --clear $(VENV); \
+	fi
+	@echo "== Installing into $(VENV) (a few minutes the first time)"
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: env
+	$(BIN)/python -m experiments.fed_avg.compare --workdir=$(WORKDIR)
+
+test: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+test: env
+	@echo "== Format (ruff)"
+	$(BIN)/ruff format --check .
+	@echo "== Lint (ruff)"
+	$(BIN)/ruff check .
+	@echo "== Types (mypy)"
+	$(BIN)/mypy
+	@echo "== Import contracts (import-linter)"
+	$(BIN)/lint-imports
+	@echo "== Tests and doctests (pytest)"
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+slow: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+slow: env
+	$(BIN)/python -m pytest -m slow $(SLOW_FLAGS)
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

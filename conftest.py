@@ -1,0 +1,48 @@
+"""What every test and doctest runs under.
+
+It stands at the root because doctests live beside the code. Array programs are held to
+rules that users may switch on: nothing may rely on implicit rank or dtype promotion.
+"""
+
+import os
+from pathlib import Path
+
+# Several test processes may share one accelerator, so none may take all its memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+import hypothesis
+import jax
+import matplotlib
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+matplotlib.use("Agg")
+
+# The first example of a property compiles, so no deadline can hold for it. Under CI the
+# examples are the same every time: a failure there is one of the commit.
+hypothesis.settings.register_profile(
+    "fedjax_comp", deadline=None, derandomize=bool(os.environ.get("CI"))
+)
+hypothesis.settings.load_profile("fedjax_comp")
+
+RAW_DATA_VARIABLE = "FEDJAX_COMP_RAW_DATA"
+
+
+@pytest.fixture(scope="session")
+def raw_data_dir() -> Path:
+    """The folder of raw data sets: named by the environment, else beside the project.
+
+    Without one a test is skipped, except under CI, where a skipped test would pass
+    unnoticed.
+    """
+    named = os.environ.get(RAW_DATA_VARIABLE)
+    beside = Path(__file__).resolve().parent.parent / "shared" / "data"
+    folder = Path(named) if named else beside
+    if folder.is_dir():
+        return folder
+    message = f"No raw data in {folder}: set {RAW_DATA_VARIABLE} to its folder."
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)

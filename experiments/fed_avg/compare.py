@@ -1,0 +1,233 @@
+"""Several pipelines on one task, side by side: `python -m experiments.fed_avg.compare`.
+
+Each pipeline is a FedAvg run in its own directory below `--workdir` (so the whole is
+resumable); the table, the figures and the report lie beside them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table as ConsoleTable
+
+from experiments.fed_avg.flags import define
+from experiments.fed_avg.run import build_problem, claims
+from experiments.harness.expressions import build
+from experiments.harness.finish import execute, read_rows
+from experiments.harness.flags import apply_quick, as_dict
+from experiments.harness.main import UsageError, run_main, use_host_cores
+from fedjax_comp.report import (
+    Claim,
+    Figure,
+    Run,
+    Table,
+    accuracy_against_bytes,
+    accuracy_against_rounds,
+    format_bytes,
+    write_report,
+)
+from fedjax_comp.run_directory import Json, open_run, write_json
+
+PIPELINES = (
+    "dense: identity() | identity()",
+    "compressed: error_feedback(chain(top_k(0.02), stochastic_quantize(levels=16), "
+    "entropy_coded())) | chain(stochastic_quantize(levels=256), entropy_coded())",
+)
+QUICK = {"num_rounds": 20, "eval_every": 5, "audit_every": 20}
+TOLERANCE = 0.02
+"""Accuracy a compressed pipeline may lose against the first one and still count."""
+
+
+class Pipeline(NamedTuple):
+    """A named pair of compressors, as expressions."""
+
+    name: str
+    uplink: str
+    downlink: str
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command: runs every pipeline, then the comparison."""
+    values = define()
+    values.set_default("num_rounds", 150)
+    values.set_default("eval_every", 5)
+    values.set_default("audit_every", 50)
+    flags.DEFINE_multi_string(
+        "pipeline", list(PIPELINES), "NAME: UPLINK | DOWNLINK", flag_values=values
+    )
+
+    def body(values: flags.FlagValues) -> None:
+        apply_quick(values, **QUICK)
+        use_host_cores()
+        compare(values)
+
+    run_main("fed_avg.compare", values, body, argv)
+
+
+def parse_pipeline(text: str) -> Pipeline:
+    """Reads `NAME: UPLINK | DOWNLINK` and checks both expressions.
+
+    Raises:
+      ValueError: when it is not of that form or an expression is not valid.
+
+    >>> parse_pipeline("bf16: to_dtype('bfloat16') | identity()").uplink
+    "to_dtype('bfloat16')"
+    """
+    name, colon, links = text.partition(":")
+    uplink, bar, downlink = links.partition("|")
+    name = name.strip()
+    if not (colon and bar) or not name.replace("-", "").replace("_", "").isalnum():
+        raise UsageError(
+            f"--pipeline={text!r} is not of the form 'NAME: UPLINK | DOWNLINK', e.g. "
+            f"{PIPELINES[0]!r}."
+        )
+    pipeline = Pipeline(name, uplink.strip(), downlink.strip())
+    build("uplink", pipeline.uplink)
+    build("downlink", pipeline.downlink)
+    return pipeline
+
+
+def compare(values: flags.FlagValues) -> Json:
+    """Runs the pipelines one after another and writes the comparison."""
+    pipelines = [parse_pipeline(text) for text in values.pipeline]
+    names = [pipeline.name for pipeline in pipelines]
+    if len(set(names)) != len(names):
+        raise UsageError(f"--pipeline: names must differ, got {', '.join(names)}.")
+    directory = open_run(values.workdir, "fed_avg.compare", as_dict(values))
+    summaries: dict[str, Json] = {}
+    runs = []
+    for pipeline in pipelines:
+        own = define()
+        own([""])
+        for name, value in as_dict(values).items():
+            if name in own:
+                own[name].value = value
+        own.uplink, own.downlink = pipeline.uplink, pipeline.downlink
+        own.workdir = str(Path(values.workdir) / pipeline.name)
+        summaries[pipeline.name] = execute(
+            "fed_avg", own, lambda own=own: build_problem(own), claims
+        )
+        runs.append(Run(pipeline.name, read_rows(Path(own.workdir))))
+    result: Json = {
+        "experiment": "fed_avg.compare",
+        "dataset": values.dataset,
+        "model": values.model,
+        "pipelines": summaries,
+        "claims": comparison_claims(summaries),
+    }
+    table = comparison_table(summaries)
+    figures = directory.figures_path
+    by_round = accuracy_against_rounds(runs, figures / "accuracy_against_rounds.png")
+    up = accuracy_against_bytes(runs, figures / "accuracy_against_uplink_bytes.png")
+    both = accuracy_against_bytes(
+        runs,
+        figures / "accuracy_against_bytes.png",
+        columns=("uplink_bytes", "downlink_bytes"),
+    )
+    report = write_report(
+        directory.path / "report.html",
+        title=f"FedAvg on {values.dataset}: {' against '.join(names)}",
+        summary={
+            f"{name}_accuracy": s["test_accuracy"] for name, s in summaries.items()
+        },
+        settings={**directory.config["flags"], **directory.config["versions"]},
+        tables=[table],
+        figures=[
+            Figure("Test accuracy against rounds", by_round),
+            Figure("Test accuracy against bytes sent by clients", up),
+            Figure("Test accuracy against bytes sent, both ways", both),
+        ],
+        claims=[Claim(**claim) for claim in result["claims"]],
+    )
+    write_json(directory.path / "summary.json", result)
+    print_table(table)
+    print(f"report: {report}")
+    return result
+
+
+COLUMNS = (
+    "pipeline",
+    "test_accuracy",
+    "best_test_accuracy",
+    "rounds",
+    "uplink_bytes",
+    "downlink_bytes",
+    "uplink_ratio",
+    "total_ratio",
+    "audited_messages",
+    "audit_failures",
+)
+
+
+def comparison_table(summaries: dict[str, Json]) -> Table:
+    """One row a pipeline; ratios are dense bytes over bytes sent in the same run."""
+    rows = []
+    for name, s in summaries.items():
+        dense_up, dense_down = s["dense_uplink_bytes"], s["dense_downlink_bytes"]
+        up, down = s["uplink_bytes"], s["downlink_bytes"]
+        rows.append(
+            [
+                name,
+                s["test_accuracy"],
+                s["best_test_accuracy"],
+                s["rounds"],
+                up,
+                down,
+                round(dense_up / max(up, 1), 2),
+                round((dense_up + dense_down) / max(up + down, 1), 2),
+                s["audited_messages"],
+                s["audit_failures"],
+            ]
+        )
+    note = "Ratios: bytes of dense float32 messages over the bytes of those sent."
+    return Table("Pipelines", COLUMNS, rows, note)
+
+
+def comparison_claims(summaries: dict[str, Json]) -> list[Json]:
+    """Every pipeline against the first, in accuracy, and all audits."""
+    (_, reference), *others = summaries.items()
+    made = [
+        {
+            "name": f"{name} is at most {TOLERANCE:.0%} less accurate than the first",
+            "target": reference["best_test_accuracy"] - TOLERANCE,
+            "measured": s["best_test_accuracy"],
+            "holds": s["best_test_accuracy"]
+            >= reference["best_test_accuracy"] - TOLERANCE,
+        }
+        for name, s in others
+    ]
+    failures = sum(s["audit_failures"] for s in summaries.values())
+    made.append(
+        {
+            "name": "every audited message decodes bit for bit from its bytes",
+            "target": 0,
+            "measured": failures,
+            "holds": failures == 0,
+        }
+    )
+    return made
+
+
+def print_table(table: Table) -> None:
+    """The comparison on the terminal."""
+    shown = ConsoleTable(title=table.title)
+    shown.add_column("pipeline")
+    for heading in ("accuracy", "best", "bytes up", "bytes down", "up", "both ways"):
+        shown.add_column(heading, justify="right")
+    for name, accuracy, best, _, up, down, up_ratio, ratio, *_ in table.rows:
+        shown.add_row(
+            str(name),
+            f"{accuracy:.4f}",
+            f"{best:.4f}",
+            format_bytes(float(up or 0)),
+            format_bytes(float(down or 0)),
+            f"{up_ratio:.1f}x",
+            f"{ratio:.1f}x",
+        )
+    Console().print(shown)
+
+
+if __name__ == "__main__":
+    main()

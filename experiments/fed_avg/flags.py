@@ -1,0 +1,16 @@
+"""Flags of the FedAvg experiment."""
+
+from absl import flags
+
+from experiments.harness.flags import common_flags
+
+
+def define() -> flags.FlagValues:
+    """All flags of `python -m experiments.fed_avg`, not yet parsed."""
+    values = common_flags()
+    flags.DEFINE_float("proximal", 0.0, "FedProx's mu.", flag_values=values)
+    return values
+
+
+QUICK = {"num_rounds": 20, "eval_every": 5, "checkpoint_every": 10, "audit_every": 10}
+"""What `--quick` sets unless it is given by hand."""

@@ -1,0 +1,145 @@
+"""Flags that every experiment has; an experiment adds its own to the same object.
+
+Each experiment owns a `flags.FlagValues`, so that several can be imported at once.
+"""
+
+from absl import flags
+
+
+def common_flags(**defaults: object) -> flags.FlagValues:
+    """The flags shared by all experiments.
+
+    Args:
+      **defaults: default values by flag name, where they differ from those below.
+
+    Returns:
+      A new `FlagValues` with the flags defined and not yet parsed.
+
+    Raises:
+      AttributeError: for a default whose flag does not exist.
+    """
+    values = flags.FlagValues()
+    text, whole, number, switch = (
+        flags.DEFINE_string,
+        flags.DEFINE_integer,
+        flags.DEFINE_float,
+        flags.DEFINE_bool,
+    )
+    text(
+        "workdir", None, "Directory of the run (made, or resumed).", flag_values=values
+    )
+    text(
+        "dataset",
+        "digits",
+        "Data set: digits, mnist, fashion_mnist, ...",
+        flag_values=values,
+    )
+    text(
+        "data_dir",
+        None,
+        "Directory of data prepared in TFDS format.",
+        flag_values=values,
+    )
+    text(
+        "raw_dir",
+        None,
+        "Directory of raw files (or FEDJAX_COMP_RAW_DATA).",
+        flag_values=values,
+    )
+    text(
+        "partition", "iid()", "How examples are split over clients.", flag_values=values
+    )
+    text("model", "mlp(200, 200)", "The model, as a Python call.", flag_values=values)
+    whole(
+        "num_clients",
+        100,
+        "Clients in the population, K.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    whole(
+        "cohort_size", 10, "Clients in a round, C.", flag_values=values, lower_bound=1
+    )
+    whole("local_epochs", 1, "Local epochs, E.", flag_values=values, lower_bound=1)
+    whole(
+        "batch_size",
+        10,
+        "Local batch size, B (0: all).",
+        flag_values=values,
+        lower_bound=0,
+    )
+    text(
+        "client_optimizer",
+        "sgd(0.1)",
+        "Optax optimizer of the clients.",
+        flag_values=values,
+    )
+    text(
+        "server_optimizer",
+        "sgd(1.0)",
+        "Optax optimizer of the server.",
+        flag_values=values,
+    )
+    whole("num_rounds", 100, "Rounds.", flag_values=values, lower_bound=1)
+    number(
+        "target_accuracy", None, "Test accuracy to count rounds to.", flag_values=values
+    )
+    switch(
+        "stop_at_target", False, "Stop when the target is reached.", flag_values=values
+    )
+    text("uplink", "identity()", "Compressor of the uplink.", flag_values=values)
+    text("downlink", "identity()", "Compressor of the downlink.", flag_values=values)
+    text("execution", "auto()", "How a cohort is run.", flag_values=values)
+    whole(
+        "eval_batch_size",
+        500,
+        "Test examples in a batch.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    whole(
+        "eval_every",
+        1,
+        "Rounds between evaluations.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    whole(
+        "checkpoint_every",
+        50,
+        "Rounds between checkpoints (0: none).",
+        flag_values=values,
+        lower_bound=0,
+    )
+    whole(
+        "audit_every",
+        0,
+        "Rounds between audits (0: none).",
+        flag_values=values,
+        lower_bound=0,
+    )
+    whole("seed", 0, "Seed of everything random.", flag_values=values, lower_bound=0)
+    switch("quick", False, "A run of well under a minute.", flag_values=values)
+    switch("progress", True, "Show progress on standard error.", flag_values=values)
+    switch("help", False, "Show the flags and exit.", flag_values=values)
+    for name, value in defaults.items():
+        values.set_default(name, value)
+    return values
+
+
+def apply_quick(values: flags.FlagValues, **quick: object) -> None:
+    """With `--quick`, gives flags that were not set by hand their quick values."""
+    if not values.quick:
+        return
+    for name, value in quick.items():
+        if not values[name].present:
+            values[name].value = value
+
+
+def as_dict(values: flags.FlagValues) -> dict[str, object]:
+    """Every flag's value by name, `help` apart."""
+    return {
+        name: value
+        for name, value in values.flag_values_dict().items()
+        if name != "help"
+    }

@@ -1,0 +1,73 @@
+"""The way into every experiment: flags in, one clear line and exit code 2 for mistakes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from absl import flags
+
+
+class UsageError(ValueError):
+    """A mistake in the flags; the message is one line for the user."""
+
+
+def run_main(
+    name: str,
+    values: flags.FlagValues,
+    body: Callable[[flags.FlagValues], None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Parses flags and runs an experiment.
+
+    Args:
+      name: the experiment's name, as in `python -m experiments.<name>`.
+      values: its flags, not yet parsed.
+      body: what it does; a `ValueError` it raises is a user's mistake.
+      argv: the command line; `sys.argv` when None.
+
+    Raises:
+      SystemExit: with code 2 after a mistake, 130 after an interrupt.
+    """
+    arguments = list(sys.argv if argv is None else argv)
+    try:
+        positional = values([name, *arguments[1:]])[1:]
+        if positional:
+            raise UsageError(
+                f"unexpected argument {positional[0]!r}: flags are written --name=value."
+            )
+    except (flags.Error, UsageError) as error:
+        _exit_with(name, error)
+    if values.help:
+        print(f"python -m experiments.{name} --workdir=DIR [flags]\n")
+        print(values.get_help())
+        return
+    try:
+        if values.workdir is None:
+            raise UsageError("--workdir=DIR is required.")
+        body(values)
+    except ValueError as error:
+        if os.environ.get("FEDJAX_COMP_DEBUG"):
+            raise
+        _exit_with(name, error)
+    except KeyboardInterrupt:
+        print(
+            f"\n{name}: interrupted; the same command resumes from the last checkpoint.",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+def use_host_cores() -> None:
+    """Makes each CPU core a device, so that `auto()` spreads clients over them.
+
+    Must run before jax touches a device; does nothing on accelerators.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _exit_with(name: str, error: Exception) -> None:
+    line = " ".join(str(error).split())
+    print(f"{name}: {line}", file=sys.stderr)
+    raise SystemExit(2) from None

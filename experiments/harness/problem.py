@@ -1,0 +1,96 @@
+"""From flags to what a federated experiment is made of: data, task, links, schedule."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from experiments.harness.expressions import build
+from experiments.harness.main import UsageError
+from fedjax_comp import data
+from fedjax_comp.base import Compressor, Execution, Task
+from fedjax_comp.models import classification
+from fedjax_comp.run import Schedule
+from fedjax_comp.training import Sampler, uniform_cohorts
+
+
+class Federation(NamedTuple):
+    """What most experiments need, built from the common flags.
+
+    Attributes:
+      task: the model and its loss.
+      population: the examples and who holds them, on the device.
+      sample: draws each round's cohort.
+      uplink: compressor of the uplink.
+      downlink: compressor of the downlink.
+      execution: how cohorts and evaluations are run.
+    """
+
+    task: Task
+    population: data.FederatedData
+    sample: Sampler
+    uplink: Compressor
+    downlink: Compressor
+    execution: Execution
+
+
+def build_federation(values: flags.FlagValues) -> Federation:
+    """Builds everything that the common flags describe; raises `ValueError`."""
+    if values.cohort_size > values.num_clients:
+        raise UsageError(
+            f"--cohort_size={values.cohort_size} is larger than the population, "
+            f"--num_clients={values.num_clients}."
+        )
+    target = values.target_accuracy
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"--target_accuracy={target} is outside (0, 1].")
+    # Cheap mistakes first: expressions are read before any data is.
+    uplink = build("uplink", values.uplink)
+    downlink = build("downlink", values.downlink)
+    execution = build("execution", values.execution)
+    model = build("model", values.model)
+    partition = build("partition", values.partition)
+    dataset = data.load(
+        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
+    )
+    population = data.federate(
+        dataset, partition, num_clients=values.num_clients, seed=values.seed
+    )
+    spec = population.spec
+    task = classification(
+        model(spec.num_classes),
+        input_shape=spec.input_shape,
+        scale=spec.scale,
+        # Stored integers that are not scaled are symbols, not numbers.
+        input_dtype=jnp.int32 if _is_symbolic(population) else jnp.float32,
+    )
+    sample = uniform_cohorts(
+        cohort_size=values.cohort_size,
+        epochs=values.local_epochs,
+        batch_size=values.batch_size,
+    )
+    return Federation(task, population, sample, uplink, downlink, execution)
+
+
+def _is_symbolic(population: data.FederatedData) -> bool:
+    stored = population.examples.x.dtype
+    return population.spec.scale == 1 and jnp.issubdtype(stored, jnp.integer)
+
+
+def build_schedule(values: flags.FlagValues) -> Schedule:
+    """When the host is needed, from the common flags."""
+    return Schedule(
+        num_rounds=values.num_rounds,
+        eval_every=values.eval_every,
+        checkpoint_every=values.checkpoint_every,
+        audit_every=values.audit_every,
+        target_accuracy=values.target_accuracy,
+        stop_at_target=values.stop_at_target,
+    )
+
+
+def initial_key(values: flags.FlagValues) -> tuple[jax.Array, jax.Array]:
+    """The keys of the model and of the run, both from `--seed`."""
+    model_key, run_key = jax.random.split(jax.random.key(values.seed))
+    return model_key, run_key

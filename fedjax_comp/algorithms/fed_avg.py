@@ -1,0 +1,218 @@
+"""Federated averaging with a compressor on each link.
+
+Source: McMahan et al. 2017, "Communication-Efficient Learning of Deep Networks from
+Decentralized Data" (arXiv 1602.05629), Algorithm 1; server optimizers after Reddi et
+al. 2021, "Adaptive Federated Optimization", Algorithm 2. FedSGD is the limit case of
+one epoch and one batch. `fed_avg_naive` is the same in plain loops, to read.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Context,
+    Examples,
+    Execution,
+    LinkState,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Task,
+    Traffic,
+    make_context,
+)
+from fedjax_comp.client.sgd import LocalInfo, local_sgd
+from fedjax_comp.compress import identity
+from fedjax_comp.execution import scanned
+from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.update import Model, step_towards
+from fedjax_comp.wire.accounting import num_bits
+
+
+class ServerState(NamedTuple):
+    """The server's model and the memory of its downlink."""
+
+    model: Model
+    downlink: LinkState
+
+
+class _Shared(NamedTuple):
+    received: PyTree
+    uplink_key: jax.Array
+    examples: Examples
+
+
+class _Summand(NamedTuple):
+    update: WeightedSum
+    info: LocalInfo
+    dropped: jax.Array
+
+
+class _Sent(NamedTuple):
+    bits: Bits
+    spoke: jax.Array
+    message: tuple[Context, PyTree, PyTree] | None
+
+
+def fed_avg(
+    task: Task,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    server_optimizer: optax.GradientTransformation | None = None,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    execution: Execution | None = None,
+    proximal: float = 0.0,
+    unroll: int = 1,
+    population: int | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Federated averaging: train locally, send the difference, average.
+
+    With w the server's model and w' what the cohort decodes of it, client i trains to
+    w_i and sends C(w_i - w'); the server steps along sum_i n_i C(w_i - w') / sum_i n_i
+    over the clients that counted. A client whose update is not finite stays silent and
+    keeps its memory; one whose decoded update is not finite is left out of the sum.
+    Both are in `RoundInfo.dropped`.
+
+    Args:
+      task: the model and its loss.
+      client_optimizer: the local optimizer, started afresh each round.
+      server_optimizer: `optax.sgd(1.0)` (plain averaging) when None.
+      uplink: compressor of the clients' updates; `identity()` when None.
+      downlink: compressor of the server's model; `identity()` when None.
+      execution: how a cohort is run; `scanned()` when None.
+      proximal: FedProx's mu.
+      unroll: local steps unrolled into one scan iteration: how fast, never what.
+      population: `K`, needed only for a downlink whose receiver has memory: such a
+        downlink is heard, and paid for, by the whole population every round.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` with states `ServerState` and, per client, the uplink's `LinkState`.
+
+    Raises:
+      ValueError: from `init` for a downlink with memory and no `population`.
+
+    >>> import jax, optax
+    >>> from fedjax_comp.models import classification, linear
+    >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
+    >>> algorithm = fed_avg(task, client_optimizer=optax.sgd(0.1))
+    >>> server, client = algorithm.init(jax.random.key(0), task.init(jax.random.key(1)))
+    >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
+    650
+    """
+    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    up = identity() if uplink is None else uplink
+    down = identity() if downlink is None else downlink
+    run_cohort = scanned() if execution is None else execution
+    train_locally = local_sgd(task, client_optimizer, proximal=proximal, unroll=unroll)
+
+    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
+        del key
+        down_state = down.init(params)
+        if jax.tree.leaves(down_state.receiver) and population is None:
+            raise ValueError(
+                "Expected population=K with a downlink whose receiver has memory: "
+                "every client must hear every broadcast, and each one is paid for."
+            )
+        model = Model(params, update_server.init(params))
+        return ServerState(model, down_state), up.init(params)
+
+    def run_round(
+        key: jax.Array,
+        server: ServerState,
+        clients: LinkState,
+        cohort: Cohort,
+    ) -> tuple[ServerState, LinkState, RoundInfo]:
+        down_key, up_key = jax.random.split(key)
+        down_context = make_context(down_key, 0)
+        broadcast, down_sender = down.encode(
+            down_context, server.model.params, server.downlink.sender
+        )
+        received, down_receiver = down.decode(
+            down_context, broadcast, server.downlink.receiver
+        )
+
+        def client_fn(
+            shared: _Shared, client: tuple[ClientBatches, LinkState]
+        ) -> tuple[_Summand, tuple[LinkState, _Sent]]:
+            batches, link = client
+            local, info = train_locally(shared.received, shared.examples, batches)
+            delta = optax.tree.sub(local, shared.received)
+            healthy = tree.all_finite(delta)
+            speaks = batches.active & healthy
+            # The encoder never sees a broken update: its memory would keep the NaN.
+            clean = tree.where(healthy, delta, optax.tree.zeros_like(delta))
+            context = make_context(shared.uplink_key, batches.client_id)
+            payload, sender = up.encode(context, clean, link.sender)
+            decoded, receiver = up.decode(context, payload, link.receiver)
+            counts = speaks & tree.all_finite(decoded)
+            summand = _Summand(
+                update=weighted(
+                    decoded, batches.num_examples.astype(jnp.float32), counts
+                ),
+                info=tree.where(speaks, info, optax.tree.zeros_like(info)),
+                dropped=(batches.active & ~counts).astype(jnp.int32),
+            )
+            message = (context, payload, link.receiver) if keep_messages else None
+            remembered = tree.where(speaks, LinkState(sender, receiver), link)
+            return summand, (remembered, _Sent(num_bits(payload), speaks, message))
+
+        shared = _Shared(received, up_key, cohort.examples)
+        total, (links, sent) = run_cohort(client_fn)(shared, (cohort.clients, clients))
+        model = step_towards(
+            update_server,
+            server.model,
+            weighted_mean(total.update),
+            total.update.weight > 0,
+        )
+        active = cohort.clients.active
+        heard = active
+        if population is not None and jax.tree.leaves(down_receiver):
+            heard = jnp.ones(population, bool)
+        info = RoundInfo(
+            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
+            client_steps=total.info.steps,
+            dropped=total.dropped,
+            uplink=Traffic(sent.bits, sent.spoke),
+            downlink=Traffic(_repeat_bits(num_bits(broadcast), heard.shape[0]), heard),
+            observed={},
+            messages={},
+        )
+        if keep_messages:
+            info = info._replace(
+                messages={
+                    "uplink": Messages(*sent.message, sent.spoke),
+                    "downlink": _one_message(
+                        down_context, broadcast, server.downlink.receiver, active.any()
+                    ),
+                }
+            )
+        new_server = ServerState(model, LinkState(down_sender, down_receiver))
+        return new_server, links, info
+
+    return Algorithm(
+        init=init, round=run_round, params=lambda server: server.model.params
+    )
+
+
+def _repeat_bits(bits: Bits, copies: int) -> Bits:
+    return Bits(
+        bits.fixed, tuple(jnp.broadcast_to(v, (copies,)) for v in bits.variable)
+    )
+
+
+def _one_message(
+    context: Context, payload: PyTree, receiver: PyTree, spoke: jax.Array
+) -> Messages:
+    return jax.tree.map(lambda x: x[None], Messages(context, payload, receiver, spoke))

@@ -1,0 +1,254 @@
+"""The contracts of the library: read this page and you know the rest.
+
+Everything with behaviour is a `NamedTuple` of pure functions that a factory returns;
+everything else is data. Nothing here, or in any module these functions live in, calls
+`jax.jit`: `fedjax_comp.training` does, once.
+
+Letters used for shapes in the whole package:
+
+    K  clients in the population      C  clients in one round's cohort
+    S  local steps of one client      B  examples in one local batch
+    N  examples in the data set       n  parameters (coordinates)      k  kept of n
+
+Two laws hold for every `Compressor` and are tested for every one of them:
+
+1. Leaves travel, the treedef is agreed. Every leaf of a payload is paid for; shapes,
+   numbers of levels, `k` and the like are static metadata known to both ends.
+2. Nothing else crosses. `decode` sees the context, the payload and the receiver's own
+   state. Randomness that both ends need is derived from the context at both ends.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+"""A nest of containers with arrays as leaves (what `jax.tree` works on)."""
+
+# --------------------------------------------------------------------------- links
+
+
+class Context(NamedTuple):
+    """What both ends of a link already know: free on the wire.
+
+    Attributes:
+      round_key: one key a round, shared by the whole cohort (rotations, shared masks,
+        sketches), scalar key array.
+      client_key: `fold_in(round_key, client_id)`, scalar key array.
+      budget_bits: what this message may spend, float32 scalar, `inf` unless a
+        controller sets it. It is traced: changing it never recompiles.
+    """
+
+    round_key: jax.Array
+    client_key: jax.Array
+    budget_bits: jax.Array
+
+
+def make_context(round_key: jax.Array, client_id: jax.typing.ArrayLike) -> Context:
+    """The context of one client's link in one round, without a budget."""
+    return Context(
+        round_key=round_key,
+        client_key=jax.random.fold_in(round_key, client_id),
+        budget_bits=jnp.asarray(jnp.inf, jnp.float32),
+    )
+
+
+def fold_context(context: Context, index: jax.typing.ArrayLike) -> Context:
+    """The context of part `index` (a stage, a leaf): independent keys, same budget."""
+    return context._replace(
+        round_key=jax.random.fold_in(context.round_key, index),
+        client_key=jax.random.fold_in(context.client_key, index),
+    )
+
+
+class LinkState(NamedTuple):
+    """The memory of one directed link. Either part is `()` when there is none."""
+
+    sender: PyTree
+    receiver: PyTree
+
+
+class Compressor(NamedTuple):
+    """A pair of pure functions that puts a pytree on a wire and takes it off again.
+
+    Attributes:
+      init: `(like) -> LinkState`. `like` is the tree that will travel, or a tree of
+        `jax.ShapeDtypeStruct`. Raises `ValueError` when it cannot be compressed.
+      encode: `(context, tree, sender) -> (payload, sender)`.
+      decode: `(context, payload, receiver) -> (tree, receiver)`; the tree has the
+        structure, shapes and dtypes of the one encoded.
+    """
+
+    init: Callable[[PyTree], LinkState]
+    encode: Callable[[Context, PyTree, PyTree], tuple[PyTree, PyTree]]
+    decode: Callable[[Context, PyTree, PyTree], tuple[PyTree, PyTree]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """The exact length of one message, in bits, in a form that loses none of them.
+
+    float32 loses single bits above 2**24 and uint32 wraps at 2**32, so what is known
+    from shapes is a Python int and what depends on values stays one array a field.
+    They are added on the host, as Python ints (`fedjax_comp.wire.accounting`).
+
+    Attributes:
+      fixed: bits known from shapes, a static Python int.
+      variable: bits that depend on values, a tuple of uint32 arrays (scalars for one
+        message, `[C]` for a cohort's messages).
+    """
+
+    fixed: int = dataclasses.field(metadata={"static": True})
+    variable: tuple[jax.Array, ...] = ()
+
+
+# ----------------------------------------------------------------------- one round
+
+
+class Examples(NamedTuple):
+    """Labelled examples; every leaf has the same leading axis.
+
+    Attributes:
+      x: inputs, `[N, ...]`, in the dtype they are stored in (uint8 images stay uint8).
+      y: targets, `[N]` integer labels or `[N, T]` integer sequences.
+    """
+
+    x: PyTree
+    y: PyTree
+
+
+class ClientBatches(NamedTuple):
+    """One client's work in one round, as indices into the examples on the device.
+
+    A cohort's is the same with a leading axis `C` on every field.
+
+    Attributes:
+      client_id: int32 scalar in `[0, K)`.
+      index: int32 `[S, B]`, rows of `Examples`; only those with `mask` are used.
+      mask: bool `[S, B]`, False where a batch is short (no example is repeated).
+      num_examples: int32 scalar, size of the client's own data set (its weight).
+      active: bool scalar, False for a client that takes no part (empty, dropped out).
+    """
+
+    client_id: jax.Array
+    index: jax.Array
+    mask: jax.Array
+    num_examples: jax.Array
+    active: jax.Array
+
+
+class Cohort(NamedTuple):
+    """The clients of one round and the examples their indices point into.
+
+    Attributes:
+      examples: every example of the population, once, `[N, ...]`.
+      clients: `ClientBatches` with a leading axis `C`.
+    """
+
+    examples: Examples
+    clients: ClientBatches
+
+
+class Traffic(NamedTuple):
+    """The messages of one direction in one round.
+
+    Attributes:
+      bits: length of each message; `variable` arrays are `[C]`.
+      spoke: bool `[C]`, which messages were sent. Only these cost anything.
+    """
+
+    bits: Bits
+    spoke: jax.Array
+
+
+class Messages(NamedTuple):
+    """Messages as they were sent, kept for an audit; leaves have a leading axis `C`.
+
+    Attributes:
+      context: the `Context` that both ends used.
+      payload: what was sent.
+      receiver: the receiver's state before it decoded.
+      spoke: bool `[C]`, which of these were sent.
+    """
+
+    context: Context
+    payload: PyTree
+    receiver: PyTree
+    spoke: jax.Array
+
+
+class RoundInfo(NamedTuple):
+    """What is observed of one round; nothing here is needed to go on.
+
+    Attributes:
+      train_loss: mean local training loss of the cohort, weighted by examples.
+      client_steps: local optimizer steps taken by the cohort, int32.
+      dropped: clients left out of the sum because their update was not finite, int32.
+      uplink: client to server.
+      downlink: server to client.
+      observed: an algorithm's own observations, name to array.
+      messages: direction to `Messages` when the algorithm was asked to keep them.
+    """
+
+    train_loss: jax.Array
+    client_steps: jax.Array
+    dropped: jax.Array
+    uplink: Traffic
+    downlink: Traffic
+    observed: dict[str, jax.Array]
+    messages: dict[str, Messages]
+
+
+class Algorithm(NamedTuple):
+    """A distributed learning algorithm as two pure functions.
+
+    Attributes:
+      init: `(key, params) -> (server_state, client_state)`, where `client_state` is
+        the template of ONE client; whoever runs the algorithm keeps `K` of them.
+      round: `(key, server_state, client_states[C, ...], cohort) ->
+        (server_state, client_states[C, ...], RoundInfo)`.
+      params: `(server_state) -> params`, the model to evaluate.
+    """
+
+    init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
+    round: Callable[
+        [jax.Array, PyTree, PyTree, Cohort], tuple[PyTree, PyTree, RoundInfo]
+    ]
+    params: Callable[[PyTree], PyTree]
+
+
+# ----------------------------------------------------------------------- execution
+
+ClientFn = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+"""`(shared, client) -> (summand, output)`: one client's part of a round."""
+
+CohortFn = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+"""`(shared, clients[C, ...]) -> (sum of summands, outputs[C, ...])`."""
+
+Execution = Callable[[ClientFn], CohortFn]
+"""How a cohort is run: owns the map over clients and the sum over them, so that the
+decoded updates of a cohort are never stacked. See `fedjax_comp.execution`."""
+
+# -------------------------------------------------------------------------- models
+
+
+class Task(NamedTuple):
+    """A model with a loss: all that a client needs to know of either.
+
+    Attributes:
+      init: `(key) -> params`.
+      loss: `(params, examples, mask[B]) -> scalar`, mean over the unmasked examples
+        (0 when there is none).
+      evaluate: `(params, examples, mask[B]) -> (loss_sum, correct_sum, count)`, sums
+        over the unmasked predictions, float32 scalars.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    loss: Callable[[PyTree, Examples, jax.Array], jax.Array]
+    evaluate: Callable[
+        [PyTree, Examples, jax.Array], tuple[jax.Array, jax.Array, jax.Array]
+    ]

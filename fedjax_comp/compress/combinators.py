@@ -1,0 +1,350 @@
+"""Compressors made of compressors: in sequence, over one vector, by kind of leaf."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp import tree as trees
+from fedjax_comp.base import (
+    Compressor,
+    Context,
+    LinkState,
+    PyTree,
+    fold_context,
+    make_context,
+)
+from fedjax_comp.compress import _checks
+from fedjax_comp.compress.leafwise import is_open, require_open, shape_of
+from fedjax_comp.wire.fields import is_field
+
+Labels = Callable[[jax.tree_util.KeyPath, jax.ShapeDtypeStruct], str]
+"""`(path, leaf) -> label`; the leaf is known by its shape and dtype alone."""
+
+
+def identity() -> Compressor:
+    """Sends every leaf as it is, still open: a later stage may refine it.
+
+    Returns:
+      A stateless `Compressor` with `decode(encode(x)) = x`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> identity().encode(make_context(jax.random.key(0), 0), jnp.ones(2), ())[0]
+      Array([1., 1.], dtype=float32)
+    """
+    return Compressor(
+        init=lambda like: LinkState(sender=(), receiver=()),
+        encode=lambda context, tree, sender: (tree, sender),
+        decode=lambda context, payload, receiver: (payload, receiver),
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chained:
+    """What the last stage of a chain sends.
+
+    Attributes:
+      payload: the last stage's payload.
+      structures: of every earlier stage's payload, first stage first.
+    """
+
+    payload: PyTree
+    structures: tuple[jax.tree_util.PyTreeDef, ...] = dataclasses.field(
+        metadata={"static": True}
+    )
+
+
+def chain(*stages: Compressor) -> Compressor:
+    """Encodes by each stage in turn and decodes in the opposite order.
+
+    A stage receives the fields and bare arrays of the payload before it as a flat
+    list. It refines those which are open; stage `i` draws from
+    `fold_context(context, i)`.
+
+    Args:
+      *stages: compressors, the first one first.
+
+    Returns:
+      A `Compressor` whose states are tuples, one entry a stage.
+
+    Raises:
+      ValueError: when there is no stage or one is no compressor; from `init` when a
+        later stage finds nothing open.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> from fedjax_comp.compress import to_dtype, top_k
+      >>> uplink = chain(top_k(k=1), to_dtype("bfloat16"))
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> state = uplink.init(jnp.zeros(3))
+      >>> payload, _ = uplink.encode(context, jnp.array([1.0, -4, 2]), state.sender)
+      >>> uplink.decode(context, payload, state.receiver)[0]
+      Array([ 0., -4.,  0.], dtype=float32)
+    """
+    if not stages:
+        raise ValueError("Expected at least one stage in chain(); use identity().")
+    for i, stage in enumerate(stages):
+        _checks.compressor(f"stage {i} of chain", stage)
+
+    def init(like: PyTree) -> LinkState:
+        context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+        states: list[LinkState] = []
+        for i, stage in enumerate(stages):
+            states.append(stage.init(like))
+            if i + 1 < len(stages):
+                payload, _ = jax.eval_shape(
+                    stage.encode, context, like, states[-1].sender
+                )
+                like = jax.tree.leaves(payload, is_leaf=is_field)
+        return LinkState(
+            sender=tuple(state.sender for state in states),
+            receiver=tuple(state.receiver for state in states),
+        )
+
+    def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
+        structures, new_sender = [], []
+        for i, stage in enumerate(stages):
+            if i > 0:
+                tree, structure = jax.tree.flatten(tree, is_leaf=is_field)
+                structures.append(structure)
+            tree, state = stage.encode(fold_context(context, i), tree, sender[i])
+            new_sender.append(state)
+        return Chained(tree, tuple(structures)), tuple(new_sender)
+
+    def decode(
+        context: Context, payload: Chained, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tree, new_receiver = payload.payload, list(receiver)
+        for i in reversed(range(len(stages))):
+            tree, new_receiver[i] = stages[i].decode(
+                fold_context(context, i), tree, receiver[i]
+            )
+            if i > 0:
+                tree = jax.tree.unflatten(payload.structures[i - 1], tree)
+        return tree, tuple(new_receiver)
+
+    return Compressor(init, encode, decode)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Flattened:
+    """A tree of which the open leaves travel as one vector.
+
+    Attributes:
+      payload: the vector's payload; `()` for a vector without coordinates.
+      others: the leaves that passed through.
+      structure: the tree's own structure.
+      shapes: what each open leaf was; None for those passed through.
+    """
+
+    payload: PyTree
+    others: tuple[PyTree, ...]
+    structure: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+    shapes: tuple[jax.ShapeDtypeStruct | None, ...] = dataclasses.field(
+        metadata={"static": True}
+    )
+
+
+def flattened(compressor: Compressor) -> Compressor:
+    """Compresses all open leaves as one float32 vector `[n]`.
+
+    One scale, one rotation or one global choice of the largest coordinates, where
+    without it there would be one for each leaf.
+
+    Args:
+      compressor: of the vector.
+
+    Returns:
+      A `Compressor` with the states of `compressor`.
+
+    Raises:
+      ValueError: when `compressor` is none; from `init` when nothing is open.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> from fedjax_comp.compress import top_k
+      >>> uplink = flattened(top_k(k=1))
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> tree = {"a": jnp.array([1.0, 2]), "b": jnp.array([3.0])}
+      >>> payload, _ = uplink.encode(context, tree, ())
+      >>> uplink.decode(context, payload, ())[0]
+      {'a': Array([0., 0.], dtype=float32), 'b': Array([3.], dtype=float32)}
+    """
+    _checks.compressor("compressor", compressor)
+
+    def init(like: PyTree) -> LinkState:
+        require_open("flattened", like)
+        leaves = jax.tree.leaves(like, is_leaf=is_field)
+        n = trees.size([shape_of(leaf) for leaf in leaves if is_open(leaf)])
+        if n == 0:
+            return LinkState(sender=(), receiver=())
+        return compressor.init(jax.ShapeDtypeStruct((n,), jnp.float32))
+
+    def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
+        leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
+        vector = trees.ravel([leaf for leaf in leaves if is_open(leaf)])
+        payload: PyTree = ()
+        if vector.size > 0:
+            payload, sender = compressor.encode(context, vector, sender)
+        others = tuple(leaf for leaf in leaves if not is_open(leaf))
+        shapes = tuple(shape_of(leaf) if is_open(leaf) else None for leaf in leaves)
+        return Flattened(payload, others, structure, shapes), sender
+
+    def decode(
+        context: Context, payload: Flattened, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        shapes = [shape for shape in payload.shapes if shape is not None]
+        vector = jnp.zeros(0, jnp.float32)
+        if trees.size(shapes) > 0:
+            vector, receiver = compressor.decode(context, payload.payload, receiver)
+        opened = iter(trees.unravel(vector, shapes))
+        others = iter(payload.others)
+        leaves = [next(others if like is None else opened) for like in payload.shapes]
+        return jax.tree.unflatten(payload.structure, leaves), receiver
+
+    return Compressor(init, encode, decode)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Partitioned:
+    """A tree of which the open leaves travel in groups.
+
+    Attributes:
+      payloads: one for each group; `()` for a group without leaves.
+      others: the leaves that passed through.
+      structure: the tree's own structure.
+      groups: the group of each leaf; None for those passed through.
+    """
+
+    payloads: tuple[PyTree, ...]
+    others: tuple[PyTree, ...]
+    structure: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+    groups: tuple[int | None, ...] = dataclasses.field(metadata={"static": True})
+
+
+def by_rank(path: jax.tree_util.KeyPath, leaf: jax.ShapeDtypeStruct) -> str:
+    """Labels for `partition`: "matrix" from two axes on, "rest" below.
+
+    >>> import jax, jax.numpy as jnp
+    >>> by_rank((), jax.ShapeDtypeStruct((3, 3, 1, 8), jnp.float32))
+    'matrix'
+    >>> by_rank((), jax.ShapeDtypeStruct((8,), jnp.float32))
+    'rest'
+    """
+    del path
+    return "matrix" if len(leaf.shape) >= 2 else "rest"
+
+
+def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compressor:
+    """Compresses each open leaf by the compressor of its label.
+
+    Args:
+      compressors: label to compressor. Each receives its leaves as a list; group `i`
+        draws from `fold_context(context, i)`. A label no leaf has is fine.
+      labels: `(path, shape and dtype of the leaf) -> label`, e.g. `by_rank`.
+
+    Returns:
+      A `Compressor` whose states are tuples in the order of `compressors`.
+
+    Raises:
+      ValueError: when there are no compressors; from `init` and `encode` when a leaf
+        has an unknown label, and from `init` when nothing is open.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> from fedjax_comp.compress import top_k
+      >>> uplink = partition({"matrix": top_k(k=1), "rest": identity()}, by_rank)
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> tree = {"b": jnp.array([3.0]), "w": jnp.array([[1.0, 2]])}
+      >>> state = uplink.init(tree)
+      >>> payload, _ = uplink.encode(context, tree, state.sender)
+      >>> uplink.decode(context, payload, state.receiver)[0]
+      {'b': Array([3.], dtype=float32), 'w': Array([[0., 2.]], dtype=float32)}
+    """
+    if not isinstance(compressors, Mapping) or not compressors:
+        raise ValueError(
+            f"Expected compressors={compressors!r}, a mapping from labels to "
+            "compressors."
+        )
+    for label, compressor in compressors.items():
+        _checks.compressor(f"the compressor of {label!r}", compressor)
+    if not callable(labels):
+        raise ValueError(f"Expected labels={labels!r}, a function such as by_rank.")
+    names = tuple(compressors)
+    stages = tuple(compressors.values())
+
+    def group_of(path: jax.tree_util.KeyPath, leaf: PyTree) -> int | None:
+        if not is_open(leaf):
+            return None
+        label = labels(path, shape_of(leaf))
+        if label not in names:
+            raise ValueError(
+                f"Expected label={label!r} of leaf "
+                f"{jax.tree_util.keystr(path)!r} to be one of {names}."
+            )
+        return names.index(label)
+
+    def split(
+        tree: PyTree,
+    ) -> tuple[list[PyTree], tuple[int | None, ...], jax.tree_util.PyTreeDef]:
+        paths_and_leaves, structure = jax.tree_util.tree_flatten_with_path(
+            tree, is_leaf=is_field
+        )
+        groups = tuple(group_of(path, leaf) for path, leaf in paths_and_leaves)
+        return [leaf for _, leaf in paths_and_leaves], groups, structure
+
+    def members(
+        leaves: list[PyTree], groups: tuple[int | None, ...], group: int | None
+    ) -> list[PyTree]:
+        return [leaf for leaf, g in zip(leaves, groups, strict=True) if g == group]
+
+    def init(like: PyTree) -> LinkState:
+        require_open("partition", like)
+        leaves, groups, _ = split(like)
+        states = [
+            stage.init(members(leaves, groups, i)) if i in groups else LinkState((), ())
+            for i, stage in enumerate(stages)
+        ]
+        return LinkState(
+            sender=tuple(state.sender for state in states),
+            receiver=tuple(state.receiver for state in states),
+        )
+
+    def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
+        leaves, groups, structure = split(tree)
+        payloads: list[PyTree] = [()] * len(stages)
+        new_sender = list(sender)
+        for i, stage in enumerate(stages):
+            if i in groups:
+                payloads[i], new_sender[i] = stage.encode(
+                    fold_context(context, i), members(leaves, groups, i), sender[i]
+                )
+        others = tuple(members(leaves, groups, None))
+        return Partitioned(tuple(payloads), others, structure, groups), tuple(
+            new_sender
+        )
+
+    def decode(
+        context: Context, payload: Partitioned, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        parts: dict[int | None, Iterator[PyTree]] = {None: iter(payload.others)}
+        new_receiver = list(receiver)
+        for i, stage in enumerate(stages):
+            if i in payload.groups:
+                leaves, new_receiver[i] = stage.decode(
+                    fold_context(context, i), payload.payloads[i], receiver[i]
+                )
+                parts[i] = iter(leaves)
+        leaves = [next(parts[group]) for group in payload.groups]
+        return jax.tree.unflatten(payload.structure, leaves), tuple(new_receiver)
+
+    return Compressor(init, encode, decode)

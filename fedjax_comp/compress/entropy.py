@@ -1,0 +1,72 @@
+"""The last stage of a chain: lossless codes for symbols and indices.
+
+What it is given stays as it is; each `Symbols` and `IndexSet` is only marked with the
+code that puts it on the wire (`Coded`). Inside jit that costs the computation of the
+exact length, and the bits themselves are written by `fedjax_comp.wire.message`.
+"""
+
+import jax
+
+from fedjax_comp.base import Compressor, Context, LinkState, PyTree
+from fedjax_comp.wire.codes import rans, shortest_index_set
+from fedjax_comp.wire.fields import Code, Coded, IndexSet, Symbols, is_field
+
+
+def entropy_coded(
+    *, symbols: Code | None = None, indices: Code | None = None
+) -> Compressor:
+    """Codes every `Symbols` and every `IndexSet` of the stages before; `decode` undoes.
+
+    Args:
+      symbols: the code of `Symbols`; `rans()` by default.
+      indices: the code of `IndexSet`; `shortest_index_set()` by default.
+
+    Returns:
+      A compressor of payloads (arrays and wire fields) without memory. Its `init`
+      raises `ValueError` for a payload that has neither symbols nor indices.
+
+    >>> import jax.numpy as jnp
+    >>> from fedjax_comp.base import make_context
+    >>> compressor = entropy_coded()
+    >>> payload = [Symbols(jnp.zeros(100, jnp.uint8), 4), jnp.ones(2)]
+    >>> state = compressor.init(payload)
+    >>> context = make_context(jax.random.key(0), 0)
+    >>> coded, _ = compressor.encode(context, payload, state.sender)
+    >>> coded[0].code.name
+    'rans(8192)'
+    """
+    symbol_code = rans() if symbols is None else symbols
+    index_code = shortest_index_set() if indices is None else indices
+
+    def init(like: PyTree) -> LinkState:
+        leaves = jax.tree.leaves(like, is_leaf=is_field)
+        if leaves and not any(isinstance(x, Symbols | IndexSet) for x in leaves):
+            raise ValueError(
+                "entropy_coded() finds no symbols and no indices: put it after a stage "
+                "that makes them, e.g. chain(top_k(0.01), entropy_coded())."
+            )
+        return LinkState((), ())
+
+    def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
+        def code(field: PyTree) -> PyTree:
+            match field:
+                case Symbols():
+                    return Coded(field, symbol_code)
+                case IndexSet():
+                    return Coded(field, index_code)
+                case _:
+                    return field
+
+        del context
+        return jax.tree.map(code, tree, is_leaf=is_field), sender
+
+    def decode(
+        context: Context, payload: PyTree, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        def undo(field: PyTree) -> PyTree:
+            return field.field if isinstance(field, Coded) else field
+
+        del context
+        return jax.tree.map(undo, payload, is_leaf=is_field), receiver
+
+    return Compressor(init, encode, decode)

@@ -1,0 +1,165 @@
+"""Three ways to a data set, in this order: prepared, raw files, download.
+
+1. *Prepared*: a version in `data_dir` that was prepared before.
+2. *Raw files*: `raw_dir/<name>/`, or the folder that the environment variable
+   `FEDJAX_COMP_RAW_DATA` names. They are prepared once, in `data_dir` or, without one,
+   in a cache under a checksum of their content, so that other files are never mistaken
+   for them.
+3. *Download*, prepared once in the same places.
+
+The cache is `fedjax_comp` in `XDG_CACHE_HOME`, by default `~/.cache`.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+from absl import logging
+
+from fedjax_comp.data.sources import download, prepared
+from fedjax_comp.data.sources.contract import (
+    Dataset,
+    DataUnavailable,
+    Source,
+    Splits,
+    to_dataset,
+)
+
+RAW_DATA_VARIABLE = "FEDJAX_COMP_RAW_DATA"
+
+
+def load_source(
+    source: Source, *, data_dir: Path | None, raw_dir: Path | None
+) -> Dataset:
+    """Loads a data set in the first of the three ways that works.
+
+    Args:
+      source: the data set.
+      data_dir: where prepared data is or is to be; None for the cache.
+      raw_dir: where raw files are; None for what `FEDJAX_COMP_RAW_DATA` names.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataUnavailable: if no way works; says why each did not, and what to do.
+      ValueError: if raw files are there but damaged.
+    """
+    tried = []
+    for way in (_from_prepared, _from_raw, _from_download):
+        result = way(source, data_dir, raw_dir)
+        if not isinstance(result, str):
+            return to_dataset(source, result)
+        tried.append(result)
+    raise DataUnavailable(
+        f"Expected the data set {source.name} in one of three places.\n"
+        f"  1. prepared data: {tried[0]}.\n"
+        f"  2. raw files: {tried[1]}.\n"
+        f"  3. download: {tried[2]}.\n"
+        f"To get it, {source.how_to_get}, put the files into a folder named "
+        f"{source.name} and give the folder above it as raw_dir or in "
+        f"{RAW_DATA_VARIABLE}."
+    )
+
+
+def cache_dir() -> Path:
+    """Where data is prepared when no `data_dir` is given."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fedjax_comp"
+
+
+def _from_prepared(
+    source: Source, data_dir: Path | None, raw_dir: Path | None
+) -> Splits | str:
+    del raw_dir
+    if data_dir is None:
+        return "no data_dir was given"
+    if not data_dir.is_dir():
+        return f"there is no folder {data_dir}"
+    found = prepared.find(data_dir, source.name)
+    if found.readable is not None:
+        return prepared.read(found.readable)
+    if not found.unreadable:
+        return f"{data_dir} has no {source.name}"
+    reason = (
+        f"{found.unreadable[0]} was not prepared in the format "
+        f"{prepared.FILE_FORMAT} and needs TensorFlow to be read. Prepare it again, "
+        "where TensorFlow is installed, with "
+        f'tfds.builder("{source.name}", data_dir=..., '
+        f'file_format="{prepared.FILE_FORMAT}").download_and_prepare(), or from raw '
+        "files or a download as below"
+    )
+    logging.warning("%s: %s.", source.name, reason)
+    return reason
+
+
+def _from_raw(
+    source: Source, data_dir: Path | None, raw_dir: Path | None
+) -> Splits | str:
+    if raw_dir is None and os.environ.get(RAW_DATA_VARIABLE):
+        raw_dir = Path(os.environ[RAW_DATA_VARIABLE])
+    if raw_dir is None:
+        return f"no raw_dir was given and {RAW_DATA_VARIABLE} is not set"
+    folder = raw_dir.expanduser() / source.name
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    missing = [name for name in source.raw_files if not any(folder.glob(name))]
+    if missing:
+        return f"{folder} has no {', '.join(missing)}"
+    target = data_dir or cache_dir() / f"raw-{_fingerprint(source, folder)}"
+    found = prepared.find(target, source.name)
+    if found.readable is not None and data_dir is None:
+        return prepared.read(found.readable)
+    splits = source.read_raw(folder)
+    _keep(target, source, splits)
+    return splits
+
+
+def _from_download(
+    source: Source, data_dir: Path | None, raw_dir: Path | None
+) -> Splits | str:
+    del raw_dir
+    target = data_dir or cache_dir() / "download"
+    if data_dir is None and cache_dir().is_dir():
+        newest_first = sorted(cache_dir().iterdir(), key=_modified, reverse=True)
+        for folder in newest_first:
+            found = prepared.find(folder, source.name)
+            if found.readable is not None:
+                logging.info("%s: from %s.", source.name, found.readable)
+                return prepared.read(found.readable)
+    if not source.urls or source.read_download is None:
+        return "its public copies cannot be read without TensorFlow or further packing"
+    try:
+        with prepared.unfinished(target) as scratch:
+            download.fetch(source.urls, scratch)
+            splits = source.read_download(scratch)
+            _keep(target, source, splits)
+            return splits
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _keep(target: Path, source: Source, splits: Splits) -> None:
+    """Prepares for the next time; a place that cannot be written costs only that."""
+    try:
+        folder = prepared.write(target, source, splits)
+        logging.info("%s: prepared in %s.", source.name, folder)
+    except OSError as error:
+        logging.warning(
+            "%s: not kept, %s cannot be written: %s.", source.name, target, error
+        )
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _fingerprint(source: Source, folder: Path) -> str:
+    """A checksum of the names and contents of the raw files."""
+    digest = hashlib.sha256(prepared.VERSION.encode())
+    paths = {path for name in source.raw_files for path in folder.glob(name)}
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,42 @@
+"""NumPy's archives of arrays, read without pickle."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+
+def read_npz(path: Path, *names: str) -> list[np.ndarray]:
+    """The arrays called `names` in an `.npz` file.
+
+    Args:
+      path: the file.
+      names: of the arrays.
+
+    Returns:
+      One array a name.
+
+    Raises:
+      ValueError: if the file is damaged, has no array of a name or one of objects.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "two.npz")
+    >>> np.savez(path, a=np.arange(3), b=np.zeros(1))
+    >>> read_npz(path, "a")
+    [array([0, 1, 2])]
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return [arrays[name] for name in names]
+    except (
+        KeyError,
+        OSError,
+        ValueError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise ValueError(
+            f"Expected the arrays {', '.join(names)} in {path}: {error}"
+        ) from error

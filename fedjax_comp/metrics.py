@@ -1,0 +1,118 @@
+"""The ledger: exact totals of a run, as Python ints, and a row for every evaluation."""
+
+import dataclasses
+from typing import TypedDict
+
+import jax
+import numpy as np
+
+from fedjax_comp.base import RoundInfo
+from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.message import HEADER_BYTES
+
+
+class Row(TypedDict):
+    """One line of `metrics.jsonl`; totals count from the start of the run."""
+
+    round: int
+    test_accuracy: float
+    test_loss: float
+    train_loss: float | None
+    uplink_bytes: int
+    downlink_bytes: int
+    seconds: float
+
+
+@dataclasses.dataclass
+class Ledger:
+    """Totals of everything that was sent and done, on the host.
+
+    Bytes are those of the messages' bodies, each rounded up to whole bytes as it is on
+    the wire; the frame around each message is counted apart in `overhead_bytes`.
+
+    Attributes:
+      rounds: rounds done.
+      uplink_bytes: bytes sent by clients.
+      downlink_bytes: bytes received by clients.
+      uplink_messages: messages sent by clients.
+      downlink_messages: messages received by clients.
+      client_steps: local optimizer steps.
+      dropped: client updates left out of a sum because they were not finite.
+      audited_messages: messages written to bytes and decoded from them.
+      audit_failures: those that did not come back bit for bit.
+      seconds: wall-clock seconds of training and evaluation, compilation apart.
+      rows: a `Row` for each evaluation.
+    """
+
+    rounds: int = 0
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    uplink_messages: int = 0
+    downlink_messages: int = 0
+    client_steps: int = 0
+    dropped: int = 0
+    audited_messages: int = 0
+    audit_failures: int = 0
+    seconds: float = 0.0
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    losses: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def overhead_bytes(self) -> int:
+        """Bytes of the frames around all messages, both ways."""
+        return HEADER_BYTES * (self.uplink_messages + self.downlink_messages)
+
+    def record(self, infos: RoundInfo, num_rounds: int) -> None:
+        """Adds the first `num_rounds` of a dispatch's stacked `RoundInfo`."""
+        infos = jax.tree.map(lambda x: np.asarray(x)[:num_rounds], infos)
+        self.rounds += num_rounds
+        self.uplink_bytes += traffic_bytes(infos.uplink)
+        self.downlink_bytes += traffic_bytes(infos.downlink)
+        self.uplink_messages += num_messages(infos.uplink)
+        self.downlink_messages += num_messages(infos.downlink)
+        self.client_steps += int(infos.client_steps.sum(dtype=np.int64))
+        self.dropped += int(infos.dropped.sum(dtype=np.int64))
+        self.losses += [float(x) for x in infos.train_loss]
+
+    def add_row(self, *, test_accuracy: float, test_loss: float) -> Row:
+        """Closes the rounds since the last row with an evaluation."""
+        row = Row(
+            round=self.rounds,
+            test_accuracy=test_accuracy,
+            test_loss=test_loss,
+            train_loss=float(np.mean(self.losses)) if self.losses else None,
+            uplink_bytes=self.uplink_bytes,
+            downlink_bytes=self.downlink_bytes,
+            seconds=round(self.seconds, 3),
+        )
+        self.losses = []
+        self.rows.append(row)
+        return row
+
+
+def rounds_to_target(rows: list[Row], target: float) -> float | None:
+    """Rounds to a target accuracy: best so far, crossings interpolated linearly.
+
+    Args:
+      rows: evaluations in order.
+      target: the test accuracy to reach.
+
+    Returns:
+      The interpolated round, or None when it was not reached (McMahan et al. 2017,
+      section 3, measure rounds this way).
+
+    >>> rows = [{"round": 0, "test_accuracy": 0.1}, {"round": 10, "test_accuracy": 0.9}]
+    >>> rounds_to_target(rows, 0.5)
+    5.0
+    """
+    best, last_round = None, 0
+    for row in rows:
+        accuracy = row["test_accuracy"]
+        if accuracy >= target:
+            if best is None:
+                return float(row["round"])
+            share = (target - best) / (accuracy - best)
+            return last_round + share * (row["round"] - last_round)
+        best = accuracy if best is None else max(best, accuracy)
+        last_round = row["round"]
+    return None

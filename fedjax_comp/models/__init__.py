@@ -1,0 +1,29 @@
+"""Models and the tasks made of them.
+
+A factory such as `cnn()` takes hyperparameters and returns a `ModelFn`, which waits for
+the number of classes: the data say how many there are, and of what shape the inputs
+are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 255)`.
+"""
+
+from fedjax_comp.models.cnn import cnn
+from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
+from fedjax_comp.models.linear import linear
+from fedjax_comp.models.lstm import char_lstm
+from fedjax_comp.models.mlp import mlp
+from fedjax_comp.models.task import ModelFn, classification
+
+FACTORIES = ("char_lstm", "cnn", "linear", "mlp")
+"""Names of the factories of a `ModelFn`: what a `--model` expression may call."""
+
+__all__ = [
+    "FACTORIES",
+    "ModelFn",
+    "char_lstm",
+    "classification",
+    "cnn",
+    "conv_direct",
+    "conv_lax",
+    "conv_patches",
+    "linear",
+    "mlp",
+]

@@ -1,0 +1,56 @@
+"""The multilayer perceptron; `mlp(200, 200)` is the "2NN" of federated averaging.
+
+McMahan, Moore, Ramage, Hampson and Aguera y Arcas, "Communication-Efficient Learning
+of Deep Networks from Decentralized Data", AISTATS 2017, section 3.
+"""
+
+import functools
+
+import jax
+from flax import linen as nn
+
+from fedjax_comp.models.task import ModelFn
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, on flattened inputs.
+
+    Attributes:
+      num_classes: `L`.
+      widths: of the hidden layers.
+    """
+
+    num_classes: int
+    widths: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, ...]` to logits `[B, L]`."""
+        hidden = x.reshape(x.shape[0], -1)
+        for width in self.widths:
+            hidden = nn.relu(nn.Dense(width)(hidden))
+        return nn.Dense(self.num_classes)(hidden)
+
+
+def mlp(*widths: int) -> ModelFn:
+    """A multilayer perceptron, for inputs of any shape.
+
+    Args:
+      *widths: of the hidden layers, at least one.
+
+    Returns:
+      `(num_classes) -> module` from `[B, ...]` to logits `[B, num_classes]`.
+
+    Raises:
+      ValueError: without a width, or with one below one.
+
+    >>> import jax.numpy as jnp
+    >>> params = mlp(200, 200)(10).init(jax.random.key(0), jnp.zeros((1, 784)))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(params))
+    199210
+    """
+    if not widths:
+        raise ValueError("Expected at least one width, e.g. mlp(200, 200); got mlp().")
+    if any(width < 1 for width in widths):
+        raise ValueError(f"Expected every width in widths={widths} >= 1.")
+    return functools.partial(MLP, widths=widths)

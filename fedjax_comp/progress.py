@@ -1,0 +1,80 @@
+"""The progress of a run on standard error: a bar on a terminal, lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from fedjax_comp.metrics import Ledger
+from fedjax_comp.report.units import format_bytes
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Rounds, accuracy, bytes up and down, steps a second, time left.
+
+    Args:
+      num_rounds: rounds in all.
+      ledger: the ledger at the start.
+      enabled: False shows nothing.
+    """
+
+    def __init__(self, num_rounds: int, ledger: Ledger, *, enabled: bool) -> None:
+        self._num_rounds, self._enabled = num_rounds, enabled
+        self._started, self._last_line = time.perf_counter(), 0.0
+        self._rounds_before, self._steps_before = ledger.rounds, ledger.client_steps
+        self._on_terminal = enabled and sys.stderr.isatty()
+        self._bar = RichProgress(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not self._on_terminal,
+        )
+        self._task = self._bar.add_task(
+            "rounds", total=num_rounds, completed=ledger.rounds, status=""
+        )
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._bar.stop()
+
+    def update(self, ledger: Ledger) -> None:
+        """Shows the ledger as it is now."""
+        if not self._enabled:
+            return
+        if self._on_terminal:
+            self._bar.update(
+                self._task, completed=ledger.rounds, status=self._status(ledger)
+            )
+            return
+        now = time.perf_counter()
+        last = ledger.rounds >= self._num_rounds
+        if last or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            done = max(ledger.rounds - self._rounds_before, 1)
+            left = (now - self._started) / done * (self._num_rounds - ledger.rounds)
+            print(
+                f"round {ledger.rounds}/{self._num_rounds}  {self._status(ledger)}  "
+                f"{left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def _status(self, ledger: Ledger) -> str:
+        seconds = max(time.perf_counter() - self._started, 1e-6)
+        speed = (ledger.client_steps - self._steps_before) / seconds
+        accuracy = ledger.rows[-1]["test_accuracy"] if ledger.rows else float("nan")
+        return (
+            f"accuracy {accuracy:.4f}  up {format_bytes(ledger.uplink_bytes)}  "
+            f"down {format_bytes(ledger.downlink_bytes)}  {speed:.0f} steps/s"
+        )

@@ -1,0 +1,30 @@
+"""What a run leaves for people to look at: figures, a page and TensorBoard events.
+
+Everything here runs on the host, reads rows of `metrics.jsonl` and imports neither JAX
+nor the rest of the package.
+"""
+
+from fedjax_comp.report.events import write_events
+from fedjax_comp.report.html import Claim, Figure, Table, write_report
+from fedjax_comp.report.plots import (
+    Run,
+    accuracy_against_bytes,
+    accuracy_against_rounds,
+    line_figure,
+)
+from fedjax_comp.report.units import format_bytes, format_seconds, format_value
+
+__all__ = [
+    "Claim",
+    "Figure",
+    "Run",
+    "Table",
+    "accuracy_against_bytes",
+    "accuracy_against_rounds",
+    "format_bytes",
+    "format_seconds",
+    "format_value",
+    "line_figure",
+    "write_events",
+    "write_report",
+]

@@ -1,0 +1,281 @@
+"""Figures of runs: curves with their names beside them, in colours everyone can tell.
+
+The palette is Okabe and Ito's ("Color Universal Design", 2008) without its yellow,
+which is too pale for a line; markers tell the curves apart without any colour. Figures
+are drawn without pyplot, so nothing stays open and no display is asked for.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
+
+from fedjax_comp.report.margin import (
+    INK,
+    LINE_WIDTH,
+    MARKER_SIZE,
+    CurveEnd,
+    write_names,
+)
+from fedjax_comp.report.units import format_bytes
+
+Row = Mapping[str, object]
+"""One row of `metrics.jsonl`."""
+
+Column = str | Callable[[Row], object]
+"""The name of a column, or what to compute from a row."""
+
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_MAX_MARKERS = 12
+_SIZE_INCHES = (7.2, 4.4)
+_DOTS_PER_INCH = 144
+
+
+class Run(NamedTuple):
+    """A run to be shown.
+
+    Attributes:
+      name: what stands beside its curve.
+      rows: its rows of `metrics.jsonl`, in order.
+    """
+
+    name: str
+    rows: Sequence[Row]
+
+
+def accuracy_against_rounds(runs: Sequence[Run], path: Path | str) -> Path:
+    """Draws test accuracy against rounds, one curve a run.
+
+    Args:
+      runs: rows need `round` and `test_accuracy`.
+      path: where to write the figure; the ending chooses the format.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: if there is no run.
+
+    >>> import tempfile
+    >>> rows = [{"round": 1, "test_accuracy": 0.5}, {"round": 2, "test_accuracy": 0.7}]
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> accuracy_against_rounds([Run("dense", rows)], folder.name + "/rounds.png").name
+    'rounds.png'
+    >>> folder.cleanup()
+    """
+    return line_figure(
+        runs,
+        x="round",
+        y="test_accuracy",
+        xlabel="Communication rounds",
+        ylabel="Test accuracy",
+        path=path,
+    )
+
+
+def accuracy_against_bytes(
+    runs: Sequence[Run], path: Path | str, *, columns: Sequence[str] = ("uplink_bytes",)
+) -> Path:
+    """Draws test accuracy against all bytes sent so far, on a logarithmic axis.
+
+    Args:
+      runs: rows need `test_accuracy` and the columns.
+      path: where to write the figure; the ending chooses the format.
+      columns: cumulative byte counts to add up: `uplink_bytes`, `downlink_bytes` or
+        both. Rows before the first byte have no place on the axis and are left out.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: if there is no run or no column.
+
+    >>> import tempfile
+    >>> rows = [{"uplink_bytes": 10**6 * r, "test_accuracy": 0.1 * r} for r in range(9)]
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> accuracy_against_bytes([Run("dense", rows)], folder.name + "/bytes.png").name
+    'bytes.png'
+    >>> folder.cleanup()
+    """
+    if not columns:
+        raise ValueError("Expected columns=() to name a column, e.g. uplink_bytes.")
+    words = " + ".join(column.removesuffix("_bytes") for column in columns)
+
+    def total(row: Row) -> object:
+        counts = [_number(row.get(column)) for column in columns]
+        return sum(counts) if all(map(math.isfinite, counts)) else None
+
+    return line_figure(
+        runs,
+        x=total,
+        y="test_accuracy",
+        xlabel=f"Data sent so far, {words} (bytes, logarithmic)",
+        ylabel="Test accuracy",
+        path=path,
+        log_x=True,
+        x_format=format_bytes,
+    )
+
+
+def line_figure(
+    series: Sequence[Run],
+    *,
+    x: Column,
+    y: Column,
+    xlabel: str,
+    ylabel: str,
+    path: Path | str,
+    log_x: bool = False,
+    x_format: Callable[[float], str] | None = None,
+) -> Path:
+    """Draws one curve a run, with the run's name at the end of its curve.
+
+    Rows whose `x` or `y` is missing or not finite are left out (as is `x <= 0` when the
+    axis is logarithmic): a run that diverged still gives a figure.
+
+    Args:
+      series: the runs, in the order of their colours.
+      x: the column on the horizontal axis.
+      y: the column on the vertical axis; shown in percent when its name ends in
+        `accuracy`.
+      xlabel: name and unit of the horizontal axis.
+      ylabel: name and unit of the vertical axis.
+      path: where to write the figure; the ending chooses the format. Missing folders
+        are made.
+      log_x: whether the horizontal axis is logarithmic.
+      x_format: how the marks of the horizontal axis are written.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: if there is no run.
+
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> line_figure(
+    ...     [Run("error", [{"bits": 1, "db": -3.0}, {"bits": 2, "db": -9.0}])],
+    ...     x="bits",
+    ...     y="db",
+    ...     xlabel="Rate (bits a coordinate)",
+    ...     ylabel="Distortion (dB)",
+    ...     path=folder.name + "/distortion.png",
+    ... ).name
+    'distortion.png'
+    >>> folder.cleanup()
+    """
+    if not series:
+        raise ValueError("Expected series=[] to hold at least one run.")
+    figure = Figure(figsize=_SIZE_INCHES)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _style(axes, xlabel=xlabel, ylabel=ylabel)
+    if log_x:
+        axes.set_xscale("log")
+
+    ends: list[CurveEnd] = []
+    whole = True
+    for index, run in enumerate(series):
+        points = _points(run.rows, x, y, log_x)
+        if not points:
+            continue
+        whole = whole and all(float(point[0]).is_integer() for point in points)
+        colour = _COLOURS[index % len(_COLOURS)]
+        marker = _MARKERS[index % len(_MARKERS)]
+        axes.plot(
+            [point[0] for point in points],
+            [point[1] for point in points],
+            color=colour,
+            linewidth=LINE_WIDTH,
+            marker=marker,
+            markersize=MARKER_SIZE,
+            markeredgewidth=0,
+            markevery=max(1, math.ceil(len(points) / _MAX_MARKERS)),
+        )
+        ends.append(CurveEnd(run.name, points[-1], colour, marker))
+
+    if not ends:
+        axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center")
+        axes.set_xticks([])
+    if isinstance(y, str) and y.endswith("accuracy"):
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    axes.margins(x=0.02)
+    _ticks(axes, log_x=log_x, whole=whole, x_format=x_format)
+    write_names(axes, ends)
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the version of matplotlib, equal figures are equal files.
+    metadata = {"Software": None} if path.suffix == ".png" else None
+    figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight", metadata=metadata)
+    return path
+
+
+def _number(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return math.nan
+
+
+def _points(
+    rows: Sequence[Row], x: Column, y: Column, log_x: bool
+) -> list[tuple[float, float]]:
+    def read(row: Row, column: Column) -> float:
+        return _number(column(row) if callable(column) else row.get(column))
+
+    points = ((read(row, x), read(row, y)) for row in rows)
+    return [
+        (a, b)
+        for a, b in points
+        if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x)
+    ]
+
+
+def _style(axes: Axes, *, xlabel: str, ylabel: str) -> None:
+    axes.set_xlabel(xlabel, fontsize=11, color=INK, labelpad=6, parse_math=False)
+    axes.set_ylabel(ylabel, fontsize=11, color=INK, labelpad=6, parse_math=False)
+    axes.grid(color="#D9D9D9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=10, color="#999999", labelcolor=INK, which="both")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#999999")
+
+
+def _ticks(
+    axes: Axes, *, log_x: bool, whole: bool, x_format: Callable[[float], str] | None
+) -> None:
+    if log_x:
+        low, high = axes.get_xlim()
+        decades = math.log10(high / low)
+        subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif whole:
+        axes.xaxis.set_major_locator(
+            MaxNLocator(nbins=8, integer=True, steps=[1, 2, 2.5, 5, 10])
+        )
+    if x_format is not None:
+        write = x_format
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))

@@ -1,0 +1,220 @@
+"""The device side of a run: many rounds of any algorithm in one compiled program.
+
+    state = init_state(key, algorithm, params, num_clients)
+    run_rounds = round_program(algorithm, sample, max_rounds=50)   # jit-compiled once
+    state, infos = run_rounds(state, data, num_rounds)
+
+The number of rounds in a dispatch is an argument of the compiled program, so any
+schedule of evaluations and checkpoints uses the same one, and the result of a run does
+not depend on where its dispatches were cut. The host loop is in `fedjax_comp.run`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import (
+    Algorithm,
+    Cohort,
+    Examples,
+    Execution,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Task,
+)
+from fedjax_comp.data import FederatedData
+from fedjax_comp.data.cohort import sample_cohort
+
+Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
+"""`(key, round, data) -> Cohort`: who takes part in a round, and with what examples."""
+
+
+class TrainState(NamedTuple):
+    """Everything that a run must not lose.
+
+    Attributes:
+      key: the run's key; round `t` uses `fold_in(key, t)`.
+      round: rounds done, int32 scalar.
+      server: the algorithm's server state.
+      clients: one client state a client, leading axis `K`.
+    """
+
+    key: jax.Array
+    round: jax.Array
+    server: PyTree
+    clients: PyTree
+
+
+class Dispatch(NamedTuple):
+    """What one call of the round program returns beside the state.
+
+    Attributes:
+      infos: `RoundInfo` without messages, leading axis `max_rounds`; only the first
+        `num_rounds` are filled.
+      messages: the last round's messages, `{}` unless the algorithm keeps them.
+    """
+
+    infos: RoundInfo
+    messages: dict[str, Messages]
+
+
+def init_state(
+    key: jax.Array, algorithm: Algorithm, params: PyTree, num_clients: int
+) -> TrainState:
+    """The state before the first round.
+
+    Args:
+      key: the run's key.
+      algorithm: what will run.
+      params: the initial model.
+      num_clients: `K`; each client gets a copy of the algorithm's client template.
+
+    Returns:
+      The state, rounds at 0.
+    """
+    init_key, run_key = jax.random.split(key)
+    server, template = algorithm.init(init_key, params)
+    # A copy, because the round program donates its state and `params` is the caller's.
+    server = jax.tree.map(jnp.copy, server)
+    clients = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), template
+    )
+    return TrainState(run_key, jnp.zeros((), jnp.int32), server, clients)
+
+
+def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sampler:
+    """Cohorts drawn uniformly without replacement, batches shuffled every epoch.
+
+    Args:
+      cohort_size: `C`, at most `K`.
+      epochs: local passes over a client's data.
+      batch_size: `B`; 0 is all of a client's examples in one batch.
+
+    Returns:
+      A `Sampler` over `FederatedData`; it raises `ValueError` as `sample_cohort` does.
+    """
+
+    def sample(key: jax.Array, round_index: jax.Array, data: FederatedData) -> Cohort:
+        del round_index
+        return sample_cohort(
+            key,
+            data,
+            cohort_size=cohort_size,
+            epochs=epochs,
+            batch_size=batch_size,
+        )
+
+    return sample
+
+
+def round_program(
+    algorithm: Algorithm, sample: Sampler, *, max_rounds: int
+) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Dispatch]]:
+    """The function of one dispatch, ready to be jitted with its state donated.
+
+    Args:
+      algorithm: what to run.
+      sample: draws each round's cohort on the device.
+      max_rounds: the most rounds one dispatch may run (the length of its records).
+
+    Returns:
+      `(state, data, num_rounds) -> (state, Dispatch)`, where `num_rounds`, an int32
+      scalar of at most `max_rounds`, is traced.
+    """
+
+    def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
+        sample_key, round_key = jax.random.split(
+            jax.random.fold_in(state.key, state.round)
+        )
+        cohort = sample(sample_key, state.round, data)
+        ids = cohort.clients.client_id
+        clients = jax.tree.map(lambda x: x[ids], state.clients)
+        server, clients, info = algorithm.round(
+            round_key, state.server, clients, cohort
+        )
+        everyone = jax.tree.map(
+            lambda x, new: x.at[ids].set(new, unique_indices=True),
+            state.clients,
+            clients,
+        )
+        return TrainState(state.key, state.round + 1, server, everyone), info
+
+    def run(
+        state: TrainState, data: PyTree, num_rounds: jax.Array
+    ) -> tuple[TrainState, Dispatch]:
+        _, shapes = jax.eval_shape(one_round, state, data)
+        records = jax.tree.map(
+            lambda s: jnp.zeros((max_rounds, *s.shape), s.dtype),
+            shapes._replace(messages={}),
+        )
+        messages = jax.tree.map(lambda s: _blank(s, state.key), shapes.messages)
+
+        def body(
+            i: jax.Array, carry: tuple[TrainState, RoundInfo, dict[str, Messages]]
+        ) -> tuple[TrainState, RoundInfo, dict[str, Messages]]:
+            state, records, _ = carry
+            state, info = one_round(state, data)
+            records = jax.tree.map(
+                lambda buffer, x: buffer.at[i].set(x),
+                records,
+                info._replace(messages={}),
+            )
+            return state, records, info.messages
+
+        state, records, messages = jax.lax.fori_loop(
+            0, num_rounds, body, (state, records, messages)
+        )
+        return state, Dispatch(records, messages)
+
+    return run
+
+
+def _blank(shape: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
+    if jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(key, shape.shape)
+    return jnp.zeros(shape.shape, shape.dtype)
+
+
+class Evaluation(NamedTuple):
+    """Mean loss and accuracy over a test set, float32 scalars."""
+
+    loss: jax.Array
+    accuracy: jax.Array
+
+
+def evaluation_program(
+    task: Task, execution: Execution, *, batch_size: int
+) -> Callable[[PyTree, Examples], Evaluation]:
+    """The function that evaluates a model, ready to be jitted.
+
+    Args:
+      task: the model and its metrics.
+      execution: how the batches are run: they are mapped as clients are.
+      batch_size: test examples in one batch.
+
+    Returns:
+      `(params, examples) -> Evaluation`.
+    """
+
+    def evaluate_batch(
+        shared: tuple[PyTree, Examples], batch: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[()]]:
+        params, examples = shared
+        index, mask = batch
+        rows = jax.tree.map(lambda x: x[index], examples)
+        return task.evaluate(params, rows, mask), ()
+
+    def evaluate(params: PyTree, examples: Examples) -> Evaluation:
+        count = jax.tree.leaves(examples)[0].shape[0]
+        num_batches = -(-count // batch_size)
+        rows = jnp.arange(num_batches * batch_size).reshape(num_batches, batch_size)
+        batches = (jnp.minimum(rows, count - 1), rows < count)
+        (loss, correct, predictions), _ = execution(evaluate_batch)(
+            (params, examples), batches
+        )
+        return Evaluation(loss / predictions, correct / predictions)
+
+    return evaluate

@@ -1,0 +1,108 @@
+"""Questions asked of whole pytrees that `jax.tree` and `optax.tree` do not answer.
+
+Sums, scalings and norms of trees are in `optax.tree`; they are not repeated here.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import PyTree
+
+
+def size(tree: PyTree) -> int:
+    """How many numbers a tree holds, `n`.
+
+    Args:
+      tree: arrays or `jax.ShapeDtypeStruct`s of any shapes.
+
+    Returns:
+      The sum of the leaves' sizes, a Python int.
+
+    >>> import jax.numpy as jnp
+    >>> size({"w": jnp.zeros((3, 4)), "b": jnp.zeros(4), "step": jnp.zeros(())})
+    17
+    """
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """Whether no float of a tree is NaN or infinite; True for an empty tree.
+
+    Args:
+      tree: arrays of any shapes; integers count as finite.
+
+    Returns:
+      A bool scalar.
+
+    >>> import jax.numpy as jnp
+    >>> bool(all_finite({"w": jnp.ones(3), "count": jnp.arange(2)}))
+    True
+    >>> bool(all_finite([jnp.array([1.0, jnp.inf])]))
+    False
+    """
+    finite = [
+        jnp.all(jnp.isfinite(leaf))
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
+    return jnp.all(jnp.stack(finite)) if finite else jnp.asarray(True)
+
+
+def where(pred: jax.Array, when_true: PyTree, when_false: PyTree) -> PyTree:
+    """Chooses one of two trees of the same structure, shapes and dtypes.
+
+    Args:
+      pred: a bool scalar.
+      when_true: the tree returned where `pred`.
+      when_false: the tree returned elsewhere.
+
+    Returns:
+      A tree like either; what was not chosen leaves no trace, NaN included.
+
+    >>> import jax.numpy as jnp
+    >>> where(jnp.asarray(True), [jnp.ones(2)], [jnp.full(2, jnp.nan)])
+    [Array([1., 1.], dtype=float32)]
+    """
+    return jax.tree.map(lambda a, b: jnp.where(pred, a, b), when_true, when_false)
+
+
+def ravel(leaves: Sequence[jax.Array]) -> jax.Array:
+    """Lays float arrays end to end as one float32 vector.
+
+    Args:
+      leaves: float arrays of any shapes.
+
+    Returns:
+      A float32 vector `[n]`, empty when there is no leaf.
+
+    >>> import jax.numpy as jnp
+    >>> ravel([jnp.ones((1, 2)), jnp.zeros((), jnp.bfloat16)])
+    Array([1., 1., 0.], dtype=float32)
+    """
+    flat = [leaf.reshape(-1).astype(jnp.float32) for leaf in leaves]
+    return jnp.concatenate(flat) if flat else jnp.zeros(0, jnp.float32)
+
+
+def unravel(vector: jax.Array, like: Sequence[jax.ShapeDtypeStruct]) -> list[jax.Array]:
+    """Cuts a vector back into the arrays that `ravel` laid end to end.
+
+    Args:
+      vector: `[n]`.
+      like: the shapes and dtypes of the arrays, `n` numbers in all.
+
+    Returns:
+      One array for each entry of `like`.
+
+    >>> import jax, jax.numpy as jnp
+    >>> unravel(jnp.arange(3.0), [jax.ShapeDtypeStruct((3, 1), jnp.float32)])[0].shape
+    (3, 1)
+    """
+    parts, start = [], 0
+    for leaf in like:
+        stop = start + math.prod(leaf.shape)
+        parts.append(vector[start:stop].reshape(leaf.shape).astype(leaf.dtype))
+        start = stop
+    return parts

@@ -1,0 +1,1 @@
+"""The wire: fields, their exact cost, their codes, and messages as bytes."""

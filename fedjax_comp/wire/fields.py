@@ -1,0 +1,93 @@
+"""Wire fields: what the leaves of a payload mean, and so what they cost.
+
+A payload is a pytree whose "leaves" are fields or bare arrays. A bare float array is
+*open*: it travels as its dtype unless a later stage of a chain refines it. A stage
+closes what it has finished by wrapping it in a field. Everything static about a field
+(cardinality, bound, code) is metadata: agreed by both ends, free on the wire.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from fedjax_comp.base import Bits, PyTree
+
+if TYPE_CHECKING:
+    from fedjax_comp.wire.bitstream import BitReader, BitWriter
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """Finished numbers that travel as their dtype: `values` of any shape and dtype."""
+
+    values: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Symbols:
+    """Integers in `[0, cardinality)`, unsigned dtype, any shape.
+
+    Uncoded they cost `ceil(log2(cardinality))` bits each.
+    """
+
+    values: jax.Array
+    cardinality: int = dataclasses.field(metadata={"static": True})
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IndexSet:
+    """`k` distinct indices in `[0, bound)` in ascending order, uint32 `[k]`.
+
+    Uncoded they cost `ceil(log2(bound))` bits each.
+    """
+
+    values: jax.Array
+    bound: int = dataclasses.field(metadata={"static": True})
+
+
+class Code(NamedTuple):
+    """A lossless code for one field: its length inside jit, its bits on the host.
+
+    Attributes:
+      name: what it is called in tables.
+      num_bits: `(field) -> Bits`, exactly what `pack` writes; works inside jit.
+      pack: `(field, writer) -> None`, NumPy on the host.
+      unpack: `(template, reader) -> field`, NumPy on the host. `template` has the
+        field's static metadata and shapes, not its values. Raises `WireError`.
+    """
+
+    name: str
+    num_bits: Callable[[PyTree], Bits]
+    pack: "Callable[[Any, BitWriter], None]"
+    unpack: "Callable[[Any, BitReader], Any]"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Coded:
+    """A `Symbols` or `IndexSet` that a lossless code puts on the wire.
+
+    The values are kept as they are, since the code loses nothing: inside a run only
+    its exact length is computed, and `to_bytes` writes the bits themselves.
+    """
+
+    field: Symbols | IndexSet
+    code: Code = dataclasses.field(metadata={"static": True})
+
+
+Field = Raw | Symbols | IndexSet | Coded
+
+
+def is_field(node: PyTree) -> bool:
+    """Whether `node` is a wire field (use as `is_leaf` when mapping over a payload)."""
+    return isinstance(node, Raw | Symbols | IndexSet | Coded)
+
+
+def fields(payload: PyTree) -> list[PyTree]:
+    """The fields and bare arrays of a payload, in the order in which they travel."""
+    return jax.tree.leaves(payload, is_leaf=is_field)

@@ -1,0 +1,135 @@
+"""Messages as bytes: a framed header and the payload's fields, one after another.
+
+The header is 16 bytes: `b"FJC"`, the format's version (uint8), the length of the body
+in bytes (uint64) and its CRC-32 (uint32), little-endian. The body is one bit stream
+(`fedjax_comp.wire.bitstream`) filled up to a byte with zeros, so
+
+    len(to_bytes(payload)) == HEADER_BYTES + ceil(message_bits(num_bits(payload)) / 8)
+
+Everything else, from shapes to codes, is in the template that both ends agreed on.
+The checksum finds accidents. What it does not find, such as a body forged with a valid
+checksum, meets decoders that check every length before they allocate and every value
+before they hand it on: bytes that are no message raise `WireError` and do nothing else.
+"""
+
+import struct
+import zlib
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import PyTree
+from fedjax_comp.wire.bitstream import BitReader, BitWriter
+from fedjax_comp.wire.codes.fixed_width import fixed_width
+from fedjax_comp.wire.errors import WireError
+from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols, fields, is_field
+from fedjax_comp.wire.raw import read_array, write_array
+
+_MAGIC = b"FJC"
+_VERSION = 1
+_HEADER = struct.Struct("<3sBQI")
+
+HEADER_BYTES = _HEADER.size
+"""Bytes that every message pays on top of its payload."""
+
+
+def to_bytes(payload: PyTree) -> bytes:
+    """The message that carries `payload`, on the host.
+
+    Args:
+      payload: arrays and wire fields.
+
+    Raises:
+      WireError: when a field's values are not what the field promises.
+
+    >>> len(to_bytes([jnp.zeros(3), Symbols(jnp.zeros(5, jnp.uint8), 4)]))
+    30
+    """
+    return frame(pack_body(payload))
+
+
+def from_bytes(data: bytes, template: PyTree) -> PyTree:
+    """The payload that a message carries, equal to the one sent bit for bit.
+
+    Args:
+      data: what `to_bytes` gave.
+      template: a payload of the same structure, of arrays or `jax.ShapeDtypeStruct`
+        (from `jax.eval_shape`); its values are not looked at.
+
+    Raises:
+      WireError: for anything that is no intact message of `template`'s kind.
+
+    >>> template = [jax.ShapeDtypeStruct((2,), "float32")]
+    >>> from_bytes(to_bytes([jnp.ones(2)]), template)
+    [Array([1., 1.], dtype=float32)]
+    """
+    return unpack_body(unframe(data), template)
+
+
+def frame(body: bytes) -> bytes:
+    """Puts the header before `body`."""
+    return _HEADER.pack(_MAGIC, _VERSION, len(body), zlib.crc32(body)) + body
+
+
+def unframe(data: bytes) -> bytes:
+    """The body of a message whose header and checksum are right.
+
+    Raises:
+      WireError: when they are not.
+    """
+    if len(data) < HEADER_BYTES:
+        raise WireError(f"Expected at least {HEADER_BYTES} bytes, got {len(data)}.")
+    magic, version, length, checksum = _HEADER.unpack_from(data)
+    if magic != _MAGIC:
+        raise WireError(f"Expected a message that begins with {_MAGIC!r}.")
+    if version != _VERSION:
+        raise WireError(f"Expected version {_VERSION}, got {version}.")
+    if length != len(data) - HEADER_BYTES:
+        raise WireError(
+            f"Expected a body of {length} bytes, got {len(data) - HEADER_BYTES}."
+        )
+    body = data[HEADER_BYTES:]
+    if zlib.crc32(body) != checksum:
+        raise WireError("The checksum is wrong: the message was damaged on its way.")
+    return body
+
+
+def pack_body(payload: PyTree) -> bytes:
+    """The fields of `payload` as one bit stream, without a header."""
+    writer = BitWriter()
+    for field in fields(payload):
+        match field:
+            case Coded():
+                field.code.pack(field.field, writer)
+            case Symbols() | IndexSet():
+                fixed_width().pack(field, writer)
+            case Raw():
+                write_array(field.values, writer)
+            case _:
+                write_array(field, writer)
+    return writer.to_bytes()
+
+
+def unpack_body(body: bytes, template: PyTree) -> PyTree:
+    """What `pack_body` was given.
+
+    Raises:
+      WireError: when `body` does not hold a payload of `template`'s kind.
+    """
+    reader = BitReader(body)
+
+    def read(field: PyTree) -> PyTree:
+        match field:
+            case Coded():
+                return Coded(field.code.unpack(field.field, reader), field.code)
+            case Symbols() | IndexSet():
+                return fixed_width().unpack(field, reader)
+            case Raw():
+                return Raw(jnp.asarray(read_array(field.values, reader)))
+            case _:
+                return jnp.asarray(read_array(field, reader))
+
+    leaves, treedef = jax.tree.flatten(template, is_leaf=is_field)
+    payload = jax.tree.unflatten(treedef, [read(leaf) for leaf in leaves])
+    reader.finish()
+    return payload

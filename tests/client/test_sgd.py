@@ -1,0 +1,91 @@
+"""Local training against plain loops and limit cases."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp.client.sgd import local_sgd
+from tests.problems import make_cohort, softmax_task
+
+TASK = softmax_task()
+
+
+def client(cohort, i):
+    return jax.tree.map(lambda x: x[i], cohort.clients)
+
+
+def test_equals_a_loop_over_the_examples_there_are():
+    cohort = make_cohort([7], batch_size=3, epochs=2)
+    params = TASK.init(jax.random.key(0))
+    optimizer = optax.sgd(0.3, momentum=0.9)
+    got, info = jax.jit(local_sgd(TASK, optimizer))(
+        params, cohort.examples, client(cohort, 0)
+    )
+    expected, state = params, optimizer.init(params)
+    losses, used = 0.0, 0
+    for _ in range(2):
+        for rows in ([0, 1, 2], [3, 4, 5], [6]):
+            batch = jax.tree.map(
+                lambda x, rows=rows: x[jnp.array(rows)], cohort.examples
+            )
+            mask = jnp.ones(len(rows), bool)
+            loss, grads = jax.value_and_grad(TASK.loss)(expected, batch, mask)
+            updates, state = optimizer.update(grads, state, expected)
+            expected = optax.apply_updates(expected, updates)
+            losses, used = losses + float(loss) * len(rows), used + len(rows)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+    assert int(info.steps) == 6
+    assert float(info.examples_used) == used == 14
+    np.testing.assert_allclose(info.loss_sum, losses, rtol=1e-5)
+
+
+def test_masked_steps_leave_momentum_alone():
+    # With momentum an empty step taken by mistake would still move the parameters.
+    cohort = make_cohort([2, 9], batch_size=2)
+    params = TASK.init(jax.random.key(0))
+    update = jax.jit(local_sgd(TASK, optax.sgd(0.3, momentum=0.9)))
+    short = client(cohort, 0)
+    got, info = update(params, cohort.examples, short)
+    trimmed = short._replace(index=short.index[:1], mask=short.mask[:1])
+    expected, _ = update(params, cohort.examples, trimmed)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+    assert int(info.steps) == 1
+
+
+def test_an_inactive_client_does_nothing():
+    cohort = make_cohort([4], batch_size=2)
+    params = TASK.init(jax.random.key(0))
+    idle = client(cohort, 0)._replace(active=jnp.array(False))
+    got, info = local_sgd(TASK, optax.sgd(1.0))(params, cohort.examples, idle)
+    jax.tree.map(np.testing.assert_array_equal, got, params)
+    assert int(info.steps) == 0
+
+
+def test_proximal_term_is_the_gradient_of_half_mu_squared_distance():
+    cohort = make_cohort([6], batch_size=2)
+    params = TASK.init(jax.random.key(0))
+    mu, rate = 0.7, 0.1
+    got, _ = local_sgd(TASK, optax.sgd(rate), proximal=mu)(
+        params, cohort.examples, client(cohort, 0)
+    )
+
+    def penalised(w, batch, mask):
+        distance = sum(jnp.sum((w[name] - params[name]) ** 2) for name in w)
+        return TASK.loss(w, batch, mask) + mu / 2 * distance
+
+    expected = params
+    for start in (0, 2, 4):
+        batch = jax.tree.map(lambda x, s=start: x[s : s + 2], cohort.examples)
+        grads = jax.grad(penalised)(expected, batch, jnp.ones(2, bool))
+        expected = jax.tree.map(lambda w, g: w - rate * g, expected, grads)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("proximal", [-1.0, float("nan"), float("inf")])
+def test_refuses_a_proximal_term_that_is_none(proximal):
+    with pytest.raises(ValueError, match="proximal"):
+        local_sgd(TASK, optax.sgd(0.1), proximal=proximal)

@@ -1,0 +1,71 @@
+"""`entropy_coded` marks what can be coded and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.base import LinkState, make_context
+from fedjax_comp.compress.entropy import entropy_coded
+from fedjax_comp.wire.accounting import message_bits, num_bits
+from fedjax_comp.wire.codes import elias_omega, fixed_width, rans, shortest_index_set
+from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
+from fedjax_comp.wire.message import from_bytes, to_bytes
+
+PAYLOAD = [
+    jnp.ones(3),
+    Raw(jnp.ones(2)),
+    Symbols(jnp.asarray(np.arange(400) % 50 // 48, jnp.uint8), 4),
+    IndexSet(jnp.arange(5, dtype=jnp.uint32) * 7, 1000),
+]
+
+
+def encode(compressor, payload):
+    context = make_context(jax.random.key(0), 0)
+    coded, sender = compressor.encode(context, payload, ())
+    assert sender == ()
+    decoded, receiver = compressor.decode(context, coded, ())
+    assert receiver == ()
+    return coded, decoded
+
+
+def test_symbols_and_indices_are_coded_and_the_rest_passes():
+    coded, decoded = encode(entropy_coded(), PAYLOAD)
+    assert [type(x) for x in coded[1:]] == [Raw, Coded, Coded]
+    assert coded[2].code is rans() and coded[3].code is shortest_index_set()
+    jax.tree.map(np.testing.assert_array_equal, decoded, PAYLOAD)
+    assert message_bits(jax.jit(num_bits)(coded)) < message_bits(num_bits(PAYLOAD))
+    back = from_bytes(to_bytes(coded), jax.eval_shape(lambda: coded))
+    jax.tree.map(np.testing.assert_array_equal, back, coded)
+
+
+def test_codes_are_arguments():
+    compressor = entropy_coded(symbols=elias_omega(), indices=fixed_width())
+    coded, _ = encode(compressor, PAYLOAD)
+    assert coded[2].code is elias_omega() and coded[3].code is fixed_width()
+
+
+def test_a_run_compiles_once():
+    compressor = entropy_coded()
+    traces = []
+
+    @jax.jit
+    def length(payload):
+        traces.append(None)
+        coded, _ = compressor.encode(make_context(jax.random.key(0), 0), payload, ())
+        return coded, num_bits(coded)
+
+    first, bits = length(PAYLOAD)
+    second, _ = length(first[:2] + [first[2].field, first[3].field])
+    assert len(traces) == 1
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    assert -(-message_bits(bits) // 8) == len(to_bytes(first)) - len(to_bytes([]))
+
+
+def test_init_wants_something_to_code():
+    compressor = entropy_coded()
+    assert compressor.init(PAYLOAD) == LinkState((), ())
+    assert compressor.init(jax.eval_shape(lambda: PAYLOAD)) == LinkState((), ())
+    assert compressor.init([]) == LinkState((), ())
+    with pytest.raises(ValueError, match="no symbols and no indices"):
+        compressor.init([jnp.ones(3), Raw(jnp.ones(2))])

@@ -1,0 +1,315 @@
+"""What must hold of every compressor, as functions that raise `AssertionError`.
+
+They are apart from the tests so that `test_compressor_mutations` can show that each one
+fails when a compressor is broken on purpose.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp.base import Compressor, Context, LinkState, PyTree, make_context
+from fedjax_comp.wire.accounting import message_bits, num_bits
+from fedjax_comp.wire.bitstream import BitWriter
+from fedjax_comp.wire.errors import WireError
+from fedjax_comp.wire.fields import Coded, fields
+from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes
+from tests.conformance.compressor_table import Entry
+
+SHAPE = (4, 4)  # of the leaf on which errors are measured: a vector and a matrix
+TRIALS = 1 << 16
+GROUPS = 128
+ROUNDING = 1e-5  # relative, of a few float32 operations on 16 numbers
+
+
+def probe(seed: int) -> PyTree:
+    """A tree with a leaf of every kind that has ever broken a compressor."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    return {
+        "matrix": normal(6, 5),
+        "vector": normal(7),
+        "nested": [normal(2, 1, 3), (normal(1),)],
+        "scalar": normal(),
+        "empty": jnp.zeros((0, 3)),
+        "zeros": jnp.zeros(4),
+        "half": normal(3, 4).astype(jnp.bfloat16),
+        "count": jnp.asarray(rng.integers(0, 9, 3), jnp.int32),
+    }
+
+
+def small_probe(seed: int, *names: str) -> PyTree:
+    """Some leaves of `probe`, for checks that compile more than once."""
+    tree = probe(seed)
+    return {name: tree[name] for name in names or ("matrix", "half")}
+
+
+def context_of(seed: int, client: int = 0) -> Context:
+    return make_context(jax.random.key(seed), client)
+
+
+def send(
+    compressor: Compressor, context: Context, tree: PyTree, state: LinkState
+) -> tuple[PyTree, PyTree, LinkState]:
+    """One message: `(payload, decoded tree, state of both ends)`."""
+    payload, sender = compressor.encode(context, tree, state.sender)
+    decoded, receiver = compressor.decode(context, payload, state.receiver)
+    return payload, decoded, LinkState(sender, receiver)
+
+
+def assert_same_bits(actual: PyTree, expected: PyTree, what: str) -> None:
+    """Structure, shapes, dtypes and every bit of the leaves."""
+    structures = jax.tree.structure(actual), jax.tree.structure(expected)
+    assert structures[0] == structures[1], f"{what}: {structures}"
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype, f"{what}: {a.dtype} is not {b.dtype}"
+        assert a.shape == b.shape, f"{what}: {a.shape} is not {b.shape}"
+        same = np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        assert same, f"{what}: {a} is not {b}"
+
+
+def assert_close(actual: PyTree, expected: PyTree, what: str) -> None:
+    """Structure, and every leaf up to the order of float32 operations."""
+    structures = jax.tree.structure(actual), jax.tree.structure(expected)
+    assert structures[0] == structures[1], f"{what}: {structures}"
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        # A bfloat16 leaf may be rounded to the other side.
+        rtol = 2.0**-7 if a.dtype == jnp.bfloat16 else 1e-4
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64),
+            np.asarray(b, np.float64),
+            rtol=rtol,
+            atol=1e-5,
+            err_msg=what,
+        )
+
+
+def check_leaves(entry: Entry) -> None:
+    """Shapes and dtypes come back, integers and zeros unchanged, and nothing is NaN."""
+    compressor = entry.make()
+    tree = probe(0)
+    roundtrip = jax.jit(lambda *args: send(compressor, *args)[1])
+    decoded = roundtrip(context_of(0), tree, compressor.init(tree))
+    assert jax.tree.structure(decoded) == jax.tree.structure(tree)
+    for got, sent in zip(jax.tree.leaves(decoded), jax.tree.leaves(tree), strict=True):
+        assert (got.shape, got.dtype) == (sent.shape, sent.dtype)
+        assert bool(jnp.all(jnp.isfinite(got))), f"not finite: {got}"
+    assert_same_bits(decoded["count"], tree["count"], "integers")
+    nothing = jax.tree.map(jnp.zeros_like, tree)
+    state = compressor.init(nothing)
+    decoded = roundtrip(context_of(1), nothing, state)
+    assert all(not bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(decoded)), (
+        f"zeros became {decoded}"
+    )
+
+    broken = jax.tree.map(
+        lambda x: (x * jnp.nan).astype(x.dtype) if x.dtype != jnp.int32 else x, tree
+    )
+    decoded = roundtrip(context_of(2), broken, compressor.init(tree))
+    assert jax.tree.structure(decoded) == jax.tree.structure(tree)
+
+    empty: dict[str, jax.Array] = {}
+    assert send(compressor, context_of(3), empty, compressor.init(empty))[1] == {}
+
+
+def check_templates(entry: Entry) -> None:
+    """`init` needs shapes only, and gives the same state for them."""
+    compressor = entry.make()
+    tree = probe(0)
+    like = jax.eval_shape(lambda: tree)
+    assert_same_bits(compressor.init(like), compressor.init(tree), "init of shapes")
+
+
+def check_execution(entry: Entry) -> None:
+    """Eager, jit, vmap over clients and scan over clients give the same."""
+    compressor = entry.make()
+    clients = 3
+    trees = [small_probe(seed) for seed in range(clients)]
+    state = compressor.init(trees[0])
+
+    def client(context: Context, tree: PyTree) -> tuple[PyTree, PyTree]:
+        payload, decoded, new_state = send(compressor, context, tree, state)
+        return (decoded, new_state), num_bits(payload)
+
+    contexts = [context_of(7, c) for c in range(clients)]
+    stacked_contexts, stacked_trees = (
+        jax.tree.map(lambda *x: jnp.stack(x), *parts) for parts in (contexts, trees)
+    )
+    jitted = jax.jit(client)
+    alone = [jitted(c, t) for c, t in zip(contexts, trees, strict=True)]
+    expected = jax.tree.map(lambda *x: jnp.stack(x), *alone)
+    assert_close(client(contexts[0], trees[0]), alone[0], "eager")
+    assert_close(
+        jax.jit(jax.vmap(client))(stacked_contexts, stacked_trees), expected, "vmap"
+    )
+    scanned = jax.jit(lambda *xs: jax.lax.map(lambda x: client(*x), xs))
+    assert_close(scanned(stacked_contexts, stacked_trees), expected, "scan")
+
+
+def check_one_trace(entry: Entry) -> None:
+    """New keys, values, budgets and states, the message's own included: one trace."""
+    compressor = entry.make()
+    traces = []
+
+    @jax.jit
+    def step(context: Context, tree: PyTree, state: LinkState) -> LinkState:
+        traces.append(1)
+        return send(compressor, context, tree, state)[2]
+
+    state = compressor.init(small_probe(0))
+    for seed in range(3):
+        context = context_of(seed, seed)._replace(
+            budget_bits=jnp.asarray(100.0 * seed, jnp.float32)
+        )
+        state = step(context, small_probe(seed), state)
+    assert len(traces) == 1, f"{len(traces)} traces for 3 rounds"
+
+
+def exact_bits(payload: PyTree) -> int:
+    """Bits that the fields write, counted one by one and not rounded up to bytes."""
+    total = 0
+    for field in fields(payload):
+        if isinstance(field, Coded):
+            writer = BitWriter()
+            field.code.pack(field.field, writer)
+            total += writer.num_bits
+        else:
+            total += message_bits(num_bits(field))
+    return total
+
+
+def check_wire(entry: Entry) -> None:
+    """The two laws: what is decoded comes from the paid bytes and from nowhere else."""
+    sender_side, receiver_side = entry.make(), entry.make()
+    trees = [small_probe(seed, "matrix", "vector", "count") for seed in (0, 1)]
+    contexts = [context_of(5, 1), context_of(6, 2)]
+    state = sender_side.init(trees[0])
+    payloads = [
+        sender_side.encode(context, tree, state.sender)[0]
+        for context, tree in zip(contexts, trees, strict=True)
+    ]
+    structures = [jax.tree.structure(payload) for payload in payloads]
+    assert structures[0] == structures[1], "the treedef depends on the data"
+
+    # Encoding the second tree came last: whatever a decoder keeps of the sender's is
+    # of that one when the first is decoded, by the same and by a fresh compressor.
+    for context, tree, payload in zip(contexts, trees, payloads, strict=True):
+        bits = message_bits(num_bits(payload))
+        try:
+            data = to_bytes(payload)
+            size = HEADER_BYTES + -(-bits // 8)
+            assert len(data) == size, f"{len(data)} bytes, {bits} bits declared"
+            assert bits == exact_bits(payload), "bits declared are not bits written"
+            template = jax.eval_shape(sender_side.encode, context, tree, state.sender)
+            received = from_bytes(data, template[0])
+        except WireError as error:
+            raise AssertionError(f"no message: {error}") from error
+        assert_same_bits(received, payload, "payload from bytes")
+        fresh_state = receiver_side.init(tree)
+        decoded = receiver_side.decode(context, received, fresh_state.receiver)
+        same = sender_side.decode(context, payload, state.receiver)
+        assert_same_bits(decoded, same, "decoded from bytes by the other end")
+
+
+def inputs() -> dict[str, np.ndarray]:
+    """Leaves that single out a compressor's weakness."""
+    rng = np.random.default_rng(3)
+    sparse = np.zeros(SHAPE)
+    sparse[1, 2] = -7.0
+    return {
+        "gaussian": rng.standard_normal(SHAPE),
+        "sparse": sparse,
+        "constant": np.full(SHAPE, 0.3),
+        "heavy_tailed": rng.standard_cauchy(SHAPE) ** 3,
+        "tiny": 1e-30 * rng.standard_normal(SHAPE),
+    }
+
+
+def check_errors(entry: Entry) -> None:
+    """The declared error and bias, on adversarial inputs.
+
+    Both tests are valid for every distribution of the errors. With `T` draws in `G`
+    groups, an unbiased compressor's mean over a group is off by more than
+    `4 c ||x||^2 G / T` with probability at most 1/4 (Markov), so the median over groups
+    is with at most `exp(-G KL(1/2 || 1/4)) < 1.1e-8`. The mean error exceeds `c` by
+    more than `w sqrt(ln(1e8) / 2T)` with at most 1e-8 (Hoeffding, errors in [0, w]).
+    Over fewer than 40 pairs of a compressor and an input: below 1e-6.
+    """
+    compressor = entry.make()
+    state = compressor.init(jnp.zeros(SHAPE))
+    trials = TRIALS if entry.draws else GROUPS
+
+    @jax.jit
+    def draws(key: jax.Array, x: jax.Array) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            return send(compressor, make_context(key, 0), x, state)[1]
+
+        return jax.vmap(one)(jax.random.split(key, trials))
+
+    n = int(np.prod(SHAPE))
+    mean_error, worst_error = entry.mean_error(n), entry.worst_error(n)
+    for name, value in inputs().items():
+        x = jnp.asarray(value, jnp.float32)
+        exact = np.asarray(x, np.float64)
+        norm = np.sum(exact**2)
+        off = (np.asarray(draws(jax.random.key(11), x), np.float64) - exact).reshape(
+            trials, n
+        )
+        errors = np.sum(off**2, axis=1) / norm
+        ceiling = worst_error * (1 + ROUNDING) + ROUNDING**2
+        assert errors.max() <= ceiling, f"{name}: {errors.max()} > {ceiling}"
+        slack = worst_error * np.sqrt(np.log(1e8) / (2 * trials))
+        ceiling = mean_error * (1 + ROUNDING) + ROUNDING**2 + slack
+        assert errors.mean() <= ceiling, f"{name}: {errors.mean()} > {ceiling}"
+        if entry.unbiased:
+            means = off.reshape(GROUPS, trials // GROUPS, n).mean(axis=1)
+            bias = np.median(np.sum(means**2, axis=1)) / norm
+            ceiling = 4 * mean_error * GROUPS / trials + ROUNDING**2
+            assert bias <= ceiling, f"{name}: squared bias {bias} > {ceiling}"
+
+
+def check_draws(entry: Entry) -> None:
+    """Clients of one cohort draw their own noise, in every leaf and every round."""
+    compressor = entry.make()
+    x = [jnp.asarray(np.linspace(-1.0, 2.0, 64), jnp.float32)] * 2
+    state = compressor.init(x)
+    decode = jax.jit(lambda context: send(compressor, context, x, state)[1])
+    first = decode(context_of(0, client=0))
+    others = [
+        decode(context_of(0, client=1)),
+        decode(context_of(1, client=0)),
+        list(reversed(first)),
+    ]
+    for other in others:
+        assert not bool(jnp.all(first[0] == other[0])), "the same noise twice"
+
+
+def check_memory(entry: Entry) -> None:
+    """What was lost is sent later: the decoded sum follows the sum of what was due.
+
+    With `||C(y) - y|| <= d ||y||`, `d < 1`, the memory of a constant `x` never exceeds
+    `d / (1 - d) ||x||`, and it is all that sums of any length differ by.
+    """
+    compressor = entry.make()
+    x = jnp.asarray(inputs()["gaussian"], jnp.float32)
+    rounds = 400
+
+    @jax.jit
+    def total(key: jax.Array) -> jax.Array:
+        def step(state: LinkState, key: jax.Array) -> tuple[LinkState, jax.Array]:
+            _, decoded, state = send(compressor, make_context(key, 0), x, state)
+            return state, decoded
+
+        keys = jax.random.split(key, rounds)
+        return jnp.sum(jax.lax.scan(step, compressor.init(x), keys)[1], axis=0)
+
+    d = np.sqrt(entry.worst_error(x.size))
+    norm = np.linalg.norm(np.asarray(x, np.float64))
+    off = np.asarray(total(jax.random.key(0)), np.float64) - rounds * np.asarray(
+        x, np.float64
+    )
+    ceiling = (d / (1 - d) + rounds * ROUNDING) * norm
+    assert np.linalg.norm(off) <= ceiling, f"{np.linalg.norm(off)} > {ceiling}"

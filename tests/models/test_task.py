@@ -1,0 +1,112 @@
+"""The task against a few lines of NumPy, and what masks must never let through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from fedjax_comp.base import Examples
+from fedjax_comp.models import char_lstm, classification, linear, mlp
+
+SHAPE = (3, 2)
+DIGITS = Examples(
+    x=jnp.asarray(np.random.default_rng(0).integers(0, 17, (5, *SHAPE)), jnp.uint8),
+    y=jnp.array([0, 3, 1, 2, 3]),
+)
+MASK = jnp.array([True, False, True, True, False])
+
+
+def _linear_task():
+    return classification(linear()(4), input_shape=SHAPE, scale=1 / 16)
+
+
+def _log_softmax(logits):
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def test_loss_and_counts_are_those_of_numpy():
+    task = _linear_task()
+    params = jax.jit(task.init)(jax.random.key(0))
+    weights, bias = (np.asarray(params["Dense_0"][k]) for k in ("kernel", "bias"))
+    x = np.asarray(DIGITS.x, np.float32).reshape(5, -1) / 16
+    scores = _log_softmax(x @ weights + bias)
+    losses = -scores[np.arange(5), np.asarray(DIGITS.y)]
+    hits = scores.argmax(-1) == np.asarray(DIGITS.y)
+    kept = np.asarray(MASK)
+    np.testing.assert_allclose(
+        task.loss(params, DIGITS, MASK), losses[kept].mean(), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        task.evaluate(params, DIGITS, MASK),
+        (losses[kept].sum(), hits[kept].sum(), 3),
+        rtol=1e-5,
+    )
+
+
+def test_a_masked_row_changes_nothing_whatever_it_holds():
+    task = classification(mlp(3)(4), input_shape=SHAPE)
+    params = jax.jit(task.init)(jax.random.key(0))
+    broken = Examples(
+        x=jnp.where(MASK[:, None, None], DIGITS.x.astype(jnp.float32), jnp.nan),
+        y=jnp.where(MASK, DIGITS.y, 99),
+    )
+    clean = jax.tree.map(lambda leaf: leaf[np.asarray(MASK)], DIGITS)
+    expected = jax.jit(jax.value_and_grad(task.loss))(params, clean, jnp.ones(3, bool))
+    actual = jax.jit(jax.value_and_grad(task.loss))(params, broken, MASK)
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6),
+        actual,
+        expected,
+    )
+
+
+def test_nothing_unmasked_is_zero_with_zero_gradient():
+    task = _linear_task()
+    params = jax.jit(task.init)(jax.random.key(0))
+    broken = Examples(jnp.full((2, *SHAPE), jnp.inf), jnp.array([-1, 7]))
+    nothing = jnp.zeros(2, bool)
+    loss, grads = jax.jit(jax.value_and_grad(task.loss))(params, broken, nothing)
+    assert loss == 0
+    assert all((g == 0).all() for g in jax.tree.leaves(grads))
+    assert [float(s) for s in task.evaluate(params, broken, nothing)] == [0, 0, 0]
+
+
+def test_tokens_are_labels_and_padding_is_not():
+    vocabulary, padding = 6, 5
+    task = classification(
+        char_lstm(3, widths=(4,))(vocabulary),
+        input_shape=(3,),
+        input_dtype="int32",
+        ignore_label=padding,
+    )
+    params = jax.jit(task.init)(jax.random.key(0))
+    x = jnp.array([[0, 1, 2], [3, 4, 0], [1, 1, 1]], jnp.uint8)
+    y = jnp.array([[1, 2, padding], [4, padding, padding], [1, 1, 1]])
+    mask = jnp.array([True, True, False])
+    logits = char_lstm(3, widths=(4,))(vocabulary).apply(
+        {"params": params}, x.astype(jnp.int32)
+    )
+    scores = _log_softmax(np.asarray(logits))
+    expected = -np.array([scores[0, 0, 1], scores[0, 1, 2], scores[1, 0, 4]])
+    np.testing.assert_allclose(
+        task.loss(params, Examples(x, y), mask), expected.mean(), rtol=1e-5
+    )
+    loss_sum, _, count = task.evaluate(params, Examples(x, y), mask)
+    np.testing.assert_allclose(loss_sum, expected.sum(), rtol=1e-5)
+    assert count == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 0.0}, "scale=0.0 finite and not zero"),
+        ({"scale": float("nan")}, "scale=nan"),
+        ({"scale": 0.5, "input_dtype": "int32"}, "scale=0.5 was given"),
+        ({"input_shape": (8, 0)}, r"input_shape=\(8, 0\)"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        classification(nn.Dense(2), **{"input_shape": (8,), **arguments})

@@ -1,0 +1,45 @@
+"""Weighted means and server steps: limit cases and exactness under masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fedjax_comp.server.aggregate import weighted, weighted_mean
+from fedjax_comp.server.update import Model, step_towards
+
+
+def test_weighted_mean_is_that_of_those_who_count():
+    trees = [{"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([jnp.nan, 0.0])}]
+    trees.append({"w": jnp.array([5.0, 4.0])})
+    counts = [True, False, True]
+    summands = [
+        weighted(t, jnp.float32(n), jnp.array(c))
+        for t, n, c in zip(trees, (1, 7, 3), counts, strict=True)
+    ]
+    total = jax.tree.map(lambda *x: sum(x[1:], x[0]), *summands)
+    np.testing.assert_array_equal(weighted_mean(total)["w"], [4.0, 3.5])
+
+
+def test_nobody_gives_zeros():
+    summand = weighted({"w": jnp.array([jnp.inf])}, jnp.float32(2), jnp.array(False))
+    np.testing.assert_array_equal(weighted_mean(summand)["w"], [0.0])
+
+
+def test_sgd_of_one_adds_the_update():
+    optimizer = optax.sgd(1.0)
+    params = {"w": jnp.array([1.0, 2.0])}
+    model = Model(params, optimizer.init(params))
+    after = step_towards(
+        optimizer, model, {"w": jnp.array([0.5, -1.0])}, jnp.array(True)
+    )
+    np.testing.assert_array_equal(after.params["w"], [1.5, 1.0])
+
+
+def test_a_round_without_clients_leaves_momentum_alone():
+    optimizer = optax.sgd(1.0, momentum=0.9)
+    params = {"w": jnp.array([1.0])}
+    model = Model(params, optimizer.init(params))
+    model = step_towards(optimizer, model, {"w": jnp.array([1.0])}, jnp.array(True))
+    after = step_towards(optimizer, model, {"w": jnp.array([0.0])}, jnp.array(False))
+    jax.tree.map(np.testing.assert_array_equal, after, model)

@@ -1,0 +1,78 @@
+"""Execution strategies compute the same sums, and outputs in the cohort's order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.execution import auto, chunked, host_mesh, scanned, sharded, vmapped
+
+STRATEGIES = {
+    "vmapped": vmapped(),
+    "chunked(1)": chunked(1),
+    "chunked(3)": chunked(3),
+    "chunked(9)": chunked(9),
+    "sharded": sharded(),
+    "sharded(chunked(2))": sharded(host_mesh(), chunked(2)),
+    "auto": auto(),
+}
+
+
+def client_fn(shared, client):
+    matrix, count = client["x"], client["count"]
+    summand = {"product": shared @ matrix, "count": count}
+    return summand, (matrix.sum(), jax.random.normal(client["key"], (2,)))
+
+
+def clients(num_clients):
+    key = jax.random.key(7)
+    return {
+        "x": jax.random.normal(key, (num_clients, 4, 3)),
+        "count": jnp.arange(num_clients, dtype=jnp.int32),
+        "key": jax.random.split(key, num_clients),
+    }
+
+
+@pytest.mark.parametrize("num_clients", [1, 4, 7])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_agrees_with_a_loop(name, num_clients):
+    shared, cohort = jnp.arange(8.0).reshape(2, 4), clients(num_clients)
+    total, (sums, draws) = jax.jit(STRATEGIES[name](client_fn))(shared, cohort)
+    x = np.asarray(cohort["x"], np.float64)
+    np.testing.assert_allclose(
+        total["product"], sum(np.asarray(shared) @ m for m in x), rtol=1e-5, atol=1e-5
+    )
+    assert int(total["count"]) == num_clients * (num_clients - 1) // 2
+    np.testing.assert_allclose(sums, x.sum((1, 2)), rtol=1e-5, atol=1e-5)
+    for i, key in enumerate(cohort["key"]):
+        np.testing.assert_array_equal(draws[i], jax.random.normal(key, (2,)))
+
+
+def test_padding_adds_nothing_even_when_a_client_is_not_finite():
+    # The last client is repeated to fill a chunk; its repeats must not be added.
+    run = chunked(4)(lambda _, x: (x, x))
+    total, outputs = run(None, jnp.array([1.0, 2.0, 4.0, 8.0, 16.0]))
+    assert float(total) == 31.0
+    assert outputs.tolist() == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_scan_holds_one_client_at_a_time():
+    wide = 100_000
+    cohort = jnp.arange(64.0)
+
+    def one(shared, x):
+        return shared * x, ()
+
+    shared = jnp.ones(wide)
+    compiled = jax.jit(scanned()(one)).lower(shared, cohort).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * wide
+
+
+def test_refuses_what_cannot_be_run():
+    with pytest.raises(ValueError, match="size=0"):
+        chunked(0)
+    with pytest.raises(ValueError, match="axis named 'clients'"):
+        sharded(jax.make_mesh((1,), ("other",), devices=jax.devices()[:1]))
+    with pytest.raises(ValueError, match="one common leading axis"):
+        scanned_sizes = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
+        chunked(2)(lambda _, c: (c["a"], ()))(None, scanned_sizes)

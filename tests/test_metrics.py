@@ -1,0 +1,59 @@
+"""The ledger counts exactly, and targets are measured as the field does."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp.base import Bits, RoundInfo, Traffic
+from fedjax_comp.metrics import Ledger, rounds_to_target
+
+
+def infos(rounds, clients):
+    variable = np.arange(rounds * clients, dtype=np.uint32).reshape(rounds, clients)
+    spoke = np.ones((rounds, clients), bool)
+    spoke[0, 0] = False
+    traffic = Traffic(Bits(fixed=2**33 + 3, variable=(jnp.asarray(variable),)), spoke)
+    return (
+        RoundInfo(
+            train_loss=jnp.arange(rounds, dtype=jnp.float32),
+            client_steps=jnp.full(rounds, 2**30, jnp.int32),
+            dropped=jnp.ones(rounds, jnp.int32),
+            uplink=traffic,
+            downlink=traffic,
+            observed={},
+            messages={},
+        ),
+        variable,
+        spoke,
+    )
+
+
+def test_totals_are_exact_past_32_bits_and_padding_is_ignored():
+    info, variable, spoke = infos(5, 3)
+    ledger = Ledger()
+    ledger.record(info, 4)
+    expected = sum(
+        -(-(2**33 + 3 + int(v)) // 8)
+        for v, s in zip(variable[:4].ravel(), spoke[:4].ravel(), strict=True)
+        if s
+    )
+    assert ledger.uplink_bytes == expected == ledger.downlink_bytes
+    assert ledger.uplink_messages == 11
+    assert ledger.client_steps == 4 * 2**30
+    assert ledger.dropped == 4
+    row = ledger.add_row(test_accuracy=0.5, test_loss=1.0)
+    assert row["train_loss"] == 1.5
+    assert row["round"] == 4
+
+
+def rows(*points):
+    return [{"round": r, "test_accuracy": a} for r, a in points]
+
+
+def test_rounds_to_target_uses_the_best_so_far():
+    # Best so far is 0.6 at round 10 (0.2 at 20 is not), so 0.7 is crossed between 20
+    # and 30, a quarter of the way from 0.6 to 1.0.
+    curve = rows((0, 0.1), (10, 0.6), (20, 0.2), (30, 1.0))
+    assert rounds_to_target(curve, 0.7) == 22.5
+    assert rounds_to_target(curve, 0.05) == 0.0
+    assert rounds_to_target(rows((0, 0.1), (10, 0.6)), 0.9) is None
+    assert rounds_to_target([], 0.9) is None

@@ -1,0 +1,118 @@
+"""A run killed at any moment ends as one that was never killed."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.run import params_sha256
+
+ROOT = Path(__file__).parents[1]
+FLAGS = [
+    "--model=linear()",
+    "--num_clients=20",
+    "--cohort_size=4",
+    "--num_rounds=60",
+    "--eval_every=3",
+    "--checkpoint_every=4",
+    "--audit_every=20",
+    "--uplink=error_feedback(chain(top_k(0.1), stochastic_quantize(levels=16), "
+    "entropy_coded()))",
+    "--server_optimizer=sgd(1.0, momentum=0.5)",
+]
+TIMED = {
+    "seconds_total",
+    "seconds_per_round",
+    "client_steps_per_second",
+    "compile_seconds",
+    "peak_memory_bytes",
+}
+
+
+def start(workdir):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.fed_avg", f"--workdir={workdir}", *FLAGS],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(workdir):
+    process = start(workdir)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def outcome(workdir):
+    summary = json.loads((workdir / "summary.json").read_text())
+    rows = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    untimed = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return {k: v for k, v in summary.items() if k not in TIMED}, untimed
+
+
+def wait_for_rounds(workdir, process, rounds):
+    deadline = time.monotonic() + 240
+    metrics = workdir / "metrics.jsonl"
+    while time.monotonic() < deadline and process.poll() is None:
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        if lines and json.loads(lines[-1])["round"] >= rounds:
+            return
+        time.sleep(0.002)
+
+
+def test_sigkill_and_resume_is_bit_identical(tmp_path):
+    finish(tmp_path / "whole")
+    killed = tmp_path / "killed"
+    # Killed while compiling, before a checkpoint, and between and while saving.
+    for rounds in (None, 3, 9, 22, 37):
+        process = start(killed)
+        if rounds is None:
+            time.sleep(1.0)
+        else:
+            wait_for_rounds(killed, process, rounds)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(killed)
+    assert outcome(killed) == outcome(tmp_path / "whole")
+    assert outcome(killed)[0]["audit_failures"] == 0
+    assert outcome(killed)[0]["audited_messages"] == 3 * (4 + 1)
+
+    before = {p: p.stat().st_mtime_ns for p in killed.rglob("*") if p.is_file()}
+    assert "has finished; nothing was changed" in finish(killed)
+    assert before == {p: p.stat().st_mtime_ns for p in killed.rglob("*") if p.is_file()}
+
+
+def test_params_sha256_is_of_the_leaves_in_path_order():
+    params = {"b": jnp.array([1.0]), "a": {"z": jnp.array([2], jnp.int32)}}
+    expected = hashlib.sha256(
+        np.array([2], np.int32).tobytes() + np.array([1.0], np.float32).tobytes()
+    ).hexdigest()
+    assert params_sha256(params) == expected
+    assert params_sha256(jax.tree.map(lambda x: x + 1, params)) != expected
+
+
+@pytest.mark.parametrize("flag", ["--seed=1", "--uplink=top_k(0.2)"])
+def test_another_configuration_is_refused(tmp_path, flag):
+    command = [sys.executable, "-m", "experiments.fed_avg", f"--workdir={tmp_path}"]
+    (tmp_path / "config.json").write_text(
+        json.dumps({"experiment": "fed_avg", "flags": {"seed": 0, "uplink": "x"}})
+    )
+    done = subprocess.run(
+        [*command, flag], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert flag[2:].split("=")[0] in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

@@ -1,0 +1,66 @@
+"""A run directory says what defined a run and refuses another one."""
+
+import json
+
+import pytest
+
+from fedjax_comp.run_directory import (
+    RunDirectoryError,
+    append_row,
+    open_run,
+    write_json,
+    write_rows,
+)
+
+FLAGS = {"seed": 1, "num_rounds": 5, "workdir": "a", "uplink": "identity()"}
+
+
+def test_opens_new_and_again(tmp_path):
+    first = open_run(tmp_path / "run", "fed_avg", FLAGS)
+    assert first.finished is None
+    assert first.config["flags"] == FLAGS
+    assert first.config["versions"]["jax"]
+    again = open_run(tmp_path / "run", "fed_avg", {**FLAGS, "workdir": "b"})
+    assert again.config == first.config
+
+
+def test_names_every_flag_that_differs(tmp_path):
+    open_run(tmp_path, "fed_avg", FLAGS)
+    with pytest.raises(RunDirectoryError) as error:
+        open_run(tmp_path, "fed_avg", {**FLAGS, "seed": 2, "num_rounds": 6})
+    line = str(error.value)
+    assert "--seed: 1 there, 2 now" in line
+    assert "--num_rounds: 5 there, 6 now" in line
+    assert "uplink" not in line
+    assert "\n" not in line
+
+
+def test_refuses_another_experiment_and_unreadable_files(tmp_path):
+    open_run(tmp_path, "fed_avg", FLAGS)
+    with pytest.raises(RunDirectoryError, match="'fed_avg', not 'gaia'"):
+        open_run(tmp_path, "gaia", FLAGS)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"config\.json cannot be read"):
+        open_run(tmp_path, "fed_avg", FLAGS)
+
+
+def test_refuses_what_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirectoryError, match="cannot be written"):
+        open_run(tmp_path / "file" / "below", "fed_avg", FLAGS)
+
+
+def test_a_summary_means_finished(tmp_path):
+    directory = open_run(tmp_path, "fed_avg", FLAGS)
+    write_json(directory.path / "summary.json", {"rounds": 5})
+    assert open_run(tmp_path, "fed_avg", FLAGS).finished == {"rounds": 5}
+
+
+def test_rows_are_whole_lines(tmp_path):
+    directory = open_run(tmp_path, "fed_avg", FLAGS)
+    write_rows(directory, [{"round": 0}])
+    append_row(directory, {"round": 1})
+    lines = directory.metrics_path.read_text().splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1]
+    write_rows(directory, [{"round": 0}])
+    assert directory.metrics_path.read_text() == '{"round": 0}\n'

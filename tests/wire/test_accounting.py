@@ -1,0 +1,82 @@
+"""Sums of bits: no bit is lost, only messages that were sent cost anything."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.base import Bits, Traffic
+from fedjax_comp.wire.accounting import (
+    add_bits,
+    dense_bits,
+    message_bits,
+    num_bits,
+    num_messages,
+    traffic_bits,
+    traffic_bytes,
+)
+from fedjax_comp.wire.codes import rans
+from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
+
+
+def test_each_field_costs_what_it_says():
+    payload = {
+        "bare": jnp.zeros((2, 3)),
+        "raw": Raw(jnp.zeros(5, jnp.bfloat16)),
+        "symbols": Symbols(jnp.zeros((2, 2), jnp.uint8), 5),
+        "indices": IndexSet(jnp.arange(3, dtype=jnp.uint32), 1000),
+        "flags": jnp.zeros(7, bool),
+    }
+    bits = num_bits(payload)
+    assert bits == Bits(2 * 3 * 32 + 5 * 16 + 2 * 2 * 3 + 3 * 10 + 7, ())
+    assert num_bits(jax.eval_shape(lambda: payload)) == bits
+    assert num_bits([]) == Bits(0)
+
+
+def test_one_variable_length_for_each_coded_field():
+    field = Symbols(jnp.zeros(100, jnp.uint8), 4)
+    bits = jax.jit(num_bits)([Coded(field, rans()), jnp.zeros(2), Coded(field, rans())])
+    assert len(bits.variable) == 2
+    assert all(v.dtype == jnp.uint32 and v.shape == () for v in bits.variable)
+    one = jax.jit(num_bits)([Coded(field, rans())])
+    assert message_bits(bits) == 2 * message_bits(one) + 64
+
+
+def test_sums_beyond_32_bits_are_exact():
+    most = jnp.uint32(2**32 - 1)
+    bits = add_bits(Bits(2**40 + 1, (most,)), Bits(1), Bits(0, (most, most)))
+    assert message_bits(bits) == 2**40 + 2 + 3 * (2**32 - 1)
+    stacked = Bits(2**40 + 1, (jnp.full((5, 3), most), jnp.full((5, 3), most)))
+    traffic = Traffic(stacked, jnp.ones((5, 3), bool))
+    each = 2**40 + 1 + 2 * (2**32 - 1)
+    assert traffic_bits(traffic) == 15 * each
+    assert traffic_bytes(traffic) == 15 * -(-each // 8)
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+def test_only_spoken_messages_cost_and_each_is_rounded_up(shape):
+    rng = np.random.default_rng(0)
+    spoke = rng.random(shape) < 0.5
+    first, second = rng.integers(0, 50, (2, *shape)).astype(np.uint32)
+    traffic = Traffic(Bits(3, (jnp.asarray(first), jnp.asarray(second))), spoke)
+    expected = [
+        3 + int(a) + int(b)
+        for a, b, s in zip(first.flat, second.flat, spoke.flat, strict=True)
+        if s
+    ]
+    assert traffic_bits(traffic) == sum(expected)
+    assert traffic_bytes(traffic) == sum(-(-bits // 8) for bits in expected)
+    assert num_messages(traffic) == len(expected)
+    static = Traffic(Bits(9), spoke)
+    assert traffic_bytes(static) == 2 * len(expected)
+    assert isinstance(traffic_bytes(static), int)
+
+
+def test_one_message_is_not_a_cohort():
+    with pytest.raises(ValueError, match="use traffic_bits"):
+        message_bits(Bits(1, (jnp.zeros(3, jnp.uint32),)))
+
+
+def test_dense_bits_are_those_of_the_dtypes():
+    tree = {"a": jnp.zeros((10, 3)), "b": jax.ShapeDtypeStruct((4,), "bfloat16")}
+    assert dense_bits(tree) == 10 * 3 * 32 + 4 * 16

@@ -1,0 +1,227 @@
+"""Messages: bits equal bytes, bytes give the payload back, damage gives `WireError`."""
+
+import tracemalloc
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_comp.wire.accounting import message_bits, num_bits
+from fedjax_comp.wire.codes import (
+    elias_delta,
+    elias_gamma,
+    elias_omega,
+    fixed_width,
+    rans,
+    shortest_index_set,
+)
+from fedjax_comp.wire.errors import WireError
+from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
+from fedjax_comp.wire.message import (
+    HEADER_BYTES,
+    frame,
+    from_bytes,
+    pack_body,
+    to_bytes,
+    unpack_body,
+)
+
+RNG = np.random.default_rng(0)
+LEVELS = RNG.choice(5, 700, p=[0.9, 0.04, 0.03, 0.02, 0.01]).astype(np.uint8)
+SYMBOLS = Symbols(jnp.asarray(LEVELS), 5)
+INDICES = IndexSet(
+    jnp.asarray(np.sort(RNG.choice(5000, 60, replace=False)), jnp.uint32), 5000
+)
+DENSE = IndexSet(
+    jnp.asarray(np.sort(RNG.choice(500, 450, replace=False)), jnp.uint32), 500
+)
+BITMAP = IndexSet(jnp.arange(0, 100, 2, dtype=jnp.uint32), 100)
+LARGE = Symbols(jnp.asarray(RNG.integers(2**20, size=300) >> 9, jnp.uint32), 2**20)
+
+PAYLOADS = {
+    "empty": [],
+    "arrays": {"w": jnp.arange(6.0).reshape(2, 3), "scalar": jnp.float32(-0.0)},
+    "zero size": [jnp.zeros((0, 3)), Raw(jnp.zeros(0, jnp.bfloat16))],
+    "fields": [SYMBOLS, Raw(jnp.ones(3, jnp.bfloat16)), INDICES],
+    "golomb": Coded(INDICES, shortest_index_set()),
+    "complement": Coded(DENSE, shortest_index_set()),
+    "bitmap": Coded(BITMAP, shortest_index_set()),
+    "rans": [Coded(SYMBOLS, rans()), jnp.ones(2)],
+    "rans lanes": Coded(SYMBOLS, rans(symbols_per_lane=50)),
+    "rans large": Coded(LARGE, rans()),
+    "elias": [Coded(SYMBOLS, c()) for c in (elias_gamma, elias_delta, elias_omega)],
+    "fixed": Coded(SYMBOLS, fixed_width()),
+}
+
+
+def raw_bytes(tree):
+    return [
+        (x.dtype, x.shape, np.ascontiguousarray(x).tobytes())
+        for x in jax.tree.leaves(tree)
+    ]
+
+
+def assert_same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    assert raw_bytes(ours) == raw_bytes(theirs)
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_bits_are_bytes_and_bytes_are_the_payload(name):
+    payload = PAYLOADS[name]
+    data = to_bytes(payload)
+    body_bits = message_bits(jax.jit(num_bits)(payload))
+    assert len(data) == HEADER_BYTES + -(-body_bits // 8)
+    assert_same(from_bytes(data, payload), payload)
+    assert_same(from_bytes(data, jax.eval_shape(lambda: payload)), payload)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32", "uint32"]
+    + ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "complex64"],
+)
+def test_every_pattern_of_bits_survives(dtype):
+    numpy_dtype = jnp.dtype(dtype)
+    patterns = RNG.integers(0, 256, 512 * numpy_dtype.itemsize).astype(np.uint8)
+    if dtype in ("bool", "int4", "uint4"):
+        patterns %= 2 if dtype == "bool" else 16
+    values = jnp.asarray(patterns.view(numpy_dtype))
+    payload = [SYMBOLS, values, values[:3]]
+    data = to_bytes(payload)
+    assert len(data) == HEADER_BYTES + -(-message_bits(num_bits(payload)) // 8)
+    assert_same(from_bytes(data, payload), payload)
+
+
+def test_payloads_of_nan_survive():
+    quiet = np.array([0x7FC00001, 0xFFC12345, 0x7F800001], np.uint32).view(np.float32)
+    half = np.array([0x7FC1, 0xFF81], np.uint16).view(ml_dtypes.bfloat16)
+    payload = [jnp.asarray(quiet), Raw(jnp.asarray(half))]
+    assert_same(from_bytes(to_bytes(payload), payload), payload)
+
+
+def test_keys_do_not_travel():
+    with pytest.raises(ValueError, match="keys do not travel"):
+        num_bits([jax.random.key(0)])
+
+
+# -------------------------------------------------------------------------- damage
+
+
+def test_each_kind_of_damage_is_named():
+    payload = PAYLOADS["fields"]
+    data = to_bytes(payload)
+    for damaged, words in [
+        (b"", "at least 16 bytes"),
+        (data[:15], "at least 16 bytes"),
+        (b"X" + data[1:], "begins with"),
+        (data[:3] + b"\x09" + data[4:], "version"),
+        (data[:-1], "a body of"),
+        (data + b"\x00", "a body of"),
+        (data[:-1] + bytes([data[-1] ^ 1]), "checksum"),
+        (frame(data[HEADER_BYTES:] + b"\x00"), "goes on"),
+        (frame(data[HEADER_BYTES:-1]), "ends early"),
+    ]:
+        with pytest.raises(WireError, match=words):
+            from_bytes(damaged, payload)
+
+
+def test_values_that_the_field_excludes_are_refused():
+    for kind, values, words in [
+        (lambda v: Symbols(v, 5), [4, 6], "6 < 5"),
+        (lambda v: IndexSet(v, 5), [1, 6], "6 < 5"),
+        (lambda v: IndexSet(v, 5), [2, 2], "ascending"),
+    ]:
+        wide = Symbols(jnp.asarray(values, jnp.uint32), 8)
+        with pytest.raises(WireError, match=words):
+            unpack_body(pack_body(wide), kind(wide.values))
+
+
+def test_filling_bits_must_be_zero():
+    body = pack_body(Symbols(jnp.ones(1, jnp.uint8), 4))
+    with pytest.raises(WireError, match="not zero"):
+        unpack_body(bytes([body[0] | 128]), Symbols(jnp.ones(1, jnp.uint8), 4))
+
+
+def attempt(decode, template, payload=None):
+    try:
+        back = decode(template)
+    except WireError:
+        return
+    # Whatever is accepted must be a payload that the field's own checks accept.
+    if payload is not None:
+        assert_same(back, payload)
+    else:
+        pack_body(back)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    name=st.sampled_from(sorted(PAYLOADS)),
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=3),
+    keep=st.one_of(st.just(1.0), st.floats(0, 1)),
+    tail=st.binary(max_size=3),
+)
+def test_damaged_messages_give_only_wire_errors(name, flips, keep, tail):
+    payload = PAYLOADS[name]
+    data = bytearray(to_bytes(payload))
+    for place, mask in flips:
+        data[int(place * (len(data) - 1))] ^= mask
+    damaged = bytes(data[: round(keep * len(data))]) + tail
+    attempt(lambda t: from_bytes(damaged, t), payload, payload)
+
+
+@settings(max_examples=200, deadline=None)
+@given(name=st.sampled_from(sorted(PAYLOADS)), data=st.binary(max_size=200))
+def test_random_bytes_give_only_wire_errors(name, data):
+    attempt(lambda t: from_bytes(data, t), PAYLOADS[name], PAYLOADS[name])
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    name=st.sampled_from(sorted(PAYLOADS)),
+    flips=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 255)), max_size=4),
+    keep=st.one_of(st.just(1.0), st.floats(0, 1)),
+    tail=st.binary(max_size=8),
+)
+def test_forged_bodies_give_only_wire_errors(name, flips, keep, tail):
+    body = bytearray(pack_body(PAYLOADS[name]))
+    for place, mask in flips:
+        if body:
+            body[int(place * (len(body) - 1))] ^= mask
+    forged = bytes(body[: round(keep * len(body))]) + tail
+    attempt(lambda t: from_bytes(frame(forged), t), PAYLOADS[name])
+
+
+@settings(max_examples=300, deadline=None)
+@given(name=st.sampled_from(sorted(PAYLOADS)), body=st.binary(max_size=300))
+def test_random_bodies_give_only_wire_errors(name, body):
+    attempt(lambda t: from_bytes(frame(body), t), PAYLOADS[name])
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00" * 40, b"\xfe" * 40], ids=len)
+def test_short_messages_do_not_make_the_decoder_allocate(body):
+    # 2**28 symbols would take 2 GiB as the uint64 that decoders work in. (Not for rANS:
+    # an honest message of 2**28 equal symbols is this short.)
+    shape = jax.ShapeDtypeStruct((2**28 - 2**17,), "uint8")
+    indices = jax.ShapeDtypeStruct((2**27,), "uint32")
+    templates = [
+        jax.ShapeDtypeStruct((2**28,), "float32"),
+        Symbols(shape, 200),
+        IndexSet(indices, 2**30),
+        Coded(IndexSet(indices, 2**30), shortest_index_set()),
+        *(
+            Coded(Symbols(shape, 200), code())
+            for code in (elias_gamma, elias_delta, elias_omega, fixed_width)
+        ),
+    ]
+    for template in templates:
+        tracemalloc.start()
+        with pytest.raises(WireError):
+            from_bytes(frame(body), template)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
