@@ -128,14 +128,14 @@ class ClientBatches(NamedTuple):
 
     Attributes:
       client_id: int32 scalar in `[0, K)`.
-      index: int32 `[S, B]`, rows of `Examples`; only those with `mask` are used.
+      rows: int32 `[S, B]`, rows of `Examples`; only those with `mask` are used.
       mask: bool `[S, B]`, False where a batch is short (no example is repeated).
       num_examples: int32 scalar, size of the client's own data set (its weight).
       active: bool scalar, False for a client that takes no part (empty, dropped out).
     """
 
     client_id: jax.Array
-    index: jax.Array
+    rows: jax.Array
     mask: jax.Array
     num_examples: jax.Array
     active: jax.Array

@@ -156,6 +156,10 @@ class _Reader:
         for keyword in node.keywords:
             if keyword.arg is None:
                 raise self._error("'**' is not read", self._column(keyword.value))
+            if keyword.arg in kwargs:
+                raise self._error(
+                    f"argument {keyword.arg!r} a second time", self._column(keyword)
+                )
             kwargs[keyword.arg] = self._evaluate(keyword.value, depth - 1)
         self._check_signature(node, name, factory, args, kwargs)
         try:

@@ -297,7 +297,7 @@ def params_sha256(params: PyTree) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory used so far: of the device where it tells, else of the process."""
+    """The most memory used: of the device where it tells, else of the process."""
     statistics = jax.local_devices()[0].memory_stats()
     if statistics and "peak_bytes_in_use" in statistics:
         return int(statistics["peak_bytes_in_use"])

@@ -64,7 +64,7 @@ def make_cohort(sizes, batch_size, epochs=1):
         first += size
     clients = ClientBatches(
         client_id=jnp.arange(len(sizes), dtype=jnp.int32),
-        index=jnp.asarray(index),
+        rows=jnp.asarray(index),
         mask=jnp.asarray(mask),
         num_examples=jnp.asarray(sizes, jnp.int32),
         active=jnp.asarray(sizes) > 0,

@@ -73,6 +73,6 @@ def test_refuses_what_cannot_be_run():
         chunked(0)
     with pytest.raises(ValueError, match="axis named 'clients'"):
         sharded(jax.make_mesh((1,), ("other",), devices=jax.devices()[:1]))
+    uneven = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     with pytest.raises(ValueError, match="one common leading axis"):
-        scanned_sizes = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
-        chunked(2)(lambda _, c: (c["a"], ()))(None, scanned_sizes)
+        chunked(2)(lambda _, c: (c["a"], ()))(None, uneven)

@@ -25,8 +25,10 @@ FLAGS = [
     "--eval_every=3",
     "--checkpoint_every=4",
     "--audit_every=20",
-    "--uplink=error_feedback(chain(top_k(0.1), stochastic_quantize(levels=16), "
-    "entropy_coded()))",
+    (
+        "--uplink=error_feedback(chain(top_k(0.1), stochastic_quantize(levels=16), "
+        "entropy_coded()))"
+    ),
     "--server_optimizer=sgd(1.0, momentum=0.5)",
 ]
 TIMED = {

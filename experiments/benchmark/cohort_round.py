@@ -64,7 +64,7 @@ def make_cohort(num_clients: int, examples: int, batch_size: int) -> Cohort:
     index = jnp.arange(count, dtype=jnp.int32)
     clients = ClientBatches(
         client_id=jnp.arange(num_clients, dtype=jnp.int32),
-        index=index.reshape(num_clients, steps, batch_size),
+        rows=index.reshape(num_clients, steps, batch_size),
         mask=jnp.ones((num_clients, steps, batch_size), bool),
         num_examples=jnp.full(num_clients, examples, jnp.int32),
         active=jnp.ones(num_clients, bool),
@@ -112,27 +112,27 @@ def jax_contenders(
         chosen["vmapped()"] = (build(), execution.vmapped())
     if every and model == "cnn":
         patches = models.cnn(convolve=models.conv_patches)
-        chosen["scanned(), conv_patches"] = (patches, execution.scanned())
+        chosen["auto(), conv_patches"] = (patches, execution.auto())
         chosen["vmapped(), conv_patches"] = (patches, execution.vmapped())
         library = models.cnn(convolve=models.conv_lax)
-        chosen["scanned(), conv_lax"] = (library, execution.scanned())
+        chosen["auto(), conv_lax"] = (library, execution.auto())
     return chosen
 
 
 def write_work(path: Path, cohort: Cohort, before: PyTree, after: PyTree) -> None:
     """Writes a round's work and its result for the PyTorch loop."""
     num_clients = cohort.clients.client_id.shape[0]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "x": np.asarray(cohort.examples.x).reshape(num_clients, -1, 28, 28, 1),
         "y": np.asarray(cohort.examples.y).reshape(num_clients, -1),
-        "learning_rate": np.float32(LEARNING_RATE),
-        "scale": np.float32(SCALE),
+        "learning_rate": np.array(LEARNING_RATE, np.float32),
+        "scale": np.array(SCALE, np.float32),
     }
     for prefix, params in (("before", before), ("after", after)):
         for layer in sorted(params, key=lambda name: (name.startswith("Dense"), name)):
             for kind in ("kernel", "bias"):
                 arrays[f"{prefix}/{layer}/{kind}"] = np.asarray(params[layer][kind])
-    np.savez(path, **arrays)
+    np.savez(path, allow_pickle=False, **arrays)
 
 
 @contextlib.contextmanager

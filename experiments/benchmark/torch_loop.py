@@ -90,7 +90,7 @@ def main(model: str, work_path: str, batch_size: int) -> None:
             p.copy_(value)
     run_round()
     difference = max(
-        float((p - value).abs().max())
+        float((p.detach() - value).abs().max())
         for p, value in zip(server.parameters(), parameters("after"), strict=True)
     )
     ready = {

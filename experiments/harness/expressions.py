@@ -5,20 +5,42 @@ from typing import Any
 
 import optax
 
+from experiments.harness.main import UsageError
 from fedjax_comp import compress, data, execution, models
+from fedjax_comp.base import Compressor
 from fedjax_comp.expression import parse
 
-OPTIMIZERS = (
-    "adabelief adadelta adagrad adam adamw chain clip clip_by_global_norm "
-    "cosine_decay_schedule exponential_decay lamb lion "
-    "piecewise_constant_schedule rmsprop sgd trace warmup_cosine_decay_schedule yogi"
-).split()
+OPTIMIZERS = {
+    name: getattr(optax, name)
+    for name in (
+        "adabelief",
+        "adadelta",
+        "adagrad",
+        "adam",
+        "adamw",
+        "chain",
+        "clip",
+        "clip_by_global_norm",
+        "cosine_decay_schedule",
+        "exponential_decay",
+        "lamb",
+        "lion",
+        "piecewise_constant_schedule",
+        "rmsprop",
+        "sgd",
+        "warmup_cosine_decay_schedule",
+        "yogi",
+    )
+}
+"""Optax's own names, and the schedules that stand in place of a learning rate."""
+
+COMPRESSORS = {name: getattr(compress, name) for name in compress.__all__}
 
 NAMES: Mapping[str, Mapping[str, object]] = {
-    "client_optimizer": {n: getattr(optax, n) for n in OPTIMIZERS},
-    "server_optimizer": {n: getattr(optax, n) for n in OPTIMIZERS},
-    "uplink": {n: getattr(compress, n) for n in compress.__all__ if n.islower()},
-    "downlink": {n: getattr(compress, n) for n in compress.__all__ if n.islower()},
+    "client_optimizer": OPTIMIZERS,
+    "server_optimizer": OPTIMIZERS,
+    "uplink": COMPRESSORS,
+    "downlink": COMPRESSORS,
     "execution": {
         n: getattr(execution, n)
         for n in ("auto", "chunked", "scanned", "sharded", "vmapped")
@@ -31,6 +53,20 @@ NAMES: Mapping[str, Mapping[str, object]] = {
         for n in models.__all__
         if n not in ("ModelFn", "classification")
     },
+}
+
+
+KINDS: Mapping[str, type] = {
+    "client_optimizer": optax.GradientTransformation,
+    "server_optimizer": optax.GradientTransformation,
+    "uplink": Compressor,
+    "downlink": Compressor,
+}
+EXAMPLES = {
+    "client_optimizer": "sgd(0.1)",
+    "server_optimizer": "sgd(1.0)",
+    "uplink": "top_k(0.01)",
+    "downlink": "identity()",
 }
 
 
@@ -47,5 +83,12 @@ def build(flag: str, text: str) -> Any:
     Raises:
       fedjax_comp.expression.ExpressionError: one line with the position and the nearest
         valid name.
+      UsageError: when the expression is valid but makes something else.
     """
-    return parse(text, NAMES[flag], flag=f"--{flag}")
+    made = parse(text, NAMES[flag], flag=f"--{flag}")
+    wanted = KINDS.get(flag)
+    if wanted is not None and not isinstance(made, wanted):
+        raise UsageError(
+            f"--{flag}={text} makes no {wanted.__name__}; e.g. {EXAMPLES[flag]} does."
+        )
+    return made

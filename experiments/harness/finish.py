@@ -35,7 +35,7 @@ HEADLINES = (
 """What a report shows first."""
 
 Claims = Callable[[Json], list[Json]]
-"""`(summary) -> [{name, target, measured, holds}]`: what a run shows, held against it."""
+"""`(summary) -> [{name, target, measured, holds}]`: what a run is to show."""
 
 
 def execute(

@@ -1,5 +1,6 @@
-"""The way into every experiment: flags in, one clear line and exit code 2 for mistakes."""
+"""The way into every experiment: flags in; for a mistake one line and exit code 2."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ def run_main(
         positional = values([name, *arguments[1:]])[1:]
         if positional:
             raise UsageError(
-                f"unexpected argument {positional[0]!r}: flags are written --name=value."
+                f"unexpected argument {positional[0]!r}; write flags as --name=value."
             )
     except (flags.Error, UsageError) as error:
         _exit_with(name, error)
@@ -52,7 +53,7 @@ def run_main(
         _exit_with(name, error)
     except KeyboardInterrupt:
         print(
-            f"\n{name}: interrupted; the same command resumes from the last checkpoint.",
+            f"\n{name}: interrupted; the same command resumes at the last checkpoint.",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
@@ -61,10 +62,12 @@ def run_main(
 def use_host_cores() -> None:
     """Makes each CPU core a device, so that `auto()` spreads clients over them.
 
-    Must run before jax touches a device; does nothing on accelerators.
+    Does nothing on accelerators, and nothing when devices are already in use: their
+    number is fixed by then.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    jax.config.update("jax_num_cpu_devices", cores)
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _exit_with(name: str, error: Exception) -> None:

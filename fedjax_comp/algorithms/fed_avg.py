@@ -60,7 +60,7 @@ class _Summand(NamedTuple):
 class _Sent(NamedTuple):
     bits: Bits
     spoke: jax.Array
-    message: tuple[Context, PyTree, PyTree] | None
+    messages: Messages | None
 
 
 def fed_avg(
@@ -98,7 +98,7 @@ def fed_avg(
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
-      An `Algorithm` with states `ServerState` and, per client, the uplink's `LinkState`.
+      An `Algorithm` of `ServerState` and, per client, the uplink's `LinkState`.
 
     Raises:
       ValueError: from `init` for a downlink with memory and no `population`.
@@ -164,9 +164,10 @@ def fed_avg(
                 info=tree.where(speaks, info, optax.tree.zeros_like(info)),
                 dropped=(batches.active & ~counts).astype(jnp.int32),
             )
-            message = (context, payload, link.receiver) if keep_messages else None
+            message = Messages(context, payload, link.receiver, speaks)
+            kept = message if keep_messages else None
             remembered = tree.where(speaks, LinkState(sender, receiver), link)
-            return summand, (remembered, _Sent(num_bits(payload), speaks, message))
+            return summand, (remembered, _Sent(num_bits(payload), speaks, kept))
 
         shared = _Shared(received, up_key, cohort.examples)
         total, (links, sent) = run_cohort(client_fn)(shared, (cohort.clients, clients))
@@ -192,7 +193,7 @@ def fed_avg(
         if keep_messages:
             info = info._replace(
                 messages={
-                    "uplink": Messages(*sent.message, sent.spoke),
+                    "uplink": sent.messages,
                     "downlink": _one_message(
                         down_context, broadcast, server.downlink.receiver, active.any()
                     ),

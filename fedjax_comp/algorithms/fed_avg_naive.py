@@ -36,10 +36,10 @@ def fed_avg_naive(
         if not client.active:
             continue
         local, opt_state = params, client_optimizer.init(params)
-        for index, mask in zip(client.index, client.mask, strict=True):
+        for rows, mask in zip(client.rows, client.mask, strict=True):
             if not mask.any():
                 continue
-            batch = jax.tree.map(lambda x, index=index: x[index], cohort.examples)
+            batch = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
             grads = jax.grad(task.loss)(local, batch, mask)
             updates, opt_state = client_optimizer.update(grads, opt_state, local)
             local = optax.apply_updates(local, updates)

@@ -43,7 +43,7 @@ def local_sgd(
 ) -> LocalUpdate:
     """Local training with any optax optimizer, started afresh every round.
 
-    Each step takes the batch of rows `index[s]` and does
+    Each step takes the batch of examples `rows[s]` and does
     `w <- optimizer(w, grad of loss(w; batch) + proximal * (w - w_0))`. A step whose
     mask is empty changes nothing (and costs nothing under `scanned`).
 
@@ -62,7 +62,8 @@ def local_sgd(
     >>> import jax, jax.numpy as jnp, optax
     >>> from fedjax_comp.base import ClientBatches, Examples, Task
     >>> fit = Task(None, lambda w, e, mask: jnp.mean((w - e.y) ** 2), None)
-    >>> batches = ClientBatches(0, jnp.array([[0], [1]]), jnp.ones((2, 1), bool), 2, True)
+    >>> mask = jnp.ones((2, 1), bool)
+    >>> batches = ClientBatches(0, jnp.array([[0], [1]]), mask, 2, jnp.array(True))
     >>> data = Examples(x=jnp.zeros(2), y=jnp.array([1.0, 1.0]))
     >>> w, info = local_sgd(fit, optax.sgd(0.25))(jnp.array(0.0), data, batches)
     >>> float(w), int(info.steps)
@@ -112,7 +113,7 @@ def local_sgd(
 
         nothing = LocalInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
         carry = (params, optimizer.init(params), nothing)
-        steps = (batches.index, batches.mask)
+        steps = (batches.rows, batches.mask)
         (params, _, info), _ = jax.lax.scan(step, carry, steps, unroll=unroll)
         return params, info
 

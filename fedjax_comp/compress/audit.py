@@ -5,6 +5,7 @@ alone give the payload back bit for bit, and what the receiver makes of them is 
 bit what it makes of the payload that the run used.
 """
 
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 
 from fedjax_comp.base import Bits, Compressor, Context, Messages, PyTree
 from fedjax_comp.wire.accounting import message_bits, num_bits
-from fedjax_comp.wire.message import HEADER_BYTES, WireError, from_bytes, to_bytes
+from fedjax_comp.wire.errors import WireError
+from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes
 
 
 class Audit(NamedTuple):
@@ -82,11 +84,11 @@ def _fault(receive: Receive, message: Messages) -> str | None:
 
 def bit_equal(a: PyTree, b: PyTree) -> bool:
     """Whether two trees have the same structure and the same bytes in every leaf."""
-    left, left_def = jax.tree.flatten(a)
-    right, right_def = jax.tree.flatten(b)
-    return left_def == right_def and all(
+    if operator.ne(jax.tree.structure(a), jax.tree.structure(b)):
+        return False
+    return all(
         np.asarray(x).dtype == np.asarray(y).dtype
         and np.asarray(x).shape == np.asarray(y).shape
         and np.asarray(x).tobytes() == np.asarray(y).tobytes()
-        for x, y in zip(left, right, strict=True)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )

@@ -98,7 +98,7 @@ def make_batches(
     ...     max_client_size=3, epochs=1, batch_size=2)
     >>> batches.mask.astype(jnp.int32).tolist()
     [[[0, 0], [0, 0]], [[1, 1], [1, 0]]]
-    >>> sorted(batches.index[1][batches.mask[1]].tolist())
+    >>> sorted(batches.rows[1][batches.mask[1]].tolist())
     [2, 4, 7]
 
     Source: McMahan et al. 2017, arXiv 1602.05629, algorithm 1 (ClientUpdate).
@@ -124,7 +124,7 @@ def make_batches(
         rows = jnp.take(order, begin + jnp.where(mask, shuffled, 0), mode="clip")
         return ClientBatches(
             client_id=client_id,
-            index=jnp.where(mask, rows, 0).reshape(epochs * steps, batch),
+            rows=jnp.where(mask, rows, 0).reshape(epochs * steps, batch),
             mask=mask.reshape(epochs * steps, batch),
             num_examples=size,
             active=size > 0,

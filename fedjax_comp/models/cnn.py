@@ -11,7 +11,8 @@ import functools
 import jax
 from flax import linen as nn
 
-from fedjax_comp.models.convolution import Conv, ConvFn, max_pool_2x2
+from fedjax_comp.models.convolution import Conv, ConvFn
+from fedjax_comp.models.pooling import max_pool_2x2
 from fedjax_comp.models.task import ModelFn
 
 

@@ -7,7 +7,7 @@ with an embedding.
 """
 
 import math
-from typing import Protocol
+from typing import Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +90,7 @@ def classification(
         # A masked row may hold anything: zero times the gradient of an overflow is NaN,
         # so such a row is replaced before it meets the parameters.
         inputs = jnp.where(per_example, inputs, jnp.zeros((), dtype))
-        logits = module.apply({"params": params}, inputs)
+        logits = cast(jax.Array, module.apply({"params": params}, inputs))
         labels = examples.y.astype(jnp.int32)
         per_label = mask.reshape(mask.shape + (1,) * (labels.ndim - 1))
         per_label = jnp.broadcast_to(per_label, labels.shape)

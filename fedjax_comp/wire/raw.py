@@ -20,10 +20,12 @@ class HasShape(Protocol):
     """An array, or a `jax.ShapeDtypeStruct` that stands for one."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """Its dtype."""
 
 
 def size_of(array: HasShape) -> int:

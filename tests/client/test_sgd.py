@@ -49,7 +49,7 @@ def test_masked_steps_leave_momentum_alone():
     update = jax.jit(local_sgd(TASK, optax.sgd(0.3, momentum=0.9)))
     short = client(cohort, 0)
     got, info = update(params, cohort.examples, short)
-    trimmed = short._replace(index=short.index[:1], mask=short.mask[:1])
+    trimmed = short._replace(rows=short.rows[:1], mask=short.mask[:1])
     expected, _ = update(params, cohort.examples, trimmed)
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert int(info.steps) == 1

@@ -56,11 +56,11 @@ def test_an_epoch_is_a_permutation_of_the_clients_own(sizes, batch_size):
     )
     width = min(batch_size, longest) or longest
     steps = -(-longest // width)
-    assert got.index.shape == got.mask.shape == (len(sizes), epochs * steps, width)
-    assert got.index.dtype == jnp.int32
+    assert got.rows.shape == got.mask.shape == (len(sizes), epochs * steps, width)
+    assert got.rows.dtype == jnp.int32
     for row, client in enumerate(ids.tolist()):
         own = np.asarray(order[offsets[client] : offsets[client + 1]])
-        index = np.asarray(got.index[row]).reshape(epochs, -1)
+        index = np.asarray(got.rows[row]).reshape(epochs, -1)
         mask = np.asarray(got.mask[row]).reshape(epochs, -1)
         for e in range(epochs):
             assert mask[e].tolist() == [j < len(own) for j in range(mask.shape[1])]
@@ -80,7 +80,7 @@ def test_shuffles_are_uniform_and_epochs_independent():
     keys = jax.random.split(jax.random.key(0), clients)
     zero = jnp.zeros(1, jnp.int32)
     got = jax.jit(jax.vmap(lambda key: one(key, order, offsets, zero)))(keys)
-    orders = np.asarray(got.index)[:, 0, :, :4]
+    orders = np.asarray(got.rows)[:, 0, :, :4]
     names = {p: i for i, p in enumerate(itertools.permutations(range(4)))}
     first, second = (
         np.array([names[tuple(o)] for o in orders[:, e].tolist()]) for e in (0, 1)
@@ -103,14 +103,37 @@ def test_long_shuffles_put_every_example_everywhere():
         epochs=1,
         batch_size=0,
     )
-    index = np.asarray(got.index)[:, 0]
+    index = np.asarray(got.rows)[:, 0]
     for column in (0, size // 2, size - 1):
         counts = np.bincount(index[:, column], minlength=size)
         assert stats.chisquare(counts).pvalue > FALSE_ALARM
+    # Fixed points have mean 1 and variance 1; with rounds alike there would be twice as
+    # many, since the square of a permutation keeps what its cycles of two exchange.
+    fixed_points = int((index == np.arange(size)).sum())
+    bound = stats.norm.isf(FALSE_ALARM / 2)
+    assert abs(fixed_points - clients) < bound * np.sqrt(clients)
     # Neighbours in storage are not kept in order: each precedes the next half the time.
     position = np.argsort(index, axis=1)
     ascending = int((position[:, 0] < position[:, 1]).sum())
     assert stats.binomtest(ascending, clients).pvalue > FALSE_ALARM
+
+
+def test_ties_of_a_very_long_shuffle_do_not_keep_the_stored_order():
+    # Ascents of a random permutation of n: mean (n - 1) / 2, variance (n + 1) / 12.
+    # One round has 16 random bits here: some n^2 / 2^17 ties would be ascents.
+    size = 60_000
+    got = batches_of(
+        jax.random.key(0),
+        jnp.arange(size, dtype=jnp.int32),
+        jnp.asarray([0, size], jnp.int32),
+        jnp.zeros(1, jnp.int32),
+        max_client_size=size,
+        epochs=1,
+        batch_size=0,
+    )
+    ascents = int((np.diff(np.asarray(got.rows).reshape(-1)) > 0).sum())
+    bound = stats.norm.isf(FALSE_ALARM / 2)
+    assert abs(ascents - (size - 1) / 2) < bound * np.sqrt((size + 1) / 12)
 
 
 def test_a_clients_batches_do_not_depend_on_the_cohort():
@@ -119,9 +142,9 @@ def test_a_clients_batches_do_not_depend_on_the_cohort():
     key = jax.random.key(2)
     all_three = batches_of(key, order, offsets, jnp.array([0, 1, 2]), **static)
     last = batches_of(key, order, offsets, jnp.array([2]), **static)
-    np.testing.assert_array_equal(all_three.index[2], last.index[0])
+    np.testing.assert_array_equal(all_three.rows[2], last.rows[0])
     other = batches_of(jax.random.key(3), order, offsets, jnp.array([2]), **static)
-    assert not np.array_equal(last.index, other.index)
+    assert not np.array_equal(last.rows, other.rows)
 
 
 @pytest.mark.parametrize(
@@ -171,9 +194,9 @@ def test_a_population_goes_through_jit_as_it_is():
         return sample_cohort(key, data, cohort_size=5, epochs=2, batch_size=8)
 
     cohort = chosen(jax.random.key(0), data)
-    assert cohort.clients.index.shape == (5, 2 * 4, 8)
+    assert cohort.clients.rows.shape == (5, 2 * 4, 8)
     assert cohort.examples.x.dtype == jnp.uint8
-    labels = cohort.examples.y[cohort.clients.index]
+    labels = cohort.examples.y[cohort.clients.rows]
     assert labels.shape == (5, 8, 8)
     chosen(jax.random.key(1), data)
     assert chosen._cache_size() == 1

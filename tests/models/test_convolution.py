@@ -1,7 +1,4 @@
-"""The convolutions against lax in float64, the pooling against flax."""
-
-import functools
-import itertools
+"""The convolutions against lax in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +13,6 @@ from fedjax_comp.models.convolution import (
     conv_lax,
     conv_patches,
     default_conv,
-    max_pool_2x2,
 )
 
 WAYS = [conv_direct, conv_patches]
@@ -128,18 +124,3 @@ def test_default_is_direct_on_cpu_only(monkeypatch):
     for backend, expected in (("cpu", conv_direct), ("gpu", conv_lax)):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         assert default_conv() is expected
-
-
-@pytest.mark.parametrize("size", list(itertools.product((8, 7, 2), (5, 6))), ids=str)
-def test_pool_is_that_of_flax_with_ties(size):
-    # Few distinct values: most windows have ties, which go to the first pixel.
-    x = jnp.asarray(np.random.default_rng(0).integers(-2, 2, (3, *size, 2)), float)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def value_and_gradient(pool, x):
-        out, pull = jax.vjp(pool, x)
-        return out, pull(jnp.sin(jnp.arange(out.size)).reshape(out.shape))
-
-    expected = value_and_gradient(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)), x)
-    actual = value_and_gradient(max_pool_2x2, x)
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)

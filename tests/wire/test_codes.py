@@ -124,7 +124,8 @@ def test_factories_are_cached_so_that_treedefs_are_equal():
     assert rans() is rans(symbols_per_lane=8192)
     field = symbols(np.zeros(10), 3)
     first, second = (jax.tree.structure(Coded(field, rans())) for _ in range(2))
-    assert first == second and hash(first) == hash(second)
+    assert first == second
+    assert hash(first) == hash(second)
 
 
 def test_lengths_are_exact_under_jit_vmap_and_scan():
@@ -303,7 +304,8 @@ def test_the_same_table_comes_out_of_jax_and_numpy(data):
         (*device_tokens, *jitted_frequencies(*device_tokens, m)),
         strict=True,
     ):
-        assert ours.dtype == np.uint32 and theirs.dtype == jnp.uint32
+        assert ours.dtype == np.uint32
+        assert theirs.dtype == jnp.uint32
         np.testing.assert_array_equal(ours, theirs)
     assert frequencies.sum() == 2**14
     np.testing.assert_array_equal(frequencies > 0, host > 0)

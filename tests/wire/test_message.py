@@ -82,8 +82,23 @@ def test_bits_are_bytes_and_bytes_are_the_payload(name):
 
 @pytest.mark.parametrize(
     "dtype",
-    ["bool", "int4", "uint4", "int8", "uint8", "int16", "uint16", "int32", "uint32"]
-    + ["float8_e4m3fn", "float8_e5m2", "float16", "bfloat16", "float32", "complex64"],
+    [
+        "bool",
+        "int4",
+        "uint4",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "float8_e4m3fn",
+        "float8_e5m2",
+        "float16",
+        "bfloat16",
+        "float32",
+        "complex64",
+    ],
 )
 def test_every_pattern_of_bits_survives(dtype):
     numpy_dtype = jnp.dtype(dtype)

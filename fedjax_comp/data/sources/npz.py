@@ -27,7 +27,8 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
     [array([0, 1, 2])]
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here, because NumPy leaves a file open that turns out to be damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return [arrays[name] for name in names]
     except (
         KeyError,

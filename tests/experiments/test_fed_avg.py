@@ -1,0 +1,196 @@
+"""The command: what it leaves behind, and how it answers mistakes."""
+
+import json
+import math
+
+import pytest
+
+from experiments.fed_avg import compare
+from experiments.fed_avg.run import main
+
+SUMMARY_KEYS = {
+    "experiment",
+    "dataset",
+    "model",
+    "num_parameters",
+    "num_clients",
+    "rounds",
+    "test_accuracy",
+    "best_test_accuracy",
+    "rounds_to_target",
+    "uplink_bytes",
+    "downlink_bytes",
+    "dense_uplink_bytes",
+    "dense_downlink_bytes",
+    "audited_messages",
+    "audit_failures",
+    "seconds_total",
+    "seconds_per_round",
+    "client_steps_per_second",
+    "compile_seconds",
+    "peak_memory_bytes",
+    "params_sha256",
+    "claims",
+}
+ROW_KEYS = {
+    "round",
+    "test_accuracy",
+    "test_loss",
+    "train_loss",
+    "uplink_bytes",
+    "downlink_bytes",
+    "seconds",
+}
+
+
+def test_quick_run_leaves_everything_behind(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path}",
+        "--quick",
+        "--model=linear()",
+        "--num_rounds=6",
+        "--eval_every=2",
+        "--audit_every=3",
+        "--target_accuracy=0.2",
+        "--client_optimizer=sgd(1.0)",
+        "--uplink=error_feedback(chain(top_k(0.1), qsgd(4), entropy_coded()))",
+        "--downlink=to_dtype('bfloat16')",
+        "--noprogress",
+    ]
+    main(["fed_avg", *flags])
+    out = capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary.keys() >= SUMMARY_KEYS
+    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [0, 2, 4, 6]
+    assert all(row.keys() == ROW_KEYS for row in rows)
+    # Linear on 8x8: 650 numbers; bfloat16 halves the downlink to the bit.
+    assert summary["num_parameters"] == 650
+    assert summary["downlink_bytes"] == 6 * 10 * 650 * 2
+    assert summary["dense_downlink_bytes"] == 6 * 10 * 650 * 4
+    assert 0 < summary["uplink_bytes"] < summary["dense_uplink_bytes"] / 20
+    assert summary["audited_messages"] == 2 * (10 + 1)
+    assert summary["audit_failures"] == 0
+    assert all(claim["holds"] for claim in summary["claims"])
+    assert len(summary["params_sha256"]) == 64
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["flags"]["uplink"].startswith("error_feedback(")
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 2
+    assert list((tmp_path / "events").glob("events.out.tfevents.*"))
+    assert list((tmp_path / "checkpoints").iterdir())
+    assert str(tmp_path / "report.html") in out
+
+    main(["fed_avg", *flags])
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_training_learns(tmp_path):
+    main(
+        [
+            "fed_avg",
+            f"--workdir={tmp_path}",
+            "--model=linear()",
+            "--num_rounds=40",
+            "--eval_every=40",
+            "--checkpoint_every=0",
+            "--noprogress",
+        ]
+    )
+    assert json.loads((tmp_path / "summary.json").read_text())["test_accuracy"] > 0.85
+
+
+def test_comparison_is_side_by_side(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path}",
+        "--quick",
+        "--model=linear()",
+        "--num_rounds=4",
+        "--audit_every=4",
+        "--pipeline=dense: identity() | identity()",
+        "--pipeline=half: to_dtype('bfloat16') | to_dtype('bfloat16')",
+        "--noprogress",
+    ]
+    compare.main(["compare", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    half = summary["pipelines"]["half"]
+    assert 2 * half["uplink_bytes"] == summary["pipelines"]["dense"]["uplink_bytes"]
+    assert summary["pipelines"]["dense"]["audited_messages"] == 11
+    assert (tmp_path / "half" / "summary.json").exists()
+    assert (tmp_path / "report.html").exists()
+    out = capsys.readouterr().out
+    assert "2.0x fewer" in out
+    assert str(tmp_path / "report.html") in out
+
+
+def mistake(capsys, flags, command=main):
+    with pytest.raises(SystemExit) as stop:
+        command(["fed_avg", *flags])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--dataset=mnits", "did you mean 'mnist'"),
+        ("--cohort_size=101", "--num_clients=100"),
+        ("--num_rounds=0", "num_rounds"),
+        ("--num_clients=0", "num_clients"),
+        ("--batch_size=-1", "batch_size"),
+        ("--client_optimizer=sgd(nan)", "nan"),
+        ("--client_optimizer=sgd(1e999)", "1e999"),
+        ("--client_optimizer=top_k(0.1)", "unknown name 'top_k'"),
+        ("--proximal=nan", "proximal"),
+        ("--target_accuracy=99", "--target_accuracy=99"),
+        ("--uplink=topk(0.1)", "did you mean 'top_k'"),
+        ("--uplink=top_k(1.5)", "fraction=1.5"),
+        ("--uplink=top_k(fractoin=0.1)", "fractoin"),
+        ("--uplink=top_k", "top_k("),
+        ("--uplink=__import__('os')", "__import__"),
+        ("--uplink=chain(sign(), top_k(0.1))", "open"),
+        ("--uplink=top_k(0.1", "--uplink"),
+        ("--model=cnn", "cnn("),
+        ("--partition=shards(0)", "per_client=0"),
+        ("--partition=natural()", "digits"),
+        ("--execution=chunked(0)", "size=0"),
+        ("--no_such_flag=1", "no_such_flag"),
+        ("--seed=x", "seed"),
+        ("extra", "extra"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
+    line = mistake(capsys, [f"--workdir={tmp_path / 'run'}", "--noprogress", flag])
+    assert expected in line
+
+
+def test_workdir_mistakes(tmp_path, capsys):
+    assert "--workdir" in mistake(capsys, [])
+    (tmp_path / "file").write_text("")
+    line = mistake(capsys, [f"--workdir={tmp_path / 'file'}"])
+    assert "cannot be written" in line
+
+
+def test_pipeline_mistakes(tmp_path, capsys):
+    for text, expected in (
+        ("dense identity()", "NAME: UPLINK | DOWNLINK"),
+        ("a: topk(1) | identity()", "top_k"),
+        ("../a: identity() | identity()", "NAME: UPLINK | DOWNLINK"),
+    ):
+        flags = [f"--workdir={tmp_path}", f"--pipeline={text}"]
+        assert expected in mistake(capsys, flags, compare.main)
+
+
+def test_ratio_of_an_empty_run_is_finite():
+    summary = dict.fromkeys(
+        (
+            "uplink_bytes",
+            "downlink_bytes",
+            "dense_uplink_bytes",
+            "dense_downlink_bytes",
+        ),
+        0,
+    )
+    assert all(map(math.isfinite, compare.ratios(summary)))
