@@ -85,7 +85,7 @@ def build(flag: str, text: str) -> Any:
         valid name.
       UsageError: when the expression is valid but makes something else.
     """
-    made = parse(text, NAMES[flag], flag=f"--{flag}")
+    made = parse(text, NAMES[flag], flag=flag)
     wanted = KINDS.get(flag)
     if wanted is not None and not isinstance(made, wanted):
         raise UsageError(

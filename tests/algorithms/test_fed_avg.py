@@ -143,7 +143,7 @@ def test_client_memory_makes_up_for_what_was_not_sent():
     cohort = make_cohort([6], batch_size=3)
     dense, _, _ = one_round(cohort, uplink=identity())
     sparse, clients, _ = one_round(cohort, uplink=error_feedback(top_k(0.3)))
-    memory = clients.sender[0]
-    rebuilt = jax.tree.map(lambda w, m: w + m[0], sparse, memory)
-    assert_close(rebuilt, dense)
-    assert any(np.any(np.asarray(m) != 0) for m in jax.tree.leaves(memory))
+    memory = jax.tree.leaves(clients.sender[0])
+    rebuilt = [w + m[0] for w, m in zip(jax.tree.leaves(sparse), memory, strict=True)]
+    assert_close(rebuilt, jax.tree.leaves(dense))
+    assert any(np.any(np.asarray(m) != 0) for m in memory)

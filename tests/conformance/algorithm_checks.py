@@ -1,0 +1,153 @@
+"""What must hold of every algorithm; each check raises `AssertionError` if it does not.
+
+They are plain functions so that `test_algorithm_mutations.py` can hold them against
+algorithms that were broken on purpose.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp import execution as executions
+from fedjax_comp.base import Algorithm, Cohort, PyTree, RoundInfo
+from fedjax_comp.compress.audit import make_auditor
+from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+from tests.conformance.algorithm_table import Entry
+from tests.problems import make_cohort, softmax_task, stack_clients
+
+STRATEGIES = {
+    "vmapped": executions.vmapped(),
+    "chunked(2)": executions.chunked(2),
+    "sharded": executions.sharded(),
+}
+SIZES = [6, 3, 9]
+
+
+class Outcome(NamedTuple):
+    """Everything that rounds leave behind."""
+
+    server: PyTree
+    clients: PyTree
+    infos: list[RoundInfo]
+    traces: int
+
+
+def run(algorithm: Algorithm, cohort: Cohort, *, rounds: int = 2) -> Outcome:
+    """Runs rounds under jit and counts how often the round was traced."""
+    traces = 0
+
+    def counted(*arguments):
+        nonlocal traces
+        traces += 1
+        return algorithm.round(*arguments)
+
+    step = jax.jit(counted)
+    params = softmax_task().init(jax.random.key(1))
+    server, template = algorithm.init(jax.random.key(2), params)
+    clients = stack_clients(template, cohort.clients.client_id.shape[0])
+    infos = []
+    for i in range(rounds):
+        server, clients, info = step(jax.random.key(10 + i), server, clients, cohort)
+        infos.append(info)
+    return Outcome(server, clients, infos, traces)
+
+
+def check_executions_agree(entry: Entry) -> None:
+    """All strategies compute the same rounds to float tolerance, the same bytes."""
+    cohort = make_cohort(SIZES, batch_size=3)
+    expected = run(entry.make(executions.scanned(), False), cohort, rounds=1)
+    for strategy in STRATEGIES.values():
+        got = run(entry.make(strategy, False), cohort, rounds=1)
+        jax.tree.map(_close, got.server, expected.server)
+        jax.tree.map(_close, got.clients, expected.clients)
+        np.testing.assert_allclose(
+            got.infos[0].train_loss, expected.infos[0].train_loss, rtol=1e-5
+        )
+        for name in ("uplink", "downlink"):
+            ours, theirs = (getattr(x.infos[0], name) for x in (got, expected))
+            np.testing.assert_array_equal(ours.spoke, theirs.spoke)
+            assert ours.bits.fixed == theirs.bits.fixed
+
+
+def check_one_trace_and_stable_state(entry: Entry) -> None:
+    """Later rounds compile nothing: states keep their structure, shapes and dtypes."""
+    outcome = run(entry.make(executions.scanned(), False), make_cohort(SIZES, 3))
+    assert outcome.traces == 1, f"traced {outcome.traces} times"
+
+
+def check_bytes(entry: Entry) -> None:
+    """The ledger's bytes are those of the messages, which decode from them alone."""
+    cohort = make_cohort(SIZES, batch_size=3)
+    silent = cohort.clients._replace(active=jnp.array([True, False, True]))
+    algorithm = entry.make(executions.scanned(), True)
+    for cohort in (cohort, cohort._replace(clients=silent)):
+        for info in run(algorithm, cohort).infos:
+            for name, messages in info.messages.items():
+                audit = make_auditor(entry.links[name])(messages)
+                assert not audit.failures, audit.failures
+                sent = np.flatnonzero(messages.spoke)
+                written = 0
+                for i in sent:
+                    payload = jax.tree.map(lambda x, i=int(i): x[i], messages.payload)
+                    written += len(to_bytes(payload)) - HEADER_BYTES
+                traffic = getattr(info, name)
+                # A broadcast is one message that several clients hear.
+                copies = num_messages(traffic) // max(len(sent), 1)
+                assert traffic_bytes(traffic) == written * copies, name
+
+
+def check_silence(entry: Entry) -> None:
+    """A client that takes no part costs nothing and keeps its memory."""
+    cohort = make_cohort(SIZES, batch_size=3)
+    algorithm = entry.make(executions.scanned(), False)
+    before = run(algorithm, cohort, rounds=1)
+    idle = cohort._replace(
+        clients=cohort.clients._replace(active=jnp.array([True, False, True]))
+    )
+    server, clients, info = jax.jit(algorithm.round)(
+        jax.random.key(3), before.server, before.clients, idle
+    )
+    assert not bool(info.uplink.spoke[1])
+    assert num_messages(info.uplink) == 2
+    jax.tree.map(lambda a, b: _equal(a[1], b[1]), clients, before.clients)
+    # What it holds cannot matter either.
+    examples = cohort.examples._replace(x=cohort.examples.x.at[SIZES[0]].set(jnp.inf))
+    other = jax.jit(algorithm.round)(
+        jax.random.key(3), before.server, before.clients, idle._replace(examples=examples)
+    )
+    jax.tree.map(_equal, other[0], server)
+
+
+def check_broken_client(entry: Entry) -> None:
+    """A client with a non-finite update is dropped and counted, and nothing is NaN."""
+    cohort = make_cohort(SIZES, batch_size=3)
+    algorithm = entry.make(executions.scanned(), False)
+    x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
+    broken = cohort._replace(examples=cohort.examples._replace(x=x))
+    outcome = run(algorithm, broken)
+    for leaf in jax.tree.leaves((outcome.server, outcome.clients)):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            assert np.isfinite(leaf).all()
+    for info in outcome.infos:
+        assert int(info.dropped) == 1
+        assert np.isfinite(info.train_loss)
+
+
+CHECKS = {
+    "executions agree": check_executions_agree,
+    "one trace": check_one_trace_and_stable_state,
+    "bytes": check_bytes,
+    "silence": check_silence,
+    "broken client": check_broken_client,
+}
+
+
+def _close(a: jax.Array, b: jax.Array) -> None:
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _equal(a: jax.Array, b: jax.Array) -> None:
+    np.testing.assert_array_equal(a, b)

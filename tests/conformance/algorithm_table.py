@@ -1,0 +1,64 @@
+"""Every algorithm on the contract of `fedjax_comp.base.Algorithm`, for one battery.
+
+To add one, add a line: the battery in `test_algorithm_conformance.py` does the rest.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import optax
+
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.base import Algorithm, Compressor, Execution
+from fedjax_comp.compress import (
+    chain,
+    entropy_coded,
+    error_feedback,
+    identity,
+    qsgd,
+    stochastic_quantize,
+    top_k,
+)
+from tests.problems import softmax_task
+
+
+class Entry(NamedTuple):
+    """An algorithm under test.
+
+    Attributes:
+      make: `(execution, keep_messages) -> Algorithm` on `softmax_task()`.
+      links: direction to the compressor of its messages.
+    """
+
+    make: Callable[[Execution, bool], Algorithm]
+    links: dict[str, Compressor]
+
+
+def _fed_avg(uplink: Compressor, downlink: Compressor, **options: object) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return fed_avg(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            uplink=uplink,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+            **options,
+        )
+
+    return Entry(make, {"uplink": uplink, "downlink": downlink})
+
+
+ALGORITHMS = {
+    "fed_avg dense": _fed_avg(identity(), identity()),
+    "fed_avg compressed": _fed_avg(
+        error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded())),
+        chain(stochastic_quantize(levels=256), entropy_coded()),
+    ),
+    "fed_avg proximal": _fed_avg(identity(), identity(), proximal=0.1),
+    "fed_avg momentum": _fed_avg(
+        top_k(0.5),
+        error_feedback(stochastic_quantize(levels=64)),
+        server_optimizer=optax.sgd(1.0, momentum=0.9),
+    ),
+}
