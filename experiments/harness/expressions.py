@@ -48,11 +48,7 @@ NAMES: Mapping[str, Mapping[str, object]] = {
     "partition": {
         n: getattr(data, n) for n in ("dirichlet", "iid", "natural", "shards")
     },
-    "model": {
-        n: getattr(models, n)
-        for n in models.__all__
-        if n not in ("ModelFn", "classification")
-    },
+    "model": models.FACTORIES,
 }
 
 

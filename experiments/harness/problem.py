@@ -62,6 +62,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
         model(spec.num_classes),
         input_shape=spec.input_shape,
         scale=spec.scale,
+        ignore_label=spec.ignore_label,
         # Stored integers that are not scaled are symbols, not numbers.
         input_dtype=jnp.int32 if _is_symbolic(population) else jnp.float32,
     )

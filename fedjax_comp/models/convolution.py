@@ -7,12 +7,13 @@ turns every convolution into a grouped one, which is slower still. So the way of
 computing is an argument here, a `ConvFn`, and all ways have the same parameters:
 
 * `conv_direct`: output and both gradients are ordinary NHWC/HWIO convolutions, and
-  kernels with a client axis are taken one at a time. The default on CPU, where it was
-  the fastest of all in every measurement (`experiments/benchmark`).
+  kernels with a client axis are taken one at a time. The default on CPU, where it took
+  the least time of the three (figures in `experiments/benchmark`).
 * `conv_lax`: `jax.lax.conv_general_dilated` and whatever JAX makes of it. The default
   on every other backend, where the vendor's kernels need no such care.
-* `conv_patches`: im2col and one matrix product, batched under `jax.vmap`. For client
-  axes on accelerators, where grouped convolutions are slow.
+* `conv_patches`: im2col and one matrix product, batched under `jax.vmap`. For mapped
+  clients on an accelerator, where grouped convolutions are known to be slow; whether it
+  is faster there has not been measured.
 
 Convolution here means what it means in deep learning: stride one, zero padding to the
 size of the input ("SAME"), the kernel not flipped,

@@ -119,7 +119,7 @@ def test_comparison_is_side_by_side(tmp_path, capsys):
     assert (tmp_path / "half" / "summary.json").exists()
     assert (tmp_path / "report.html").exists()
     out = capsys.readouterr().out
-    assert "2.0x fewer" in out
+    assert "2.0x" in out
     assert str(tmp_path / "report.html") in out
 
 
