@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import jax
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -12,7 +14,8 @@ def test_the_notebook_example_runs(capsys):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["accuracy"] > 0.85
-    dense = 100 * 10 * 4 * sum(x.size for x in names["params"].values() for x in x.values())
+    num_parameters = sum(x.size for x in jax.tree.leaves(names["params"]))
+    dense = 100 * 10 * 4 * num_parameters
     assert 0 < names["ledger"].uplink_bytes < dense / 20
     assert "bytes up" in capsys.readouterr().out
 

@@ -48,7 +48,7 @@ NAMES: Mapping[str, Mapping[str, object]] = {
     "partition": {
         n: getattr(data, n) for n in ("dirichlet", "iid", "natural", "shards")
     },
-    "model": models.FACTORIES,
+    "model": {n: getattr(models, n) for n in models.FACTORIES},
 }
 
 

@@ -4,8 +4,7 @@ McMahan, Moore, Ramage, Hampson and Aguera y Arcas, "Communication-Efficient Lea
 of Deep Networks from Decentralized Data", AISTATS 2017, section 3: characters embedded
 in 8 dimensions, two LSTM layers of 256 units, a softmax over the vocabulary.
 
-With `V` characters that is `796,672 + 265 V` parameters: 817,872 for 80 characters and
-820,522 for the 90 of Reddi et al., "Adaptive Federated Optimization", ICLR 2021. The
+With `V` characters that is `796,672 + 265 V` parameters, 817,872 for 80 characters. The
 866,578 that McMahan et al. state follow from no `V` in this description.
 """
 

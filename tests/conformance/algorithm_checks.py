@@ -83,8 +83,8 @@ def check_bytes(entry: Entry) -> None:
     cohort = make_cohort(SIZES, batch_size=3)
     silent = cohort.clients._replace(active=jnp.array([True, False, True]))
     algorithm = entry.make(executions.scanned(), True)
-    for cohort in (cohort, cohort._replace(clients=silent)):
-        for info in run(algorithm, cohort).infos:
+    for clients in (cohort.clients, silent):
+        for info in run(algorithm, cohort._replace(clients=clients)).infos:
             for name, messages in info.messages.items():
                 audit = make_auditor(entry.links[name])(messages)
                 assert not audit.failures, audit.failures
@@ -115,8 +115,9 @@ def check_silence(entry: Entry) -> None:
     jax.tree.map(lambda a, b: _equal(a[1], b[1]), clients, before.clients)
     # What it holds cannot matter either.
     examples = cohort.examples._replace(x=cohort.examples.x.at[SIZES[0]].set(jnp.inf))
+    broken = idle._replace(examples=examples)
     other = jax.jit(algorithm.round)(
-        jax.random.key(3), before.server, before.clients, idle._replace(examples=examples)
+        jax.random.key(3), before.server, before.clients, broken
     )
     jax.tree.map(_equal, other[0], server)
 

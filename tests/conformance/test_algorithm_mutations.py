@@ -35,7 +35,8 @@ def mutated(change):
 def depends_on_execution(execution, arguments, result):
     server, clients, info = result
     nudge = float(len(repr(execution)) % 7) if "vmapped" in repr(execution) else 0.0
-    return jax.tree.map(lambda x: x + jnp.asarray(nudge, x.dtype), server), clients, info
+    server = jax.tree.map(lambda x: x + jnp.asarray(nudge, x.dtype), server)
+    return server, clients, info
 
 
 def one_bit_less(execution, arguments, result):

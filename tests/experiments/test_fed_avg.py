@@ -61,7 +61,8 @@ def test_quick_run_leaves_everything_behind(tmp_path, capsys):
     out = capsys.readouterr().out
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary.keys() >= SUMMARY_KEYS
-    rows = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
     assert [row["round"] for row in rows] == [0, 2, 4, 6]
     assert all(row.keys() == ROW_KEYS for row in rows)
     # Linear on 8x8: 650 numbers; bfloat16 halves the downlink to the bit.
