@@ -80,11 +80,15 @@ class Compressor(NamedTuple):
       encode: `(context, tree, sender) -> (payload, sender)`.
       decode: `(context, payload, receiver) -> (tree, receiver)`; the tree has the
         structure, shapes and dtypes of the one encoded.
+      linear: whether `decode` is linear in the payload's floats and needs no key but
+        the round's: then a cohort's payloads may be added before they are decoded
+        (`fedjax_comp.compress.linear`).
     """
 
     init: Callable[[PyTree], LinkState]
     encode: Callable[[Context, PyTree, PyTree], tuple[PyTree, PyTree]]
     decode: Callable[[Context, PyTree, PyTree], tuple[PyTree, PyTree]]
+    linear: bool = False
 
 
 @jax.tree_util.register_dataclass
