@@ -44,7 +44,13 @@ def start(workdir):
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.fed_avg", f"--workdir={workdir}", *FLAGS],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            # One compilation for all these processes.
+            "JAX_COMPILATION_CACHE_DIR": str(workdir.parent / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,7 +85,7 @@ def test_sigkill_and_resume_is_bit_identical(tmp_path):
     finish(tmp_path / "whole")
     killed = tmp_path / "killed"
     # Killed while compiling, before a checkpoint, and between and while saving.
-    for rounds in (None, 3, 9, 22, 37):
+    for rounds in (None, 3, 22, 37):
         process = start(killed)
         if rounds is None:
             time.sleep(1.0)
