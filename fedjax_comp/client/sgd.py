@@ -34,6 +34,13 @@ LocalUpdate = Callable[[PyTree, Examples, ClientBatches], tuple[PyTree, LocalInf
 """`(params, examples, batches) -> (params, LocalInfo)`: one client's local training."""
 
 
+class Learner(NamedTuple):
+    """A model that goes on learning: its parameters and its optimizer's state."""
+
+    params: PyTree
+    optimizer_state: PyTree
+
+
 def local_sgd(
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -69,19 +76,56 @@ def local_sgd(
     >>> float(w), int(info.steps)
     (0.75, 2)
     """
-    if not (math.isfinite(proximal) and proximal >= 0):
-        raise ValueError(f"Expected a finite proximal={proximal} >= 0.")
+    train = local_steps(task, optimizer, proximal=proximal, unroll=unroll)
 
     def update(
         params: PyTree, examples: Examples, batches: ClientBatches
     ) -> tuple[PyTree, LocalInfo]:
-        start = params
+        learner, info = train(
+            Learner(params, optimizer.init(params)), examples, batches
+        )
+        return learner.params, info
+
+    return update
+
+
+def local_steps(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    *,
+    proximal: float = 0.0,
+    unroll: int = 1,
+) -> Callable[[Learner, Examples, ClientBatches], tuple[Learner, LocalInfo]]:
+    """As `local_sgd`, for a learner that keeps its optimizer's state between rounds.
+
+    `LocalInfo.loss_sum` holds each batch's loss before the step on it: summed over a
+    stream that is the prequential (test, then train) loss.
+
+    Args:
+      task: the model and its loss.
+      optimizer: the learner's optimizer.
+      proximal: pull towards the parameters at the start, at least 0.
+      unroll: steps unrolled into one iteration of the scan.
+
+    Returns:
+      `(learner, examples, batches) -> (learner, LocalInfo)`.
+
+    Raises:
+      ValueError: for a proximal term that is negative or not finite.
+    """
+    if not (math.isfinite(proximal) and proximal >= 0):
+        raise ValueError(f"Expected a finite proximal={proximal} >= 0.")
+
+    def train(
+        learner: Learner, examples: Examples, batches: ClientBatches
+    ) -> tuple[Learner, LocalInfo]:
+        start = learner.params
 
         def take_step(
-            carry: tuple[PyTree, PyTree, LocalInfo], index: jax.Array, mask: jax.Array
-        ) -> tuple[PyTree, PyTree, LocalInfo]:
-            params, opt_state, info = carry
-            batch = jax.tree.map(lambda x: x[index], examples)
+            carry: tuple[Learner, LocalInfo], rows: jax.Array, mask: jax.Array
+        ) -> tuple[Learner, LocalInfo]:
+            (params, opt_state), info = carry
+            batch = jax.tree.map(lambda x: x[rows], examples)
             loss, grads = jax.value_and_grad(task.loss)(params, batch, mask)
             if proximal:
                 grads = jax.tree.map(
@@ -94,27 +138,25 @@ def local_sgd(
                 examples_used=info.examples_used + used,
                 steps=info.steps + 1,
             )
-            return optax.apply_updates(params, updates), opt_state, info
+            return Learner(optax.apply_updates(params, updates), opt_state), info
 
         def step(
-            carry: tuple[PyTree, PyTree, LocalInfo],
-            batch: tuple[jax.Array, jax.Array],
-        ) -> tuple[tuple[PyTree, PyTree, LocalInfo], None]:
-            index, mask = batch
+            carry: tuple[Learner, LocalInfo], batch: tuple[jax.Array, jax.Array]
+        ) -> tuple[tuple[Learner, LocalInfo], None]:
+            rows, mask = batch
             taken = jax.lax.cond(
                 jnp.any(mask) & batches.active,
                 take_step,
-                lambda carry, index, mask: carry,
+                lambda carry, rows, mask: carry,
                 carry,
-                index,
+                rows,
                 mask,
             )
             return taken, None
 
         nothing = LocalInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
-        carry = (params, optimizer.init(params), nothing)
-        steps = (batches.rows, batches.mask)
-        (params, _, info), _ = jax.lax.scan(step, carry, steps, unroll=unroll)
-        return params, info
+        batch = (batches.rows, batches.mask)
+        trained, _ = jax.lax.scan(step, (learner, nothing), batch, unroll=unroll)
+        return trained
 
-    return update
+    return train
