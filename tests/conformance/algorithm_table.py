@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import optax
 
+from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.model_averaging import Trigger, model_averaging
 from fedjax_comp.base import Algorithm, Compressor, Execution
 from fedjax_comp.compress import (
     chain,
@@ -49,7 +51,26 @@ def _fed_avg(uplink: Compressor, downlink: Compressor, **options: object) -> Ent
     return Entry(make, {"uplink": uplink, "downlink": downlink})
 
 
+def _averaging(uplink: Compressor, downlink: Compressor, trigger: Trigger) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return model_averaging(
+            softmax_task(),
+            trigger,
+            optimizer=optax.sgd(0.3, momentum=0.5),
+            uplink=uplink,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, {"uplink": uplink, "downlink": downlink})
+
+
 ALGORITHMS = {
+    "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),
+    "periodic averaging compressed": _averaging(
+        error_feedback(top_k(0.5)), stochastic_quantize(levels=256), periodic()
+    ),
     "fed_avg dense": _fed_avg(identity(), identity()),
     "fed_avg compressed": _fed_avg(
         error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded())),

@@ -1,0 +1,282 @@
+"""Averaging of models that learn from streams, whenever a trigger says so.
+
+Learners train on their own streams and keep their models. After every round (`b` local
+updates each) a `Trigger` looks at how far each has moved from the common reference r
+and names the members of an average: they send their models, and they alone receive the
+mean. When everyone is a member, r moves to the mean.
+
+Source: Kamp et al. 2018, "Efficient Decentralized Deep Learning by Dynamic Model
+Averaging" (arXiv 1807.03210); the triggers are in `dynamic_averaging`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    LinkState,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Task,
+    Traffic,
+    make_context,
+)
+from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps
+from fedjax_comp.compress import identity
+from fedjax_comp.execution import scanned
+from fedjax_comp.wire.accounting import num_bits
+
+POLL_BITS = 8
+"""What it costs to ask a learner for its model: a message of one byte."""
+
+
+class Moved(NamedTuple):
+    """How far the learners have moved from the reference.
+
+    Attributes:
+      difference: what would be decoded of each learner's difference to r, leaves
+        `[m, ...]`; zeros for those that are not able.
+      able: bool `[m]`, learners that can take part (active, of finite model).
+      weights: float32 `[m]`, weights in an average.
+      violations: int32 scalar, local violations since the last full synchronisation.
+    """
+
+    difference: PyTree
+    able: jax.Array
+    weights: jax.Array
+    violations: jax.Array
+
+
+class Members(NamedTuple):
+    """Whom a trigger chose.
+
+    Attributes:
+      members: bool `[m]`, who takes part in the average.
+      polled: bool `[m]`, members that were asked to; the others spoke of themselves.
+      violators: bool `[m]`, learners whose local condition was violated.
+    """
+
+    members: jax.Array
+    polled: jax.Array
+    violators: jax.Array
+
+
+Trigger = Callable[[jax.Array, Moved], Members]
+"""`(key, Moved) -> Members`: who takes part in an average after a round."""
+
+
+class Coordinator(NamedTuple):
+    """The coordinator's state, and what every learner knows of it.
+
+    Attributes:
+      reference: r, moved by full synchronisations only.
+      violations: local violations since the last full synchronisation, int32.
+      downlink: memory of the downlink.
+    """
+
+    reference: PyTree
+    violations: jax.Array
+    downlink: LinkState
+
+
+class LearnerState(NamedTuple):
+    """One learner: its model, its optimizer's state, and the memory of its uplink."""
+
+    learner: Learner
+    uplink: LinkState
+
+
+class _Trained(NamedTuple):
+    learner: Learner
+    uplink: LinkState
+    difference: PyTree
+    able: jax.Array
+    bits: Bits
+    messages: Messages | None
+
+
+def model_averaging(
+    task: Task,
+    trigger: Trigger,
+    *,
+    optimizer: optax.GradientTransformation,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Averaging of learners' models by a trigger.
+
+    A round is `S` local updates of every learner (the paper's b), then the trigger. A
+    learner's optimizer state stays with it: it is neither sent nor averaged. Models
+    travel as differences to r, which both ends know, so that a compressor may be put on
+    either link; triggers see what would be decoded. A learner whose model is no longer
+    finite starts again from r, which it knows.
+
+    Args:
+      task: the model and its loss.
+      trigger: `dynamic(delta)`, `periodic()`, ...
+      optimizer: the learners' optimizer.
+      uplink: compressor of a learner's difference to r; `identity()` when None.
+      downlink: compressor of the average's difference to r; `identity()` when None.
+      execution: how the learners are run; `scanned()` when None.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` of `Coordinator` and `LearnerState`. The cohort is all `m` learners
+      in every round. `RoundInfo.train_loss` is the mean prequential loss of the round;
+      `observed` has its sum `loss_sum`, and `violators`, `members` and `full`.
+
+    Raises:
+      ValueError: from `init` for a downlink whose receiver has memory, since not every
+        learner hears every broadcast.
+    """
+    up = identity() if uplink is None else uplink
+    down = identity() if downlink is None else downlink
+    run_learners = scanned() if execution is None else execution
+    train = local_steps(task, optimizer)
+
+    def init(key: jax.Array, params: PyTree) -> tuple[Coordinator, LearnerState]:
+        del key
+        down_state = down.init(params)
+        if jax.tree.leaves(down_state.receiver):
+            raise ValueError(
+                "Expected a downlink without memory at the receiver: learners that are "
+                "not in an average do not hear it."
+            )
+        learner = Learner(params, optimizer.init(params))
+        coordinator = Coordinator(params, jnp.zeros((), jnp.int32), down_state)
+        return coordinator, LearnerState(learner, up.init(params))
+
+    def run_round(
+        key: jax.Array, coordinator: Coordinator, states: LearnerState, cohort: Cohort
+    ) -> tuple[Coordinator, LearnerState, RoundInfo]:
+        up_key, down_key, trigger_key = jax.random.split(key, 3)
+
+        def client_fn(
+            shared: tuple[PyTree, Examples],
+            client: tuple[ClientBatches, LearnerState],
+        ) -> tuple[LocalInfo, _Trained]:
+            reference, examples = shared
+            batches, state = client
+            learner, info = train(state.learner, examples, batches)
+            healthy = tree.all_finite(learner.params)
+            afresh = Learner(reference, optimizer.init(reference))
+            learner = tree.where(healthy, learner, afresh)
+            context = make_context(up_key, batches.client_id)
+            payload, sender = up.encode(
+                context, optax.tree.sub(learner.params, reference), state.uplink.sender
+            )
+            difference, receiver = up.decode(context, payload, state.uplink.receiver)
+            message = Messages(context, payload, state.uplink.receiver, healthy)
+            trained = _Trained(
+                learner=learner,
+                uplink=LinkState(sender, receiver),
+                difference=difference,
+                able=healthy & batches.active,
+                bits=num_bits(payload),
+                messages=message if keep_messages else None,
+            )
+            return tree.where(healthy, info, optax.tree.zeros_like(info)), trained
+
+        clients, reference = cohort.clients, coordinator.reference
+        info, trained = run_learners(client_fn)(
+            (reference, cohort.examples), (clients, states)
+        )
+        moved = Moved(
+            difference=trained.difference,
+            able=trained.able,
+            weights=clients.num_examples.astype(jnp.float32),
+            violations=coordinator.violations,
+        )
+        members, polled, violators = trigger(trigger_key, moved)
+        anyone = members.any()
+        everyone = anyone & jnp.all(members | ~trained.able)
+
+        down_context = make_context(down_key, 0)
+        broadcast, down_sender = down.encode(
+            down_context, mean_of(moved, members), coordinator.downlink.sender
+        )
+        heard, _ = down.decode(down_context, broadcast, coordinator.downlink.receiver)
+        received = optax.tree.add(reference, heard)
+        learners = trained.learner._replace(
+            params=jax.tree.map(
+                lambda own, common: jnp.where(_along(members, own), common[None], own),
+                trained.learner.params,
+                received,
+            )
+        )
+        links = jax.tree.map(
+            lambda new, old: jnp.where(_along(members, new), new, old),
+            trained.uplink,
+            states.uplink,
+        )
+        seen = coordinator.violations + violators.sum(dtype=jnp.int32)
+        new_coordinator = Coordinator(
+            reference=tree.where(everyone, received, reference),
+            violations=jnp.where(everyone, 0, seen),
+            downlink=LinkState(
+                tree.where(anyone, down_sender, coordinator.downlink.sender),
+                coordinator.downlink.receiver,
+            ),
+        )
+        messages: dict[str, Messages] = {}
+        if keep_messages:
+            one = Messages(
+                down_context, broadcast, coordinator.downlink.receiver, anyone
+            )
+            messages = {
+                "uplink": trained.messages._replace(spoke=members),
+                "downlink": jax.tree.map(lambda x: x[None], one),
+            }
+        round_info = RoundInfo(
+            train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
+            client_steps=info.steps,
+            dropped=jnp.sum(clients.active & ~trained.able, dtype=jnp.int32),
+            uplink=Traffic(trained.bits, members),
+            downlink=Traffic(_with_polls(num_bits(broadcast), polled), members),
+            observed={
+                "loss_sum": info.loss_sum,
+                "violators": violators.sum(dtype=jnp.int32),
+                "members": members.sum(dtype=jnp.int32),
+                "full": everyone,
+            },
+            messages=messages,
+        )
+        return new_coordinator, LearnerState(learners, links), round_info
+
+    return Algorithm(
+        init=init, round=run_round, params=lambda coordinator: coordinator.reference
+    )
+
+
+def mean_of(moved: Moved, members: jax.Array) -> PyTree:
+    """The members' weighted mean difference to r; zeros when there is no member."""
+    weights = jnp.where(members, moved.weights, 0)
+    total = weights.sum()
+    shares = weights / jnp.where(total == 0, 1, total)
+    return jax.tree.map(
+        lambda x: jnp.tensordot(shares.astype(x.dtype), x, axes=1), moved.difference
+    )
+
+
+def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
+
+
+def _with_polls(bits: Bits, polled: jax.Array) -> Bits:
+    """The broadcast's bits for each learner, and a poll's for those that were asked."""
+    each = tuple(jnp.broadcast_to(v, polled.shape) for v in bits.variable)
+    return Bits(bits.fixed, (*each, polled.astype(jnp.uint32) * POLL_BITS))

@@ -1,0 +1,186 @@
+"""Dynamic averaging: its limit cases, its bound, and its balancing sets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjax_comp.algorithms.dynamic_averaging import dynamic, never, periodic
+from fedjax_comp.algorithms.model_averaging import (
+    POLL_BITS,
+    Members,
+    Moved,
+    mean_of,
+    model_averaging,
+)
+from fedjax_comp.wire.accounting import traffic_bytes
+from tests.problems import make_cohort, softmax_task, stack_clients
+
+TASK = softmax_task()
+NUM_LEARNERS = 6
+COHORT = make_cohort([6, 4, 6, 2, 5, 6], batch_size=2)
+MODEL_BYTES = 4 * 18
+
+
+TRIGGERS = {delta: jax.jit(dynamic(delta)) for delta in (0.5, 2.0, 8.0)}
+
+
+def run(trigger, rounds=4, **options):
+    algorithm = model_averaging(
+        TASK, trigger, optimizer=optax.sgd(0.4, momentum=0.5), **options
+    )
+    server, template = algorithm.init(jax.random.key(0), TASK.init(jax.random.key(1)))
+    clients = stack_clients(template, NUM_LEARNERS)
+    step = jax.jit(algorithm.round)
+    infos = []
+    for i in range(rounds):
+        server, clients, info = step(jax.random.key(i), server, clients, COHORT)
+        infos.append(info)
+    return server, clients, infos
+
+
+def moved(rows, weights=None, violations=0, able=None):
+    rows = jnp.asarray(rows, jnp.float32)
+    count = rows.shape[0]
+    return Moved(
+        difference=rows,
+        able=jnp.ones(count, bool) if able is None else jnp.asarray(able),
+        weights=jnp.ones(count) if weights is None else jnp.asarray(weights),
+        violations=jnp.asarray(violations, jnp.int32),
+    )
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_delta_zero_is_periodic_averaging_bit_for_bit():
+    dynamic_server, dynamic_clients, infos = run(dynamic(0.0))
+    periodic_server, periodic_clients, others = run(periodic())
+    equal(dynamic_server.reference, periodic_server.reference)
+    equal(dynamic_clients, periodic_clients)
+    for ours, theirs in zip(infos, others, strict=True):
+        assert traffic_bytes(ours.uplink) == traffic_bytes(theirs.uplink)
+        assert traffic_bytes(ours.uplink) == NUM_LEARNERS * MODEL_BYTES
+        assert bool(ours.observed["full"])
+
+
+def test_delta_infinity_sends_nothing_and_is_never_averaging():
+    server, clients, infos = run(dynamic(float("inf")))
+    _, alone, _ = run(never())
+    equal(clients, alone)
+    equal(server.reference, TASK.init(jax.random.key(1)))
+    for info in infos:
+        assert traffic_bytes(info.uplink) == traffic_bytes(info.downlink) == 0
+
+
+def test_periodic_is_the_weighted_mean_of_the_learners():
+    server, clients, _ = run(periodic(), rounds=1)
+    _, alone, _ = run(never(), rounds=1)
+    weights = np.array([6, 4, 6, 2, 5, 6], np.float64)
+    for name in ("bias", "kernel"):
+        own = np.asarray(alone.learner.params[name], np.float64)
+        mean = np.tensordot(weights / weights.sum(), own, 1)
+        np.testing.assert_allclose(server.reference[name], mean, rtol=1e-5, atol=1e-6)
+        for i in range(NUM_LEARNERS):
+            np.testing.assert_array_equal(
+                clients.learner.params[name][i], server.reference[name]
+            )
+    # The optimizer's state is neither sent nor averaged.
+    equal(clients.learner.optimizer_state, alone.learner.optimizer_state)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.floats(0.01, 3.0),
+    delta=st.sampled_from(sorted(TRIGGERS)),
+)
+def test_divergence_is_bounded_while_local_conditions_hold(seed, scale, delta):
+    rows = scale * np.random.default_rng(seed).normal(size=(7, 5)).astype(np.float32)
+    members = TRIGGERS[delta](jax.random.key(seed), moved(rows))
+    if bool(members.violators.any()):
+        return
+    assert not bool(members.members.any())
+    divergence = ((rows - rows.mean(0)) ** 2).sum(1).mean()
+    assert divergence <= delta * (1 + 1e-5)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.floats(0.1, 2.0),
+    delta=st.sampled_from(sorted(TRIGGERS)),
+)
+def test_the_balancing_set_is_in_the_safe_zone_or_everyone(seed, scale, delta):
+    rng = np.random.default_rng(seed)
+    rows = (scale * rng.normal(size=(8, 3)) + rng.normal(size=3)).astype(np.float32)
+    state = moved(rows, weights=rng.uniform(0.5, 2, 8).astype(np.float32))
+    got = TRIGGERS[delta](jax.random.key(seed), state)
+    violators = (rows.astype(np.float64) ** 2).sum(1) > delta
+    np.testing.assert_array_equal(got.violators, violators)
+    members = np.asarray(got.members)
+    assert (members >= violators).all()
+    if violators.any() and not members.all():
+        mean = np.asarray(mean_of(state, got.members), np.float64)
+        assert (mean**2).sum() <= delta * (1 + 1e-5)
+    np.testing.assert_array_equal(got.polled, members & ~violators)
+    if not violators.any():
+        assert not members.any()
+
+
+def test_augmentation_doubles_and_then_takes_everyone():
+    # One far learner among 15 at rest: means of 1, 2, 4 members are outside, and the
+    # mean of 8 (half of all) too, so that everyone is taken in.
+    rows = np.zeros((16, 1))
+    rows[3] = 100.0
+    for delta, expected in ((2600.0, 2), (700.0, 4), (200.0, 8), (100.0, 16)):
+        got = dynamic(delta)(jax.random.key(0), moved(rows))
+        assert int(got.members.sum()) == expected, delta
+
+
+def test_polls_are_paid_for():
+    first_two = jnp.arange(NUM_LEARNERS) < 2
+    first = jnp.arange(NUM_LEARNERS) < 1
+
+    def trigger(key, state):
+        return Members(first_two, polled=first_two & ~first, violators=first)
+
+    _, _, (info,) = run(trigger, rounds=1)
+    assert traffic_bytes(info.uplink) == 2 * MODEL_BYTES
+    assert traffic_bytes(info.downlink) == 2 * MODEL_BYTES + POLL_BITS // 8
+    assert int(info.observed["violators"]) == 1
+    assert not bool(info.observed["full"])
+
+
+def test_the_violation_counter_forces_a_full_synchronisation():
+    rows = np.array([[3.0], [-3.0], [0.0], [0.0]])
+    few = dynamic(4.0, max_violations=5)(jax.random.key(0), moved(rows, violations=2))
+    assert few.members.tolist() == [True, True, False, False]
+    many = dynamic(4.0, max_violations=5)(jax.random.key(0), moved(rows, violations=3))
+    assert many.members.all()
+    basic = dynamic(4.0, balancing="all")(jax.random.key(0), moved(rows))
+    assert basic.members.all()
+
+
+def test_a_fraction_takes_that_many():
+    got = periodic(0.5)(jax.random.key(0), moved(np.zeros((7, 1))))
+    assert int(got.members.sum()) == 4
+    able = [True, False, True, False, False, False, False]
+    got = periodic(0.5)(jax.random.key(0), moved(np.zeros((7, 1)), able=able))
+    assert got.members.tolist() == able
+
+
+def test_mistakes_are_named():
+    for delta in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="delta="):
+            dynamic(delta)
+    with pytest.raises(ValueError, match="balancing='some'"):
+        dynamic(1.0, balancing="some")
+    with pytest.raises(ValueError, match="max_violations=0"):
+        dynamic(1.0, max_violations=0)
+    with pytest.raises(ValueError, match=r"fraction=1\.5"):
+        periodic(1.5)
