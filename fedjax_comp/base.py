@@ -40,19 +40,27 @@ class Context(NamedTuple):
       client_key: `fold_in(round_key, client_id)`, scalar key array.
       budget_bits: what this message may spend, float32 scalar, `inf` unless a
         controller sets it. It is traced: changing it never recompiles.
+      rank: the client's place in the cohort, int32 scalar; its id unless an algorithm
+        says otherwise. What is to differ between clients *by design* is told by it.
     """
 
     round_key: jax.Array
     client_key: jax.Array
     budget_bits: jax.Array
+    rank: jax.Array
 
 
-def make_context(round_key: jax.Array, client_id: jax.typing.ArrayLike) -> Context:
+def make_context(
+    round_key: jax.Array,
+    client_id: jax.typing.ArrayLike,
+    rank: jax.typing.ArrayLike | None = None,
+) -> Context:
     """The context of one client's link in one round, without a budget."""
     return Context(
         round_key=round_key,
         client_key=jax.random.fold_in(round_key, client_id),
         budget_bits=jnp.asarray(jnp.inf, jnp.float32),
+        rank=jnp.asarray(client_id if rank is None else rank).astype(jnp.int32),
     )
 
 

@@ -1,7 +1,7 @@
 """The ledger: exact totals of a run, as Python ints, and a row for every evaluation."""
 
 import dataclasses
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ class Row(TypedDict):
     uplink_bytes: int
     downlink_bytes: int
     seconds: float
+    observed: NotRequired[dict[str, float]]
 
 
 @dataclasses.dataclass
@@ -41,7 +42,9 @@ class Ledger:
       audited_messages: messages written to bytes and decoded from them.
       audit_failures: those that did not come back bit for bit.
       seconds: wall-clock seconds of training and evaluation, compilation apart.
-      rows: a `Row` for each evaluation.
+      rows: a `Row` for each evaluation; an algorithm's own totals are in `observed`.
+      losses: training losses of the rounds since the last row.
+      observed: the sum over rounds of each scalar in `RoundInfo.observed`.
     """
 
     rounds: int = 0
@@ -56,6 +59,7 @@ class Ledger:
     seconds: float = 0.0
     rows: list[Row] = dataclasses.field(default_factory=list)
     losses: list[float] = dataclasses.field(default_factory=list)
+    observed: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def overhead_bytes(self) -> int:
@@ -73,6 +77,10 @@ class Ledger:
         self.client_steps += int(infos.client_steps.sum(dtype=np.int64))
         self.dropped += int(infos.dropped.sum(dtype=np.int64))
         self.losses += [float(x) for x in infos.train_loss]
+        for name, values in infos.observed.items():
+            if values.ndim == 1:
+                total = float(values.sum(dtype=np.float64))
+                self.observed[name] = self.observed.get(name, 0.0) + total
 
     def add_row(self, *, test_accuracy: float, test_loss: float) -> Row:
         """Closes the rounds since the last row with an evaluation."""
@@ -85,6 +93,8 @@ class Ledger:
             downlink_bytes=self.downlink_bytes,
             seconds=round(self.seconds, 3),
         )
+        if self.observed:
+            row["observed"] = dict(self.observed)
         self.losses = []
         self.rows.append(row)
         return row

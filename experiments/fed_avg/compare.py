@@ -7,7 +7,6 @@ resumable); the table, the figures and the report lie beside them.
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from absl import flags
 from rich.console import Console
@@ -15,10 +14,10 @@ from rich.table import Table as ConsoleTable
 
 from experiments.fed_avg.flags import define
 from experiments.fed_avg.run import build_problem, claims
-from experiments.harness.expressions import build
 from experiments.harness.finish import execute, read_rows
 from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main, use_host_cores
+from experiments.harness.main import run_main, use_host_cores
+from experiments.harness.pipelines import flags_of, parse_pipelines
 from fedjax_comp.report import (
     Claim,
     Figure,
@@ -43,14 +42,6 @@ TOLERANCE = 0.02
 """Accuracy a compressed pipeline may lose against the first one and still count."""
 
 
-class Pipeline(NamedTuple):
-    """A named pair of compressors, as expressions."""
-
-    name: str
-    uplink: str
-    downlink: str
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: runs every pipeline, then the comparison."""
     values = define()
@@ -69,51 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     run_main("fed_avg.compare", values, body, argv)
 
 
-def parse_pipeline(text: str) -> Pipeline:
-    """Reads `NAME: UPLINK | DOWNLINK` and checks both expressions.
-
-    Raises:
-      ValueError: when it is not of that form or an expression is not valid.
-
-    >>> parse_pipeline("bf16: to_dtype('bfloat16') | identity()").uplink
-    "to_dtype('bfloat16')"
-    """
-    name, colon, links = text.partition(":")
-    uplink, bar, downlink = links.partition("|")
-    name = name.strip()
-    if not (colon and bar) or not name.replace("-", "").replace("_", "").isalnum():
-        raise UsageError(
-            f"--pipeline={text!r} is not of the form 'NAME: UPLINK | DOWNLINK', e.g. "
-            f"{PIPELINES[0]!r}."
-        )
-    pipeline = Pipeline(name, uplink.strip(), downlink.strip())
-    build("uplink", pipeline.uplink)
-    build("downlink", pipeline.downlink)
-    return pipeline
-
-
 def compare(values: flags.FlagValues) -> Json:
     """Runs the pipelines one after another and writes the comparison."""
-    pipelines = [parse_pipeline(text) for text in values.pipeline]
+    pipelines = parse_pipelines(values.pipeline)
     names = [pipeline.name for pipeline in pipelines]
-    if len(set(names)) != len(names):
-        raise UsageError(f"--pipeline: names must differ, got {', '.join(names)}.")
     directory = open_run(values.workdir, "fed_avg.compare", as_dict(values))
     summaries: dict[str, Json] = {}
     runs = []
     for pipeline in pipelines:
-        own = define()
-        own([""])
-        for name, value in as_dict(values).items():
-            if name in own:
-                own[name].value = value
-        workdir = Path(values.workdir) / pipeline.name
-        for name, value in (*pipeline._asdict().items(), ("workdir", str(workdir))):
-            if name in own:
-                own[name].value = value
+        own = flags_of(pipeline, values, define())
         build_own = functools.partial(build_problem, own)
         summaries[pipeline.name] = execute("fed_avg", own, build_own, claims)
-        runs.append(Run(pipeline.name, read_rows(workdir)))
+        runs.append(Run(pipeline.name, read_rows(Path(own.workdir))))
     result: Json = {
         "experiment": "fed_avg.compare",
         "dataset": values.dataset,

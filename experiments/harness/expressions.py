@@ -9,6 +9,7 @@ from experiments.harness.main import UsageError
 from fedjax_comp import compress, data, execution, models
 from fedjax_comp.base import Compressor
 from fedjax_comp.expression import parse
+from fedjax_comp.wire import codes
 
 OPTIMIZERS = {
     name: getattr(optax, name)
@@ -34,13 +35,18 @@ OPTIMIZERS = {
 }
 """Optax's own names, and the schedules that stand in place of a learning rate."""
 
-COMPRESSORS = {name: getattr(compress, name) for name in compress.__all__}
+COMPRESSORS = {
+    **{name: getattr(codes, name) for name in codes.__all__},
+    **{name: getattr(compress, name) for name in compress.__all__},
+}
+"""The compressors, and the codes that `entropy_coded` takes."""
 
 NAMES: Mapping[str, Mapping[str, object]] = {
     "client_optimizer": OPTIMIZERS,
     "server_optimizer": OPTIMIZERS,
     "uplink": COMPRESSORS,
     "downlink": COMPRESSORS,
+    "compressor": COMPRESSORS,
     "execution": {
         n: getattr(execution, n)
         for n in ("auto", "chunked", "scanned", "sharded", "vmapped")
@@ -57,12 +63,14 @@ KINDS: Mapping[str, type] = {
     "server_optimizer": optax.GradientTransformation,
     "uplink": Compressor,
     "downlink": Compressor,
+    "compressor": Compressor,
 }
 EXAMPLES = {
     "client_optimizer": "sgd(0.1)",
     "server_optimizer": "sgd(1.0)",
     "uplink": "top_k(0.01)",
     "downlink": "identity()",
+    "compressor": "qsgd(3)",
 }
 
 

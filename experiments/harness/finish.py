@@ -126,7 +126,7 @@ def evaluations_table(rows: list[Row], most: int = 40) -> Table:
     shown = rows[::step]
     if rows and shown[-1] is not rows[-1]:
         shown.append(rows[-1])
-    columns = tuple(Row.__annotations__)
+    columns = tuple(name for name in Row.__annotations__ if name != "observed")
     note = f"Every {step}th evaluation; all are in metrics.jsonl." if step > 1 else ""
     return Table(
         "Evaluations", columns, [[row.get(c) for c in columns] for row in shown], note

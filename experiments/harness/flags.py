@@ -6,8 +6,8 @@ Each experiment owns a `flags.FlagValues`, so that several can be imported at on
 from absl import flags
 
 
-def common_flags(**defaults: object) -> flags.FlagValues:
-    """The flags shared by all experiments.
+def run_flags(**defaults: object) -> flags.FlagValues:
+    """The flags of whatever leaves a run directory, be it training or not.
 
     Args:
       **defaults: default values by flag name, where they differ from those below.
@@ -19,20 +19,9 @@ def common_flags(**defaults: object) -> flags.FlagValues:
       AttributeError: for a default whose flag does not exist.
     """
     values = flags.FlagValues()
-    text, whole, number, switch = (
-        flags.DEFINE_string,
-        flags.DEFINE_integer,
-        flags.DEFINE_float,
-        flags.DEFINE_bool,
-    )
+    text, whole, switch = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
     text(
         "workdir", None, "Directory of the run (made, or resumed).", flag_values=values
-    )
-    text(
-        "dataset",
-        "digits",
-        "Data set: digits, mnist, fashion_mnist, ...",
-        flag_values=values,
     )
     text(
         "data_dir",
@@ -44,6 +33,40 @@ def common_flags(**defaults: object) -> flags.FlagValues:
         "raw_dir",
         None,
         "Directory of raw files (or FEDJAX_COMP_RAW_DATA).",
+        flag_values=values,
+    )
+    whole("seed", 0, "Seed of everything random.", flag_values=values, lower_bound=0)
+    switch("quick", False, "A short run, to see it work.", flag_values=values)
+    switch("progress", True, "Show progress on standard error.", flag_values=values)
+    switch("help", False, "Show the flags and exit.", flag_values=values)
+    for name, value in defaults.items():
+        values.set_default(name, value)
+    return values
+
+
+def common_flags(**defaults: object) -> flags.FlagValues:
+    """The flags shared by all experiments that train a federation.
+
+    Args:
+      **defaults: default values by flag name, where they differ from those below.
+
+    Returns:
+      A new `FlagValues` with the flags defined and not yet parsed.
+
+    Raises:
+      AttributeError: for a default whose flag does not exist.
+    """
+    values = run_flags()
+    text, whole, number, switch = (
+        flags.DEFINE_string,
+        flags.DEFINE_integer,
+        flags.DEFINE_float,
+        flags.DEFINE_bool,
+    )
+    text(
+        "dataset",
+        "digits",
+        "Data set: digits, mnist, fashion_mnist, ...",
         flag_values=values,
     )
     text(
@@ -118,10 +141,6 @@ def common_flags(**defaults: object) -> flags.FlagValues:
         flag_values=values,
         lower_bound=0,
     )
-    whole("seed", 0, "Seed of everything random.", flag_values=values, lower_bound=0)
-    switch("quick", False, "A run of well under a minute.", flag_values=values)
-    switch("progress", True, "Show progress on standard error.", flag_values=values)
-    switch("help", False, "Show the flags and exit.", flag_values=values)
     for name, value in defaults.items():
         values.set_default(name, value)
     return values

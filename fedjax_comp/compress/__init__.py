@@ -5,6 +5,13 @@ The contract is `fedjax_comp.base.Compressor`. To add one for a single array, wr
 tested by one line in `tests/conformance/compressor_table.py`.
 """
 
+from fedjax_comp.compress.blocks import block_top_k, chunk_top_k
+from fedjax_comp.compress.blockwise import blocks
+from fedjax_comp.compress.budgeted import (
+    budgeted_quantize,
+    budgeted_random_k,
+    budgeted_top_k,
+)
 from fedjax_comp.compress.cast import to_dtype
 from fedjax_comp.compress.combinators import (
     by_rank,
@@ -13,30 +20,113 @@ from fedjax_comp.compress.combinators import (
     identity,
     partition,
 )
+from fedjax_comp.compress.common_range import common_range
+from fedjax_comp.compress.counted import threshold, warm_up_top_k
+from fedjax_comp.compress.dct import dct
+from fedjax_comp.compress.differences import differenced
+from fedjax_comp.compress.eden import ecsq, eden
 from fedjax_comp.compress.entropy import entropy_coded
 from fedjax_comp.compress.feedback import error_feedback
+from fedjax_comp.compress.kashin import kashin
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.low_rank import low_rank
+from fedjax_comp.compress.low_rank import low_rank, randomized_low_rank
+from fedjax_comp.compress.natural import natural_compression, natural_dithering, nuqsgd
+from fedjax_comp.compress.one_bit import one_bit, one_sign
+from fedjax_comp.compress.per_client import per_client
+from fedjax_comp.compress.power_sgd import power_sgd
+from fedjax_comp.compress.projection import random_projection
 from fedjax_comp.compress.quantize import qsgd, sign, stochastic_quantize
+from fedjax_comp.compress.quantizer_schemes import (
+    drive,
+    eden_entropy_coded,
+    eden_fixed_rate,
+    kashin_quantize,
+    qsgd_elias,
+    rotated_quantize,
+)
 from fedjax_comp.compress.rotate import rotate
+from fedjax_comp.compress.sketch import count_sketch
+from fedjax_comp.compress.sparse_schemes import (
+    demo,
+    dgc,
+    random_mask,
+    sketched_update,
+    stc,
+)
 from fedjax_comp.compress.sparsify import random_k, top_k
+from fedjax_comp.compress.spectral import energy_low_rank, spectral_sample
+from fedjax_comp.compress.terngrad import terngrad
+from fedjax_comp.compress.trellis import trellis
+from fedjax_comp.compress.uniform_trellis import uniform_trellis
+from fedjax_comp.wire.codes import (
+    elias_delta,
+    elias_gamma,
+    elias_omega,
+    fixed_width,
+    rans,
+)
 
 __all__ = [
     "ArrayCode",
+    "block_top_k",
+    "blocks",
+    "budgeted_quantize",
+    "budgeted_random_k",
+    "budgeted_top_k",
     "by_rank",
     "chain",
+    "chunk_top_k",
+    "common_range",
+    "count_sketch",
+    "dct",
+    "demo",
+    "dgc",
+    "differenced",
+    "drive",
+    "ecsq",
+    "eden",
+    "eden_entropy_coded",
+    "eden_fixed_rate",
+    "elias_delta",
+    "elias_gamma",
+    "elias_omega",
+    "energy_low_rank",
     "entropy_coded",
     "error_feedback",
+    "fixed_width",
     "flattened",
     "identity",
+    "kashin",
+    "kashin_quantize",
     "leafwise",
     "low_rank",
+    "natural_compression",
+    "natural_dithering",
+    "nuqsgd",
+    "one_bit",
+    "one_sign",
     "partition",
+    "per_client",
+    "power_sgd",
     "qsgd",
+    "qsgd_elias",
     "random_k",
+    "random_mask",
+    "random_projection",
+    "randomized_low_rank",
+    "rans",
     "rotate",
+    "rotated_quantize",
     "sign",
+    "sketched_update",
+    "spectral_sample",
+    "stc",
     "stochastic_quantize",
+    "terngrad",
+    "threshold",
     "to_dtype",
     "top_k",
+    "trellis",
+    "uniform_trellis",
+    "warm_up_top_k",
 ]

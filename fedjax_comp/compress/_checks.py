@@ -28,6 +28,14 @@ def fraction(name: str, value: Any) -> float:
     return float(value)
 
 
+def number(name: str, value: Any, *, minimum: float, below: float) -> float:
+    """`value` as a float; `ValueError` unless it lies in [minimum, below)."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not minimum <= value < below:
+        raise ValueError(f"Expected {name}={value!r} in [{minimum}, {below}).")
+    return float(value)
+
+
 def compressor(name: str, value: Any) -> Compressor:
     """`value`; `ValueError` with the way out when it is no compressor."""
     if isinstance(value, Compressor):
@@ -37,3 +45,11 @@ def compressor(name: str, value: Any) -> Compressor:
     raise ValueError(
         f"Expected {name} to be a compressor, not {called or repr(value)}{way_out}."
     )
+
+
+def between(name: str, value: Any, *, above: float, at_most: float) -> float:
+    """`value` as a float; `ValueError` unless it lies in (above, at_most]."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not above < value <= at_most:
+        raise ValueError(f"Expected {name}={value!r} in ({above:g}, {at_most:g}].")
+    return float(value)

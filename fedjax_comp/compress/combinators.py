@@ -16,6 +16,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.compress import _checks
+from fedjax_comp.compress.budget import shares
 from fedjax_comp.compress.leafwise import is_open, require_open, shape_of
 from fedjax_comp.wire.fields import is_field
 
@@ -39,6 +40,7 @@ def identity() -> Compressor:
         init=lambda like: LinkState(sender=(), receiver=()),
         encode=lambda context, tree, sender: (tree, sender),
         decode=lambda context, payload, receiver: (payload, receiver),
+        linear=True,
     )
 
 
@@ -128,7 +130,8 @@ def chain(*stages: Compressor) -> Compressor:
                 tree = jax.tree.unflatten(payload.structures[i - 1], tree)
         return tree, tuple(new_receiver)
 
-    return Compressor(init, encode, decode)
+    linear = all(stage.linear for stage in stages)
+    return Compressor(init, encode, decode, linear)
 
 
 @jax.tree_util.register_dataclass
@@ -190,10 +193,11 @@ def flattened(compressor: Compressor) -> Compressor:
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
         vector = trees.ravel([leaf for leaf in leaves if is_open(leaf)])
+        others = tuple(leaf for leaf in leaves if not is_open(leaf))
         payload: PyTree = ()
         if vector.size > 0:
-            payload, sender = compressor.encode(context, vector, sender)
-        others = tuple(leaf for leaf in leaves if not is_open(leaf))
+            (own,) = shares(context, [vector.size], others)
+            payload, sender = compressor.encode(own, vector, sender)
         shapes = tuple(shape_of(leaf) if is_open(leaf) else None for leaf in leaves)
         return Flattened(payload, others, structure, shapes), sender
 
@@ -209,7 +213,7 @@ def flattened(compressor: Compressor) -> Compressor:
         leaves = [next(others if like is None else opened) for like in payload.shapes]
         return jax.tree.unflatten(payload.structure, leaves), receiver
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, compressor.linear)
 
 
 @jax.tree_util.register_dataclass
@@ -248,7 +252,8 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
 
     Args:
       compressors: label to compressor. Each receives its leaves as a list; group `i`
-        draws from `fold_context(context, i)`. A label no leaf has is fine.
+        draws from `fold_context(context, i)` and has a share of the budget in
+        proportion to its size. A label no leaf has is fine.
       labels: `(path, shape and dtype of the leaf) -> label`, e.g. `by_rank`.
 
     Returns:
@@ -323,12 +328,13 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
         leaves, groups, structure = split(tree)
         payloads: list[PyTree] = [()] * len(stages)
         new_sender = list(sender)
-        for i, stage in enumerate(stages):
-            if i in groups:
-                payloads[i], new_sender[i] = stage.encode(
-                    fold_context(context, i), members(leaves, groups, i), sender[i]
-                )
         others = tuple(members(leaves, groups, None))
+        present = [i for i in range(len(stages)) if i in groups]
+        sizes = [trees.size(members(leaves, groups, i)) for i in present]
+        for i, own in zip(present, shares(context, sizes, others), strict=True):
+            payloads[i], new_sender[i] = stages[i].encode(
+                fold_context(own, i), members(leaves, groups, i), sender[i]
+            )
         return Partitioned(tuple(payloads), others, structure, groups), tuple(
             new_sender
         )
@@ -347,4 +353,5 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
         leaves = [next(parts[group]) for group in payload.groups]
         return jax.tree.unflatten(payload.structure, leaves), tuple(new_receiver)
 
-    return Compressor(init, encode, decode)
+    linear = all(stage.linear for stage in stages)
+    return Compressor(init, encode, decode, linear)

@@ -7,7 +7,9 @@ exact length, and the bits themselves are written by `fedjax_comp.wire.message`.
 
 import jax
 
+from fedjax_comp import tree as trees
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
+from fedjax_comp.compress.leafwise import is_open
 from fedjax_comp.wire.codes import rans, shortest_index_set
 from fedjax_comp.wire.fields import Code, Coded, IndexSet, Symbols, is_field
 
@@ -23,7 +25,8 @@ def entropy_coded(
 
     Returns:
       A compressor of payloads (arrays and wire fields) without memory. Its `init`
-      raises `ValueError` for a payload that has neither symbols nor indices.
+      raises `ValueError` for a payload that has neither symbols nor indices, though it
+      has floats.
 
     >>> import jax.numpy as jnp
     >>> from fedjax_comp.base import make_context
@@ -40,7 +43,12 @@ def entropy_coded(
 
     def init(like: PyTree) -> LinkState:
         leaves = jax.tree.leaves(like, is_leaf=is_field)
-        if leaves and not any(isinstance(x, Symbols | IndexSet) for x in leaves):
+        # Integers and empty leaves pass through every stage: they are nobody's mistake.
+        missed = any(
+            trees.size(leaf) > 0 and (is_field(leaf) or is_open(leaf))
+            for leaf in leaves
+        )
+        if missed and not any(isinstance(x, Symbols | IndexSet) for x in leaves):
             raise ValueError(
                 "entropy_coded() finds no symbols and no indices: put it after a stage "
                 "that makes them, e.g. chain(top_k(0.01), entropy_coded())."

@@ -2,7 +2,9 @@
 
 Seide et al., "1-bit stochastic gradient descent", 2014; Stich, Cordonnier and Jaggi,
 "Sparsified SGD with memory", 2018; Karimireddy et al., "Error feedback fixes SignSGD",
-2019, algorithm 2.
+2019, algorithm 2. With momentum: Lin et al., "Deep gradient compression", 2018,
+sections 3.1 and 3.2. Decayed: Peng, Quesnelle and Kingma, "DeMo: decoupled momentum
+optimization", 2024, algorithm 1.
 """
 
 from typing import NamedTuple
@@ -12,8 +14,12 @@ import jax.numpy as jnp
 
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
 from fedjax_comp.compress import _checks
-from fedjax_comp.compress.leafwise import is_open, require_open
-from fedjax_comp.wire.fields import is_field
+from fedjax_comp.compress.leafwise import (
+    open_leaves,
+    replace_open,
+    require_open,
+    zeros_of_open,
+)
 
 
 class FeedbackState(NamedTuple):
@@ -21,38 +27,50 @@ class FeedbackState(NamedTuple):
 
     Attributes:
       memory: what is still owed, float32, one array for each open leaf.
+      momentum: the running sum of what came in, as `memory`; `()` without momentum.
       sender: of the compressor inside.
       receiver: what the receiver's state is by now, to decode as it does.
     """
 
     memory: tuple[jax.Array, ...]
+    momentum: tuple[jax.Array, ...]
     sender: PyTree
     receiver: PyTree
 
 
-def _open_leaves(tree: PyTree) -> list[jax.Array]:
-    leaves = jax.tree.leaves(tree, is_leaf=is_field)
-    return [leaf for leaf in leaves if is_open(leaf)]
-
-
-def error_feedback(compressor: Compressor) -> Compressor:
+def error_feedback(
+    compressor: Compressor,
+    *,
+    momentum: float = 0.0,
+    decay: float = 1.0,
+    masks_momentum: bool = False,
+) -> Compressor:
     """Keeps what a compressor loses and adds it to the next message.
 
-        p = C(x + e),   e <- x + e - decode(p).
+        u <- momentum * u + x,   p = C(decay * e + u),   e <- decay * e + u - decode(p).
 
-    Over any number of messages the decoded sum equals the sum of what was to be sent
-    but for the last `e`, so that nothing is lost for good. Wrap the whole pipeline:
-    the memory then also holds the rounding of its last stage. The state is to stay as
-    it was when a message was not sent.
+    Without momentum and decay the decoded sum of any number of messages equals the sum
+    of what was to be sent but for the last `e`, so that nothing is lost for good.
+    Momentum sums each `x` up to `1 / (1 - momentum)` times itself ("momentum
+    correction"): the receiver must not apply it again. A decay below 1 forgets what
+    was never large enough to be sent. Wrap the whole pipeline: the memory then also
+    holds the rounding of its last stage. The state is to stay as it was when a message
+    was not sent.
 
     Args:
       compressor: `C`, biased or not.
+      momentum: in [0, 1).
+      decay: in (0, 1].
+      masks_momentum: whether coordinates that were sent (decoded to another number
+        than zero) lose their `u` ("momentum factor masking").
 
     Returns:
-      A `Compressor` with a memory of the size of the open leaves at the sender.
+      A `Compressor` with a memory of the size of the open leaves at the sender, twice
+      that with momentum.
 
     Raises:
-      ValueError: when `compressor` is none; from `init` when nothing is open.
+      ValueError: when an argument is none of the above; from `init` when nothing is
+        open.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -70,40 +88,49 @@ def error_feedback(compressor: Compressor) -> Compressor:
       ([15.0, 8.0], [0.0, 2.0])
     """
     _checks.compressor("compressor", compressor)
+    momentum = _checks.number("momentum", momentum, minimum=0.0, below=1.0)
+    decay = _checks.fraction("decay", decay)
+    if masks_momentum and momentum == 0.0:
+        raise ValueError("Expected momentum > 0 with masks_momentum=True.")
 
     def init(like: PyTree) -> LinkState:
         require_open("error_feedback", like)
         state = compressor.init(like)
-        memory = tuple(
-            jnp.zeros(leaf.shape, jnp.float32) for leaf in _open_leaves(like)
-        )
         return LinkState(
-            sender=FeedbackState(memory, state.sender, state.receiver),
+            sender=FeedbackState(
+                memory=zeros_of_open(like),
+                momentum=zeros_of_open(like) if momentum else (),
+                sender=state.sender,
+                receiver=state.receiver,
+            ),
             receiver=state.receiver,
         )
 
     def encode(
         context: Context, tree: PyTree, sender: FeedbackState
     ) -> tuple[PyTree, FeedbackState]:
-        leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
+        news = tuple(leaf.astype(jnp.float32) for leaf in open_leaves(tree))
+        if momentum:
+            news = tuple(
+                momentum * old + new
+                for old, new in zip(sender.momentum, news, strict=True)
+            )
         owed = [
-            leaf.astype(jnp.float32) + memory
-            for leaf, memory in zip(_open_leaves(tree), sender.memory, strict=True)
+            decay * memory + new
+            for memory, new in zip(sender.memory, news, strict=True)
         ]
-        still = iter(owed)
-        target = jax.tree.unflatten(
-            structure,
-            [
-                next(still).astype(leaf.dtype) if is_open(leaf) else leaf
-                for leaf in leaves
-            ],
+        payload, inner = compressor.encode(
+            context, replace_open(tree, owed), sender.sender
         )
-        payload, inner = compressor.encode(context, target, sender.sender)
         decoded, receiver = compressor.decode(context, payload, sender.receiver)
-        memory = tuple(
-            want - got.astype(jnp.float32)
-            for want, got in zip(owed, _open_leaves(decoded), strict=True)
-        )
-        return payload, FeedbackState(memory, inner, receiver)
+        sent = [leaf.astype(jnp.float32) for leaf in open_leaves(decoded)]
+        memory = tuple(want - got for want, got in zip(owed, sent, strict=True))
+        if masks_momentum:
+            news = tuple(
+                jnp.where(got != 0, 0.0, new)
+                for got, new in zip(sent, news, strict=True)
+            )
+        kept = news if momentum else ()
+        return payload, FeedbackState(memory, kept, inner, receiver)
 
-    return Compressor(init, encode, compressor.decode)
+    return Compressor(init, encode, compressor.decode, compressor.linear)

@@ -7,13 +7,14 @@ through it untouched.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree, fold_context
+from fedjax_comp.compress.budget import shares
 from fedjax_comp.wire.fields import is_field
 
 
@@ -25,6 +26,35 @@ def is_open(leaf: PyTree) -> bool:
 def shape_of(leaf: PyTree) -> jax.ShapeDtypeStruct:
     """The shape and dtype of an array, without its numbers."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def open_leaves(tree: PyTree) -> list[PyTree]:
+    """The open leaves of a tree, in order.
+
+    >>> open_leaves({"count": jnp.arange(2), "w": jnp.ones(1)})
+    [Array([1.], dtype=float32)]
+    """
+    leaves = jax.tree.leaves(tree, is_leaf=is_field)
+    return [leaf for leaf in leaves if is_open(leaf)]
+
+
+def replace_open(tree: PyTree, values: Sequence[jax.Array]) -> PyTree:
+    """A tree with other numbers in its open leaves, in the dtypes that these have.
+
+    >>> replace_open({"count": jnp.arange(2), "w": jnp.ones(1)}, [jnp.zeros(1)])
+    {'count': Array([0, 1], dtype=int32), 'w': Array([0.], dtype=float32)}
+    """
+    rest = iter(values)
+    return jax.tree.map(
+        lambda leaf: next(rest).astype(leaf.dtype) if is_open(leaf) else leaf,
+        tree,
+        is_leaf=is_field,
+    )
+
+
+def zeros_of_open(like: PyTree) -> tuple[jax.Array, ...]:
+    """A memory for the open leaves of a tree: float32 zeros in their shapes."""
+    return tuple(jnp.zeros(leaf.shape, jnp.float32) for leaf in open_leaves(like))
 
 
 def _always(like: jax.ShapeDtypeStruct) -> bool:
@@ -69,12 +99,14 @@ class ArrayCode(NamedTuple):
       encode: `(context, x) -> payload`, `x` a nonempty float array of any shape.
       decode: `(context, payload, like) -> x` with the shape and dtype of `like`.
       accepts: which leaves it acts on; the others are left open, as they are.
+      linear: as in `Compressor`: decoding is linear and needs no client's key.
     """
 
     name: str
     encode: Callable[[Context, jax.Array], PyTree]
     decode: Callable[[Context, PyTree, jax.ShapeDtypeStruct], jax.Array]
     accepts: Callable[[jax.ShapeDtypeStruct], bool] = _always
+    linear: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -98,7 +130,8 @@ class Lifted:
 def leafwise(code: ArrayCode) -> Compressor:
     """Lifts a code for one array to trees: each open leaf is encoded on its own.
 
-    Leaf `i` draws from `fold_context(context, i)`, so that no two leaves share noise.
+    Leaf `i` draws from `fold_context(context, i)`, so that no two leaves share noise,
+    and has a share of the budget in proportion to its size.
     Empty leaves pass through: there is nothing of them to send.
 
     Args:
@@ -134,11 +167,13 @@ def leafwise(code: ArrayCode) -> Compressor:
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
         shapes = tuple(shape_of(leaf) if acts_on(leaf) else None for leaf in leaves)
-        parts = tuple(
-            leaf if shape is None else code.encode(fold_context(context, i), leaf)
-            for i, (leaf, shape) in enumerate(zip(leaves, shapes, strict=True))
-        )
-        return Lifted(parts, structure, shapes), sender
+        acting = [i for i, shape in enumerate(shapes) if shape is not None]
+        parts = list(leaves)
+        others = [leaf for i, leaf in enumerate(leaves) if shapes[i] is None]
+        budgets = shares(context, [leaves[i].size for i in acting], others)
+        for i, own in zip(acting, budgets, strict=True):
+            parts[i] = code.encode(fold_context(own, i), leaves[i])
+        return Lifted(tuple(parts), structure, shapes), sender
 
     def decode(
         context: Context, payload: Lifted, receiver: PyTree
@@ -151,4 +186,4 @@ def leafwise(code: ArrayCode) -> Compressor:
         ]
         return jax.tree.unflatten(payload.structure, leaves), receiver
 
-    return Compressor(init, encode, decode)
+    return Compressor(init, encode, decode, code.linear)

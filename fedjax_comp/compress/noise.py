@@ -11,15 +11,52 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def mix(h: jax.Array) -> jax.Array:
+    """The finalizer of MurmurHash3: every bit of the result depends on all of `h`."""
+    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+
+def counter_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Random words, a hash of their place and of two words drawn from the key.
+
+        mix(mix(i + k_0) ^ k_1),   i = 0, 1, ...
+
+    For noise, not for secrets: some twenty times faster than threefry on a CPU, where
+    it is fused into the program that uses it. `k_0` shifts the counter and `k_1` sets
+    two keys' streams apart even where their shifted counters meet. That one bit of
+    either changes every bit of the result half of the time, and that counts, pairs and
+    streams of nearby keys look independent, is tested with computed bounds.
+
+    Args:
+      key: scalar key array.
+      shape: at most `2**32` words.
+
+    Returns:
+      uint32 `shape`.
+
+    >>> counter_bits(jax.random.key(0), (2, 3)).shape
+    (2, 3)
+    """
+    k = jax.random.bits(key, (2,), jnp.uint32)
+    index = jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    return mix(mix(index + k[0]) ^ k[1]).reshape(shape)
+
+
 def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Independent numbers in [0, 1), multiples of `2**-23`, float32 `shape`."""
-    return jax.random.uniform(key, shape, jnp.float32)
+    """Numbers in [0, 1) from `counter_bits`, multiples of `2**-24`, float32 `shape`."""
+    bits = counter_bits(key, shape) >> 8
+    return bits.astype(jnp.float32) * jnp.float32(2.0**-24)
 
 
 def bernoulli_round(key: jax.Array, t: jax.Array) -> jax.Array:
     """Rounds each `t` down or up at random so that its mean stays: `E q = t`.
 
         q = floor(t) + [u < t - floor(t)],   u uniform in [0, 1).
+
+    `u` has 24 bits, so that the probability of rounding up is the fraction itself
+    rounded up to a multiple of `2**-24`: of `q`, the bias is less than that.
 
     Args:
       key: scalar key array.
@@ -33,7 +70,7 @@ def bernoulli_round(key: jax.Array, t: jax.Array) -> jax.Array:
     Array([ 2., -3.], dtype=float32)
     """
     # Comparing the fraction, and not flooring t + u, keeps the probability exact to
-    # 2**-23 where t is large and the sum would be rounded.
+    # 2**-24 where t is large and the sum would be rounded.
     low = jnp.floor(t)
     return low + (uniform(key, t.shape) < t - low).astype(jnp.float32)
 

@@ -1,14 +1,21 @@
 """Which `k` of `n`: the largest, or a keyed choice that both ends can draw.
 
 Neither sorts. The largest are found by radix selection on the bits of the magnitudes,
-then ranked and gathered through words of 32 marks; a keyed choice costs `O(k)` and is
-a Feistel permutation of the positions (Black and Rogaway, "Ciphers with arbitrary
-finite domains", 2002: cycle walking), shifted at random.
+then ranked and gathered through words of 32 marks. In a long vector a sample first
+tells a threshold that a few more than `k` magnitudes reach, and only those are
+selected from (Floyd and Rivest, "Expected time bounds for selection", 1975); should
+the sample mislead, all are. A keyed choice costs `O(k)` and is a Feistel permutation of
+the positions (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002: cycle
+walking), shifted at random.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from fedjax_comp.compress.noise import mix
 
 _DIGITS = ((20, 11), (10, 10), (0, 10))  # (shift, width): the 31 bits of a magnitude
 
@@ -85,6 +92,86 @@ def positions_of(words: jax.Array, ranks: jax.Array) -> jax.Array:
     return index.astype(jnp.uint32) * 32 + bit.astype(jnp.uint32)
 
 
+def _magnitude_keys(x: jax.Array, turn: jax.typing.ArrayLike = 0) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    return (bits ^ jnp.asarray(turn, jnp.uint32)) & jnp.uint32(0x7FFFFFFF)
+
+
+def _exact_marks(keys: jax.Array, k: jax.typing.ArrayLike) -> jax.Array:
+    """Marks of the `k` largest keys, packed; of equal ones, the first."""
+    threshold = kth_largest(keys, k)
+    above = pack_marks(keys > threshold)
+    ties = pack_marks(keys == threshold)
+    num_above = jnp.sum(jax.lax.population_count(above), dtype=jnp.uint32)
+    rank = jnp.asarray(k, jnp.int32) - num_above.astype(jnp.int32) - 1
+    last = positions_of(ties, rank[None])[0]
+    # Of the last tie's word the marks up to it stay, of the words after it none.
+    word = jnp.arange(ties.shape[0], dtype=jnp.uint32)
+    up_to_last = jnp.uint32(0xFFFFFFFF) >> (31 - last % 32)
+    allowed = jnp.where(
+        word == last // 32,
+        up_to_last,
+        jnp.where(word < last // 32, jnp.uint32(0xFFFFFFFF), jnp.uint32(0)),
+    )
+    return above | (ties & allowed)
+
+
+def _ranks(k: int) -> jax.Array:
+    return jnp.arange(k, dtype=jnp.int32)
+
+
+def _num_marks(words: jax.Array) -> jax.Array:
+    return jnp.sum(jax.lax.population_count(words), dtype=jnp.int32)
+
+
+_MAX_SAMPLE = 1 << 18
+_MIN_SAMPLE = 1 << 12
+
+
+def sample_size(n: int) -> int:
+    """How many of `n` are looked at first; 0 where looking at all costs as little.
+
+    >>> [sample_size(n) for n in (1000, 1 << 16, 1 << 24)]
+    [0, 8192, 262144]
+    """
+    size = min(_MAX_SAMPLE, n // 8)
+    return size if size >= _MIN_SAMPLE else 0
+
+
+def _sample(keys: jax.Array, size: int) -> jax.Array:
+    """One key of every stretch of `n // size`, at a place in it that a hash tells."""
+    stretch = keys.shape[0] // size
+    index = jnp.arange(size, dtype=jnp.uint32)
+    return keys[index * stretch + mix(index) % stretch]
+
+
+def _sample_rank(n: int, k: int, deviations: float) -> int:
+    """The rank in a sample above which, in `n`, are `k`, so many deviations off."""
+    size = sample_size(n)
+    mean = size * k / n
+    rank = mean + deviations * math.sqrt(mean * (1 - k / n))
+    return min(size, max(1, round(rank + math.copysign(abs(deviations), deviations))))
+
+
+def _unless_misled(
+    x: jax.Array, k: int, marks: jax.Array, least: int, most: int
+) -> jax.Array:
+    """The marks a sample led to; those of the `k` largest if too few or too many."""
+
+    def misled(state: tuple[jax.Array, jax.Array]) -> jax.Array:
+        count = _num_marks(state[1])
+        return (count < least) | (count > most)
+
+    def look_at_all(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        # What does not depend on the loop's state the compiler computes ahead of the
+        # loop, always; so the keys are to look as if they did. The turn is 0 here.
+        turn, _ = state
+        return turn + 1, _exact_marks(_magnitude_keys(x, turn), k)
+
+    # A loop of at most one turn: under vmap it is skipped unless some vector needs it.
+    return jax.lax.while_loop(misled, look_at_all, (jnp.uint32(0), marks))[1]
+
+
 def largest_indices(x: jax.Array, k: int) -> jax.Array:
     """Where the `k` largest magnitudes of a vector are; of equal ones, the first.
 
@@ -102,30 +189,82 @@ def largest_indices(x: jax.Array, k: int) -> jax.Array:
     >>> largest_indices(jnp.array([1.0, -3, 2, 3, 3]), 2).tolist()
     [1, 3]
     """
-    if k == x.shape[0]:
+    n = x.shape[0]
+    if k == n:
         return jnp.arange(k, dtype=jnp.uint32)
-    keys = jax.lax.bitcast_convert_type(jnp.abs(x.astype(jnp.float32)), jnp.uint32)
-    threshold = kth_largest(keys, k)
-    above = pack_marks(keys > threshold)
-    ties = pack_marks(keys == threshold)
-    num_above = jnp.sum(jax.lax.population_count(above), dtype=jnp.uint32)
-    last = positions_of(ties, (k - num_above.astype(jnp.int32) - 1)[None])[0]
-    # Of the last tie's word the marks up to it stay, of the words after it none.
-    word = jnp.arange(ties.shape[0], dtype=jnp.uint32)
-    up_to_last = jnp.uint32(0xFFFFFFFF) >> (31 - last % 32)
-    allowed = jnp.where(
-        word == last // 32,
-        up_to_last,
-        jnp.where(word < last // 32, jnp.uint32(0xFFFFFFFF), jnp.uint32(0)),
-    )
-    return positions_of(above | (ties & allowed), jnp.arange(k, dtype=jnp.int32))
+    keys = _magnitude_keys(x)
+    if sample_size(n) == 0 or 8 * k > n:
+        return positions_of(_exact_marks(keys, k), _ranks(k))
+    # Five deviations too low and as many of tolerance above: random data miss either
+    # less than once in a million times, and then nothing but time is lost.
+    rank = _sample_rank(n, k, 5.0)
+    bracket = n * rank / sample_size(n)
+    capacity = min(n, math.ceil(bracket + 5 * bracket / math.sqrt(rank)))
+    threshold = kth_largest(_sample(keys, sample_size(n)), rank)
+    marks = pack_marks(keys >= threshold)
+
+    marks = _unless_misled(x, k, marks, k, capacity)
+    candidates = positions_of(marks, _ranks(capacity))
+    # What is behind the last candidate loses to every other, ties included.
+    inside = _ranks(capacity) < _num_marks(marks)
+    chosen = jnp.where(inside, keys[candidates], jnp.uint32(0))
+    return candidates[positions_of(_exact_marks(chosen, k), _ranks(k))]
 
 
-def _mix(h: jax.Array) -> jax.Array:
-    """The finalizer of MurmurHash3: every bit of the result depends on all of `h`."""
-    h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-    h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-    return h ^ (h >> 16)
+def indices_above_sampled(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Where magnitudes reach a threshold that a sample says some `k` of them do.
+
+    The threshold is three standard deviations of the sample's rank higher than that, so
+    that one vector in a thousand has more than `k`, and is looked at as a whole. Where
+    the sample is too small to tell (up to some 32,000 coordinates, or very small
+    `k / n`), and where more than an eighth is kept, it is `largest_indices`.
+
+    Args:
+      x: float `[n]`, `n >= 1`.
+      k: in `[1, n]`, static.
+
+    Returns:
+      `(indices, count)`: ascending positions, uint32 `[k]`, of which the first `count`
+      (uint32 scalar) count; those behind are 0.
+
+    >>> import jax.numpy as jnp
+    >>> indices, count = indices_above_sampled(jnp.array([1.0, -3, 2, 3, 3]), 2)
+    >>> indices.tolist(), int(count)
+    ([1, 3], 2)
+    """
+    n = x.shape[0]
+    # From fewer than 400 expected in the sample the margin would be a seventh of them.
+    if sample_size(n) * k < 400 * n or 8 * k > n:
+        return largest_indices(x, k), jnp.asarray(k, jnp.uint32)
+    keys = _magnitude_keys(x)
+    rank = _sample_rank(n, k, -3.0)
+    # Above the least key, so that zeros are never taken for large.
+    threshold = jnp.maximum(kth_largest(_sample(keys, sample_size(n)), rank), 1)
+    marks = _unless_misled(x, k, pack_marks(keys >= threshold), 0, k)
+    count = _num_marks(marks)
+    indices = positions_of(marks, _ranks(k))
+    return jnp.where(_ranks(k) < count, indices, 0), count.astype(jnp.uint32)
+
+
+def largest_of(
+    x: jax.Array, indices: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Of some positions, those of the largest magnitudes, how many decided inside jit.
+
+    Args:
+      x: float `[n]`.
+      indices: ascending positions, uint32 `[k]`.
+      count: in `[0, k]`, traced.
+
+    Returns:
+      `(indices, values)`, `[k]` each; behind the first `count` of them are zeros.
+    """
+    k = indices.shape[0]
+    marks = _exact_marks(_magnitude_keys(x[indices]), jnp.maximum(count, 1))
+    inside = jnp.arange(k, dtype=jnp.uint32) < count.astype(jnp.uint32)
+    chosen = indices[positions_of(marks, _ranks(k))]
+    values = jnp.where(inside, x[chosen], jnp.zeros((), x.dtype))
+    return jnp.where(inside, chosen, jnp.uint32(0)), values
 
 
 def random_indices(key: jax.Array, n: int, k: int) -> jax.Array:
@@ -158,8 +297,8 @@ def random_indices(key: jax.Array, n: int, k: int) -> jax.Array:
     def permute(i: jax.Array) -> jax.Array:
         low, high = i & low_mask, i >> low_bits
         for r in range(0, 6, 2):
-            low = low ^ (_mix(high + round_keys[r]) & low_mask)
-            high = high ^ (_mix(low + round_keys[r + 1]) & high_mask)
+            low = low ^ (mix(high + round_keys[r]) & low_mask)
+            high = high ^ (mix(low + round_keys[r + 1]) & high_mask)
         return (high << low_bits) | low
 
     # A walk starts inside [0, n), so its cycle leads back inside; the domain is less

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import _checks, selection
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
-from fedjax_comp.wire.fields import IndexSet
+from fedjax_comp.wire.fields import IndexSet, keep_prefix
 
 
 @jax.tree_util.register_dataclass
@@ -31,11 +31,24 @@ class Sparse:
 
 
 def scatter(
-    values: jax.Array, indices: jax.Array, like: jax.ShapeDtypeStruct
+    values: jax.Array,
+    indices: jax.Array,
+    like: jax.ShapeDtypeStruct,
+    count: jax.Array | None = None,
 ) -> jax.Array:
-    """An array of zeros shaped as `like` but for `values` at the raveled `indices`."""
-    zeros = jnp.zeros(math.prod(like.shape), like.dtype)
-    placed = zeros.at[indices].set(values.astype(like.dtype), unique_indices=True)
+    """An array of zeros shaped as `like` but for `values` at the raveled `indices`.
+
+    Both are `[k]`; with a `count`, uint32 scalar, only the first `count` are placed.
+    """
+    n = math.prod(like.shape)
+    if count is not None:
+        # Each its own place behind the end, where the scatter drops it.
+        place = jnp.arange(indices.size, dtype=jnp.uint32)
+        indices = jnp.where(place < count, indices, n + place)
+    zeros = jnp.zeros(n, like.dtype)
+    placed = zeros.at[indices].set(
+        values.astype(like.dtype), unique_indices=True, mode="drop"
+    )
     return placed.reshape(like.shape)
 
 
@@ -50,15 +63,31 @@ def _checked(fraction: float | None, k: int | None) -> None:
         _checks.integer("k", k, minimum=1)
 
 
-def top_k(fraction: float | None = None, *, k: int | None = None) -> Compressor:
+def poison(values: jax.Array, x: jax.Array) -> jax.Array:
+    """`values`, or NaN for every one of them when a number of `x` is not finite.
+
+    What keeps only some coordinates would otherwise hide from the receiver that an
+    update is broken.
+    """
+    return jnp.where(jnp.all(jnp.isfinite(x)), values, jnp.nan).astype(values.dtype)
+
+
+def top_k(
+    fraction: float | None = None, *, k: int | None = None, sampled: bool = False
+) -> Compressor:
     """Keeps the coordinates of largest magnitude of every leaf.
 
     Contractive: `||C(x) - x||^2 <= (1 - k/n) ||x||^2`. Of equal magnitudes the first
-    are kept. The values stay open, the indices are closed.
+    are kept. The values stay open, the indices are closed. NaN counts as larger than
+    infinity, so that it is among what is kept.
 
     Args:
       fraction: `k = round(fraction * n)` of a leaf's `n` coordinates, at least 1.
       k: instead of `fraction`, how many of every leaf; all of a smaller one.
+      sampled: whether leaves of more than some 32,000 coordinates are cut at a
+        threshold that a sample of them tells. That is faster, and keeps a count of
+        coordinates that is somewhat below `k`, those of largest magnitude all the
+        same. The count travels with the indices; the values behind it travel as zeros.
 
     Returns:
       A stateless `Compressor`.
@@ -83,6 +112,10 @@ def top_k(fraction: float | None = None, *, k: int | None = None) -> Compressor:
         del context
         flat = x.reshape(-1)
         count = selection.num_kept(x.size, fraction=fraction, k=k)
+        if sampled:
+            indices, found = selection.indices_above_sampled(flat, count)
+            values = keep_prefix(flat[indices], found)
+            return Sparse(values, IndexSet(indices, bound=x.size, count=found))
         indices = selection.largest_indices(flat, count)
         return Sparse(flat[indices], IndexSet(indices, bound=x.size))
 
@@ -90,7 +123,8 @@ def top_k(fraction: float | None = None, *, k: int | None = None) -> Compressor:
         context: Context, payload: Sparse, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
         del context
-        return scatter(payload.values, payload.indices.values, like)
+        indices = payload.indices
+        return scatter(payload.values, indices.values, like, indices.count)
 
     return leafwise(ArrayCode("top_k", encode, decode))
 
@@ -106,7 +140,8 @@ def random_k(
 
     Unbiased with `E||C(x) - x||^2 = (n/k - 1) ||x||^2` when the receiver multiplies by
     `n/k`, contractive with `E||C(x) - x||^2 = (1 - k/n) ||x||^2` when it does not. The
-    values stay open.
+    values stay open. All of them are NaN when a number of the leaf is not finite,
+    whether it is among them or not.
 
     Args:
       fraction: `k = round(fraction * n)` of a leaf's `n` coordinates, at least 1.
@@ -137,7 +172,7 @@ def random_k(
         return selection.random_indices(key, n, count)
 
     def encode(context: Context, x: jax.Array) -> jax.Array:
-        return x.reshape(-1)[draw(context, x.size)]
+        return poison(x.reshape(-1)[draw(context, x.size)], x)
 
     def decode(
         context: Context, payload: jax.Array, like: jax.ShapeDtypeStruct
@@ -147,4 +182,4 @@ def random_k(
         scaled = values * (n / payload.shape[0]) if rescale else values
         return scatter(scaled, draw(context, n), like)
 
-    return leafwise(ArrayCode("random_k", encode, decode))
+    return leafwise(ArrayCode("random_k", encode, decode, linear=shared))

@@ -7,12 +7,13 @@ are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 2
 
 from fedjax_comp.models.cnn import cnn
 from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
+from fedjax_comp.models.fedpara import fed_para_mlp
 from fedjax_comp.models.linear import linear
 from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
 from fedjax_comp.models.task import ModelFn, classification
 
-FACTORIES = ("char_lstm", "cnn", "linear", "mlp")
+FACTORIES = ("char_lstm", "cnn", "fed_para_mlp", "linear", "mlp")
 """Names of the factories of a `ModelFn`: what a `--model` expression may call."""
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "conv_direct",
     "conv_lax",
     "conv_patches",
+    "fed_para_mlp",
     "linear",
     "mlp",
 ]

@@ -146,12 +146,15 @@ def line_figure(
     ylabel: str,
     path: Path | str,
     log_x: bool = False,
+    log_y: bool = False,
     x_format: Callable[[float], str] | None = None,
+    reference: Run | None = None,
+    size_inches: tuple[float, float] = _SIZE_INCHES,
 ) -> Path:
     """Draws one curve a run, with the run's name at the end of its curve.
 
-    Rows whose `x` or `y` is missing or not finite are left out (as is `x <= 0` when the
-    axis is logarithmic): a run that diverged still gives a figure.
+    Rows whose `x` or `y` is missing or not finite are left out (as is what is not
+    positive on a logarithmic axis): a run that diverged still gives a figure.
 
     Args:
       series: the runs, in the order of their colours.
@@ -163,7 +166,10 @@ def line_figure(
       path: where to write the figure; the ending chooses the format. Missing folders
         are made.
       log_x: whether the horizontal axis is logarithmic.
+      log_y: whether the vertical axis is.
       x_format: how the marks of the horizontal axis are written.
+      reference: what the runs are held against, a dashed line behind them.
+      size_inches: width and height without the names; many names need more height.
 
     Returns:
       The path written.
@@ -186,17 +192,24 @@ def line_figure(
     """
     if not series:
         raise ValueError("Expected series=[] to hold at least one run.")
-    figure = Figure(figsize=_SIZE_INCHES)
+    figure = Figure(figsize=size_inches)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _style(axes, xlabel=xlabel, ylabel=ylabel)
     if log_x:
         axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
 
     ends: list[CurveEnd] = []
     whole = True
+    behind = [] if reference is None else _points(reference.rows, x, y, log_x, log_y)
+    if reference is not None and behind:
+        across, up = zip(*behind, strict=True)
+        axes.plot(across, up, color=INK, linewidth=LINE_WIDTH, linestyle="--")
+        ends.append(CurveEnd(reference.name, behind[-1], INK, ""))
     for index, run in enumerate(series):
-        points = _points(run.rows, x, y, log_x)
+        points = _points(run.rows, x, y, log_x, log_y)
         if not points:
             continue
         whole = whole and all(float(point[0]).is_integer() for point in points)
@@ -238,7 +251,7 @@ def _number(value: object) -> float:
 
 
 def _points(
-    rows: Sequence[Row], x: Column, y: Column, log_x: bool
+    rows: Sequence[Row], x: Column, y: Column, log_x: bool, log_y: bool
 ) -> list[tuple[float, float]]:
     def read(row: Row, column: Column) -> float:
         return _number(column(row) if callable(column) else row.get(column))
@@ -247,7 +260,8 @@ def _points(
     return [
         (a, b)
         for a, b in points
-        if math.isfinite(a) and math.isfinite(b) and (a > 0 or not log_x)
+        if math.isfinite(a) and math.isfinite(b)
+        if (a > 0 or not log_x) and (b > 0 or not log_y)
     ]
 
 

@@ -43,3 +43,20 @@ def weighted_mean(summed: WeightedSum) -> PyTree:
     nobody = summed.weight == 0
     divisor = jnp.where(nobody, 1, summed.weight)
     return jax.tree.map(lambda x: x / divisor.astype(x.dtype), summed.total)
+
+
+def majority_vote(summed: WeightedSum) -> PyTree:
+    """The sign of every sum: what most clients, by weight, want to do; 0 for a tie.
+
+        sign(sum_i w_i sign(g_i))
+
+    of clients that send signs (`fedjax_comp.compress.one_sign`). With equal weights the
+    downlink costs a bit a coordinate, too, where there is no tie.
+
+    Source: Bernstein, Wang, Azizzadenesheli and Anandkumar, "signSGD: compressed
+    optimisation for non-convex problems", 2018, algorithm 1.
+
+    >>> majority_vote(WeightedSum(jnp.array([3.0, -1.0, 0.0]), jnp.array(3.0)))
+    Array([ 1., -1.,  0.], dtype=float32)
+    """
+    return jax.tree.map(jnp.sign, summed.total)

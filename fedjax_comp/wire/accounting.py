@@ -5,12 +5,17 @@ writes below its header, for every payload: nothing here is an estimate.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp.base import Bits, PyTree, Traffic
-from fedjax_comp.wire.codes.fixed_width import fixed_bits
+from fedjax_comp.wire.codes.fixed_width import (
+    count_bits,
+    fixed_width,
+    length_in_jit,
+)
 from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols, fields
-from fedjax_comp.wire.raw import array_bits
+from fedjax_comp.wire.raw import array_bits, dtype_bits
 
 
 def num_bits(payload: PyTree) -> Bits:
@@ -18,17 +23,16 @@ def num_bits(payload: PyTree) -> Bits:
 
     Args:
       payload: arrays and wire fields, or `jax.ShapeDtypeStruct` in place of the arrays
-        when no field is `Coded`.
+        when no field is `Coded` or has a `count` or a `width`.
 
     Returns:
-      Static bits as a Python int, and one uint32 scalar for every `Coded` field whose
-      length depends on its values.
+      Static bits as a Python int, and one uint32 scalar for every field whose length
+      depends on its values.
 
     Raises:
       ValueError: for random keys, and for a leaf that could cost 2**32 bits or more
         under a variable-length code.
 
-    >>> import jax.numpy as jnp
     >>> num_bits({"w": jnp.zeros(3), "s": Symbols(jnp.zeros(5, jnp.uint8), 3)}).fixed
     106
     """
@@ -40,11 +44,24 @@ def _field_bits(field: PyTree) -> Bits:
         case Coded():
             return field.code.num_bits(field.field)
         case Symbols() | IndexSet():
-            return Bits(fixed_bits(field))
+            return fixed_width().num_bits(field)
+        case Raw(values, count) if count is not None:
+            return _counted_bits(field, dtype_bits(values.dtype))
         case Raw():
             return Bits(array_bits(field.values))
         case _:
             return Bits(array_bits(field))
+
+
+def _counted_bits(field: Raw, width: int) -> Bits:
+    capacity = array_bits(field.values)
+    if capacity >= 1 << 32:
+        raise ValueError(
+            f"Expected fewer than 2**32 bits, got up to {capacity} for Raw of shape "
+            f"{field.values.shape} with a count: split the leaf."
+        )
+    length = length_in_jit(field) * jnp.uint32(width)
+    return Bits(count_bits(field), (length,))
 
 
 def add_bits(*parts: Bits) -> Bits:

@@ -4,6 +4,15 @@ A payload is a pytree whose "leaves" are fields or bare arrays. A bare float arr
 *open*: it travels as its dtype unless a later stage of a chain refines it. A stage
 closes what it has finished by wrapping it in a field. Everything static about a field
 (cardinality, bound, code) is metadata: agreed by both ends, free on the wire.
+
+Lengths that depend on data are paid for. Shapes are static inside jit, so a field whose
+length is not has the *capacity* of its array and a `count`, a uint32 scalar: only the
+first `count` values, in raveled order, travel, after the count itself in
+`capacity.bit_length()` bits. The values behind them must be zeros (`keep_prefix` makes
+them so) since that is what the receiver gets. `Symbols` may also have a `width`, a
+uint32 scalar: every symbol travels in that many bits, after the width itself in
+`ceil(log2(cardinality)).bit_length()` bits. Both are None by default, and then cost
+nothing.
 """
 
 import dataclasses
@@ -11,6 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fedjax_comp.base import Bits, PyTree
 
@@ -21,9 +31,13 @@ if TYPE_CHECKING:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Raw:
-    """Finished numbers that travel as their dtype: `values` of any shape and dtype."""
+    """Finished numbers that travel as their dtype: `values` of any shape and dtype.
+
+    With a `count` (see above) only the first `count` numbers travel.
+    """
 
     values: jax.Array
+    count: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -31,11 +45,15 @@ class Raw:
 class Symbols:
     """Integers in `[0, cardinality)`, unsigned dtype, any shape.
 
-    Uncoded they cost `ceil(log2(cardinality))` bits each.
+    Uncoded they cost `ceil(log2(cardinality))` bits each, or `width` where there is one
+    (then they lie in `[0, 2**width)`, and `width` is at most that). With a `count` only
+    the first `count` symbols travel.
     """
 
     values: jax.Array
     cardinality: int = dataclasses.field(metadata={"static": True})
+    count: jax.Array | None = None
+    width: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -43,11 +61,13 @@ class Symbols:
 class IndexSet:
     """`k` distinct indices in `[0, bound)` in ascending order, uint32 `[k]`.
 
-    Uncoded they cost `ceil(log2(bound))` bits each.
+    Uncoded they cost `ceil(log2(bound))` bits each. With a `count` the set is the first
+    `count` of them; those behind are zeros.
     """
 
     values: jax.Array
     bound: int = dataclasses.field(metadata={"static": True})
+    count: jax.Array | None = None
 
 
 class Code(NamedTuple):
@@ -91,3 +111,13 @@ def is_field(node: PyTree) -> bool:
 def fields(payload: PyTree) -> list[PyTree]:
     """The fields and bare arrays of a payload, in the order in which they travel."""
     return jax.tree.leaves(payload, is_leaf=is_field)
+
+
+def keep_prefix(values: jax.Array, count: jax.Array) -> jax.Array:
+    """The first `count` values in raveled order, zeros behind them; any shape.
+
+    >>> keep_prefix(jnp.arange(1, 5), jnp.uint32(2))
+    Array([1, 2, 0, 0], dtype=int32)
+    """
+    place = jnp.arange(values.size, dtype=jnp.uint32).reshape(values.shape)
+    return jnp.where(place < count, values, jnp.zeros((), values.dtype))

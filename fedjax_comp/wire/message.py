@@ -17,13 +17,14 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_comp.base import PyTree
 from fedjax_comp.wire.bitstream import BitReader, BitWriter
-from fedjax_comp.wire.codes.fixed_width import fixed_width
+from fedjax_comp.wire.codes.fixed_width import fixed_width, read_count, write_count
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols, fields, is_field
-from fedjax_comp.wire.raw import read_array, write_array
+from fedjax_comp.wire.raw import read_array, size_of, write_array
 
 _MAGIC = b"FJC"
 _VERSION = 1
@@ -104,10 +105,24 @@ def pack_body(payload: PyTree) -> bytes:
             case Symbols() | IndexSet():
                 fixed_width().pack(field, writer)
             case Raw():
-                write_array(field.values, writer)
+                count = write_count(field, writer)
+                write_array(np.asarray(field.values).ravel()[:count], writer)
             case _:
                 write_array(field, writer)
     return writer.to_bytes()
+
+
+def _read_raw(template: Raw, reader: BitReader) -> Raw:
+    like = template.values
+    if template.count is None:
+        return Raw(jnp.asarray(read_array(like, reader)))
+    count = read_count(template, reader)
+    values = np.zeros(size_of(like), jnp.dtype(like.dtype))
+    values[:count] = read_array(jax.ShapeDtypeStruct((count,), like.dtype), reader)
+    return Raw(
+        jnp.asarray(values.reshape(like.shape)),
+        jnp.asarray(count, template.count.dtype),
+    )
 
 
 def unpack_body(body: bytes, template: PyTree) -> PyTree:
@@ -125,7 +140,7 @@ def unpack_body(body: bytes, template: PyTree) -> PyTree:
             case Symbols() | IndexSet():
                 return fixed_width().unpack(field, reader)
             case Raw():
-                return Raw(jnp.asarray(read_array(field.values, reader)))
+                return _read_raw(field, reader)
             case _:
                 return jnp.asarray(read_array(field, reader))
 

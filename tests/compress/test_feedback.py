@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import error_feedback, identity, top_k
@@ -40,3 +41,49 @@ def test_integers_pass_and_have_no_memory():
     tree = {"n": jnp.arange(3), "x": jnp.ones(2)}
     state = error_feedback(top_k(k=1)).init(tree)
     assert [m.shape for m in state.sender.memory] == [(2,)]
+
+
+def test_momentum_and_decay_equal_the_recursion():
+    momentum, decay = 0.75, 0.5
+    compressor = error_feedback(top_k(k=2), momentum=momentum, decay=decay)
+    xs = np.random.default_rng(1).standard_normal((20, 5)).astype(np.float32)
+    state = compressor.init(jnp.asarray(xs[0]))
+    sender = state.sender
+    memory, velocity = np.zeros(5), np.zeros(5)
+    for x in xs:
+        velocity = momentum * velocity + x
+        due = decay * memory + velocity
+        sent = np.where(np.abs(due) >= np.sort(np.abs(due))[-2], due, 0)
+        memory = due - sent
+        payload, sender = compressor.encode(CONTEXT, jnp.asarray(x), sender)
+        decoded, _ = compressor.decode(CONTEXT, payload, state.receiver)
+        np.testing.assert_allclose(decoded, sent, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sender.memory[0], memory, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sender.momentum[0], velocity, rtol=1e-5, atol=1e-6)
+
+
+def test_masking_clears_the_momentum_of_what_was_sent_and_of_nothing_else():
+    compressor = error_feedback(top_k(k=1), momentum=0.9, masks_momentum=True)
+    x = jnp.asarray([1.0, -4.0, 2.0])
+    _, sender = compressor.encode(CONTEXT, x, compressor.init(x).sender)
+    assert sender.momentum[0].tolist() == [1.0, 0.0, 2.0]
+    assert sender.memory[0].tolist() == [1.0, 0.0, 2.0]
+
+
+def test_an_exact_compressor_with_momentum_sends_the_momentum():
+    compressor = error_feedback(identity(), momentum=0.5)
+    sender = compressor.init(jnp.ones(1)).sender
+    sums = []
+    for _ in range(4):
+        payload, sender = compressor.encode(CONTEXT, jnp.ones(1), sender)
+        sums.append(float(payload[0]))
+    assert sums == [1.0, 1.5, 1.75, 1.875]
+
+
+def test_refusals_name_the_value():
+    with pytest.raises(ValueError, match=r"Expected momentum=1\.0 in \[0\.0, 1\.0\)"):
+        error_feedback(identity(), momentum=1.0)
+    with pytest.raises(ValueError, match=r"Expected decay=0 in \(0, 1\]"):
+        error_feedback(identity(), decay=0)
+    with pytest.raises(ValueError, match="momentum > 0 with masks_momentum"):
+        error_feedback(identity(), masks_momentum=True)

@@ -61,3 +61,12 @@ def test_the_cohort_shares_the_rotation_and_rounds_do_not():
 
     assert bool(jnp.all(sent(0, 0) == sent(0, 1)))
     assert not bool(jnp.all(sent(0, 0) == sent(1, 0)))
+
+
+def test_long_vectors_are_transformed_as_short_ones_are():
+    """`H_mn = H_m (x) H_n`, with factors small enough to be done the plain way."""
+    m, n = 1 << 3, 1 << 17
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((m, n)), jnp.float32)
+    rows = np.asarray(jax.jit(jax.vmap(hadamard))(x), np.float64)
+    whole = jax.jit(hadamard)(x.reshape(-1)).reshape(m, n)
+    np.testing.assert_allclose(whole, sylvester(3) @ rows, atol=2e-5)

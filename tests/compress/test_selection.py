@@ -81,3 +81,63 @@ def test_random_indices_choose_every_position_and_pair_alike():
     pairs = frequency[~np.eye(n, dtype=bool)]
     # Positions are uniform by construction, pairs as far as the permutation mixes.
     assert np.abs(pairs - k * (k - 1) / (n * (n - 1))).max() < 2 * slack
+
+
+def long_vectors() -> dict[str, np.ndarray]:
+    """Of a length at which a sample is looked at first, some misleading."""
+    rng = np.random.default_rng(2)
+    n = 40_000
+    return {
+        "gaussian": rng.standard_normal(n),
+        "sparse": np.where(rng.random(n) < 0.001, rng.standard_normal(n), 0.0),
+        "ties": rng.integers(-2, 3, n),
+        "zeros": np.zeros(n),
+        "nan": np.where(np.arange(n) == 39_999, np.nan, rng.standard_normal(n)),
+    }
+
+
+@pytest.mark.parametrize("k", [1, 40, 4000])
+def test_what_a_sample_tells_changes_nothing(k: int):
+    vectors = {name: x.astype(np.float32) for name, x in long_vectors().items()}
+    assert selection.sample_size(40_000) > 0
+    find = jax.jit(lambda x: selection.largest_indices(x, k))
+    batch = jnp.asarray(np.stack(list(vectors.values())))
+    mapped = jax.jit(jax.vmap(lambda x: selection.largest_indices(x, k)))(batch)
+    for (name, x), row in zip(vectors.items(), mapped, strict=True):
+        expected = largest_by_sorting(x, k)
+        np.testing.assert_array_equal(find(jnp.asarray(x)), expected, err_msg=name)
+        np.testing.assert_array_equal(row, expected, err_msg=name)
+
+
+@pytest.mark.parametrize("k", [40, 4000])
+def test_a_sampled_threshold_keeps_the_largest_and_counts_them(k: int):
+    find = jax.jit(lambda x: selection.indices_above_sampled(x, k))
+    for name, vector in long_vectors().items():
+        x = vector.astype(np.float32)
+        indices, count = find(jnp.asarray(x))
+        assert (indices.shape, indices.dtype, count.dtype) == ((k,), "uint32", "uint32")
+        kept, count = np.asarray(indices[: int(count)]), int(count)
+        assert not np.any(indices[count:])
+        np.testing.assert_array_equal(kept, np.unique(kept))
+        # No magnitude left out is larger than one that was kept.
+        left = np.delete(np.abs(x), kept)
+        assert count == 0 or not np.any(left > np.abs(x[kept]).min()), name
+        if name == "gaussian":
+            assert count >= 0.75 * k
+        if name == "nan":
+            assert 39_999 in kept
+
+
+def test_the_largest_of_the_largest_for_every_count():
+    x = jnp.asarray([1.0, -3.0, 2.0, 3.0, 0.0, 5.0])
+    positions = jnp.asarray([0, 1, 2, 3, 5], jnp.uint32)
+    find = jax.jit(lambda count: selection.largest_of(x, positions, count))
+    for count in range(6):
+        indices, values = find(jnp.uint32(count))
+        expected = largest_by_sorting(np.asarray(x), count) if count else []
+        np.testing.assert_array_equal(indices[:count], expected)
+        np.testing.assert_array_equal(
+            values[:count], np.asarray(x)[expected] if count else []
+        )
+        assert not np.any(indices[count:])
+        assert not np.any(values[count:])

@@ -10,17 +10,20 @@ import optax
 
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.model_averaging import Trigger, model_averaging
 from fedjax_comp.base import Algorithm, Compressor, Execution
 from fedjax_comp.compress import (
     chain,
     entropy_coded,
     error_feedback,
+    flattened,
     identity,
     qsgd,
     stochastic_quantize,
     top_k,
 )
+from fedjax_comp.compress.sketch import count_sketch
 from tests.problems import softmax_task
 
 
@@ -66,6 +69,23 @@ def _averaging(uplink: Compressor, downlink: Compressor, trigger: Trigger) -> En
     return Entry(make, {"uplink": uplink, "downlink": downlink})
 
 
+def _fetch_sgd(downlink: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return fetch_sgd(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            rows=3,
+            columns=5,
+            k=4,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    uplink = flattened(count_sketch(rows=3, columns=5))
+    return Entry(make, {"uplink": uplink, "downlink": downlink})
+
+
 ALGORITHMS = {
     "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),
     "periodic averaging compressed": _averaging(
@@ -82,4 +102,5 @@ ALGORITHMS = {
         error_feedback(stochastic_quantize(levels=64)),
         server_optimizer=optax.sgd(1.0, momentum=0.9),
     ),
+    "fetch_sgd": _fetch_sgd(identity()),
 }

@@ -115,6 +115,21 @@ def check_leaves(entry: Entry) -> None:
     assert send(compressor, context_of(3), empty, compressor.init(empty))[1] == {}
 
 
+def check_broken(entry: Entry) -> None:
+    """A NaN anywhere in a leaf never decodes to numbers that all look sound.
+
+    The receiver drops an update that is not finite; one whose NaN was cut off, or
+    rounded to a level, would be trained on.
+    """
+    compressor = entry.make()
+    x = jnp.asarray(inputs()["gaussian"], jnp.float32)
+    state = compressor.init(x)
+    roundtrip = jax.jit(lambda *args: send(compressor, *args)[1])
+    for place in ((0, 0), (1, 2), (3, 3)):
+        decoded = roundtrip(context_of(0), x.at[place].set(jnp.nan), state)
+        assert not bool(jnp.all(jnp.isfinite(decoded))), f"NaN at {place}: {decoded}"
+
+
 def check_templates(entry: Entry) -> None:
     """`init` needs shapes only, and gives the same state for them."""
     compressor = entry.make()
@@ -242,7 +257,7 @@ def check_errors(entry: Entry) -> None:
     """
     compressor = entry.make()
     state = compressor.init(jnp.zeros(SHAPE))
-    trials = TRIALS if entry.draws else GROUPS
+    trials = TRIALS if entry.draws or entry.shared else GROUPS
 
     @jax.jit
     def draws(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -276,7 +291,8 @@ def check_errors(entry: Entry) -> None:
 def check_draws(entry: Entry) -> None:
     """Clients of one cohort draw their own noise, in every leaf and every round."""
     compressor = entry.make()
-    x = [jnp.asarray(np.linspace(-1.0, 2.0, 64), jnp.float32)] * 2
+    rng = np.random.default_rng(4)
+    x = [jnp.asarray(rng.standard_normal((8, 8)), jnp.float32)] * 2
     state = compressor.init(x)
     decode = jax.jit(lambda context: send(compressor, context, x, state)[1])
     first = decode(context_of(0, client=0))
@@ -287,6 +303,17 @@ def check_draws(entry: Entry) -> None:
     ]
     for other in others:
         assert not bool(jnp.all(first[0] == other[0])), "the same noise twice"
+
+
+def check_shared(entry: Entry) -> None:
+    """What is the round's own is common to the cohort and new in the next round."""
+    compressor = entry.make()
+    x = jnp.asarray(np.linspace(-1.0, 2.0, 64), jnp.float32).reshape(8, 8)
+    state = compressor.init(x)
+    decode = jax.jit(lambda context: send(compressor, context, x, state)[1])
+    first = decode(context_of(0, client=0))
+    assert_same_bits(decode(context_of(0, client=1)), first, "another client's")
+    assert not bool(jnp.all(first == decode(context_of(1, client=0)))), "last round's"
 
 
 def check_memory(entry: Entry) -> None:

@@ -9,22 +9,60 @@ from typing import NamedTuple
 
 from fedjax_comp.base import Compressor
 from fedjax_comp.compress import (
+    blocks,
+    budgeted_quantize,
+    budgeted_random_k,
+    budgeted_top_k,
     by_rank,
     chain,
+    common_range,
+    differenced,
+    drive,
+    ecsq,
+    eden,
+    elias_omega,
     entropy_coded,
     error_feedback,
     flattened,
     identity,
+    kashin,
+    kashin_quantize,
     low_rank,
+    natural_compression,
+    natural_dithering,
+    nuqsgd,
+    one_bit,
+    one_sign,
     partition,
+    per_client,
     qsgd,
+    qsgd_elias,
     random_k,
     rotate,
+    rotated_quantize,
     sign,
     stochastic_quantize,
+    terngrad,
     to_dtype,
     top_k,
+    trellis,
+    uniform_trellis,
 )
+from fedjax_comp.compress.blocks import block_top_k, chunk_top_k
+from fedjax_comp.compress.counted import threshold, warm_up_top_k
+from fedjax_comp.compress.dct import dct
+from fedjax_comp.compress.low_rank import randomized_low_rank
+from fedjax_comp.compress.power_sgd import power_sgd
+from fedjax_comp.compress.projection import random_projection
+from fedjax_comp.compress.sketch import count_sketch
+from fedjax_comp.compress.sparse_schemes import (
+    demo,
+    dgc,
+    random_mask,
+    sketched_update,
+    stc,
+)
+from fedjax_comp.compress.spectral import energy_low_rank, spectral_sample
 
 Bound = Callable[[int], float]
 """`n -> c`, as in `||C(x) - x||^2 <= c ||x||^2` for a leaf `x` of `n` coordinates."""
@@ -41,6 +79,7 @@ class Entry(NamedTuple):
       unbiased: whether `E C(x) = x`.
       remembers: whether `sum_t C(x_t)` follows `sum_t x_t` (error feedback).
       draws: whether the noise of two clients differs.
+      shared: whether it is the round's, the same for all clients.
     """
 
     name: str
@@ -50,6 +89,7 @@ class Entry(NamedTuple):
     unbiased: bool = False
     remembers: bool = False
     draws: bool = False
+    shared: bool = False
 
 
 def exact(name: str, make: Callable[[], Compressor]) -> Entry:
@@ -91,6 +131,23 @@ def qsgd_error(s: int) -> tuple[Bound, Bound]:
     return lambda n: min(n / s**2, math.sqrt(n) / s), lambda n: n / s**2
 
 
+def dithering_error(s: int) -> tuple[Bound, Bound]:
+    """Between powers of two the error is below the number; below all, below a level."""
+    low = 2.0 ** (1 - s)
+
+    def mean(n: int) -> float:
+        return 1 / 8 + min(math.sqrt(n) * low, n * low**2 / 4)
+
+    return mean, lambda n: 1 + n * low**2
+
+
+def levels_error(largest: float, smallest: float) -> Bound:
+    """`1 / cos^2 - 1` of the angle to the levels: `<x, q> >= smallest ||x||_1`, and
+    `||q|| <= largest sqrt(n)`.
+    """
+    return lambda n: n * (largest / smallest) ** 2 - 1
+
+
 BFLOAT16_ERROR = 2.0**-16  # the square of half a unit in the eighth significant bit
 
 COMPRESSORS = (
@@ -114,6 +171,27 @@ COMPRESSORS = (
         uniform_error(5)[0],
     ),
     unbiased("qsgd", lambda: qsgd(levels=3), *qsgd_error(3)),
+    contractive(
+        "budgeted_top_k",
+        lambda: budgeted_top_k(0.3),
+        lambda n: 1 - kept(n, 0.3) / n,
+    ),
+    unbiased(
+        "budgeted_random_k",
+        lambda: budgeted_random_k(0.3),
+        lambda n: n / kept(n, 0.3) - 1,
+        lambda n: max(1.0, (n / kept(n, 0.3) - 1) ** 2),
+    ),
+    unbiased(
+        "budgeted_quantize",
+        lambda: budgeted_quantize(max_bits=3),
+        *uniform_error(8),
+    ),
+    contractive(
+        "top_k_sampled",
+        lambda: top_k(0.3, sampled=True),
+        lambda n: 1 - kept(n, 0.3) / n,
+    ),
     contractive("sign", sign, lambda n: 1 - 1 / n),
     # A vector has no factors and a matrix of 4 columns at least a quarter of itself.
     contractive("low_rank", lambda: low_rank(1), lambda n: 3 / 4),
@@ -164,5 +242,164 @@ COMPRESSORS = (
         ),
         lambda n: 1 - kept(n, 0.5) / n + uniform_error(64)[0](kept(n, 0.5)),
         remembers=True,
+    ),
+    # ------------------------------------------- memory, sparsity, rank, sketches
+    contractive(
+        "error_feedback_momentum",
+        lambda: error_feedback(top_k(0.3), momentum=0.9, decay=0.9),
+        lambda n: 1 - kept(n, 0.3) / n,
+    ),
+    contractive(
+        "differenced_top_k",
+        lambda: differenced(top_k(0.3)),
+        lambda n: 1 - kept(n, 0.3) / n,
+        remembers=True,
+    ),
+    unbiased(
+        "differenced_random_k",
+        lambda: differenced(random_k(0.5), step=0.5),
+        lambda n: n / kept(n, 0.5) - 1,
+        lambda n: max(1.0, (n / kept(n, 0.5) - 1) ** 2),
+    ),
+    exact("dct", lambda: dct(chunk=5)),
+    contractive("threshold", lambda: threshold(0.5, cap=0.5), lambda n: 1.0),
+    contractive(
+        "warm_up_top_k",
+        lambda: warm_up_top_k(0.1, warm_up=(0.3,), messages=1),
+        lambda n: 1 - kept(n, 0.3) / n,
+    ),
+    # Four blocks of 4 coordinates, of which two are kept; then two of every four.
+    contractive("block_top_k", lambda: block_top_k(0.5, block=4), lambda n: 1 / 2),
+    contractive("chunk_top_k", lambda: chunk_top_k(2, chunk=4), lambda n: 1 / 2),
+    Entry(
+        "count_sketch",
+        lambda: count_sketch(rows=2, columns=5),
+        # A row's decoder after its encoder is at most n times a projection.
+        lambda n: (n - 1) / 10,
+        lambda n: (n - 1) ** 2,
+        unbiased=True,
+        shared=True,
+    ),
+    contractive("power_sgd", lambda: power_sgd(1), lambda n: 1.0),
+    contractive("randomized_low_rank", lambda: randomized_low_rank(1), lambda n: 1.0),
+    # The matrix has four singular values: at most 4 times its norm in one of them.
+    unbiased(
+        "spectral_sample", lambda: spectral_sample(1), lambda n: 3.0, lambda n: 5.0
+    ),
+    contractive(
+        "energy_low_rank", lambda: energy_low_rank(0.6, max_rank=1), lambda n: 3 / 4
+    ),
+    Entry(
+        "random_projection",
+        lambda: random_projection(1),
+        lambda n: 3 / 4,
+        lambda n: 1.0,
+        shared=True,
+    ),
+    Entry(
+        "random_projection_rescaled",
+        lambda: random_projection(1, rescale=True),
+        lambda n: 3.0,
+        lambda n: 9.0,
+        unbiased=True,
+        shared=True,
+    ),
+    contractive("stc", lambda: stc(0.3), lambda n: 1 - 1 / n, remembers=True),
+    contractive("dgc", lambda: dgc(0.3), lambda n: 1 - kept(n, 0.3) / n),
+    contractive("demo", lambda: demo(2, chunk=4), lambda n: 1 / 2),
+    Entry(
+        "random_mask",
+        lambda: random_mask(0.3),
+        lambda n: 1 - kept(n, 0.3) / n,
+        lambda n: 1.0,
+        draws=True,
+    ),
+    # Half of 16 coordinates, doubled, and the error of 8 quantized ones, doubled.
+    unbiased(
+        "sketched_update",
+        lambda: sketched_update(0.5, levels=5),
+        lambda n: 1 + 2 * uniform_error(5)[0](n // 2),
+        lambda n: (1 + 2 * math.sqrt(uniform_error(5)[1](n // 2))) ** 2,
+    ),
+    # Scaled, so that the range is used: half a unit in the fourth significant bit, and
+    # below 2**-6 half of 2**-9, where the largest magnitude is above 224.
+    contractive(
+        "to_float8",
+        lambda: to_dtype("float8_e4m3fn", scaled=True),
+        lambda n: 2.0**-8 + n * (2.0**-10 / 224) ** 2,
+    ),
+    unbiased(
+        "terngrad", terngrad, lambda n: (math.sqrt(n) - 1) / 2, lambda n: float(n)
+    ),
+    contractive("one_bit", one_bit, lambda n: 1 - 1 / n),
+    contractive("one_bit_columns", lambda: one_bit(columns=True), lambda n: 1 - 1 / n),
+    contractive("one_sign", one_sign, lambda n: math.inf),
+    unbiased("natural_compression", natural_compression, lambda n: 1 / 8, lambda n: 1),
+    unbiased("natural_dithering", lambda: natural_dithering(3), *dithering_error(3)),
+    unbiased("nuqsgd", lambda: nuqsgd(3), *dithering_error(4)),
+    unbiased("qsgd_elias", lambda: qsgd_elias(3), *qsgd_error(3)),
+    # A block of 5 of 16 coordinates and one of what is left.
+    unbiased(
+        "blocks",
+        lambda: chain(blocks(5, qsgd(3)), entropy_coded(symbols=elias_omega())),
+        lambda n: qsgd_error(3)[0](min(n, 5)),
+        lambda n: qsgd_error(3)[1](min(n, 5)),
+    ),
+    exact("kashin", kashin),
+    exact("per_client_rotate", lambda: per_client(rotate())),
+    # Twice the coordinates, of norm up to 1.2 times, and decoding projects.
+    Entry(
+        "kashin_quantize",
+        lambda: kashin_quantize(5),
+        lambda n: 1.44 * uniform_error(5)[0](2 * n),
+        lambda n: 1.44 * uniform_error(5)[1](2 * n),
+        unbiased=True,
+        draws=True,
+    ),
+    unbiased("rotated_quantize", lambda: rotated_quantize(5), *uniform_error(5)),
+    # Only a uniformly random rotation makes these unbiased: see test_eden.
+    contractive("drive", drive, lambda n: n - 1),
+    contractive("drive_biased", lambda: drive(unbiased=False), lambda n: 1 - 1 / n),
+    contractive(
+        "eden", lambda: flattened(chain(rotate(), eden(2))), levels_error(1.52, 0.45)
+    ),
+    contractive(
+        "eden_between",
+        lambda: flattened(chain(rotate(), eden(1.5))),
+        levels_error(1.52, 0.45),
+    ),
+    contractive(
+        "eden_below_one",
+        lambda: flattened(chain(rotate(), eden(0.5))),
+        lambda n: n**2 / max(1, n // 2) + 1,
+    ),
+    # What is not 0 is at most twice what it stands for, and one step at least.
+    contractive(
+        "ecsq",
+        lambda: flattened(chain(rotate(), ecsq(step=1.0), entropy_coded())),
+        lambda n: max(1.0, 4 * n),
+    ),
+    # Beyond its range there is no bound.
+    contractive("common_range", lambda: common_range(5, limit=2.0), lambda n: math.inf),
+    contractive(
+        "correlated",
+        lambda: common_range(5, limit=2.0, cohort_size=4),
+        lambda n: math.inf,
+    ),
+    # ------------------------------------------------------------------- trellises
+    # Of all multiples of the levels the nearest: never further than 0.
+    contractive(
+        "trellis", lambda: trellis(2, states=16, unbiased=False), lambda n: 1.0
+    ),
+    # The scale's guard: an angle of `cos^2 >= (1 - 4^-R) / 4`, for R = 1.
+    contractive(
+        "rotate_trellis",
+        lambda: flattened(chain(rotate(), trellis(1, states=16))),
+        lambda n: 4 / (1 - 1 / 4) - 1,
+    ),
+    contractive(
+        "uniform_trellis_entropy_coded",
+        lambda: chain(uniform_trellis(2, states=8, unbiased=False), entropy_coded()),
+        lambda n: 1.0,
     ),
 )

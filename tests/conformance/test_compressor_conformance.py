@@ -16,6 +16,11 @@ def test_leaves_of_every_kind_come_back(entry: Entry):
 
 
 @over(COMPRESSORS)
+def test_a_broken_leaf_is_seen_to_be_broken(entry: Entry):
+    checks.check_broken(entry)
+
+
+@over(COMPRESSORS)
 def test_init_needs_shapes_only(entry: Entry):
     checks.check_templates(entry)
 
@@ -43,6 +48,11 @@ def test_error_and_bias_as_declared(entry: Entry):
 @over(tuple(entry for entry in COMPRESSORS if entry.draws))
 def test_noise_is_the_clients_own(entry: Entry):
     checks.check_draws(entry)
+
+
+@over(tuple(entry for entry in COMPRESSORS if entry.shared))
+def test_the_rounds_noise_is_the_cohorts(entry: Entry):
+    checks.check_shared(entry)
 
 
 @over(tuple(entry for entry in COMPRESSORS if entry.remembers))

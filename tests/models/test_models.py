@@ -30,6 +30,7 @@ def test_every_factory_takes_the_number_of_classes_by_name():
     built = {
         "char_lstm": models.char_lstm(),
         "cnn": models.cnn(),
+        "fed_para_mlp": models.fed_para_mlp(5, rank=2),
         "linear": models.linear(),
         "mlp": models.mlp(5),
     }

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_comp.base import Bits, Traffic
+from fedjax_comp.base import Bits, Traffic, make_context
+from fedjax_comp.compress import stochastic_quantize, to_dtype
 from fedjax_comp.wire.accounting import (
     add_bits,
     dense_bits,
@@ -80,3 +81,15 @@ def test_one_message_is_not_a_cohort():
 def test_dense_bits_are_those_of_the_dtypes():
     tree = {"a": jnp.zeros((10, 3)), "b": jax.ShapeDtypeStruct((4,), "bfloat16")}
     assert dense_bits(tree) == 10 * 3 * 32 + 4 * 16
+
+
+def test_leaves_of_more_than_2_to_the_31_bits_are_counted_from_their_shapes():
+    """Nothing of this size is made: a count at fixed width needs no values."""
+    like = jax.ShapeDtypeStruct((2**30,), jnp.float32)
+    context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+    for compressor, each in ((stochastic_quantize(16), 4), (to_dtype("bfloat16"), 16)):
+        payload, _ = jax.eval_shape(compressor.encode, context, like, ())
+        bits = num_bits(payload)
+        assert bits.variable == ()
+        assert bits.fixed - each * 2**30 in (0, 64)
+    assert dense_bits(like) == 2**35

@@ -20,7 +20,7 @@ from fedjax_comp.wire.codes import (
     shortest_index_set,
 )
 from fedjax_comp.wire.errors import WireError
-from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
+from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols, keep_prefix
 from fedjax_comp.wire.message import (
     HEADER_BYTES,
     frame,
@@ -29,6 +29,7 @@ from fedjax_comp.wire.message import (
     to_bytes,
     unpack_body,
 )
+from fedjax_comp.wire.raw import dtype_bits
 
 RNG = np.random.default_rng(0)
 LEVELS = RNG.choice(5, 700, p=[0.9, 0.04, 0.03, 0.02, 0.01]).astype(np.uint8)
@@ -240,3 +241,29 @@ def test_short_messages_do_not_make_the_decoder_allocate(body):
             from_bytes(frame(body), template)
         assert tracemalloc.get_traced_memory()[1] < 2**22
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool"])
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_of_a_counted_array_only_the_first_values_travel(dtype, count):
+    full = jnp.arange(1, 7).reshape(2, 3).astype(dtype)
+    field = Raw(keep_prefix(full, jnp.uint32(count)), jnp.uint32(count))
+    data = to_bytes([field])
+    bits = message_bits(jax.jit(num_bits)([field]))
+    assert bits == 3 + count * dtype_bits(dtype)
+    assert len(data) == HEADER_BYTES + -(-bits // 8)
+    (back,) = from_bytes(data, jax.eval_shape(lambda: [field]))
+    assert back.values.dtype == dtype
+    assert int(back.count) == count
+    np.testing.assert_array_equal(back.values, field.values)
+
+
+def test_a_counted_array_that_is_none_is_refused():
+    with pytest.raises(WireError, match="Expected zeros behind the first 1 values"):
+        to_bytes(Raw(jnp.ones(3), jnp.uint32(1)))
+    template = jax.eval_shape(lambda: Raw(jnp.ones(4), jnp.uint32(1)))
+    with pytest.raises(WireError, match=r"Expected count=7 in \[0, 4\]"):
+        from_bytes(frame(bytes([7])), template)
+    huge = Raw(jax.ShapeDtypeStruct((2**27,), "float32"), jnp.uint32(1))
+    with pytest.raises(ValueError, match="split the leaf"):
+        num_bits(huge)

@@ -2,6 +2,7 @@
 
 from fedjax_comp.wire.codes.elias import elias_delta, elias_gamma, elias_omega
 from fedjax_comp.wire.codes.fixed_width import fixed_width
+from fedjax_comp.wire.codes.golomb import golomb_rice
 from fedjax_comp.wire.codes.index_sets import shortest_index_set
 from fedjax_comp.wire.codes.rans import rans
 
@@ -10,6 +11,7 @@ __all__ = [
     "elias_gamma",
     "elias_omega",
     "fixed_width",
+    "golomb_rice",
     "rans",
     "shortest_index_set",
 ]

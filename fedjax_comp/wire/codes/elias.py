@@ -26,7 +26,12 @@ from fedjax_comp.wire.bitstream import BitReader, BitWriter, UInt64Array
 from fedjax_comp.wire.codes.fixed_width import (
     check_worst_bits,
     checked_values,
+    count_bits,
+    read_count,
     rebuilt,
+    refuse_width,
+    travels,
+    write_count,
 )
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Code, Symbols
@@ -152,21 +157,26 @@ def _elias(
     read: Callable[[int, BitReader], UInt64Array],
 ) -> Code:
     def num_bits(field: Symbols) -> Bits:
+        refuse_width(name, field)
         size = size_of(field.values)
         if field.cardinality >= 1 << 32:
             raise ValueError(f"Expected cardinality={field.cardinality} < 2**32.")
         longest = 2 * field.cardinality.bit_length() + 2
         check_worst_bits(field, size * longest)
         if size == 0:
-            return Bits(0)
-        x = field.values.astype(jnp.uint32) + 1
-        return Bits(0, (jnp.sum(length(x), dtype=jnp.uint32),))
+            return Bits(count_bits(field))
+        lengths = length(field.values.ravel().astype(jnp.uint32) + 1)
+        total = jnp.sum(lengths, dtype=jnp.uint32, where=travels(field))
+        return Bits(count_bits(field), (total,))
 
     def pack(field: Symbols, writer: BitWriter) -> None:
-        write(checked_values(field) + np.uint64(1), writer)
+        refuse_width(name, field)
+        values = checked_values(field)
+        write_count(field, writer)
+        write(values + np.uint64(1), writer)
 
     def unpack(template: Symbols, reader: BitReader) -> Symbols:
-        x = read(size_of(template.values), reader)
+        x = read(read_count(template, reader), reader)
         return rebuilt(x - np.uint64(1), template)
 
     return Code(name, num_bits, pack, unpack)

@@ -40,12 +40,19 @@ from fedjax_comp.wire.codes.fixed_width import (
     bit_width,
     check_worst_bits,
     checked_values,
+    count_bits,
     fixed_bits,
     fixed_width,
+    length_in_jit,
+    read_count,
     rebuilt,
+    refuse_width,
+    travels,
+    write_count,
 )
 from fedjax_comp.wire.codes.frequencies import (
     SCALE_BITS,
+    UInt32Array,
     mantissa_bits,
     read_table,
     table_bits,
@@ -76,24 +83,52 @@ def num_lanes(n: int, symbols_per_lane: int) -> int:
 # ------------------------------------------------------------------------- inside jit
 
 
-def rans_bits(symbols: jax.Array, alphabet: int, lanes: int) -> jax.Array:
+def rans_bits(
+    symbols: jax.Array, alphabet: int, lanes: int, live: jax.Array | None = None
+) -> jax.Array:
     """Exact bits of the table, states and words of `symbols`: uint32 scalar.
 
     Args:
       symbols: unsigned integers below `alphabet`, `[n]`, `n >= 1`.
       alphabet: 2 to 2**12.
       lanes: a power of two.
+      live: bool `[n]`, which of them are coded, a prefix that is not empty; all by
+        default.
     """
-    n, m = symbols.size, mantissa_bits(symbols.size, alphabet)
+    m = mantissa_bits(symbols.size, alphabet)
     index = symbols.astype(jnp.int32)
+    # What is outside the table is dropped by the scatter.
+    counted = index if live is None else jnp.where(live, index, alphabet)
     ones = jnp.uint32(1)
-    counts = jnp.zeros(alphabet, jnp.uint32).at[index].add(ones, mode="drop")
+    counts = jnp.zeros(alphabet, jnp.uint32).at[counted].add(ones, mode="drop")
     exponents, mantissas = table_tokens(counts, m)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
+    words = words_in_jit(index, starts, frequencies, lanes, live)
+    return table_bits(exponents, m) + 32 * lanes + 16 * words
 
+
+def words_in_jit(
+    symbols: jax.Array,
+    starts: jax.Array,
+    frequencies: jax.Array,
+    lanes: int,
+    live: jax.Array | None = None,
+) -> jax.Array:
+    """Words of 16 bits that `symbols`, int32 `[n]`, emit: uint32 scalar.
+
+    Args:
+      symbols: below the alphabet's size `a`.
+      starts: uint32 `[a]`.
+      frequencies: uint32 `[a]`, summing to `2**14`.
+      lanes: a power of two.
+      live: bool `[n]`, which of them are coded, a prefix; all by default.
+    """
+    n = symbols.size
     # One gather fetches both; a symbol of frequency 2**14 leaves the state alone, so
-    # such symbols fill the last row.
-    both = (frequencies + (starts << 15)).at[index].get(mode="clip")
+    # such symbols fill the last row and stand for those that are not coded.
+    both = (frequencies + (starts << 15)).at[symbols].get(mode="clip")
+    if live is not None:
+        both = jnp.where(live, both, jnp.uint32(_SCALE))
     rows = -(-n // lanes)
     both = jnp.pad(both, (0, rows * lanes - n), constant_values=_SCALE)
 
@@ -112,24 +147,34 @@ def rans_bits(symbols: jax.Array, alphabet: int, lanes: int) -> jax.Array:
     first = jnp.full(lanes, _LOWER, jnp.uint32)
     carry = (first, jnp.zeros(lanes, jnp.uint32))
     (_, words), _ = jax.lax.scan(step, carry, both.reshape(rows, lanes), reverse=True)
-    table = table_bits(exponents, m)
-    return table + 32 * lanes + 16 * jnp.sum(words, dtype=jnp.uint32)
+    return jnp.sum(words, dtype=jnp.uint32)
 
 
 # ------------------------------------------------------------------------ on the host
 
 
 def write_rans(
-    symbols: UInt64Array, alphabet: int, lanes: int, writer: BitWriter
+    symbols: UInt64Array, n: int, alphabet: int, lanes: int, writer: BitWriter
 ) -> None:
-    """Writes table, states and words of `symbols`, `[n]`."""
-    n, m = symbols.size, mantissa_bits(symbols.size, alphabet)
+    """Writes table, states and words of `symbols`, one to `n` of them."""
+    m = mantissa_bits(n, alphabet)
     index = symbols.astype(np.int64)
     counts = np.bincount(index, minlength=alphabet).astype(np.uint32)
     exponents, mantissas = table_tokens(counts, m)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
     write_table(exponents, mantissas, m, writer)
+    write_words(symbols, starts, frequencies, lanes, writer)
 
+
+def write_words(
+    symbols: UInt64Array,
+    starts: UInt32Array,
+    frequencies: UInt32Array,
+    lanes: int,
+    writer: BitWriter,
+) -> None:
+    """Writes states and words of `symbols`, `[n]`, `n >= 1`."""
+    n, index = symbols.size, symbols.astype(np.int64)
     rows = -(-n // lanes)
     padding = (0, rows * lanes - n)
     frequency = np.pad(frequencies[index], padding, constant_values=_SCALE)
@@ -149,11 +194,25 @@ def write_rans(
     writer.write(np.concatenate(words[::-1]), 16)
 
 
-def read_rans(n: int, alphabet: int, lanes: int, reader: BitReader) -> UInt64Array:
-    """Reads `n >= 1` symbols below `alphabet`: `[n]`."""
+def read_rans(
+    count: int, n: int, alphabet: int, lanes: int, reader: BitReader
+) -> UInt64Array:
+    """Reads `count >= 1` symbols below `alphabet`, of at most `n`: `[count]`."""
     m = mantissa_bits(n, alphabet)
     exponents, mantissas = read_table(alphabet, m, reader)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
+    return read_words(count, starts, frequencies, lanes, reader)
+
+
+def read_words(
+    n: int,
+    starts: UInt32Array,
+    frequencies: UInt32Array,
+    lanes: int,
+    reader: BitReader,
+) -> UInt64Array:
+    """Reads states and words of `n >= 1` symbols: `[n]`."""
+    alphabet = len(frequencies)
     symbol_at = np.repeat(np.arange(alphabet, dtype=np.uint16), frequencies)
     frequency_at = frequencies[symbol_at]
     offset_at = np.arange(_SCALE, dtype=np.uint32) - starts[symbol_at]
@@ -221,37 +280,54 @@ def _rans(symbols_per_lane: int) -> Code:
         return high_bits <= 32 * lanes + alphabet
 
     def num_bits(field: Symbols) -> Bits:
+        refuse_width("rans()", field)
         fixed, n = fixed_bits(field), size_of(field.values)
         check_worst_bits(field, 16 * n + (1 << 20))
         if too_small(field):
-            return Bits(fixed)
+            return fixed_width().num_bits(field)
         low, alphabet, lanes = split(field)
         high = (field.values.astype(jnp.uint32) >> low).ravel()
-        coded = rans_bits(high, alphabet, lanes)
-        return Bits(1 + n * low, (jnp.minimum(coded, jnp.uint32(fixed - n * low)),))
+        if field.count is None:
+            coded = rans_bits(high, alphabet, lanes)
+            return Bits(1 + n * low, (jnp.minimum(coded, jnp.uint32(fixed - n * low)),))
+        # Without symbols the table is meaningless, but longer than nothing: the
+        # minimum is the fixed width's, zero.
+        coded = rans_bits(high, alphabet, lanes, travels(field))
+        count = length_in_jit(field)
+        high_bits = jnp.uint32(bit_width(field.cardinality) - low)
+        shorter = jnp.minimum(coded, count * high_bits)
+        return Bits(1 + count_bits(field), (shorter, count * jnp.uint32(low)))
 
     def pack(field: Symbols, writer: BitWriter) -> None:
+        refuse_width("rans()", field)
         if too_small(field):
             fixed_width().pack(field, writer)
             return
-        values, fixed = checked_values(field), fixed_bits(field)
+        values, n = checked_values(field), size_of(field.values)
         low, alphabet, lanes = split(field)
-        coded = BitWriter()
-        write_rans(values >> np.uint64(low), alphabet, lanes, coded)
-        shorter = coded.num_bits < fixed - values.size * low
+        coded, width = BitWriter(), bit_width(field.cardinality)
+        if values.size:
+            write_rans(values >> np.uint64(low), n, alphabet, lanes, coded)
+        shorter = 0 < coded.num_bits < values.size * (width - low)
         writer.write([shorter], 1)
+        write_count(field, writer)
         if shorter:
             writer.extend(coded)
             writer.write(values & np.uint64((1 << low) - 1), low)
         else:
-            fixed_width().pack(field, writer)
+            writer.write(values, width)
 
     def unpack(template: Symbols, reader: BitReader) -> Symbols:
-        if too_small(template) or not reader.read(1, 1)[0]:
+        if too_small(template):
             return fixed_width().unpack(template, reader)
-        n = size_of(template.values)
+        coded, count = reader.read(1, 1)[0], read_count(template, reader)
+        if not coded:
+            width = bit_width(template.cardinality)
+            return rebuilt(reader.read(count, width), template)
+        if count == 0:
+            raise WireError("Expected symbols behind a table of frequencies.")
         low, alphabet, lanes = split(template)
-        high = read_rans(n, alphabet, lanes, reader)
-        return rebuilt((high << np.uint64(low)) | reader.read(n, low), template)
+        high = read_rans(count, size_of(template.values), alphabet, lanes, reader)
+        return rebuilt((high << np.uint64(low)) | reader.read(count, low), template)
 
     return Code(f"rans({symbols_per_lane})", num_bits, pack, unpack)

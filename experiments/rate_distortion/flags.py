@@ -1,0 +1,74 @@
+"""Flags of the rate-distortion experiment."""
+
+from absl import flags
+
+from experiments.harness.flags import run_flags
+from experiments.rate_distortion.sources import NAMES
+from experiments.rate_distortion.table import TABLE, to_text
+
+
+def define() -> flags.FlagValues:
+    """All flags of `python -m experiments.rate_distortion`, not yet parsed."""
+    values = run_flags()
+    whole = flags.DEFINE_integer
+    flags.DEFINE_multi_string(
+        "compressor",
+        [to_text(entry) for entry in TABLE],
+        "FAMILY: unbiased|biased [slow] [matrices]: EXPRESSION; may be repeated.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_enum(
+        "source",
+        ["gaussian", "lognormal", "mnist_cnn", "shakespeare_lstm"],
+        list(NAMES),
+        "Where vectors come from; may be repeated.",
+        flag_values=values,
+    )
+    whole(
+        "dimension",
+        2**19,
+        "Coordinates of a Gaussian or LogNormal vector, n.",
+        flag_values=values,
+        lower_bound=2,
+    )
+    whole(
+        "num_clients",
+        10,
+        "Vectors, each of another client, C.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    whole(
+        "num_trials",
+        10,
+        "Times each Gaussian or LogNormal vector is sent, T.",
+        flag_values=values,
+        lower_bound=2,
+    )
+    whole(
+        "num_update_trials",
+        3,
+        "Times each recorded update is sent.",
+        flag_values=values,
+        lower_bound=2,
+    )
+    whole(
+        "update_rounds",
+        5,
+        "Round of training whose updates are recorded.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    return values
+
+
+QUICK = {
+    "compressor": [to_text(entry) for entry in TABLE if entry.quick],
+    "source": ["gaussian", "lognormal", "digits_mlp"],
+    "dimension": 2**16,
+    "num_clients": 4,
+    "num_trials": 4,
+    "num_update_trials": 2,
+    "update_rounds": 2,
+}
+"""What `--quick` sets unless it is given by hand."""

@@ -1,0 +1,48 @@
+"""Casts at the ends of their ranges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.base import make_context
+from fedjax_comp.compress import to_dtype
+from fedjax_comp.wire.accounting import num_bits
+
+CONTEXT = make_context(jax.random.key(0), 0)
+DTYPES = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16")
+
+
+def send(compressor, x):
+    payload, _ = compressor.encode(CONTEXT, x, ())
+    return payload, np.asarray(compressor.decode(CONTEXT, payload, ())[0], np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("leaf", ["float32", "bfloat16"])
+def test_overflow_saturates_and_nan_stays(dtype: str, leaf: str):
+    x = jnp.asarray([3e38, -3e38, jnp.nan], leaf)
+    decoded = send(to_dtype(dtype), x)[1]
+    end = float(jnp.asarray(min(float(jnp.finfo(dtype).max), 3e38), dtype))
+    np.testing.assert_allclose(decoded[:2], [end, -end], rtol=2.0**-7)
+    assert np.isnan(decoded[2])
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float4_e2m1fn"])
+def test_a_scale_makes_the_error_relative(dtype: str):
+    x = np.random.default_rng(0).uniform(1, 2, 200).astype(np.float32)
+    for size in (1e-30, 1.0, 1e30):
+        payload, decoded = send(to_dtype(dtype, scaled=True), jnp.asarray(x * size))
+        error = 2.0 ** -(jnp.finfo(dtype).nmant + 2)
+        # Near the lower end of its binade a number has half the precision.
+        assert (
+            np.abs(decoded / (x * np.float64(np.float32(size))) - 1).max() < 2 * error
+        )
+        assert num_bits(payload).fixed == 200 * jnp.finfo(dtype).bits + 8
+
+
+def test_a_dtype_without_nan_shows_it_by_the_exponent():
+    x = jnp.asarray([1.0, jnp.nan])
+    assert np.all(np.isnan(send(to_dtype("float4_e2m1fn", scaled=True), x)[1]))
+    with pytest.raises(ValueError, match="use scaled=True"):
+        to_dtype("float4_e2m1fn")

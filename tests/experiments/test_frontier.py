@@ -1,0 +1,141 @@
+"""The frontier: its costs and front against oracles, and what it leaves behind."""
+
+import csv
+import json
+
+import pytest
+
+from experiments.frontier.pareto import cost_to_target, pareto_front
+from experiments.frontier.run import COLUMNS, add_comparisons, main
+from experiments.frontier.table import PIPELINES, QUICK_PIPELINES
+from experiments.harness.pipelines import parse_pipelines
+
+
+def test_the_table_has_twenty_pipelines_and_all_are_valid():
+    pipelines = parse_pipelines(PIPELINES)
+    assert len(pipelines) >= 20
+    assert pipelines[0].name == "dense"
+    assert 3 <= len(QUICK_PIPELINES) <= 6
+
+
+def row(round_, accuracy, up, down):
+    return {
+        "round": round_,
+        "test_accuracy": accuracy,
+        "uplink_bytes": up,
+        "downlink_bytes": down,
+    }
+
+
+def test_cost_is_that_of_the_first_evaluation_at_the_target():
+    rows = [row(0, 0.1, 0, 0), row(5, 0.8, 50, 70), row(9, 0.9, 90, 99)]
+    rows.append(row(10, 0.7, 100, 110))
+    assert cost_to_target(rows, 0.8) == {
+        "rounds_to_target": 5,
+        "uplink_bytes_to_target": 50,
+        "total_bytes_to_target": 120,
+    }
+    assert set(cost_to_target(rows, 0.95).values()) == {None}
+
+
+def test_pareto_front_is_what_comparing_all_pairs_gives():
+    points = [{"a": a, "b": (7 * a) % 11} for a in range(1, 11)]
+
+    def is_beaten(p):
+        return any(q["a"] <= p["a"] and q["b"] <= p["b"] and q is not p for q in points)
+
+    assert pareto_front(points, ("a", "b")) == [p for p in points if not is_beaten(p)]
+    assert pareto_front([], ("a", "b")) == []
+
+
+def test_ratios_are_to_the_first_pipeline():
+    def outcome(name, rounds, total):
+        up = None if total is None else total // 2
+        return {
+            "pipeline": name,
+            "rounds_to_target": rounds,
+            "uplink_bytes_to_target": up,
+            "total_bytes_to_target": total,
+        }
+
+    outcomes = [outcome("a", 5, 100), outcome("b", 7, 20), outcome("c", None, None)]
+    add_comparisons(outcomes)
+    assert [one["total_ratio"] for one in outcomes] == [1.0, 5.0, None]
+    assert [one["on_front"] for one in outcomes] == [True, True, False]
+
+
+TASK = (
+    "--quick",
+    "--model=linear()",
+    "--num_clients=10",
+    "--cohort_size=5",
+    "--client_optimizer=sgd(1.0)",
+    "--num_rounds=12",
+    "--noprogress",
+)
+
+
+def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path}",
+        *TASK,
+        "--target_accuracy=0.6",
+        "--pipeline=dense: identity() | identity()",
+        "--pipeline=half: to_dtype('bfloat16') | to_dtype('bfloat16')",
+        # Valid as an expression, and refused when it meets the model.
+        "--pipeline=wrong: chain(sign(), top_k(0.1)) | identity()",
+    ]
+    main(["frontier", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    dense, half, wrong = summary["pipelines"]
+    assert dense["rounds_to_target"] is not None
+    # It stopped there, and a round up is 5 messages of 650 numbers, as is one down.
+    assert dense["rounds"] == dense["rounds_to_target"] < 12
+    assert dense["uplink_bytes_to_target"] == dense["rounds"] * 5 * 650 * 4
+    assert dense["total_bytes_to_target"] == 2 * dense["uplink_bytes_to_target"]
+    assert half["total_bytes_to_target"] == half["rounds"] * 2 * 5 * 650 * 2
+    assert wrong["rounds_to_target"] is None
+    assert "open" in wrong["reason"]
+    assert "\n" not in wrong["reason"]
+    assert [claim["holds"] for claim in summary["claims"]] == [False, True]
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert [line["pipeline"] for line in table] == ["dense", "half", "wrong"]
+    assert table[2]["reason"] == wrong["reason"]
+    report = (tmp_path / "report.html").read_text()
+    assert report.count("data:image/png") == 3
+    assert "failed" in capsys.readouterr().out
+
+    # A second call finds each finished run, and says the same.
+    main(["frontier", *flags])
+    assert "nothing was changed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--pipeline=a: topk(1) | identity()", "top_k"),
+        ("--pipeline=../a: identity() | identity()", "NAME: UPLINK | DOWNLINK"),
+        ("--target_accuracy=99", "--target_accuracy=99"),
+        ("--model=cnn", "cnn("),
+        ("--dataset=mnits", "did you mean mnist"),
+        ("--cohort_size=11", "--num_clients=10"),
+        ("--num_rounds=0", "num_rounds"),
+        ("extra", "extra"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(["frontier", f"--workdir={tmp_path}", *TASK, flag])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
+
+
+def test_names_must_differ(tmp_path, capsys):
+    same = ["--pipeline=a: identity() | identity()"] * 2
+    with pytest.raises(SystemExit):
+        main(["frontier", f"--workdir={tmp_path}", *TASK, *same])
+    assert "names must differ" in capsys.readouterr().err
