@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.base import LinkState, make_context
+from fedjax_comp.compress import chain, top_k
 from fedjax_comp.compress.entropy import entropy_coded
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.codes import elias_omega, fixed_width, rans, shortest_index_set

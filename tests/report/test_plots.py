@@ -64,6 +64,35 @@ def test_columns_are_added(tmp_path) -> None:
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_a_decay_is_straight_on_a_logarithmic_axis_and_what_it_cannot_hold_is_left(
+    tmp_path,
+) -> None:
+    rows = [{"bits": b, "error": 4.0**-b} for b in range(9)]
+    lost = [*rows, {"bits": 9, "error": 0.0}, {"bits": 10, "error": -1.0}]
+    axes = dict(x="bits", y="error", xlabel="bits", ylabel="error", log_y=True)
+    one = line_figure([Run("r", rows)], path=tmp_path / "1.png", **axes)
+    two = line_figure([Run("r", lost)], path=tmp_path / "2.png", **axes)
+    assert one.read_bytes() == two.read_bytes()
+    pixels = _pixels_of(one, _BLUE).astype(float)
+    inside = pixels[pixels[:, 1] < pixels[:, 1].max() - 20]
+    assert abs(np.corrcoef(inside[:, 0], inside[:, 1])[0, 1]) > 0.99
+
+
+def test_a_reference_takes_no_colour_of_the_runs(tmp_path) -> None:
+    runs = [Run("r", _rows(5))]
+    names = dict(x="round", y="test_accuracy", xlabel="round", ylabel="accuracy")
+    path = line_figure(
+        runs, path=tmp_path / "r.png", reference=Run("limit", _rows(9)), **names
+    )
+    assert len(_pixels_of(path, _BLUE)) > 100
+    assert len(_pixels_of(path, _VERMILION)) == 0
+    plain = line_figure(runs, path=tmp_path / "p.png", **names)
+    assert path.read_bytes() != plain.read_bytes()
+    empty = Run("limit", [])
+    same = line_figure(runs, path=tmp_path / "q.png", reference=empty, **names)
+    assert same.read_bytes() == plain.read_bytes()
+
+
 @pytest.mark.parametrize("log_x", [False, True])
 @pytest.mark.parametrize(
     "rows",

@@ -183,15 +183,15 @@ def fixed_width() -> Code:
             writer.write([width], _width_bits(field))
         writer.write(values, width)
 
-    def unpack(template: F, reader: BitReader) -> F:
+    def unpack(template: Symbols | IndexSet, reader: BitReader) -> Symbols | IndexSet:
         count, width = read_count(template, reader), bit_width(alphabet(template))
-        if not isinstance(template, Symbols) or template.width is None:
+        if isinstance(template, IndexSet) or template.width is None:
             return rebuilt(reader.read(count, width), template)
         widest, width = width, int(reader.read(1, _width_bits(template))[0])
         if width > widest:
             raise WireError(f"Expected width={width} <= {widest}.")
-        values = reader.read(count, width)
         sent = jnp.asarray(width, template.width.dtype)
-        return rebuilt(values, dataclasses.replace(template, width=sent))
+        field = rebuilt(reader.read(count, width), template)
+        return dataclasses.replace(field, width=sent)
 
     return Code("fixed_width", num_bits, pack, unpack)
