@@ -144,16 +144,16 @@ def fed_avg(
         )
 
         def client_fn(
-            shared: _Shared, client: tuple[ClientBatches, LinkState]
+            shared: _Shared, client: tuple[ClientBatches, LinkState, jax.Array]
         ) -> tuple[_Summand, tuple[LinkState, _Sent]]:
-            batches, link = client
+            batches, link, rank = client
             local, info = train_locally(shared.received, shared.examples, batches)
             delta = optax.tree.sub(local, shared.received)
             healthy = tree.all_finite(delta)
             speaks = batches.active & healthy
             # The encoder never sees a broken update: its memory would keep the NaN.
             clean = tree.where(healthy, delta, optax.tree.zeros_like(delta))
-            context = make_context(shared.uplink_key, batches.client_id)
+            context = make_context(shared.uplink_key, batches.client_id, rank)
             payload, sender = up.encode(context, clean, link.sender)
             decoded, receiver = up.decode(context, payload, link.receiver)
             counts = speaks & tree.all_finite(decoded)
@@ -170,14 +170,17 @@ def fed_avg(
             return summand, (remembered, _Sent(num_bits(payload), speaks, kept))
 
         shared = _Shared(received, up_key, cohort.examples)
-        total, (links, sent) = run_cohort(client_fn)(shared, (cohort.clients, clients))
+        active = cohort.clients.active
+        ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
+        total, (links, sent) = run_cohort(client_fn)(
+            shared, (cohort.clients, clients, ranks)
+        )
         model = step_towards(
             update_server,
             server.model,
             weighted_mean(total.update),
             total.update.weight > 0,
         )
-        active = cohort.clients.active
         heard = active
         if population is not None and jax.tree.leaves(down_receiver):
             heard = jnp.ones(population, bool)

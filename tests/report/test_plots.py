@@ -69,7 +69,7 @@ def test_a_decay_is_straight_on_a_logarithmic_axis_and_what_it_cannot_hold_is_le
 ) -> None:
     rows = [{"bits": b, "error": 4.0**-b} for b in range(9)]
     lost = [*rows, {"bits": 9, "error": 0.0}, {"bits": 10, "error": -1.0}]
-    axes = dict(x="bits", y="error", xlabel="bits", ylabel="error", log_y=True)
+    axes = {"x": "bits", "y": "error", "xlabel": "b", "ylabel": "e", "log_y": True}
     one = line_figure([Run("r", rows)], path=tmp_path / "1.png", **axes)
     two = line_figure([Run("r", lost)], path=tmp_path / "2.png", **axes)
     assert one.read_bytes() == two.read_bytes()
@@ -80,7 +80,7 @@ def test_a_decay_is_straight_on_a_logarithmic_axis_and_what_it_cannot_hold_is_le
 
 def test_a_reference_takes_no_colour_of_the_runs(tmp_path) -> None:
     runs = [Run("r", _rows(5))]
-    names = dict(x="round", y="test_accuracy", xlabel="round", ylabel="accuracy")
+    names = {"x": "round", "y": "test_accuracy", "xlabel": "r", "ylabel": "a"}
     path = line_figure(
         runs, path=tmp_path / "r.png", reference=Run("limit", _rows(9)), **names
     )

@@ -185,7 +185,9 @@ def fixed_width() -> Code:
 
     def unpack(template: Symbols | IndexSet, reader: BitReader) -> Symbols | IndexSet:
         count, width = read_count(template, reader), bit_width(alphabet(template))
-        if isinstance(template, IndexSet) or template.width is None:
+        if isinstance(template, IndexSet):
+            return rebuilt(reader.read(count, width), template)
+        if template.width is None:
             return rebuilt(reader.read(count, width), template)
         widest, width = width, int(reader.read(1, _width_bits(template))[0])
         if width > widest:
