@@ -5,14 +5,30 @@ from pathlib import Path
 
 import jax
 
+from tests.conformance import compressor_checks as checks
+from tests.conformance.compressor_table import contractive
+
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_notebook_example_runs(capsys):
+def run_block(number):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names = {}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(blocks[number], "README.md", "exec"), names)
+    return names
+
+
+def test_the_compressor_of_the_worked_example_passes_the_battery():
+    entry = contractive("ternary", run_block(1)["ternary"], lambda n: 1.0)
+    checks.check_leaves(entry)
+    checks.check_wire(entry)
+    checks.check_errors(entry)
+    checks.check_broken(entry)
+
+
+def test_the_notebook_example_runs(capsys):
+    names = run_block(0)
     assert names["accuracy"] > 0.85
     num_parameters = sum(x.size for x in jax.tree.leaves(names["params"]))
     dense = 100 * 10 * 4 * num_parameters

@@ -1,5 +1,8 @@
 """The names that flags may use in their Python expressions."""
 
+import importlib
+import inspect
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,11 +38,29 @@ OPTIMIZERS = {
 }
 """Optax's own names, and the schedules that stand in place of a learning rate."""
 
+
+def _factories() -> dict[str, object]:
+    """Every public function of a module in `compress/` that returns a `Compressor`."""
+    found: dict[str, object] = {}
+    for info in pkgutil.iter_modules(compress.__path__):
+        module = importlib.import_module(f"{compress.__name__}.{info.name}")
+        for name, made in vars(module).items():
+            if (
+                inspect.isfunction(made)
+                and not name.startswith("_")
+                and made.__module__ == module.__name__
+                and inspect.signature(made).return_annotation is Compressor
+            ):
+                found[name] = made
+    return found
+
+
 COMPRESSORS = {
     **{name: getattr(codes, name) for name in codes.__all__},
     **{name: getattr(compress, name) for name in compress.__all__},
+    **_factories(),
 }
-"""The compressors, and the codes that `entropy_coded` takes."""
+"""The compressors, found where they are written, and what their arguments name."""
 
 NAMES: Mapping[str, Mapping[str, object]] = {
     "client_optimizer": OPTIMIZERS,
