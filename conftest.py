@@ -5,6 +5,7 @@ rules that users may switch on: nothing may rely on implicit rank or dtype promo
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Several test processes may share one accelerator, so none may take all its memory.
@@ -46,3 +47,19 @@ def raw_data_dir() -> Path:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leaves XLA's costly passes out where hundreds of small programs are compiled.
+
+    That is the battery and the tests of single compressors; whole algorithms, runs and
+    experiments are tested as users compile them.
+    """
+    folders = {"compress", "conformance"}
+    if not folders & set(request.path.parts) or "tests" not in request.path.parts:
+        yield
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -11,6 +11,7 @@ from a file instead and rotates each part.
 import math
 import os
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def gap_bits(rate: float, error: float) -> float:
     return rate - 0.5 * math.log2(1 + 1 / error)
 
 
-def least_seconds(run: jax.stages.Compiled, *args: PyTree) -> float:
+def least_seconds(run: Callable[..., PyTree], *args: PyTree) -> float:
     """The least wall-clock seconds of some runs."""
     seconds = math.inf
     for _ in range(FLAGS.repeats):

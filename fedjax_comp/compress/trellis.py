@@ -151,8 +151,9 @@ def trellis(
     look-up. Every leaf costs `ceil(n / v) k + 32` bits.
 
     Unbiased as EDEN is, under a uniformly random rotation and for many coordinates
-    (rotate twice where one coordinate outweighs the others); in every draw the error is at most `4 / (1 - 4^-R) - 1`. Not unbiased, it has the least
-    error, `D` and never more than 1.
+    (rotate twice where one coordinate outweighs the others); in every draw the error
+    is at most `4 / (1 - 4^-R) - 1`. Not unbiased, it has the least error, `D` and never
+    more than 1.
 
     Args:
       bits: a coordinate: a fraction `k / v` with `k <= 6` and `v <= 64`, such as 0.1,

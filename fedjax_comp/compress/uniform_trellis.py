@@ -199,9 +199,9 @@ def uniform_trellis(
         limit 1 / (4^R - 1)    1.00    0.333   0.0667  0.0159  0.00392
 
     (some 0.004 bits more than named, for 260,000 coordinates). Below 0.3 bits `trellis`
-    is nearer to the limit. The length varies with what is sent, by about `1 / sqrt(n)`. Levels end eight
-    standard deviations from 0. Decoding follows the path bit by bit, one operation on
-    all blocks at a step.
+    is nearer to the limit. The length varies with what is sent, by about `1 / sqrt(n)`.
+    Levels end eight standard deviations from 0. Decoding follows the path bit by bit,
+    one operation on all blocks at a step.
 
     Args:
       bits: a coordinate, that the entropy code takes for Gaussian ones; in [0.05, 8].
