@@ -142,8 +142,8 @@ def trellis(
 
         bits                   0.1     0.5     1       2       3
         eden                   14.71   2.14    0.571   0.133   0.0358
-        trellis, 256 states     7.57   1.13    0.388   0.0825  0.0212
-        trellis, 4096 states            1.09    0.367   0.0763  0.0186
+        trellis, 256 states     7.56   1.14    0.389   0.0826  0.0212
+        trellis, 4096 states            1.09    0.368   0.0757  0.0185
         limit 1 / (4^R - 1)     6.73   1.00    0.333   0.0667  0.0159
 
     Without one it is right for no leaf: large coordinates are beyond the largest level.
@@ -151,8 +151,8 @@ def trellis(
     look-up. Every leaf costs `ceil(n / v) k + 32` bits.
 
     Unbiased as EDEN is, under a uniformly random rotation and for many coordinates
-    (rotate twice where one coordinate outweighs the others); in every draw the error
-    is at most `4 / (1 - 4^-R) - 1`. Not unbiased, it has the least error, `D` and never
+    (rotate twice where one coordinate outweighs the others); in every draw the error is
+    at most `4 / (1 - 4^-R) - 1`. Not unbiased, it has the least error, `D` and never
     more than 1.
 
     Args:

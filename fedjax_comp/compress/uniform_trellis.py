@@ -194,8 +194,8 @@ def uniform_trellis(
 
         bits                   0.5     1       2       3       4
         ecsq                   1.61    0.535   0.0976  0.0227  0.00559
-        256 states             1.10    0.355   0.0701  0.0167  0.00411
-        4096 states            1.06    0.347   0.0691
+        256 states             1.10    0.356   0.0701  0.0167  0.00411
+        4096 states            1.06    0.347   0.0691  0.0164
         limit 1 / (4^R - 1)    1.00    0.333   0.0667  0.0159  0.00392
 
     (some 0.004 bits more than named, for 260,000 coordinates). Below 0.3 bits `trellis`
