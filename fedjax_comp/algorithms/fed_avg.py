@@ -6,6 +6,7 @@ al. 2021, "Adaptive Federated Optimization", Algorithm 2. FedSGD is the limit ca
 one epoch and one batch. `fed_avg_naive` is the same in plain loops, to read.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -70,6 +71,7 @@ def fed_avg(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
+    aggregation: Callable[[WeightedSum], PyTree] = weighted_mean,
     execution: Execution | None = None,
     proximal: float = 0.0,
     unroll: int = 1,
@@ -90,6 +92,9 @@ def fed_avg(
       server_optimizer: `optax.sgd(1.0)` (plain averaging) when None.
       uplink: compressor of the clients' updates; `identity()` when None.
       downlink: compressor of the server's model; `identity()` when None.
+      aggregation: what becomes of the weighted sum of updates. `majority_vote` with
+        the uplink `one_sign()` and one local step of `optax.sgd(1.0)` is signSGD with
+        majority vote (Bernstein et al. 2018, algorithm 1), the server's rate its own.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.
       unroll: local steps unrolled into one scan iteration: how fast, never what.
@@ -178,7 +183,7 @@ def fed_avg(
         model = step_towards(
             update_server,
             server.model,
-            weighted_mean(total.update),
+            aggregation(total.update),
             total.update.weight > 0,
         )
         heard = active

@@ -9,7 +9,8 @@ import pytest
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.base import Compressor, LinkState
-from fedjax_comp.compress import error_feedback, identity, top_k
+from fedjax_comp.compress import error_feedback, identity, one_sign, top_k
+from fedjax_comp.server.aggregate import majority_vote
 from fedjax_comp.wire.accounting import traffic_bytes
 from tests.problems import make_cohort, softmax_task, stack_clients
 
@@ -50,6 +51,26 @@ def test_fed_sgd_is_one_central_gradient_step():
     mask = jnp.ones(18, bool)
     grads = jax.grad(TASK.loss)(PARAMS, cohort.examples, mask)
     assert_close(got, jax.tree.map(lambda w, g: w - 0.5 * g, PARAMS, grads))
+
+
+def test_majority_vote_of_signs_against_numpy():
+    """signSGD with majority vote, Bernstein et al. 2018, algorithm 1."""
+    sizes = [6, 6, 6]
+    cohort = make_cohort(sizes, batch_size=6)
+    got, _, _ = one_round(
+        cohort,
+        client_optimizer=optax.sgd(1.0),
+        server_optimizer=optax.sgd(0.01),
+        uplink=one_sign(),
+        aggregation=majority_vote,
+    )
+    votes = jax.tree.map(np.zeros_like, PARAMS)
+    for i in range(3):
+        own = jax.tree.map(lambda x, i=i: x[6 * i : 6 * i + 6], cohort.examples)
+        grads = jax.grad(TASK.loss)(PARAMS, own, jnp.ones(6, bool))
+        votes = jax.tree.map(lambda v, g: v - np.sign(g), votes, grads)
+    expected = jax.tree.map(lambda w, v: w + 0.01 * np.sign(v), PARAMS, votes)
+    assert_close(got, expected)
 
 
 def test_dense_links_cost_the_model_each_way():

@@ -253,6 +253,19 @@ def test_nan_from_an_all_zero_leaf_is_caught():
         checks.check_leaves(top_k_entry(fragile))
 
 
+def test_a_nan_that_decodes_to_sound_numbers_is_caught():
+    silent = leafwise(
+        ArrayCode(
+            "silent",
+            encode=lambda context, x: Raw(jnp.nan_to_num(x)),
+            decode=lambda context, payload, like: payload.values,
+        )
+    )
+
+    with pytest.raises(AssertionError, match="NaN at"):
+        checks.check_broken(top_k_entry(lambda: silent))
+
+
 def test_a_dtype_that_does_not_come_back_is_caught():
     quantizer = stochastic_quantize(levels=4)
 
