@@ -16,10 +16,7 @@ from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
 
-_BLOCK_BITS = 6  # measured on a CPU: faster than butterflies and than blocks of 2**8
-_CACHED_BLOCK_BITS = 5  # where the cache holds both, five are fastest
-_ROW_BITS = 15
-_CACHED = 1 << 20  # numbers in a block of columns
+_BLOCK_BITS = 5  # measured on a CPU, faster than 4 and 6 and than butterflies
 
 
 def hadamard_matrix(num_bits: int) -> np.ndarray:
@@ -40,57 +37,11 @@ def _product(a: jax.typing.ArrayLike, b: jax.typing.ArrayLike) -> jax.Array:
     )
 
 
-def _by_blocks(x: jax.Array, max_bits: int) -> jax.Array:
-    """The transform of `x`, `[n]`, by factors of at most `2**max_bits`."""
-    left = x.shape[0].bit_length() - 1
-    while left > 0:
-        num_bits = min(max_bits, left)
-        # Transposing moves the axis just done to the end: after all factors every
-        # axis is where it was.
-        matrix = x.reshape(1 << num_bits, -1).T
-        x = _product(matrix, hadamard_matrix(num_bits)).reshape(-1)
-        left -= num_bits
-    return x
-
-
-def _in_cache(x: jax.Array) -> jax.Array:
-    """The transform of a long vector, `[n]`, in place, by what a cache holds.
-
-    As a matrix `[r, 2**15]`: all rows one after another, then blocks of columns.
-    """
-    row_size = 1 << _ROW_BITS
-    num_rows = x.shape[0] // row_size
-    block = max(64, min(row_size, _CACHED // num_rows))
-
-    def row(i: jax.Array, x: jax.Array) -> jax.Array:
-        part = jax.lax.dynamic_slice(x, (i, 0), (1, row_size))
-        part = _by_blocks(part.reshape(-1), _CACHED_BLOCK_BITS)
-        return jax.lax.dynamic_update_slice(x, part[None, :], (i, 0))
-
-    def column(i: jax.Array, x: jax.Array) -> jax.Array:
-        part = jax.lax.dynamic_slice(x, (0, i * block), (num_rows, block))
-        left = num_rows.bit_length() - 1
-        while left > 0:
-            num_bits = min(_CACHED_BLOCK_BITS, left)
-            # The axis just done goes behind the other rows' axes, as above.
-            part = _product(hadamard_matrix(num_bits), part.reshape(1 << num_bits, -1))
-            part = part.reshape(1 << num_bits, -1, block).swapaxes(0, 1)
-            left -= num_bits
-        return jax.lax.dynamic_update_slice(
-            x, part.reshape(num_rows, block), (0, i * block)
-        )
-
-    x = jax.lax.fori_loop(0, num_rows, row, x.reshape(num_rows, row_size))
-    return jax.lax.fori_loop(0, row_size // block, column, x).reshape(-1)
-
-
 def hadamard(x: jax.Array) -> jax.Array:
     """The orthonormal Walsh-Hadamard transform of a vector; it is its own inverse.
 
     The matrix is a Kronecker product, so that each factor of it is a product with a
-    small matrix along one axis of the vector seen as an array. On a CPU a vector of
-    `2**20` numbers or more is done part by part, so that most products find their
-    numbers in the cache: three quarters of the processor's time at `2**24`.
+    small matrix along one axis of the vector seen as an array.
 
     Args:
       x: float32 `[n]`, `n` a power of two.
@@ -102,13 +53,15 @@ def hadamard(x: jax.Array) -> jax.Array:
     >>> hadamard(jnp.array([1.0, 0.0, 0.0, 0.0]))
     Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
-
-    def plain(x: jax.Array) -> jax.Array:
-        return _by_blocks(x, _BLOCK_BITS)
-
-    if x.shape[0] < 1 << 20:
-        return plain(x)
-    return jax.lax.platform_dependent(x, cpu=_in_cache, default=plain)
+    left = x.shape[0].bit_length() - 1
+    while left > 0:
+        num_bits = min(_BLOCK_BITS, left)
+        # Transposing moves the axis just done to the end: after all factors every
+        # axis is where it was.
+        matrix = x.reshape(1 << num_bits, -1).T
+        x = _product(matrix, hadamard_matrix(num_bits)).reshape(-1)
+        left -= num_bits
+    return x
 
 
 def _riffle(x: jax.Array) -> jax.Array:
