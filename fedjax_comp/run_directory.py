@@ -3,7 +3,7 @@
     config.json     flags, versions, git commit      summary.json   totals and claims
     metrics.jsonl   a row for every evaluation       report.html    self-contained
     figures/        PNG                              events/        TensorBoard
-    checkpoints/    orbax
+    checkpoints/    orbax                            audit/         with --audit_log
 
 Every file is written under another name and renamed, so a reader or a killed run never
 sees half of one (`metrics.jsonl` grows by whole lines and is rewritten on resuming).
@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 from fedjax_comp.metrics import Row
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
-SPEED_ONLY_FLAGS = frozenset({"workdir", "data_dir", "raw_dir", "progress"})
+SPEED_ONLY_FLAGS = frozenset(
+    {"workdir", "data_dir", "raw_dir", "progress", "audit_key"}
+)
 """Flags that say where things lie or how they are shown, not what a run is."""
 
 Json = dict[str, Any]

@@ -1,0 +1,51 @@
+"""A tamper-evident log of everything that was exchanged in a run.
+
+With `--audit_log` every message of every round leaves an entry: the hash of its bytes,
+the round, who sent it to whom, the hash of the model before the round and that of the
+configuration. The entries are the leaves of a Merkle tree (RFC 9162). After every round
+its root is signed (Ed25519; C2SP's signed-note and tlog-checkpoint), and a witness may
+cosign it. `python -m fedjax_comp.audit verify DIR` hashes everything again.
+
+    merkle, differences     trees, proofs, and which entry it was
+    note, checkpoint, keys  signed texts
+    entry, log, recorder    from messages to lines on the disk
+    proof, witness          what others can check without the log
+    verify, command         the verification of a run directory
+
+*Tamper-evident, not tamper-proof.* The log does not prevent a change, it makes it show,
+to whoever has the log's public key from elsewhere. What it does not protect from:
+
+- **Lies at the source.** An entry says what the program hashed. Who runs the program
+  can run another one; the log then truthfully records its messages. It does not show
+  that a client trained on its data, or that a model is any good.
+- **Who has the private key.** He can sign everything anew. Without `--audit_key` the
+  key lies beside the log, which then shows accidents and other people's changes only.
+- **Two histories, or an earlier state of this one,** unless a witness with a key and a
+  disk of its own cosigned, or somebody kept a checkpoint (`verify --against`).
+- **Removal of everything.** A log that is gone says nothing, except to a witness.
+- **What is not in it:** `metrics.jsonl`, checkpoints, figures and reports are not
+  logged; `config.json` and the final parameters' hash in `summary.json` are compared.
+- **Confidentiality.** Entries are hashes; but who can guess a message can confirm it.
+"""
+
+from fedjax_comp.audit.command import main
+from fedjax_comp.audit.log import Log, LogError, read_log
+from fedjax_comp.audit.note import NoteError, Signer, Verifier
+from fedjax_comp.audit.recorder import Recorder
+from fedjax_comp.audit.verify import Report, verify_run
+from fedjax_comp.audit.witness import SplitHistory, Witness
+
+__all__ = [
+    "Log",
+    "LogError",
+    "NoteError",
+    "Recorder",
+    "Report",
+    "Signer",
+    "SplitHistory",
+    "Verifier",
+    "Witness",
+    "main",
+    "read_log",
+    "verify_run",
+]

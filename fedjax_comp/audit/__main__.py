@@ -1,0 +1,8 @@
+"""`python -m fedjax_comp.audit verify|prove|witness|keygen`: see `--help`."""
+
+import sys
+
+from fedjax_comp.audit.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

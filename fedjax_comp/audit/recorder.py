@@ -1,0 +1,268 @@
+"""From a run's messages to the entries of its log, beside the next round's computation.
+
+Every message that was sent is written to bytes (`fedjax_comp.wire.message`), and the
+hash of these bytes becomes an entry. A thread does this for one round while the devices
+compute the next; hashing and writing let go of Python's lock. At most one round waits,
+so a log that is slower than the rounds holds them back instead of filling the memory.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_comp.audit.entry import (
+    COHORT,
+    RESULT,
+    SERVER,
+    SILENCE,
+    Entry,
+    format_entry,
+    parse_entry,
+    sha256_hex,
+)
+from fedjax_comp.audit.log import FOLDER, Log, LogError
+from fedjax_comp.audit.note import Signer
+from fedjax_comp.base import Algorithm, Cohort, Messages, PyTree, RoundInfo
+from fedjax_comp.wire.message import to_bytes
+
+SENDERS = "cohort"
+"""Under this name `with_senders` puts who took part into `RoundInfo.observed`."""
+
+
+class Sent(NamedTuple):
+    """The messages of one direction: `payload` and `spoke` of `Messages`."""
+
+    payload: PyTree
+    spoke: jax.Array
+
+
+def with_senders(algorithm: Algorithm) -> Algorithm:
+    """The same algorithm, which also observes the clients' ids, int32 `[C]`."""
+
+    def run_round(
+        key: jax.Array, server: PyTree, clients: PyTree, cohort: Cohort
+    ) -> tuple[PyTree, PyTree, RoundInfo]:
+        server, clients, info = algorithm.round(key, server, clients, cohort)
+        observed = {**info.observed, SENDERS: cohort.clients.client_id}
+        return server, clients, info._replace(observed=observed)
+
+    return algorithm._replace(round=run_round)
+
+
+def params_sha256(params: PyTree) -> str:
+    """SHA-256 of the parameters' bytes, leaf by leaf in the order of their paths."""
+    digest = hashlib.sha256()
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for _, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def origin_of(name: str, config_sha256: str) -> str:
+    """The name of a run's log: the key's, and what was run.
+
+    Two histories of one configuration have one name, so that a witness tells them
+    apart.
+    """
+    return f"{name}/{config_sha256[:32]}"
+
+
+class Recorder:
+    """Logs every exchange of a run; use as a context manager.
+
+    Args:
+      run: the run directory; the log lies below it.
+      signer: the log's key.
+
+    Raises:
+      LogError: as `Log`, and when the run directory has no `config.json`.
+    """
+
+    def __init__(self, run: Path, signer: Signer) -> None:
+        path = run / "config.json"
+        if not path.exists():
+            raise LogError(f"There is no {path}.")
+        self._config = sha256_hex(path.read_bytes())
+        origin = origin_of(signer.verifier.name, self._config)
+        self._log = Log(run / FOLDER, signer, origin)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit-log")
+        self._pending: Future[None] | None = None
+        self.waited_seconds = 0.0
+        """How long the run waited for the log."""
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._thread.shutdown()
+        self._log.close()
+
+    @property
+    def entries(self) -> int:
+        """How many entries the log has."""
+        return self._log.size
+
+    def resume(self, rounds: int) -> None:
+        """Goes to behind round `rounds`; entries of later rounds are held to the old.
+
+        Raises:
+          LogError: when the log does not reach that far.
+        """
+        done, last = 0, 0
+        for line in self._log.lines:
+            entry = _parse(line)
+            if entry.round > rounds or entry.direction == RESULT:
+                break
+            done, last = done + 1, entry.round
+        if last != rounds:
+            raise LogError(
+                f"The run's checkpoint is of round {rounds}, the log ends at round "
+                f"{last}: entries were removed from its end."
+            )
+        self._log.rewind(done)
+
+    def record(
+        self,
+        round_index: int,
+        model: PyTree,
+        senders: jax.Array,
+        messages: Mapping[str, Messages],
+    ) -> None:
+        """Logs one round, later.
+
+        Args:
+          round_index: the round, from 1.
+          model: the parameters before the round, copied to the host.
+          senders: the clients of the cohort, int32 `[C]`.
+          messages: the round's messages.
+
+        Raises:
+          LogError: when an earlier round could not be logged.
+          ValueError: when there are no messages to log.
+        """
+        if not messages:
+            raise ValueError(
+                "--audit_log needs an algorithm that keeps its messages: make it with "
+                "keep_messages=True."
+            )
+        # Contexts and receivers' states go now, so that only payloads take memory.
+        sent = {name: Sent(x.payload, x.spoke) for name, x in messages.items()}
+        self._wait()
+        self._pending = self._thread.submit(
+            self._record, round_index, model, senders, sent
+        )
+
+    def flush(self) -> None:
+        """Returns when every round so far is logged, signed and durable.
+
+        Raises:
+          LogError: when one could not be.
+        """
+        self._wait()
+
+    def finish(self, rounds: int, params: PyTree) -> None:
+        """Logs the model that the run ends with.
+
+        Raises:
+          LogError: as `record`.
+        """
+        self._wait()
+        digest = params_sha256(params)
+        entry = Entry(rounds, RESULT, SERVER, "", digest, digest, self._config)
+        self._log.append([format_entry(entry)])
+        self._log.checkpoint()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            started = time.perf_counter()
+            pending, self._pending = self._pending, None
+            pending.result()
+            self.waited_seconds += time.perf_counter() - started
+
+    def _record(
+        self,
+        round_index: int,
+        model: PyTree,
+        senders: jax.Array,
+        messages: dict[str, Sent],
+    ) -> None:
+        before, ids = params_sha256(model), np.asarray(senders).tolist()
+        entries = [
+            Entry(round_index, name, *ends, digest, before, self._config)
+            for name, sent in messages.items()
+            for ends, digest in digests(name, sent, ids)
+        ]
+        if not entries:
+            nothing = Entry(round_index, SILENCE, "", "", "", before, self._config)
+            entries = [nothing]
+        self._log.append([format_entry(entry) for entry in entries])
+        self._log.checkpoint()
+
+
+def digests(
+    direction: str, sent: Sent, ids: Sequence[int]
+) -> list[tuple[tuple[str, str], str]]:
+    """Ends and SHA-256 of every message that was sent in one direction.
+
+    Args:
+      direction: what begins with "down" comes from the server.
+      sent: the messages; with an axis of 1 where it is a broadcast, else of `C`.
+      ids: the clients of the cohort.
+
+    Returns:
+      `((sender, receiver), hash of the message's bytes)` for each.
+    """
+    downwards = direction.startswith("down")
+    spoke = np.asarray(sent.spoke)
+    made = []
+    payloads = rows(sent.payload, spoke.size)
+    for i in np.flatnonzero(spoke).tolist():
+        client = COHORT if downwards and spoke.size == 1 else f"client {ids[i]}"
+        ends = (SERVER, client) if downwards else (client, SERVER)
+        made.append((ends, sha256_hex(to_bytes(payloads[i]))))
+    return made
+
+
+def rows(stacked: PyTree, count: int) -> list[PyTree]:
+    """The payloads of `count` clients from leaves `[count, ...]`, without copies.
+
+    Where a leaf lies on several devices, each client's part is read where it is.
+    """
+    leaves, structure = jax.tree.flatten(stacked)
+    columns = [_rows_of(leaf, count) for leaf in leaves]
+    return [
+        jax.tree.unflatten(structure, [column[i] for column in columns])
+        for i in range(count)
+    ]
+
+
+def _rows_of(leaf: jax.Array, count: int) -> list[np.ndarray]:
+    shards = leaf.addressable_shards
+    split = all(x.data.shape[1:] == leaf.shape[1:] for x in shards)
+    if not (split and leaf.is_fully_addressable):
+        return list(np.asarray(leaf))
+    found: dict[int, np.ndarray] = {}
+    for shard in shards:
+        first = shard.index[0].start or 0
+        if first not in found:
+            for i, row in enumerate(np.asarray(shard.data)):
+                found[first + i] = row
+    return [found[i] for i in range(count)]
+
+
+def host_copy(params: PyTree) -> PyTree:
+    """A copy that stays as it is when the run gives its buffers away."""
+    return jax.tree.map(lambda x: np.array(x, copy=True), params)
+
+
+def _parse(line: bytes) -> Entry:
+    try:
+        return parse_entry(line)
+    except ValueError as error:
+        raise LogError(str(error)) from error

@@ -1,0 +1,288 @@
+"""Verification of a run directory: is its log what was signed, and only that?
+
+Two things are compared with the signed checkpoints: the entries, hashed afresh, and the
+stored hashes. Where the hashes are those signed, they name the entry that was changed.
+Where they were changed as well, the checkpoints bound it from both sides.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fedjax_comp.audit.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    verify_checkpoint,
+    verify_cosignature,
+)
+from fedjax_comp.audit.differences import first_difference
+from fedjax_comp.audit.entry import (
+    RESULT,
+    describe,
+    parse_entry,
+    sha256_hex,
+)
+from fedjax_comp.audit.log import FOLDER, Stored, read_log
+from fedjax_comp.audit.merkle import CompactRange, extend, leaf_hash, root_of
+from fedjax_comp.audit.note import NoteError, Verifier, parse_note
+from fedjax_comp.audit.recorder import origin_of
+
+
+class Report(NamedTuple):
+    """What a verification found.
+
+    Attributes:
+      entries: how many entries the log has.
+      signed: how many of them the last checkpoint covers.
+      faults: what is not as it was signed, a line each; none when all is well.
+      remarks: what is worth knowing but no fault, a line each.
+    """
+
+    entries: int
+    signed: int
+    faults: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def verify_run(
+    run: Path,
+    key: Verifier,
+    *,
+    witnesses: Sequence[Verifier] = (),
+    notes: Sequence[str] = (),
+) -> Report:
+    """Verifies a run directory.
+
+    Args:
+      run: the run directory.
+      key: the log's key, from elsewhere than this directory.
+      witnesses: keys of the witnesses that must have cosigned the last checkpoint.
+      notes: checkpoints of this log that others have, as signed notes.
+
+    Returns:
+      The report.
+
+    Raises:
+      LogError: when there is no log at all.
+    """
+    stored = read_log(run / FOLDER)
+    leaves = [leaf_hash(line) for line in stored.lines]
+    checkpoints, faults = _signed_checkpoints(stored, key)
+    signed = checkpoints[-1].size if checkpoints else 0
+    finished = (run / "summary.json").exists() or _has_result(stored.lines)
+    faults += _history_faults(stored, leaves, checkpoints, finished)
+    if not faults:
+        faults += _meaning_faults(run, stored.lines, checkpoints, key)
+    outside = [*stored.cosigned, *notes]
+    faults += _outside_faults(leaves, key, checkpoints, outside)
+    faults += _witness_faults(stored, signed, witnesses)
+    return Report(
+        entries=len(leaves),
+        signed=signed,
+        faults=tuple(faults),
+        remarks=tuple(_remarks(stored, signed, finished, witnesses)),
+    )
+
+
+def _signed_checkpoints(
+    stored: Stored, key: Verifier
+) -> tuple[list[Checkpoint], list[str]]:
+    checkpoints: list[Checkpoint] = []
+    for i, note in enumerate(stored.notes):
+        try:
+            checkpoint = read_checkpoint(note, key)
+        except NoteError as error:
+            return checkpoints, [f"checkpoint {i}: {error}"]
+        if checkpoints and checkpoint.size <= checkpoints[-1].size:
+            fault = (
+                f"checkpoint {i}: {checkpoint.size} entries come after "
+                f"{checkpoints[-1].size}: the log's key signed two histories."
+            )
+            return checkpoints, [fault]
+        checkpoints.append(checkpoint)
+    return checkpoints, [] if checkpoints else ["no checkpoint is signed by this key."]
+
+
+def _history_faults(
+    stored: Stored,
+    leaves: list[bytes],
+    checkpoints: list[Checkpoint],
+    finished: bool,
+) -> list[str]:
+    """How entries and stored hashes differ from what was signed."""
+    if not checkpoints:
+        return []
+    signed = checkpoints[-1].size
+    sound = _sound_prefix(leaves, checkpoints)
+    named = _sound_prefix(stored.hashes, checkpoints)
+    if sound < signed and named <= sound:
+        return [_bounded(stored.lines, sound, checkpoints)]
+    if sound < signed:
+        difference = first_difference(leaves, stored.hashes[:named])
+        where, what = difference if difference is not None else (named, "altered")
+        return [f"{_entry(stored.lines, where)} was {what}."]
+    if finished and (len(leaves) > signed or stored.torn):
+        return [f"{_entry(stored.lines, signed)} was inserted after the last one."]
+    difference = first_difference(stored.hashes, leaves)
+    short = difference is not None and difference.position == len(stored.hashes)
+    if difference is None or (short and difference.position >= signed):
+        return []
+    return [
+        f"hash {difference.position} in the stored hashes is not that of its entry."
+    ]
+
+
+def _sound_prefix(leaves: list[bytes], checkpoints: list[Checkpoint]) -> int:
+    """How many leaves are covered by checkpoints that all have the right root."""
+    tree = CompactRange()
+    for checkpoint in checkpoints:
+        grown = extend(tree, leaves[tree.size : checkpoint.size])
+        if (grown.size, root_of(grown)) != checkpoint[1:]:
+            break
+        tree = grown
+    return tree.size
+
+
+def _bounded(lines: list[bytes], sound: int, checkpoints: list[Checkpoint]) -> str:
+    end = next(x.size for x in checkpoints if x.size > sound)
+    last = min(end, len(lines)) - 1
+    where = f" ({describe(lines[sound])} on)" if sound < len(lines) else ""
+    if last < sound:
+        return f"entry {sound} was removed, and all behind it."
+    return (
+        f"between entries {sound} and {end - 1}{where} the first one was altered, "
+        "removed, reordered or inserted; the stored hashes, which would tell which, "
+        "are not those signed either."
+    )
+
+
+def _entry(lines: list[bytes], index: int) -> str:
+    if index >= len(lines):
+        return f"entry {index}, behind the last one there,"
+    return f"entry {index} ({describe(lines[index])})"
+
+
+def _meaning_faults(
+    run: Path, lines: list[bytes], checkpoints: list[Checkpoint], key: Verifier
+) -> list[str]:
+    """Whether entries, configuration and summary fit together."""
+    path = run / "config.json"
+    config = sha256_hex(path.read_bytes()) if path.exists() else "missing"
+    origin = checkpoints[-1].origin
+    if origin != origin_of(key.name, config):
+        return [f"{path} is not the one that was run: the log is {origin}."]
+    round_index, model = 0, ""
+    for i, line in enumerate(lines):
+        try:
+            entry = parse_entry(line)
+        except ValueError as error:
+            return [f"entry {i}: {error}"]
+        same_round = entry.round == round_index and entry.direction != RESULT
+        if entry.round < round_index or (same_round and entry.model != model):
+            return [f"{_entry(lines, i)} does not follow from the one before it."]
+        if entry.config != config:
+            return [f"{_entry(lines, i)} belongs to another configuration."]
+        round_index, model = entry.round, entry.model
+    return _summary_faults(run / "summary.json", lines)
+
+
+def _summary_faults(path: Path, lines: list[bytes]) -> list[str]:
+    if not path.exists():
+        return []
+    if not _has_result(lines):
+        return ["the run has finished, but the log does not end with its result."]
+    result = parse_entry(lines[-1])
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        said = summary["params_sha256"], summary["rounds"]
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"{path} cannot be read: {error!r}."]
+    if said != (result.message, result.round):
+        fault = (
+            f"{path} has parameters {said[0]} after {said[1]} rounds, the log "
+            f"{result.message} after {result.round}."
+        )
+        return [fault]
+    return []
+
+
+def _has_result(lines: list[bytes]) -> bool:
+    try:
+        return bool(lines) and parse_entry(lines[-1]).direction == RESULT
+    except ValueError:
+        return False
+
+
+def _outside_faults(
+    leaves: list[bytes],
+    key: Verifier,
+    checkpoints: list[Checkpoint],
+    notes: list[str],
+) -> list[str]:
+    """Whether checkpoints that others have are of this history."""
+    faults = []
+    for text in notes:
+        try:
+            other = verify_checkpoint(parse_note(text), key)
+        except NoteError as error:
+            faults.append(f"a checkpoint from outside: {error}")
+            continue
+        if checkpoints and other.origin != checkpoints[-1].origin:
+            faults.append(f"a checkpoint from outside is of {other.origin}.")
+        elif other.size > len(leaves):
+            faults.append(
+                f"somebody has a checkpoint of {other.size} entries, here are "
+                f"{len(leaves)}: entries were removed from the end."
+            )
+        elif root_of(extend(CompactRange(), leaves[: other.size])) != other.root:
+            faults.append(
+                f"SPLIT HISTORY: the log's key signed another tree of {other.size} "
+                "entries than the one here."
+            )
+    return faults
+
+
+def _witness_faults(
+    stored: Stored, signed: int, witnesses: Sequence[Verifier]
+) -> list[str]:
+    faults = []
+    for witness in witnesses:
+        covered = _cosigned(stored, witness)
+        if covered < signed:
+            faults.append(f"{witness.name} has cosigned {covered} of {signed} entries.")
+    return faults
+
+
+def _cosigned(stored: Stored, witness: Verifier) -> int:
+    """How many entries the largest checkpoint cosigned by a witness covers."""
+    covered = 0
+    for text in stored.cosigned:
+        try:
+            note = parse_note(text)
+            verify_cosignature(note, witness)
+        except NoteError:
+            continue
+        covered = max(covered, int(note.text.split("\n")[1]))
+    return covered
+
+
+def _remarks(
+    stored: Stored, signed: int, finished: bool, witnesses: Sequence[Verifier]
+) -> list[str]:
+    remarks = []
+    if not finished:
+        remarks.append("the run has not finished: its log may still grow.")
+    if len(stored.lines) > signed:
+        remarks.append(
+            f"{len(stored.lines) - signed} entries behind the last checkpoint are not "
+            "signed yet."
+        )
+    if stored.torn:
+        remarks.append("the last line is not whole; opening the log removes it.")
+    if not witnesses:
+        remarks.append(
+            "no witness was asked for (--witness_key): a second history, or an earlier "
+            "state of this one, would not be noticed."
+        )
+    return remarks

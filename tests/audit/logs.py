@@ -1,0 +1,45 @@
+"""Small logs for these tests."""
+
+import json
+
+from fedjax_comp.audit.entry import RESULT, Entry, format_entry, sha256_hex
+from fedjax_comp.audit.log import FOLDER, Log
+from fedjax_comp.audit.note import make_signer
+from fedjax_comp.audit.recorder import origin_of
+
+SIGNER = make_signer("example.com/log", bytes(range(32)))
+CONFIG = b"{}"
+CONFIG_SHA256 = sha256_hex(CONFIG)
+ORIGIN = origin_of(SIGNER.verifier.name, CONFIG_SHA256)
+
+
+def make_entry(i, per_round=10, salt=""):
+    """Entry `i` of a made-up run; another `salt` is another history."""
+    at = 1 + i // per_round
+    message, model = sha256_hex(f"{salt}{i}".encode()), sha256_hex(str(at).encode())
+    client = f"client {i % per_round}"
+    return Entry(at, "uplink", client, "server", message, model, CONFIG_SHA256)
+
+
+def make_lines(count, per_round=10, salt=""):
+    """The lines of `count` entries, the last one the result."""
+    entries = [make_entry(i, per_round, salt) for i in range(count - 1)]
+    last = entries[-1]
+    result = last._replace(
+        direction=RESULT, sender="server", receiver="", message=last.model
+    )
+    return [format_entry(entry) for entry in [*entries, result]]
+
+
+def make_run(run, lines, per_round=10):
+    """A finished run directory whose log has these lines, a checkpoint a round."""
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_bytes(CONFIG)
+    with Log(run / FOLDER, SIGNER, ORIGIN) as log:
+        for first in range(0, len(lines), per_round):
+            log.append(lines[first : first + per_round])
+            log.checkpoint()
+    last = json.loads(lines[-1])
+    summary = {"params_sha256": last["message"], "rounds": last["round"]}
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run

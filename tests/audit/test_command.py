@@ -1,0 +1,134 @@
+"""The command's four verbs and their exit codes: 0 fine, 1 a fault, 2 a mistake."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedjax_comp.audit.command import main
+from fedjax_comp.audit.note import format_verifier
+from tests.audit.logs import SIGNER, make_lines, make_run
+
+KEY = format_verifier(SIGNER.verifier)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run", make_lines(40))
+
+
+def change(run):
+    path = run / "audit" / "log.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"client 7", b"client 8", 1))
+
+
+def test_verify(run, capsys):
+    assert main(["verify", str(run), f"--key={KEY}"]) == 0
+    assert "fine: 40 of 40 entries" in capsys.readouterr().out
+    change(run)
+    assert main(["verify", str(run), f"--key={KEY}"]) == 1
+    assert "FAULT: entry 7 (round 1, uplink, client 8" in capsys.readouterr().out
+    (run / "audit" / "log.jsonl").unlink()
+    assert main(["verify", str(run), f"--key={KEY}"]) == 1
+    assert "log.jsonl is missing" in capsys.readouterr().out
+
+
+def test_verify_without_a_key_says_what_that_is_worth(run, capsys):
+    assert main(["verify", str(run)]) == 0
+    assert "the key is the directory's own" in capsys.readouterr().out
+
+
+def test_prove_an_entry(run, tmp_path, capsys):
+    assert main(["prove", str(run), "--entry=12"]) == 0
+    proof, line = tmp_path / "proof", tmp_path / "line"
+    proof.write_text(capsys.readouterr().out)
+    line.write_bytes((run / "audit" / "log.jsonl").read_bytes().split(b"\n")[12])
+    verify = ["verify", f"--proof={proof}", f"--entry={line}", f"--key={KEY}"]
+    assert main(verify) == 0
+    line.write_bytes(line.read_bytes().replace(b"client 2", b"client 1"))
+    assert main(verify) == 1
+
+
+def test_witness_and_its_refusal(run, tmp_path, capsys):
+    key = tmp_path / "witness"
+    name = "--key_name=witness.example/w"
+    assert main(["keygen", str(key), name, "--witness"]) == 0
+    own = [f"--key={key}", f"--log_key={KEY}", f"--state={tmp_path / 'state'}"]
+    wanted = ["verify", str(run), f"--key={KEY}", f"--witness_key={key}.pub"]
+    assert main(wanted) == 1
+    assert main(["witness", str(run), *own]) == 0
+    assert main(wanted) == 0
+
+    fork = make_run(tmp_path / "fork", make_lines(60, salt="fork"))
+    assert main(["witness", str(fork), *own]) == 1
+    assert "there are two histories" in capsys.readouterr().err
+    (remembered,) = (tmp_path / "state").glob("*.note")
+    verify = ["verify", str(fork), f"--key={KEY}"]
+    assert main(verify) == 0  # in itself it is without a fault
+    assert main([*verify, f"--against={remembered}"]) == 1
+    assert "SPLIT HISTORY" in capsys.readouterr().out
+
+
+def test_a_witness_that_never_sees_the_run(run, tmp_path, capsys):
+    key, log_key = tmp_path / "witness", tmp_path / "log.pub"
+    log_key.write_text(KEY)
+    assert main(["keygen", str(key), "--key_name=w", "--witness"]) == 0
+    assert main(["prove", str(run), "--old_size=0"]) == 0
+    text = capsys.readouterr().out.partition("\n")[2]
+    request = tmp_path / "request"
+    request.write_text(text)
+    own = [f"--key={key}", f"--log_key={log_key}", f"--state={tmp_path / 'state'}"]
+    assert main(["witness", f"--request={request}", *own]) == 0
+    with (run / "audit" / "cosigned").open("w") as file:
+        file.write(capsys.readouterr().out)
+    verify = ["verify", str(run), f"--key={KEY}", f"--witness_key={key}.pub"]
+    assert main(verify) == 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["verfy"],
+        ["verify"],
+        ["verify", "nowhere"],
+        ["verify", "RUN", "--key=nowhere"],
+        ["verify", "--proof=nowhere"],
+        ["prove", "RUN"],
+        ["prove", "RUN", "--entry=40"],
+        ["prove", "RUN", "--old_size=41"],
+        ["prove", "nowhere", "--entry=1"],
+        ["witness", "RUN"],
+        ["witness", "--key=k", f"--log_key={KEY}", "--state=STATE"],
+        ["keygen", "KEY"],
+        ["keygen", "KEY", "--key_name=a b"],
+    ],
+)
+def test_mistakes(run, tmp_path, argv, capsys):
+    names = {"RUN": str(run), "KEY": str(tmp_path / "key"), "STATE": str(tmp_path)}
+    known = [names.get(x, x) for x in argv]
+    known = [x.replace("=STATE", f"={tmp_path}") for x in known]
+    assert main(known) == 2
+    assert capsys.readouterr().err
+
+
+def test_the_module_runs(run):
+    command = [sys.executable, "-m", "fedjax_comp.audit", "verify", str(run)]
+    done = subprocess.run(
+        command,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "fine" in done.stdout
+
+
+def test_a_copy_without_the_keys_still_verifies(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "audit" / "log.pub").unlink()
+    assert main(["verify", str(copy), f"--key={KEY}"]) == 0
+    assert main(["verify", str(copy)]) == 2

@@ -1,0 +1,148 @@
+"""One honest witness does not sign two histories."""
+
+import shutil
+
+import pytest
+
+from fedjax_comp.audit.checkpoint import verify_cosignature
+from fedjax_comp.audit.log import read_log
+from fedjax_comp.audit.merkle import leaf_hash
+from fedjax_comp.audit.note import (
+    COSIGNATURE,
+    NoteError,
+    format_note,
+    make_signer,
+    parse_note,
+)
+from fedjax_comp.audit.proof import (
+    format_inclusion,
+    format_request,
+    make_request,
+    parse_inclusion,
+    parse_request,
+    prove_inclusion,
+    verify_entry,
+)
+from fedjax_comp.audit.verify import verify_run
+from fedjax_comp.audit.witness import SplitHistory, Witness
+from tests.audit.logs import ORIGIN, SIGNER, make_lines, make_run
+
+SEEN = make_signer("witness.example/w", bytes(32), kind=COSIGNATURE)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run") / "run", make_lines(60))
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory):
+    """The same first 35 entries and another history from there."""
+    lines = [*make_lines(60)[:35], *make_lines(60, salt="fork")[35:]]
+    return make_run(tmp_path_factory.mktemp("fork") / "run", lines)
+
+
+@pytest.fixture
+def witness(tmp_path):
+    return Witness(tmp_path / "state", SEEN, SIGNER.verifier)
+
+
+def request(run, number, old_size):
+    """Asks for checkpoint `number` of a run, which covers `10 (number + 1)` entries."""
+    stored = read_log(run / "audit")
+    leaves = [leaf_hash(line) for line in stored.lines[: 10 * (number + 1)]]
+    return make_request(leaves, old_size, parse_note(stored.notes[number]))
+
+
+def test_what_grows_is_cosigned(run, witness):
+    size = 0
+    for number in (0, 1, 1, 5):
+        made = request(run, number, size)
+        assert parse_request(format_request(made)) == made
+        note = witness.add(made, time_seconds=100 + number)
+        assert verify_cosignature(note, SEEN.verifier) == 100 + number
+        size = 10 * (number + 1)
+        assert witness.last(ORIGIN).size == size
+
+
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_a_forked_history_is_caught(run, fork, witness, number):
+    witness.add(request(run, 3, 0), time_seconds=1)
+    remembered = witness.last(ORIGIN)
+    with pytest.raises(SplitHistory, match="there are two histories"):
+        witness.add(request(fork, number, 40), time_seconds=2)
+    assert witness.last(ORIGIN) == remembered
+    # Nor does the honest proof help the forked checkpoint.
+    honest, forked = request(run, number, 40), request(fork, number, 40)
+    with pytest.raises(SplitHistory):
+        witness.add(honest._replace(note=forked.note), time_seconds=2)
+    witness.add(honest, time_seconds=2)
+
+
+def test_a_fork_behind_what_was_seen_is_a_continuation(fork, run, witness):
+    # Before the histories part, either may be shown; after it, only that one.
+    witness.add(request(run, 2, 0), time_seconds=1)
+    witness.add(request(fork, 3, 30), time_seconds=2)
+    with pytest.raises(SplitHistory):
+        witness.add(request(run, 4, 40), time_seconds=3)
+
+
+def test_going_back_is_caught(run, witness):
+    witness.add(request(run, 4, 0), time_seconds=1)
+    with pytest.raises(SplitHistory, match="20 entries was shown after one of 50"):
+        witness.add(request(run, 1, 20), time_seconds=2)
+
+
+def test_what_is_no_proper_request(run, witness):
+    witness.add(request(run, 1, 0), time_seconds=1)
+    with pytest.raises(NoteError, match="expected a proof from 20 entries on"):
+        witness.add(request(run, 4, 10), time_seconds=2)
+    strangers = Witness(
+        witness._folder, SEEN, make_signer("example.com/log", bytes(32)).verifier
+    )
+    with pytest.raises(NoteError, match="There is no signature by"):
+        strangers.add(request(run, 4, 20), time_seconds=2)
+    unfit = Witness(witness._folder, SIGNER, SIGNER.verifier)
+    with pytest.raises(NoteError, match="Expected a witness's key"):
+        unfit.add(request(run, 4, 20), time_seconds=2)
+    assert witness.last(ORIGIN).size == 20
+    for text in ("", "old 1\n", "old 01\n\n", "new 1\n\n", "old 1\nAA\n\nx\n\n— a b\n"):
+        with pytest.raises(NoteError):
+            parse_request(text)
+
+
+def test_a_verification_wants_the_witnesses(run, fork, witness, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    key, wanted = SIGNER.verifier, [SEEN.verifier]
+    (fault,) = verify_run(run, key, witnesses=wanted).faults
+    assert fault == "witness.example/w has cosigned 0 of 60 entries."
+    cosigned = run / "audit" / "cosigned"
+    early = format_note(witness.add(request(run, 2, 0), time_seconds=1))
+    cosigned.write_text(early)
+    (fault,) = verify_run(run, key, witnesses=wanted).faults
+    assert fault == "witness.example/w has cosigned 30 of 60 entries."
+    late = format_note(witness.add(request(run, 5, 30), time_seconds=2))
+    cosigned.write_text(early + late)
+    assert not verify_run(run, key, witnesses=wanted).faults
+
+    # The other history, with cosignatures of this one beside it.
+    fork = shutil.copytree(fork, tmp_path / "fork")
+    (fork / "audit" / "cosigned").write_text(early + late)
+    (fault,) = verify_run(fork, key, witnesses=wanted).faults
+    assert fault.startswith("SPLIT HISTORY")
+
+
+def test_an_entry_is_proved_without_the_log(run):
+    stored = read_log(run / "audit")
+    leaves = [leaf_hash(line) for line in stored.lines]
+    note = parse_note(stored.notes[-1])
+    for i in (0, 33, 59):
+        text = format_inclusion(prove_inclusion(leaves, i, note))
+        proof = parse_inclusion(text)
+        assert verify_entry(proof, stored.lines[i], SIGNER.verifier).size == 60
+        with pytest.raises(NoteError, match=f"is not entry {i} of the log"):
+            verify_entry(proof, stored.lines[i] + b" ", SIGNER.verifier)
+        title, _, rest = text.partition("\n")
+        assert parse_inclusion(f"{title}\nextra AA==\n{rest}") == proof
+    with pytest.raises(NoteError, match="Expected a proof that begins with"):
+        parse_inclusion("index 3\n")
