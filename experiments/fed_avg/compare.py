@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from experiments.fed_avg.flags import define
+from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import build_problem, claims
 from experiments.harness.finish import execute, read_rows
 from experiments.harness.flags import apply_quick, as_dict
@@ -70,7 +71,9 @@ def compare(values: flags.FlagValues) -> Json:
     for pipeline in pipelines:
         own = flags_of(pipeline, values, define())
         build_own = functools.partial(build_problem, own)
-        summaries[pipeline.name] = execute("fed_avg", own, build_own, claims)
+        summaries[pipeline.name] = execute(
+            "fed_avg", own, build_own, claims, privacy_spent(own)
+        )
         runs.append(Run(pipeline.name, read_rows(Path(own.workdir))))
     result: Json = {
         "experiment": "fed_avg.compare",

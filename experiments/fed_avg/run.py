@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.fed_avg.flags import QUICK, define
+from experiments.fed_avg.privacy import make_private, privacy_spent
 from experiments.harness.expressions import build
 from experiments.harness.finish import execute
 from experiments.harness.flags import apply_quick
 from experiments.harness.main import run_main, use_host_cores
-from experiments.harness.problem import build_federation, initial_key
+from experiments.harness.problem import (
+    build_federation,
+    initial_key,
+    keeps_messages,
+)
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json
@@ -22,7 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     def body(values: flags.FlagValues) -> None:
         apply_quick(values, **QUICK)
         use_host_cores()
-        execute("fed_avg", values, lambda: build_problem(values), claims)
+        execute(
+            "fed_avg",
+            values,
+            lambda: build_problem(values),
+            claims,
+            privacy_spent(values),
+        )
 
     run_main("fed_avg", define(), body, argv)
 
@@ -31,19 +42,22 @@ def build_problem(values: flags.FlagValues) -> Problem:
     """What the flags describe, ready to run."""
     client_optimizer = build("client_optimizer", values.client_optimizer)
     server_optimizer = build("server_optimizer", values.server_optimizer)
-    federation = build_federation(values)
+    model_key, run_key = initial_key(values)
+    federation, server_optimizer, aggregation = make_private(
+        values, build_federation(values), server_optimizer, run_key
+    )
     algorithm = fed_avg(
         federation.task,
         client_optimizer=client_optimizer,
         server_optimizer=server_optimizer,
         uplink=federation.uplink,
         downlink=federation.downlink,
+        aggregation=aggregation,
         execution=federation.execution,
         proximal=values.proximal,
         population=values.num_clients,
-        keep_messages=values.audit_every > 0,
+        keep_messages=keeps_messages(values),
     )
-    model_key, _ = initial_key(values)
     return Problem(
         algorithm=algorithm,
         sample=federation.sample,

@@ -1,0 +1,65 @@
+"""Privacy: sums that show no summand, and noise that bounds what a sum tells.
+
+Secure aggregation hides each client's message from the server; differential privacy
+bounds what the sum, and every model made of it, tells of any client. Neither does the
+other's work. What is protected from whom is said in each module; the protocol is for a
+server that is curious and follows it.
+"""
+
+from fedjax_comp.privacy.accounting import (
+    cohort_epsilon,
+    discrete_gaussian_zcdp,
+    gaussian_delta,
+    gaussian_epsilon,
+    poisson_epsilon,
+    rdp_epsilon,
+    skellam_rdp,
+)
+from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
+from fedjax_comp.privacy.clipping import clip_by_l2, clipped, l2_norm
+from fedjax_comp.privacy.discrete import discrete_gaussian, skellam
+from fedjax_comp.privacy.distributed import (
+    bits_for_noise,
+    bounded_rounding,
+    private_sum,
+    round_bounded,
+)
+from fedjax_comp.privacy.errors import ProtocolError, TamperedShare, TooFewParties
+from fedjax_comp.privacy.integers import integer_grid
+from fedjax_comp.privacy.messages import secure_setting
+from fedjax_comp.privacy.qualify import qualify
+from fedjax_comp.privacy.secure_round import secure_round
+from fedjax_comp.privacy.secure_sum import Step, secure_sum
+from fedjax_comp.privacy.summed_power import summed_power_step
+
+__all__ = [
+    "ProtocolError",
+    "Step",
+    "TamperedShare",
+    "TooFewParties",
+    "bits_for_noise",
+    "bounded_rounding",
+    "clip_by_l2",
+    "clipped",
+    "cohort_epsilon",
+    "discrete_gaussian",
+    "discrete_gaussian_zcdp",
+    "equally_weighted",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "gaussian_noise",
+    "integer_grid",
+    "l2_norm",
+    "mean_over",
+    "poisson_epsilon",
+    "private_sum",
+    "qualify",
+    "rdp_epsilon",
+    "round_bounded",
+    "secure_round",
+    "secure_setting",
+    "secure_sum",
+    "skellam",
+    "skellam_rdp",
+    "summed_power_step",
+]

@@ -1,0 +1,122 @@
+"""Differential privacy at a server that is trusted to add the noise.
+
+McMahan, Ramage, Talwar and Zhang, "Learning differentially private recurrent language
+models", 2018, algorithm 1: every client of a cohort clipped to `S` and weighted alike,
+the sum divided by the cohort's size whoever answered, noise of standard deviation
+`z S / C` on that mean.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp.base import Cohort, PyTree
+from fedjax_comp.compress import _checks
+from fedjax_comp.server.aggregate import WeightedSum
+
+Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
+"""`(key, round_index, data) -> Cohort`, as in `fedjax_comp.training`."""
+
+
+class NoiseState(NamedTuple):
+    """The next step's key."""
+
+    key: jax.Array
+
+
+def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransformation:
+    """Adds independent Gaussian noise to every number of an update.
+
+    Put it first: `optax.chain(gaussian_noise(key, stddev=z * clip / cohort_size),
+    optax.sgd(1.0))` is DP-FedAvg's server, and whatever optimizer follows needs no
+    more privacy, since it only sees what is private already.
+
+    The numbers are JAX's: a counter-based generator that is not cryptographic, and
+    floats whose low bits may tell what they were added to (Mironov, "On significance of
+    the least significant bits for differential privacy", 2012). That is enough to study
+    what privacy costs, and not against an adversary who learns the key, which is as
+    secret as the run's seed. `fedjax_comp.privacy.discrete` has neither weakness.
+
+    Args:
+      key: scalar key array.
+      stddev: of the noise, at least 0.
+
+    Returns:
+      An optax transform.
+
+    Raises:
+      ValueError: when `stddev` is not such a number.
+
+    >>> noisy = gaussian_noise(jax.random.key(0), stddev=0.0)
+    >>> noisy.update(jnp.ones(2), noisy.init(jnp.ones(2)))[0]
+    Array([1., 1.], dtype=float32)
+    """
+    stddev = _checks.number("stddev", stddev, minimum=0.0, below=float("inf"))
+
+    def init(params: PyTree) -> NoiseState:
+        del params
+        return NoiseState(key)
+
+    def update(
+        updates: PyTree, state: NoiseState, params: PyTree | None = None
+    ) -> tuple[PyTree, NoiseState]:
+        del params
+        next_key, noise_key = jax.random.split(state.key)
+        leaves, structure = jax.tree.flatten(updates)
+        noisy = [
+            leaf + (stddev * jax.random.normal(leaf_key, leaf.shape)).astype(leaf.dtype)
+            for leaf, leaf_key in zip(
+                leaves, jax.random.split(noise_key, len(leaves)), strict=True
+            )
+        ]
+        return jax.tree.unflatten(structure, noisy), NoiseState(next_key)
+
+    return optax.GradientTransformation(init, update)
+
+
+def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
+    """The sum over a number that does not depend on who answered.
+
+        total / C
+
+    `weighted_mean` divides by the weights that arrived: then one client changes what
+    all others count for, and the noise would have to be larger.
+
+    Args:
+      cohort_size: `C`.
+
+    Returns:
+      An aggregation for `fed_avg`.
+
+    Raises:
+      ValueError: when `cohort_size` is no positive integer.
+
+    >>> mean_over(4)(WeightedSum(jnp.array([2.0]), jnp.array(3.0)))
+    Array([0.5], dtype=float32)
+    """
+    cohort_size = _checks.integer("cohort_size", cohort_size, minimum=1)
+    return lambda summed: jax.tree.map(lambda x: x / cohort_size, summed.total)
+
+
+def equally_weighted(sample: Sampler) -> Sampler:
+    """Cohorts of which every client has the weight 1, however much it holds.
+
+    Weights by examples would let the largest client move the mean by more than
+    `clip / C`; and how much a client holds is private, too.
+
+    Args:
+      sample: the sampler.
+
+    Returns:
+      A sampler of the same cohorts.
+    """
+
+    def sample_equally(key: jax.Array, round_index: jax.Array, data: PyTree) -> Cohort:
+        cohort = sample(key, round_index, data)
+        ones = jnp.ones_like(cohort.clients.num_examples)
+        return cohort._replace(clients=cohort.clients._replace(num_examples=ones))
+
+    return sample_equally

@@ -1,0 +1,103 @@
+"""Clipping: what bounds the influence of one client.
+
+McMahan, Ramage, Talwar and Zhang, "Learning differentially private recurrent language
+models", 2018, section 2 (flat clipping).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import Compressor, Context, PyTree
+from fedjax_comp.compress import _checks
+from fedjax_comp.compress.leafwise import open_leaves, replace_open
+
+
+def l2_norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm of all floats of a tree together, float32 scalar.
+
+    It neither overflows nor underflows where the norm itself does not.
+
+    >>> float(l2_norm({"a": jnp.array([3.0]), "b": jnp.array([0.0, -4.0])}))
+    5.0
+    """
+    leaves = [leaf.astype(jnp.float32) for leaf in open_leaves(tree)]
+    largest = jnp.zeros(())
+    for leaf in leaves:
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    squares = jnp.zeros(())
+    for leaf in leaves:
+        squares += jnp.sum((leaf / unit) ** 2)
+    return largest * jnp.sqrt(squares)
+
+
+def clip_by_l2(tree: PyTree, norm: float) -> PyTree:
+    """A tree shortened to a norm of at most `norm`, in its direction.
+
+        x min(1, norm / ||x||_2)
+
+    Args:
+      tree: floats of any shapes; other leaves stay as they are.
+      norm: the bound, positive.
+
+    Returns:
+      A tree like `tree`; NaN everywhere when a number is not finite.
+
+    >>> clip_by_l2([jnp.array([3.0, 4.0])], 1.0)
+    [Array([0.6, 0.8], dtype=float32)]
+    >>> clip_by_l2([jnp.array([3.0, 4.0])], 10.0)
+    [Array([3., 4.], dtype=float32)]
+    """
+    length = l2_norm(tree)
+    scale = jnp.minimum(1.0, norm / jnp.maximum(length, norm))
+    return replace_open(
+        tree, [scale * leaf.astype(jnp.float32) for leaf in open_leaves(tree)]
+    )
+
+
+def clipped(compressor: Compressor, norm: float) -> Compressor:
+    """Clips what goes into a compressor, and again what comes out.
+
+        decode(p) = clip(D(p)),   p = C(clip(x))
+
+    The first is what a client does for its own good. The second is what the guarantee
+    rests on: compressors lengthen vectors (random-k rescales by `n/k`, quantizers add
+    noise, error feedback adds what it owes), and a client may send what it likes. It
+    changes nothing where the message is no longer than `norm`.
+
+    Put it around the whole pipeline. It is not linear: under secure aggregation nobody
+    can clip what was sent (see `fedjax_comp.privacy.distributed`).
+
+    Args:
+      compressor: of the clipped updates.
+      norm: the largest Euclidean norm of an update, all leaves together.
+
+    Returns:
+      A `Compressor` with the states of `compressor`.
+
+    Raises:
+      ValueError: when `compressor` is none, or `norm` not positive and finite.
+
+    Example:
+      >>> from fedjax_comp.base import make_context
+      >>> from fedjax_comp.compress import random_k
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> uplink = clipped(random_k(k=1), norm=1.0)
+      >>> payload, _ = uplink.encode(context, jnp.array([3.0, 4.0]), ())
+      >>> decoded, _ = uplink.decode(context, payload, ())
+      >>> float(l2_norm(decoded))
+      1.0
+    """
+    _checks.compressor("compressor", compressor)
+    norm = _checks.between("norm", norm, above=0, at_most=1e30)
+
+    def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
+        return compressor.encode(context, clip_by_l2(tree, norm), sender)
+
+    def decode(
+        context: Context, payload: PyTree, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tree, receiver = compressor.decode(context, payload, receiver)
+        return clip_by_l2(tree, norm), receiver
+
+    return Compressor(compressor.init, encode, decode)

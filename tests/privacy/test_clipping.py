@@ -1,0 +1,147 @@
+"""Clipping bounds what one client can change; weights and divisors do not undo it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp.base import make_context
+from fedjax_comp.compress import error_feedback, identity, qsgd
+from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
+from fedjax_comp.privacy.clipping import clip_by_l2, clipped, l2_norm
+from fedjax_comp.server.aggregate import weighted
+from tests.problems import make_cohort
+
+CONTEXT = make_context(jax.random.key(0), 0)
+ROOM = 1 + 1e-5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_fast_here():
+    """Many small programs: what they cost is to compile them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def update_of(size, seed=0):
+    key = jax.random.key(seed)
+    tree = {
+        "b": jax.random.normal(key, (7,)),
+        "w": jax.random.normal(jax.random.fold_in(key, 1), (3, 5)),
+    }
+    return jax.tree.map(lambda x: size * x, tree)
+
+
+def norm64(tree):
+    leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+    return float(np.linalg.norm(np.concatenate(leaves)))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 1.0, 1e3, 1e25])
+def test_clipping_against_float64(size):
+    tree = update_of(size)
+    length = norm64(tree)
+    np.testing.assert_allclose(l2_norm(tree), length, rtol=1e-5)
+    short = clip_by_l2(tree, 2.0)
+    scale = min(1.0, 2.0 / max(length, 2.0))
+    jax.tree.map(
+        lambda ours, x: np.testing.assert_allclose(
+            ours, np.asarray(x, np.float64) * scale, rtol=1e-5
+        ),
+        short,
+        tree,
+    )
+    assert norm64(short) <= 2.0 * ROOM
+
+
+def test_what_is_short_stays_to_the_bit_and_what_is_broken_stays_broken():
+    tree = update_of(1e-3)
+    jax.tree.map(np.testing.assert_array_equal, clip_by_l2(tree, 1.0), tree)
+    for bad in (jnp.inf, jnp.nan):
+        assert jnp.isnan(clip_by_l2([jnp.array([1.0, bad])], 1.0)[0]).any()
+    assert clip_by_l2({"empty": jnp.zeros(0)}, 1.0)["empty"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [identity(), error_feedback(qsgd(1))],
+)
+def test_no_message_decodes_to_more_than_the_clip(compressor):
+    """The sensitivity: whatever is sent, a client moves the sum by at most `norm`."""
+    uplink = clipped(compressor, 0.5)
+    for size in (1e-2, 1e2):
+        state = uplink.init(update_of(size))
+        sender = state.sender
+        for _ in range(2):
+            payload, sender = uplink.encode(CONTEXT, update_of(size), sender)
+            decoded, _ = uplink.decode(CONTEXT, payload, state.receiver)
+            assert norm64(decoded) <= 0.5 * ROOM
+
+
+def test_a_forged_message_counts_no_more_than_the_clip():
+    forged, _ = identity().encode(CONTEXT, update_of(1e6), ())
+    assert norm64(clipped(identity(), 0.5).decode(CONTEXT, forged, ())[0]) <= 0.5 * ROOM
+
+
+def test_clipped_is_not_linear():
+    """So that nobody masks messages which cannot be clipped any more."""
+    assert not clipped(identity(), 1.0).linear
+
+
+def test_one_client_moves_the_mean_by_at_most_clip_over_cohort():
+    """Any client in place of any other, weights and drop-outs included."""
+    clip, cohort_size = 0.5, 3
+    uplink = clipped(qsgd(1), clip)
+    cohort = equally_weighted(lambda key, index, data: data)(
+        None, None, make_cohort([1, 50, 3], 4)
+    )
+
+    def mean(updates, counts):
+        total = None
+        for i, (update, counted) in enumerate(zip(updates, counts, strict=True)):
+            context = make_context(jax.random.key(3), i)
+            payload, _ = uplink.encode(context, update, ())
+            decoded, _ = uplink.decode(context, payload, ())
+            weight = cohort.clients.num_examples[i].astype(jnp.float32)
+            part = weighted(decoded, weight, jnp.asarray(counted))
+            total = part if total is None else optax.tree.add(total, part)
+        return mean_over(cohort_size)(total)
+
+    updates = [update_of(10.0, seed) for seed in range(3)]
+    everybody = mean(updates, [True] * 3)
+    gone = mean(updates, [True, False, True])
+    other = mean([updates[0], update_of(1e5, 9), *updates[2:]], [True] * 3)
+    assert norm64(optax.tree.sub(everybody, gone)) <= clip / cohort_size * ROOM
+    assert norm64(optax.tree.sub(everybody, other)) <= 2 * clip / cohort_size * ROOM
+
+
+def test_noise_has_its_deviation_is_fresh_and_is_independent():
+    """Of n normals |mean| < 6 / sqrt(n) and |variance - 1| < 6 sqrt(2 / n)."""
+    n, stddev = 1 << 14, 0.25
+    noise = gaussian_noise(jax.random.key(1), stddev=stddev)
+    params = {"a": jnp.ones(n), "b": jnp.zeros((n // 64, 64), jnp.bfloat16)}
+    state = noise.init(params)
+    drawn = []
+    for _ in range(2):
+        noisy, state = noise.update(params, state)
+        assert noisy["b"].dtype == jnp.bfloat16
+        drawn.append((np.asarray(noisy["a"], np.float64) - 1) / stddev)
+        drawn.append(np.asarray(noisy["b"], np.float64).ravel() / stddev)
+    for z in drawn:
+        assert abs(z.mean()) < 6 / np.sqrt(n)
+        assert abs(np.mean(z**2) - 1) < 6 * np.sqrt(2 / n) + 2**-8
+    for i, one in enumerate(drawn):
+        for two in drawn[:i]:
+            assert abs(np.mean(one * two)) < 6 / np.sqrt(n)
+
+
+def test_mistakes():
+    for norm in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="norm"):
+            clipped(identity(), norm)
+    with pytest.raises(ValueError, match="stddev"):
+        gaussian_noise(jax.random.key(0), stddev=-1.0)
+    with pytest.raises(ValueError, match="cohort_size"):
+        mean_over(0)
