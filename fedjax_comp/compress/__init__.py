@@ -28,6 +28,7 @@ from fedjax_comp.compress.eden import ecsq, eden
 from fedjax_comp.compress.entropy import entropy_coded
 from fedjax_comp.compress.feedback import error_feedback
 from fedjax_comp.compress.kashin import kashin
+from fedjax_comp.compress.lattice import uniform_lattice
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.low_rank import low_rank, randomized_low_rank
 from fedjax_comp.compress.natural import natural_compression, natural_dithering, nuqsgd
@@ -57,6 +58,7 @@ from fedjax_comp.compress.sparsify import random_k, top_k
 from fedjax_comp.compress.spectral import energy_low_rank, spectral_sample
 from fedjax_comp.compress.terngrad import terngrad
 from fedjax_comp.compress.trellis import trellis
+from fedjax_comp.compress.truncation import low_rank_start, truncation
 from fedjax_comp.compress.uniform_trellis import uniform_trellis
 from fedjax_comp.wire.codes import (
     elias_delta,
@@ -100,6 +102,7 @@ __all__ = [
     "kashin_quantize",
     "leafwise",
     "low_rank",
+    "low_rank_start",
     "natural_compression",
     "natural_dithering",
     "nuqsgd",
@@ -127,6 +130,8 @@ __all__ = [
     "to_dtype",
     "top_k",
     "trellis",
+    "truncation",
+    "uniform_lattice",
     "uniform_trellis",
     "warm_up_top_k",
 ]

@@ -7,17 +7,22 @@ are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 2
 
 from fedjax_comp.models.cnn import cnn
 from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
+from fedjax_comp.models.factorized import Compact, Factorized, factorize
 from fedjax_comp.models.fedpara import fed_para_mlp
 from fedjax_comp.models.linear import linear
 from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
+from fedjax_comp.models.resnet import resnet
 from fedjax_comp.models.task import ModelFn, classification
+from fedjax_comp.models.vgg import vgg
 
-FACTORIES = ("char_lstm", "cnn", "fed_para_mlp", "linear", "mlp")
+FACTORIES = ("char_lstm", "cnn", "fed_para_mlp", "linear", "mlp", "resnet", "vgg")
 """Names of the factories of a `ModelFn`: what a `--model` expression may call."""
 
 __all__ = [
     "FACTORIES",
+    "Compact",
+    "Factorized",
     "ModelFn",
     "char_lstm",
     "classification",
@@ -25,7 +30,10 @@ __all__ = [
     "conv_direct",
     "conv_lax",
     "conv_patches",
+    "factorize",
     "fed_para_mlp",
     "linear",
     "mlp",
+    "resnet",
+    "vgg",
 ]

@@ -30,6 +30,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from fedjax_comp.models.strided import strided
+
 ConvFn = Callable[[jax.Array, jax.Array], jax.Array]
 """`(x [B, H, W, C], kernel [KH, KW, C, O]) -> [B, H, W, O]`."""
 
@@ -226,7 +228,7 @@ def _one_pair_at_a_time(padding: Padding) -> ConvFn:
 
 
 class Conv(nn.Module):
-    """A convolution with stride one, "SAME" padding and a bias.
+    """A convolution with "SAME" padding.
 
     Parameters: `kernel` `[KH, KW, C, O]` and `bias` `[O]`, as those of `nn.Conv`.
 
@@ -234,6 +236,8 @@ class Conv(nn.Module):
       features: `O`.
       kernel_size: `(KH, KW)`.
       convolve: the way of computing; `default_conv()` when it is traced if None.
+      strides: `(s, t)`: every `s`-th row and `t`-th column is kept, the first included.
+      use_bias: whether there is a bias.
 
     >>> params = Conv(7).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))["params"]
     >>> params["kernel"].shape, params["bias"].shape
@@ -243,17 +247,19 @@ class Conv(nn.Module):
     features: int
     kernel_size: tuple[int, int] = (5, 5)
     convolve: ConvFn | None = None
+    strides: tuple[int, int] = (1, 1)
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, H, W, C]` to `[B, H, W, O]`."""
+        """Maps `[B, H, W, C]` to `[B, ceil(H / s), ceil(W / t), O]`."""
         kernel = self.param(
             "kernel",
             nn.initializers.lecun_normal(),
             (*self.kernel_size, x.shape[-1], self.features),
         )
+        out = strided(self.convolve or default_conv(), x, kernel, self.strides)
+        if not self.use_bias:
+            return out
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        convolve = self.convolve or default_conv()
-        return convolve(x, kernel) + lax.broadcast_in_dim(
-            bias, (1, 1, 1, self.features), (3,)
-        )
+        return out + lax.broadcast_in_dim(bias, (1, 1, 1, self.features), (3,))

@@ -33,6 +33,8 @@ def test_every_factory_takes_the_number_of_classes_by_name():
         "fed_para_mlp": models.fed_para_mlp(5, rank=2),
         "linear": models.linear(),
         "mlp": models.mlp(5),
+        "resnet": models.resnet(),
+        "vgg": models.vgg(),
     }
     assert sorted(built) == sorted(models.FACTORIES)
     assert all(model(num_classes=7).num_classes == 7 for model in built.values())

@@ -1,0 +1,215 @@
+"""Networks of low-rank layers as networks of thin layers.
+
+A dense layer `[m, n]` of rank `r` becomes two, `[m, r]` and `[r, n]`. A convolution
+`[H, W, I, O]` becomes, in the channel scheme, one of `H x W` to `r` channels and one of
+`1 x 1` (Denton et al., "Exploiting linear structure within convolutional networks for
+efficient evaluation", 2014; Zhang et al., "Accelerating very deep convolutional
+networks", 2016), in the spatial scheme one of `H x 1` to `r` channels and one of
+`1 x W` (Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks
+with low rank expansions", 2014). A layer stays as it is where its factors would not be
+fewer numbers, `r (m + n) >= m n`; then they would be no less work, either.
+
+It is the compact model that federated dual-side low-rank compression ends with
+(`fedjax_comp.algorithms.fed_dlr`), and works on any network of the package's `Conv` and
+flax's `Dense` layers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from fedjax_comp.base import PyTree
+from fedjax_comp.models.convolution import Conv, default_conv
+from fedjax_comp.models.strided import strided
+
+SCHEMES = ("channel", "spatial")
+
+
+class Compact(NamedTuple):
+    """A module and its parameters."""
+
+    module: nn.Module
+    params: PyTree
+
+
+class Factorized(nn.Module):
+    """A network of which some layers run as two thin ones.
+
+    Parameters lie where those of `network` do; a factored layer has `left` and `right`
+    in place of its `kernel`.
+
+    Attributes:
+      network: the network as it was.
+      ranks: the factored layers, by path (`"Block_0/Conv_1"`), and their ranks.
+      scheme: of convolutions, "channel" or "spatial".
+    """
+
+    network: nn.Module
+    ranks: tuple[tuple[str, int], ...]
+    scheme: str = "channel"
+
+    def setup(self) -> None:
+        """Gives this module the network's own scope: its paths and parameters."""
+        nn.share_scope(self, self.network)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps what the network maps to what it maps it to."""
+        ranks = dict(self.ranks)
+
+        def intercept(
+            next_fun: Callable[..., Any],
+            args: tuple[Any, ...],
+            kwargs: dict[str, Any],
+            context: nn.module.InterceptorContext,
+        ) -> Any:
+            layer = context.module
+            rank = ranks.get("/".join(layer.path[len(self.path) :]))
+            if rank is None or context.method_name != "__call__":
+                return next_fun(*args, **kwargs)
+            if isinstance(layer, Conv):
+                return _thin_conv(layer, rank, self.scheme, *args)
+            if isinstance(layer, nn.Dense):
+                return _thin_dense(layer, rank, *args)
+            return next_fun(*args, **kwargs)
+
+        with nn.intercept_methods(intercept):
+            return self.network(x)
+
+
+def _thin_dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array:
+    init = nn.initializers.lecun_normal()
+    left = layer.param("left", init, (x.shape[-1], rank))
+    right = layer.param("right", init, (rank, layer.features))
+    return _with_bias(layer, x @ left @ right)
+
+
+def _thin_conv(layer: Conv, rank: int, scheme: str, x: jax.Array) -> jax.Array:
+    init = nn.initializers.lecun_normal()
+    height, width = layer.kernel_size
+    convolve = layer.convolve or default_conv()
+    if scheme == "channel":
+        left = layer.param("left", init, (height, width, x.shape[-1], rank))
+        right = layer.param("right", init, (1, 1, rank, layer.features))
+        thin = strided(convolve, x, left, layer.strides)
+        # A product of matrices, which a convolution of 1x1 is not told to be.
+        return _with_bias(layer, thin @ right[0, 0])
+    left = layer.param("left", init, (height, 1, x.shape[-1], rank))
+    right = layer.param("right", init, (1, width, rank, layer.features))
+    thin = strided(convolve, x, left, (layer.strides[0], 1))
+    return _with_bias(layer, strided(convolve, thin, right, (1, layer.strides[1])))
+
+
+def _with_bias(layer: nn.Dense | Conv, out: jax.Array) -> jax.Array:
+    if not layer.use_bias:
+        return out
+    bias = layer.param("bias", nn.initializers.zeros_init(), (layer.features,))
+    return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
+
+
+def factorize(
+    module: nn.Module,
+    params: PyTree,
+    *,
+    energy: float,
+    max_rank: int | None = None,
+    scheme: str = "channel",
+) -> Compact:
+    """The network with thin layers wherever they are fewer numbers.
+
+        r = min{r : sum_{i <= r} s_i^2 >= energy * sum_i s_i^2},
+        kernel ~ left right, the truncated SVD with sqrt(s) to each.
+
+    Args:
+      module: a network of `Conv` and `nn.Dense` layers, such as `cnn()(10)`; other
+        layers stay as they are.
+      params: its parameters.
+      energy: in (0, 1]; what a layer keeps of its squared singular values.
+      max_rank: the most a factored layer may have; None for no bound.
+      scheme: of convolutions, "channel" or "spatial".
+
+    Returns:
+      A `Factorized` module and its parameters.
+
+    Raises:
+      ValueError: when an argument is none of the above, or `module` is factorized
+        already.
+
+    >>> from fedjax_comp.models import mlp
+    >>> module, x = mlp(64)(10), jnp.ones((1, 64))
+    >>> params = module.init(jax.random.key(0), x)["params"]
+    >>> compact = factorize(module, params, energy=0.5)
+    >>> compact.params["Dense_0"]["left"].shape[0]
+    64
+    >>> compact.module.apply({"params": compact.params}, x).shape
+    (1, 10)
+    """
+    if not 0 < energy <= 1:
+        raise ValueError(f"Expected energy={energy} in (0, 1].")
+    if max_rank is not None and max_rank < 1:
+        raise ValueError(f"Expected max_rank={max_rank} >= 1.")
+    if scheme not in SCHEMES:
+        raise ValueError(f"Expected scheme={scheme!r} to be one of {SCHEMES}.")
+    if isinstance(module, Factorized):
+        raise ValueError(
+            "Expected a network that is not factorized yet: factorize(module.network, "
+            "...) of its dense parameters."
+        )
+    ranks: list[tuple[str, int]] = []
+
+    def walk(node: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+        made = dict(node)
+        for name, below in node.items():
+            if isinstance(below, Mapping):
+                made[name] = walk(below, (*path, name))
+        kernel = node.get("kernel")
+        if kernel is None or np.ndim(kernel) not in (2, 4):
+            return made
+        factors = _factors(np.asarray(kernel), energy, max_rank, scheme)
+        if factors is not None:
+            del made["kernel"]
+            made["left"], made["right"] = map(jnp.asarray, factors)
+            ranks.append(("/".join(path), factors[1].shape[-2]))
+        return made
+
+    compact = walk(params, ())
+    return Compact(Factorized(module, tuple(ranks), scheme), compact)
+
+
+def _factors(
+    kernel: np.ndarray, energy: float, max_rank: int | None, scheme: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Both factors in the shapes of their layers; None when dense is not more."""
+    matrix = kernel.astype(np.float64)
+    spatial = kernel.ndim == 4 and scheme == "spatial"
+    if spatial:
+        height, width, inputs, outputs = kernel.shape
+        matrix = matrix.transpose(0, 2, 1, 3).reshape(height * inputs, width * outputs)
+    matrix = matrix.reshape(-1, matrix.shape[-1])
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    rank = rank_for_energy(s, energy)
+    rank = max(1, rank if max_rank is None else min(rank, max_rank))
+    if rank * sum(matrix.shape) >= matrix.size:
+        return None
+    root = np.sqrt(s[:rank])
+    left = (u[:, :rank] * root).astype(kernel.dtype)
+    right = (root[:, None] * v[:rank]).astype(kernel.dtype)
+    if spatial:
+        shapes = (height, 1, inputs, rank), (rank, 1, width, outputs)
+        return left.reshape(shapes[0]), right.reshape(shapes[1]).transpose(1, 2, 0, 3)
+    if kernel.ndim == 4:
+        return left.reshape(*kernel.shape[:3], rank), right[None, None]
+    return left, right
+
+
+def rank_for_energy(s: np.ndarray, energy: float) -> int:
+    """The least number of singular values that holds a share of their squares' sum.
+
+    >>> rank_for_energy(np.array([3.0, 2.0, 1.0]), 0.9)
+    2
+    """
+    reached = np.cumsum(np.square(s))
+    return int(np.count_nonzero(reached[:-1] < energy * reached[-1])) + 1

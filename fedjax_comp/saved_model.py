@@ -1,0 +1,173 @@
+"""A trained model on disk: what it is as JSON, its parameters as msgpack.
+
+Two files in a directory, with nothing executable in either: `architecture.json` says
+which of the package's modules it is and with which settings, down to the ranks of a
+factorized one; `params.msgpack` is flax's own format. Checkpoints, in contrast, hold
+the state of a run and need the code that made it.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import serialization
+
+from fedjax_comp.base import PyTree
+from fedjax_comp.models.cnn import CNN
+from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
+from fedjax_comp.models.factorized import Compact, Factorized
+from fedjax_comp.models.fedpara import FedParaMLP
+from fedjax_comp.models.linear import Linear
+from fedjax_comp.models.lstm import CharLSTM
+from fedjax_comp.models.mlp import MLP
+from fedjax_comp.models.resnet import ResNet
+from fedjax_comp.models.vgg import VGG
+from fedjax_comp.run_directory import Json, write_json
+
+FORMAT = 1
+ARCHITECTURE, PARAMETERS = "architecture.json", "params.msgpack"
+
+MODULES: Mapping[str, type[nn.Module]] = {
+    made.__name__: made
+    for made in (CNN, CharLSTM, Factorized, FedParaMLP, Linear, MLP, ResNet, VGG)
+}
+"""The modules that a file may name."""
+
+FUNCTIONS = {made.__name__: made for made in (conv_direct, conv_lax, conv_patches)}
+"""The ways of convolving that it may name."""
+
+
+def describe(module: nn.Module) -> Json:
+    """A module of the package as JSON.
+
+    Raises:
+      ValueError: for a module or a setting that is not the package's.
+
+    >>> from fedjax_comp.models import mlp
+    >>> describe(mlp(4)(2))
+    {'module': 'MLP', 'settings': {'num_classes': 2, 'widths': [4]}}
+    """
+    name = type(module).__name__
+    if MODULES.get(name) is not type(module):
+        raise ValueError(
+            f"Expected a module of {', '.join(MODULES)}; got {name}, which no file "
+            "could be read back as."
+        )
+    return {
+        "module": name,
+        "settings": {
+            field.name: _to_json(getattr(module, field.name))
+            for field in dataclasses.fields(module)
+            if field.name not in ("parent", "name")
+        },
+    }
+
+
+def build_module(description: Json) -> nn.Module:
+    """The module that `describe` described.
+
+    Raises:
+      ValueError: when it is not of that form.
+
+    >>> build_module({"module": "Linear", "settings": {"num_classes": 3}}).num_classes
+    3
+    """
+    try:
+        made = MODULES[description["module"]]
+        settings = description["settings"]
+        return made(**{name: _from_json(value) for name, value in settings.items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"Expected the description of a module of {', '.join(MODULES)}; "
+            f"got {json.dumps(description)[:200]}."
+        ) from error
+
+
+def save_model(directory: Path, module: nn.Module, params: PyTree) -> None:
+    """Writes a model into a directory, which is made when it does not exist.
+
+    Args:
+      directory: where; a model that lies there already is replaced.
+      module: a module of the package, dense or factorized.
+      params: its parameters.
+
+    Raises:
+      ValueError: as `describe`.
+
+    >>> import tempfile
+    >>> from fedjax_comp.models import linear
+    >>> module, x = linear()(2), jnp.ones((1, 3))
+    >>> params = module.init(jax.random.key(0), x)["params"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(Path(folder), module, params)
+    ...     model = load_model(Path(folder))
+    >>> model.module == module, model.params["Dense_0"]["kernel"].shape
+    (True, (3, 2))
+    """
+    architecture = {"format": FORMAT, **describe(module)}
+    directory.mkdir(parents=True, exist_ok=True)
+    # The architecture is what says that a model is here, so it goes first and comes
+    # last: a killed writer leaves no model rather than half of one.
+    (directory / ARCHITECTURE).unlink(missing_ok=True)
+    with (directory / PARAMETERS).open("wb") as file:
+        file.write(serialization.msgpack_serialize(jax.device_get(params)))
+        file.flush()
+        os.fsync(file.fileno())
+    write_json(directory / ARCHITECTURE, architecture)
+
+
+def load_model(directory: Path) -> Compact:
+    """The model that `save_model` wrote.
+
+    Returns:
+      The module and its parameters: `module.apply({"params": params}, x)` runs it.
+
+    Raises:
+      ValueError: when there is none, or it is of another format.
+    """
+    try:
+        text = (directory / ARCHITECTURE).read_text(encoding="utf-8")
+        data = (directory / PARAMETERS).read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"Expected a model in {directory}: {Path(error.filename).name} is missing."
+        ) from error
+    architecture = json.loads(text)
+    if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
+        raise ValueError(f"Expected format {FORMAT} in {directory / ARCHITECTURE}.")
+    params = serialization.msgpack_restore(data)
+    return Compact(build_module(architecture), jax.tree.map(jnp.asarray, params))
+
+
+def _to_json(value: Any) -> Any:
+    match value:
+        case nn.Module():
+            return describe(value)
+        case tuple():
+            return [_to_json(one) for one in value]
+        case None | bool() | int() | float() | str():
+            return value
+    name = getattr(value, "__name__", None)
+    if name is None or FUNCTIONS.get(name) is not value:
+        raise ValueError(
+            f"Expected a setting of numbers, text or one of {', '.join(FUNCTIONS)}; "
+            f"got {value!r}."
+        )
+    return {"function": name}
+
+
+def _from_json(value: Any) -> Any:
+    match value:
+        case list():
+            return tuple(_from_json(one) for one in value)
+        case {"function": str(name)}:
+            return FUNCTIONS[name]
+        case {"module": _}:
+            return build_module(value)
+    return value

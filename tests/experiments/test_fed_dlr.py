@@ -1,0 +1,139 @@
+"""The FedDLR experiment: what it leaves behind, its claims, and mistakes."""
+
+import csv
+import json
+
+import pytest
+
+from experiments.fed_dlr.flags import BASELINES, ENERGIES, TRUNCATED
+from experiments.fed_dlr.run import (
+    COLUMNS,
+    add_costs,
+    best_truncated,
+    claims,
+    main,
+)
+from experiments.harness.pipelines import parse_pipelines
+from fedjax_comp.report import Run
+from fedjax_comp.saved_model import load_model
+
+
+def test_the_tables_are_valid_and_complete():
+    names = [pipeline.name for pipeline in parse_pipelines(BASELINES + TRUNCATED)]
+    assert names[0] == "dense"
+    assert len(names) == len(set(names)) == 4 + len(ENERGIES)
+
+
+def _outcome(name, best, algorithm="fed_dlr", **changes):
+    ratios = ("flops_ratio", "seconds_batch_1_ratio", "seconds_batch_256_ratio")
+    return {
+        "pipeline": name,
+        "algorithm": algorithm,
+        "best_test_accuracy": best,
+        "reason": "",
+        **dict.fromkeys(ratios, 3.5),
+        **changes,
+    }
+
+
+def _run(name, *evaluations):
+    rows = [
+        {"round": i, "test_accuracy": a, "uplink_bytes": b, "downlink_bytes": b}
+        for i, (a, b) in enumerate(evaluations)
+    ]
+    return Run(name, rows)
+
+
+def test_costs_are_those_to_the_first_pipeline_s_best_less_the_tolerance():
+    outcomes = [
+        _outcome("dense", 0.95, "fed_avg"),
+        _outcome("near", 0.946),
+        _outcome("far", 0.944),
+        _outcome("wrong", None, reason="why"),
+    ]
+    runs = [
+        _run("dense", (0.1, 0), (0.946, 100), (0.95, 200)),
+        _run("near", (0.1, 0), (0.94, 10), (0.946, 20), (0.946, 30)),
+        _run("far", (0.1, 0), (0.944, 10)),
+    ]
+    add_costs(outcomes, runs)
+    assert [one["rounds_to_target"] for one in outcomes] == [1, 2, None, None]
+    assert [one["bytes_ratio"] for one in outcomes] == [1, 5, None, None]
+    assert best_truncated(outcomes) is outcomes[1]
+    assert [claim["holds"] for claim in claims(outcomes)] == [False, *[True] * 5]
+
+    # With none so close, the most accurate is held against the claims.
+    outcomes = [outcomes[0], outcomes[2], _outcome("low", 0.6)]
+    add_costs(outcomes, runs)
+    assert best_truncated(outcomes)["pipeline"] == "far"
+    held = [claim["holds"] for claim in claims(outcomes)]
+    assert held == [True, False, False, True, True, True]
+    assert len(claims(outcomes[:1])) == 1
+
+    # A first pipeline that failed sets no target.
+    outcomes = [_outcome("dense", None, "fed_avg", reason="why"), _outcome("far", 0.9)]
+    add_costs(outcomes, runs[2:])
+    assert outcomes[1]["rounds_to_target"] is None
+    assert len(claims(outcomes)) == 1
+
+
+def test_quick_run_leaves_everything_behind(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path}",
+        "--quick",
+        "--model=mlp(24)",
+        "--num_rounds=4",
+        "--truncated_rounds=4",
+        "--eval_every=2",
+        "--audit_every=4",
+        "--noprogress",
+        # Valid as an expression, and refused when it meets the model.
+        "--truncated=fed-dlr-9: truncation(0.9) | truncation(0.9)",
+        "--truncated=wrong: truncation(0.9) | differenced(identity())",
+    ]
+    main(["fed_dlr", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    dense, truncated, wrong = summary["pipelines"]
+    assert dense["bytes_ratio"] == 1
+    # Four rounds of five clients, both ways, of 1810 numbers.
+    assert dense["total_bytes"] == 4 * 5 * 2 * 1810 * 4
+    # The 64x24 matrix is of rank 8 or less; the 24x10 one may travel as it is.
+    assert truncated["total_bytes"] <= 4 * 5 * 2 * ((8 * 88 + 274) * 4 + 4)
+    assert "without memory" in wrong["reason"]
+    assert truncated["compact_parameters"] < truncated["dense_parameters"]
+    assert truncated["flops_ratio"] > 1
+    assert abs(truncated["compact_accuracy"] - truncated["test_accuracy"]) < 0.01
+    own = json.loads((tmp_path / "fed-dlr-9" / "summary.json").read_text())
+    assert own["audited_messages"] > 0
+    assert own["audit_failures"] == 0
+    loaded = load_model(tmp_path / "fed-dlr-9" / "compact")
+    assert dict(loaded.module.ranks) == truncated["compact_ranks"]
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    report = (tmp_path / "report.html").read_text()
+    assert report.count("data:image/png") == 2
+    capsys.readouterr()
+
+    # A second call finds each finished run, and says the same.
+    main(["fed_dlr", *flags])
+    assert "nothing was changed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--truncated=a: truncate(1) | identity()", "truncation"),
+        ("--truncated=dense: identity() | identity()", "names must differ"),
+        ("--client_optimizer=identity()", "client_optimizer"),
+        ("--compact_energy=2", "compact_energy"),
+        ("--cohort_size=21", "--num_clients=20"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(["fed_dlr", f"--workdir={tmp_path}", "--quick", "--noprogress", flag])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
