@@ -1,0 +1,129 @@
+"""What is compared, as expressions of `--pipeline='NAME: METHOD'`.
+
+--pipeline='sign: gradient(error_feedback(sign()), family="quantizer")'
+--pipeline='data: data(uniform_lattice(1), refinement=random_k(0.001))'
+--pipeline='once: shipped(uniform_lattice(1))'
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from experiments.harness.expressions import COMPRESSORS
+from experiments.harness.main import UsageError
+from experiments.harness.pipelines import check_names, split_name
+from fedjax_comp.algorithms.importance import (
+    Importance,
+    gradient_norm,
+    importance,
+    loss_score,
+)
+from fedjax_comp.base import Compressor
+from fedjax_comp.expression import parse
+
+Family = Literal["dense", "quantizer", "sparsifier", "low-rank", "data", "shipped"]
+FAMILIES = ("dense", "quantizer", "sparsifier", "low-rank")
+
+
+class Gradient(NamedTuple):
+    """Distributed SGD with a compressor on the gradients, and its family."""
+
+    uplink: Compressor
+    family: str
+
+
+class Data(NamedTuple):
+    """Distributed SGD on quantized examples; `cache` examples are kept a client."""
+
+    quantizer: Compressor
+    refinement: Compressor | None
+    importance: Importance | None
+    cache: int
+
+    @property
+    def family(self) -> str:
+        """Of the method."""
+        return "data"
+
+
+class Shipped(NamedTuple):
+    """The whole data set sent once, quantized, and SGD at the server."""
+
+    quantizer: Compressor
+
+    @property
+    def family(self) -> str:
+        """Of the method."""
+        return "shipped"
+
+
+Method = Gradient | Data | Shipped
+
+
+class Variant(NamedTuple):
+    """A named method, as an expression: the flags of its own run."""
+
+    name: str
+    method: str
+
+
+def gradient(uplink: Compressor, *, family: str) -> Gradient:
+    """Each client sends its batch's gradient through a compressor."""
+    if family not in FAMILIES:
+        raise ValueError(f"Expected family={family!r} to be one of {FAMILIES}.")
+    return Gradient(uplink, family)
+
+
+def data(
+    quantizer: Compressor,
+    *,
+    refinement: Compressor | None = None,
+    importance: Importance | None = None,
+    cache: int = 0,
+) -> Data:
+    """Each client sends its batch's examples through a compressor."""
+    if cache < 0:
+        raise ValueError(f"Expected cache={cache} >= 0.")
+    return Data(quantizer, refinement, importance, cache)
+
+
+def shipped(quantizer: Compressor) -> Shipped:
+    """Each client sends all its examples once, before the first step."""
+    return Shipped(quantizer)
+
+
+NAMES = {
+    **COMPRESSORS,
+    "data": data,
+    "gradient": gradient,
+    "gradient_norm": gradient_norm,
+    "importance": importance,
+    "loss_score": loss_score,
+    "shipped": shipped,
+}
+
+
+def build_method(text: str) -> Method:
+    """The method that an expression describes; `ValueError` when there is none."""
+    made = parse(text, NAMES, flag="pipeline")
+    if not isinstance(made, Gradient | Data | Shipped):
+        raise UsageError(
+            f"--pipeline: {text} is no method; use gradient(...), data(...) or "
+            "shipped(...)."
+        )
+    return made
+
+
+def parse_variants(texts: Sequence[str]) -> list[Variant]:
+    """All values of `--pipeline`, each valid and with a name of its own."""
+    variants = []
+    for text in texts:
+        name, method = split_name(text)
+        if not (name and method):
+            raise UsageError(
+                f"--pipeline={text!r} is not of the form 'NAME: METHOD', e.g. "
+                "'dense: gradient(identity(), family=\"dense\")'."
+            )
+        build_method(method)
+        variants.append(Variant(name, method))
+    check_names("pipeline", [variant.name for variant in variants])
+    return variants

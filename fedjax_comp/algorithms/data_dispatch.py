@@ -1,0 +1,160 @@
+"""Data-dependent dispatch: examples that look alike share a machine, and a model.
+
+A dispatcher is made from a sample; it sends every training example to `p` machines and
+a test example to one. Each machine trains by itself on what it was sent, and a test
+example is answered by the machine it is routed to. Examples travel once; models never.
+
+Source: Dick, Li, Pillutla, White, Balcan, Smola 2017, "Data Driven Resource Allocation
+for Distributed Learning" (arXiv 1512.04848), section 6. The baselines are in
+`dispatch_baselines`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp.base import Examples, Execution, PyTree, Task
+from fedjax_comp.data.clusters import balanced_clusters, squared_distances
+from fedjax_comp.data.partition import Assignment, from_lists
+from fedjax_comp.execution import scanned
+from fedjax_comp.wire.fields import Raw, Symbols
+
+
+class Dispatched(NamedTuple):
+    """Who has what, and who answers.
+
+    Attributes:
+      assignment: each machine's training examples.
+      route: `(x[M, d]) -> int32 [M]`, the machine that answers.
+    """
+
+    assignment: Assignment
+    route: Callable[[np.ndarray], np.ndarray]
+
+
+Dispatcher = Callable[[np.ndarray, int, np.random.Generator], Dispatched]
+"""`(x[N, d], num_machines, rng) -> Dispatched`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shipment:
+    """One machine's examples, as they are sent to it.
+
+    Attributes:
+      x: inputs in the dtype they are stored in.
+      y: labels, `ceil(log2(classes))` bits each.
+    """
+
+    x: Raw
+    y: Symbols
+
+
+def shipment(examples: Examples, num_classes: int) -> Shipment:
+    """The message with which a machine gets its examples.
+
+    Args:
+      examples: `[N, ...]`, inputs as stored.
+      num_classes: labels are in `[0, num_classes)`.
+
+    Returns:
+      The payload.
+
+    >>> from fedjax_comp.wire.accounting import num_bits
+    >>> images = jnp.zeros((5, 28, 28), jnp.uint8)
+    >>> num_bits(shipment(Examples(images, jnp.zeros(5, jnp.int32)), 10)).fixed
+    31380
+    """
+    labels = jnp.asarray(examples.y).astype(jnp.uint32)
+    return Shipment(Raw(jnp.asarray(examples.x)), Symbols(labels, num_classes))
+
+
+def clustered(
+    replication: int = 1,
+    *,
+    smallest: float | None = None,
+    largest: float | None = None,
+    sample_size: int = 4000,
+) -> Dispatcher:
+    """Balanced clusters of a sample; the nearest centre answers.
+
+    Args:
+      replication: `p`, machines that hold each training example.
+      smallest: examples of every machine at least, as a part of all; half of the fair
+        share when None.
+      largest: at most; twice the fair share when None.
+      sample_size: examples that the centres are made from.
+
+    Returns:
+      A `Dispatcher`; it raises `ValueError` as `size_bounds`, for instance for more
+      copies than machines.
+
+    Raises:
+      ValueError: for `replication < 1` or `sample_size < 1`.
+
+    >>> x = np.repeat(np.eye(3, dtype=np.float32), 4, axis=0)
+    >>> sent = clustered()(x, 3, np.random.default_rng(0))
+    >>> len(set(sent.route(np.eye(3, dtype=np.float32)).tolist()))
+    3
+
+    Source: Dick et al. 2017, section 6.
+    """
+    if replication < 1:
+        raise ValueError(f"Expected replication={replication} >= 1.")
+    if sample_size < 1:
+        raise ValueError(f"Expected sample_size={sample_size} >= 1.")
+
+    def dispatch(
+        x: np.ndarray, num_machines: int, rng: np.random.Generator
+    ) -> Dispatched:
+        centres, chosen = balanced_clusters(
+            x,
+            num_machines,
+            rng,
+            replication=replication,
+            smallest=smallest,
+            largest=largest,
+            sample_size=sample_size,
+        )
+        return Dispatched(
+            from_lists([np.flatnonzero(column) for column in chosen.T]),
+            lambda unseen: squared_distances(unseen, centres).argmin(1),
+        )
+
+    return dispatch
+
+
+def routed_evaluation(
+    task: Task, *, execution: Execution | None = None
+) -> Callable[[PyTree, Examples, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
+    """Scores models of which each answers what is routed to it.
+
+    Args:
+      task: the model and its metrics.
+      execution: how the machines are run; `scanned()` when None.
+
+    Returns:
+      `(models, examples, machine) -> (loss_sum, correct_sum, count)` with models
+      `[K, ...]`, examples `[M, ...]` and `machine` int32 `[M]`, as `Task.evaluate`.
+    """
+    run_machines = scanned() if execution is None else execution
+
+    def evaluate(
+        models: PyTree, examples: Examples, machine: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        def one_machine(
+            shared: tuple[Examples, jax.Array], own: tuple[PyTree, jax.Array]
+        ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[()]]:
+            params, number = own
+            return task.evaluate(params, shared[0], shared[1] == number), ()
+
+        count = jax.tree.leaves(models)[0].shape[0]
+        numbers = jnp.arange(count, dtype=machine.dtype)
+        sums, _ = run_machines(one_machine)((examples, machine), (models, numbers))
+        return sums
+
+    return evaluate

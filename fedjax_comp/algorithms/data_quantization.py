@@ -1,0 +1,364 @@
+"""Quantized data in place of gradients (DaQuSGD): clients send examples in few bits.
+
+The server evaluates the gradient at what it decoded, x'. Three parts can be switched
+on their own: the quantizer of the data; a refinement, Q(grad(x) - grad(x')), by any
+compressor; and an importance layer that sends only some examples, with weights. What a
+message costs depends on the dimension of the data, not of the model (the refinement
+apart). The network is trusted: data leave the client.
+
+Source: Hanna, Ezzeldin, Fragouli and Diggavi, "Quantizing data for distributed
+learning" (arXiv 2012.07913). Only its abstract was readable to us: everything beyond
+the three parts and their purpose is a reconstruction. With B drawn examples, of which
+example i is sent (s_i = 1) with probability p_i, a client's estimate is
+
+    g = h(x') + Q(h(x) - h(x')),   h(x) = (1/B) sum_i (s_i / p_i) grad(x_i),
+
+whose mean is the batch's gradient whenever Q is unbiased, however coarse x' is.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree
+from fedjax_comp.algorithms.data_uplink import Upload, data_uplink
+from fedjax_comp.algorithms.example_link import Batch, Cache, example_link, weight_of
+from fedjax_comp.algorithms.importance import (
+    Importance,
+    draw,
+    each_loss,
+    probability_exponents,
+)
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    LinkState,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Task,
+    Traffic,
+    fold_context,
+    make_context,
+)
+from fedjax_comp.compress import identity
+from fedjax_comp.execution import scanned
+from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.update import Model, step_towards
+from fedjax_comp.wire.accounting import num_bits
+
+
+class ServerState(NamedTuple):
+    """The server's model and the memory of its downlink."""
+
+    model: Model
+    downlink: LinkState
+
+
+class ClientState(NamedTuple):
+    """One client: the memory of its uplink, and its importance threshold's."""
+
+    uplink: LinkState
+    threshold: PyTree
+
+
+class _Shared(NamedTuple):
+    received: PyTree
+    uplink_key: jax.Array
+    examples: Examples
+
+
+class _Summand(NamedTuple):
+    gradient: WeightedSum
+    loss_sum: jax.Array
+    examples_used: jax.Array
+    steps: jax.Array
+    examples_sent: jax.Array
+    dropped: jax.Array
+
+
+class _Sent(NamedTuple):
+    bits: Bits
+    spoke: jax.Array
+    messages: Messages | None
+
+
+def data_quantization(
+    task: Task,
+    *,
+    quantizer: Compressor,
+    num_classes: int,
+    optimizer: optax.GradientTransformation,
+    scale: float | None = None,
+    refinement: Compressor | None = None,
+    importance: Importance | None = None,
+    cache: Cache | None = None,
+    downlink: Compressor | None = None,
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Distributed SGD on quantized examples.
+
+    A round is one step: all examples that a client has in it are one batch. The server
+    weights clients by their numbers of examples. Only a client that refines or weighs
+    its examples needs the model: without both nothing is broadcast.
+
+    The gradient at x' is evaluated by the server, and by the client for its residual;
+    with the same model and the same decoded bits the two are the same numbers, so one
+    evaluation stands for both here.
+
+    Args:
+      task: the model and its loss.
+      quantizer: of each example's `x` by itself, e.g. `uniform_lattice(1)`; it must
+        have no memory.
+      num_classes: labels cost `ceil(log2(num_classes))` bits each.
+      optimizer: the server's; it is given the mean estimate as the gradient.
+      scale: `x * scale` in float32 is what the quantizer gets, so that it lies in the
+        quantizer's range (`DataSpec.scale`); None hands `x` over as it is stored.
+      refinement: compressor of the residual gradient; None for no refinement. Unbiased
+        ones make the estimate unbiased; others belong under `error_feedback`.
+      importance: which examples are sent; None for all.
+      cache: keep what was sent, so that an example drawn again costs its number only;
+        None for no cache.
+      downlink: compressor of the model, without memory at the receiver; `identity()`
+        when None. Not used where nobody needs the model.
+      execution: how a cohort is run; `scanned()` when None.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` of `ServerState` and `ClientState`. `RoundInfo.train_loss` is the
+      loss at what the server decoded; `observed` has `examples_sent`. Its uplink, for
+      audits, is `data_uplink` of the same arguments.
+
+    Raises:
+      ValueError: as `example_link`; from `init` for a downlink with memory.
+
+    >>> from fedjax_comp.compress.lattice import uniform_lattice
+    >>> from fedjax_comp.models import classification, linear
+    >>> task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
+    >>> algorithm = data_quantization(
+    ...     task,
+    ...     quantizer=uniform_lattice(2),
+    ...     num_classes=10,
+    ...     optimizer=optax.sgd(0.1),
+    ...     scale=1 / 16,
+    ... )
+    >>> server, _ = algorithm.init(jax.random.key(0), task.init(jax.random.key(1)))
+    >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
+    650
+    """
+    up = data_uplink(
+        quantizer,
+        num_classes=num_classes,
+        refinement=refinement,
+        weighted=importance is not None,
+        cache=cache,
+    )
+    link = example_link(
+        quantizer,
+        num_classes=num_classes,
+        weighted=importance is not None,
+        cache=cache,
+    )
+    down = identity() if downlink is None else downlink
+    run_cohort = scanned() if execution is None else execution
+    needs_model = refinement is not None or importance is not None
+
+    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
+        del key
+        down_state = down.init(params)
+        if jax.tree.leaves(down_state.receiver):
+            raise ValueError("Expected a downlink without memory at the receiver.")
+        server = ServerState(Model(params, optimizer.init(params)), down_state)
+        like = Upload(batch=None, residual=params if refinement is not None else ())
+        threshold = () if importance is None else importance.init()
+        return server, ClientState(up.init(like), threshold)
+
+    def batch_loss(params: PyTree, batch: Batch) -> jax.Array:
+        if importance is None:
+            return task.loss(params, batch.examples, batch.sent)
+        losses = each_loss(task, params, batch.examples, batch.sent)
+        drawn = jnp.maximum(batch.drawn, 1).astype(jnp.float32)
+        return jnp.sum(losses * weight_of(batch.exponents)) / drawn
+
+    gradient_of = jax.value_and_grad(batch_loss)
+
+    def choose(
+        key: jax.Array,
+        params: PyTree,
+        examples: Examples,
+        mask: jax.Array,
+        state: PyTree,
+    ) -> tuple[jax.Array, jax.Array, PyTree, jax.Array]:
+        """Exponents, what is sent, the threshold's state, and whether all is finite."""
+        if importance is None:
+            return jnp.zeros(mask.shape, jnp.uint8), mask, state, jnp.asarray(True)
+        scores = importance.score(task, params, examples, mask)
+        healthy = tree.all_finite(jnp.where(mask, scores, 0))
+        scores = jnp.where(mask & healthy, scores, 0)
+        tau = importance.threshold(state, scores, mask)
+        exponents = probability_exponents(scores, tau)
+        chance = jnp.where(mask, 1 / weight_of(exponents), 0)
+        rate = chance.sum() / jnp.maximum(mask.sum(dtype=jnp.float32), 1)
+        sent = mask & draw(key, exponents)
+        return exponents, sent, importance.update(state, tau, rate), healthy
+
+    def run_round(
+        key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
+    ) -> tuple[ServerState, ClientState, RoundInfo]:
+        down_key, up_key = jax.random.split(key)
+        down_context = make_context(down_key, 0)
+        received, broadcast = server.model.params, ()
+        down_sender, down_receiver = server.downlink
+        if needs_model:
+            broadcast, down_sender = down.encode(
+                down_context, server.model.params, down_sender
+            )
+            received, down_receiver = down.decode(
+                down_context, broadcast, down_receiver
+            )
+
+        def client_fn(
+            shared: _Shared, client: tuple[ClientBatches, ClientState, jax.Array]
+        ) -> tuple[_Summand, tuple[ClientState, _Sent]]:
+            batches, state, rank = client
+            params, context = (
+                shared.received,
+                make_context(shared.uplink_key, batches.client_id, rank),
+            )
+            rows, mask = batches.rows.reshape(-1), batches.mask.reshape(-1)
+            stored = jax.tree.map(lambda leaf: leaf[rows], shared.examples)
+            # What is masked, or no number, never meets the model or the memories.
+            stored, healthy = _finite(stored, mask)
+            exponents, sent, threshold, scored = choose(
+                jax.random.fold_in(context.client_key, _DRAW),
+                params,
+                stored,
+                mask,
+                state.threshold,
+            )
+            drawn = mask.sum(dtype=jnp.int32)
+            own = Batch(stored, rows, sent, exponents, drawn)
+            scaled = own._replace(examples=_scaled(stored, scale))
+            senders, receivers = state.uplink
+            payload, kept_sent = link.encode(
+                fold_context(context, 0), scaled, senders[0]
+            )
+            decoded, store = link.decode(
+                fold_context(context, 0), payload, receivers[0]
+            )
+            there = decoded._replace(examples=_unscaled(decoded.examples, scale))
+            loss, estimate = gradient_of(params, there)
+            healthy = healthy & scored
+            refined, owed, memory = (), (), ()
+            if refinement is not None:
+                residual = optax.tree.sub(gradient_of(params, own)[1], estimate)
+                healthy = healthy & tree.all_finite(residual)
+                residual = tree.where(
+                    healthy, residual, optax.tree.zeros_like(residual)
+                )
+                refined, owed = refinement.encode(
+                    fold_context(context, 1), residual, senders[1]
+                )
+                correction, memory = refinement.decode(
+                    fold_context(context, 1), refined, receivers[1]
+                )
+                estimate = optax.tree.add(estimate, correction)
+            speaks = batches.active & healthy
+            counts = speaks & tree.all_finite(estimate)
+            weight = batches.num_examples.astype(jnp.float32)
+            used = jnp.where(counts, drawn, 0)
+            summand = _Summand(
+                gradient=weighted(estimate, weight, counts),
+                loss_sum=jnp.where(counts, loss.astype(jnp.float32), 0)
+                * used.astype(jnp.float32),
+                examples_used=used,
+                steps=counts.astype(jnp.int32),
+                examples_sent=jnp.where(speaks, sent.sum(dtype=jnp.int32), 0),
+                dropped=(batches.active & ~counts).astype(jnp.int32),
+            )
+            message = Messages(context, (payload, refined), receivers, speaks)
+            uplink = LinkState((kept_sent, owed), (store, memory))
+            remembered = tree.where(speaks, ClientState(uplink, threshold), state)
+            bits = num_bits((payload, refined))
+            kept = message if keep_messages else None
+            return summand, (remembered, _Sent(bits, speaks, kept))
+
+        active = cohort.clients.active
+        ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
+        total, (states, sent) = run_cohort(client_fn)(
+            _Shared(received, up_key, cohort.examples),
+            (cohort.clients, clients, ranks),
+        )
+        towards = jax.tree.map(jnp.negative, weighted_mean(total.gradient))
+        model = step_towards(
+            optimizer, server.model, towards, total.gradient.weight > 0
+        )
+        heard = active if needs_model else jnp.zeros_like(active)
+        down_bits = num_bits(broadcast)
+        each = tuple(jnp.broadcast_to(v, heard.shape) for v in down_bits.variable)
+        messages: dict[str, Messages] = {}
+        if keep_messages:
+            one = Messages(
+                down_context, broadcast, server.downlink.receiver, heard.any()
+            )
+            messages = {
+                "uplink": sent.messages,
+                "downlink": jax.tree.map(lambda leaf: leaf[None], one),
+            }
+        used = jnp.maximum(total.examples_used, 1).astype(jnp.float32)
+        info = RoundInfo(
+            train_loss=total.loss_sum / used,
+            client_steps=total.steps,
+            dropped=total.dropped,
+            uplink=Traffic(sent.bits, sent.spoke),
+            downlink=Traffic(Bits(down_bits.fixed, each), heard),
+            observed={"examples_sent": total.examples_sent},
+            messages=messages,
+        )
+        new_server = ServerState(model, LinkState(down_sender, down_receiver))
+        return new_server, states, info
+
+    return Algorithm(
+        init=init, round=run_round, params=lambda server: server.model.params
+    )
+
+
+_DRAW = 0x6461  # apart from the indices by which parts of the message fold their keys
+
+
+def _finite(examples: Examples, mask: jax.Array) -> tuple[Examples, jax.Array]:
+    """Zeros where masked or not finite, and whether what is not masked was finite."""
+
+    def shown(leaf: jax.Array) -> jax.Array:
+        along = mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
+        return jnp.where(along, leaf, jnp.zeros((), leaf.dtype))
+
+    visible = jax.tree.map(shown, examples)
+    healthy = tree.all_finite(visible)
+    clean = jax.tree.map(
+        lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros((), leaf.dtype)),
+        visible,
+    )
+    return clean, healthy
+
+
+def _scaled(examples: Examples, scale: float | None) -> Examples:
+    if scale is None:
+        return examples
+    return examples._replace(
+        x=jax.tree.map(lambda leaf: leaf.astype(jnp.float32) * scale, examples.x)
+    )
+
+
+def _unscaled(examples: Examples, scale: float | None) -> Examples:
+    if scale is None:
+        return examples
+    return examples._replace(x=jax.tree.map(lambda leaf: leaf / scale, examples.x))

@@ -1,0 +1,60 @@
+"""One random batch a client and round: the draws of distributed SGD."""
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import ClientBatches, Cohort
+from fedjax_comp.data.cohort import sample_clients
+from fedjax_comp.data.federated import FederatedData
+
+
+def sample_minibatches(
+    key: jax.Array, data: FederatedData, *, cohort_size: int, batch_size: int
+) -> Cohort:
+    """A cohort of which every client draws `B` of its own examples, with replacement.
+
+    Args:
+      key: scalar key array, one a round.
+      data: the population.
+      cohort_size: `C`; all clients in order when it is `K`.
+      batch_size: `B`, at least 1.
+
+    Returns:
+      The cohort, `S = 1`. A client without examples is inactive.
+
+    Raises:
+      ValueError: if not `1 <= cohort_size <= K` or `batch_size < 1`.
+
+    >>> from fedjax_comp.data import federated_data, load
+    >>> data = federated_data(load("digits"), [[0, 5, 9], [], [3]])
+    >>> cohort = sample_minibatches(
+    ...     jax.random.key(0), data, cohort_size=3, batch_size=2)
+    >>> cohort.clients.active.tolist(), cohort.clients.rows[2].tolist()
+    ([True, False, True], [[3, 3]])
+    """
+    if batch_size < 1:
+        raise ValueError(f"Expected batch_size={batch_size} >= 1.")
+    client_key, batch_key = jax.random.split(key)
+    if cohort_size == data.spec.num_clients:
+        ids = jnp.arange(cohort_size, dtype=jnp.int32)
+    else:
+        ids = sample_clients(client_key, data.spec.num_clients, cohort_size)
+
+    def one_client(client_id: jax.Array) -> ClientBatches:
+        begin = data.offsets[client_id]
+        size = data.offsets[client_id + 1] - begin
+        own_key = jax.random.fold_in(batch_key, client_id)
+        drawn = jax.random.randint(
+            own_key, (1, batch_size), 0, jnp.maximum(size, 1), jnp.int32
+        )
+        rows = jnp.take(data.order, begin + drawn, mode="clip")
+        active = size > 0
+        return ClientBatches(
+            client_id=client_id,
+            rows=jnp.where(active, rows, 0),
+            mask=jnp.broadcast_to(active, (1, batch_size)),
+            num_examples=size,
+            active=active,
+        )
+
+    return Cohort(examples=data.examples, clients=jax.vmap(one_client)(ids))

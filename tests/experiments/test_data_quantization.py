@@ -1,0 +1,156 @@
+"""Data against gradients: accounts against oracles, and what a run leaves behind."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.data_quantization.claims import add_comparisons, claims_of
+from experiments.data_quantization.methods import build_method, parse_variants
+from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
+from experiments.data_quantization.plot import crossover_rows
+from experiments.data_quantization.run import COLUMNS, main
+from experiments.data_quantization.shipped import ship
+from fedjax_comp.compress.lattice import uniform_lattice
+from fedjax_comp.data import federated_data, load
+
+
+def test_all_pipelines_are_valid_and_the_first_is_dense():
+    variants = parse_variants(PIPELINES)
+    families = [build_method(variant.method).family for variant in variants]
+    assert families[0] == "dense"
+    assert set(families) >= {"quantizer", "sparsifier", "low-rank", "data", "shipped"}
+    assert set(QUICK_PIPELINES) <= set(PIPELINES)
+
+
+def test_the_bytes_of_equal_accuracy():
+    def row(step, accuracy, sent):
+        return {"round": step, "test_accuracy": accuracy, "uplink_bytes": sent}
+
+    def outcome(name, family, best):
+        return {
+            "pipeline": name,
+            "family": family,
+            "best_test_accuracy": best,
+            "audit_failures": 0,
+            "reason": "" if best else "no memory",
+        }
+
+    outcomes = [
+        outcome("dense", "dense", 0.9),
+        outcome("sign", "quantizer", 0.896),
+        outcome("slow", "quantizer", 0.5),
+        outcome("data", "data", 0.897),
+        outcome("broken", "data", None),
+    ]
+    rows = {
+        "dense": [row(10, 0.8, 3200), row(20, 0.9, 6400)],
+        "sign": [row(10, 0.7, 100), row(20, 0.896, 200)],
+        "slow": [row(20, 0.5, 1)],
+        "data": [row(10, 0.895, 8), row(20, 0.897, 16)],
+    }
+    assert add_comparisons(outcomes, rows) == pytest.approx(0.895)
+    assert [one["steps_to_target"] for one in outcomes] == [20, 20, None, 10, None]
+    assert [one["uplink_ratio"] for one in outcomes] == [1.0, 32.0, None, 800.0, None]
+    failed, audits, fewer = claims_of(outcomes)
+    assert (failed["measured"], failed["holds"]) == (1, False)
+    assert audits["holds"]
+    assert (fewer["measured"], fewer["holds"]) == (25.0, True)
+
+
+def test_the_crossover_has_the_rule_of_thumb_in_it():
+    small, cnn, resnet20, resnet18 = crossover_rows()
+    assert small["parameters"] == 199_210
+    assert cnn["parameters"] == 1_663_370
+    assert resnet20["parameters"] == 269_722
+    assert resnet18["parameters"] == 11_173_962
+    # 32 bits of scale a leaf, or for all of them.
+    for row in (small, cnn, resnet20, resnet18):
+        assert 0 <= row["gradient_1bit_bits"] - row["parameters"] <= 32 * 70
+    assert small["largest_batch_4bit_below_1bit"] < 128
+    assert cnn["largest_batch_1bit_below_1bit"] == 1024
+    assert small["largest_batch_4bit_below_top_k_0.1%"] <= 2
+
+
+def test_a_shipment_is_read_from_its_bytes():
+    data = federated_data(load("digits"), [[0, 5, 9], [], [3]])
+    shipment = ship(jax.random.key(0), data, uniform_lattice(1, rounding="nearest"))
+    example = 64 + 1 + 4
+    counts = [(n * 64).bit_length() + 2 * n.bit_length() for n in (3, 1)]
+    assert shipment.bits == (3 * example + counts[0], 0, example + counts[1])
+    order = [0, 5, 9, 3]
+    x = np.asarray(data.examples.x)[order] / 16
+    arrived = np.asarray(shipment.population.examples.x) / 16
+    np.testing.assert_allclose(arrived, np.round(x), atol=1e-6)
+    np.testing.assert_array_equal(
+        shipment.population.examples.y, np.asarray(data.examples.y)[order]
+    )
+
+
+TASK = (
+    "--quick",
+    "--model=linear()",
+    "--num_rounds=6",
+    "--eval_every=3",
+    "--audit_every=6",
+    "--noprogress",
+)
+
+
+def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
+    weighted = "data(uniform_lattice(1), importance=importance(loss_score(), rate=0.5))"
+    flags = [
+        f"--workdir={tmp_path}",
+        *TASK,
+        "--pipeline=dense: gradient(identity(), family='dense')",
+        f"--pipeline=data: {weighted}",
+        "--pipeline=once: shipped(uniform_lattice(1))",
+        "--pipeline=wrong: data(top_k(0.1))",
+    ]
+    main(["x", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    dense, data, once, wrong = summary["pipelines"]
+    assert dense["uplink_bytes"] == 6 * 4 * 650 * 4
+    assert 0 < data["uplink_bytes"] < 6 * 4 * (8 * 75 + 60) // 8
+    assert data["audited_messages"] == 5
+    # 1437 examples of a bit a pixel, a flag and a label, and four messages' counts.
+    assert 0 <= once["uplink_bytes"] - 1437 * 69 / 8 < 4 * 8
+    assert once["downlink_bytes"] == 0
+    assert "index set" in wrong["reason"]
+    failed, audits, *_ = summary["claims"]
+    assert (failed["measured"], audits["measured"]) == (1, 0)
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert [line["pipeline"] for line in table] == ["dense", "data", "once", "wrong"]
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
+    assert (tmp_path / "crossover.csv").exists()
+
+    capsys.readouterr()
+    main(["x", *flags])
+    assert capsys.readouterr().out.count("nothing was changed") == 3
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--pipeline=a: data(lattice(1))", "uniform_lattice"),
+        ("--pipeline=a: top_k(0.1)", "no method"),
+        ("--pipeline=../a: data(identity())", "NAME: METHOD"),
+        ("--pipeline=a: gradient(sign(), family='noise')", "family='noise'"),
+        ("--local_epochs=2", "--local_epochs=2"),
+        ("--batch_size=0", "--batch_size=0"),
+        ("--uplink=identity()", "uplink"),
+        ("--cohort_size=11", "--cohort_size=11"),
+        ("--dataset=mnits", "did you mean mnist"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(["x", f"--workdir={tmp_path}", *TASK, flag])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
