@@ -41,13 +41,17 @@ from fedjax_comp.wire.accounting import num_bits
 POLL_BITS = 8
 """What it costs to ask a learner for its model: a message of one byte."""
 
+PARTIAL_BITS = 8
+"""What it costs to say that an average is not of all: a byte behind it. Its members
+must know, since they are not to move r."""
+
 
 class Moved(NamedTuple):
     """How far the learners have moved from the reference.
 
     Attributes:
       difference: what would be decoded of each learner's difference to r, leaves
-        `[m, ...]`; zeros for those that are not able.
+        `[m, ...]`; of no meaning for those that are not able.
       able: bool `[m]`, learners that can take part (active, of finite model).
       weights: float32 `[m]`, weights in an average.
       violations: int32 scalar, local violations since the last full synchronisation.
@@ -82,11 +86,14 @@ class Coordinator(NamedTuple):
 
     Attributes:
       reference: r, moved by full synchronisations only.
+      average: the last average, of all or of some: what the coordinator would give to
+        a newcomer, and the model to evaluate.
       violations: local violations since the last full synchronisation, int32.
       downlink: memory of the downlink.
     """
 
     reference: PyTree
+    average: PyTree
     violations: jax.Array
     downlink: LinkState
 
@@ -102,7 +109,7 @@ class _Trained(NamedTuple):
     learner: Learner
     uplink: LinkState
     difference: PyTree
-    able: jax.Array
+    healthy: jax.Array
     bits: Bits
     messages: Messages | None
 
@@ -123,7 +130,9 @@ def model_averaging(
     learner's optimizer state stays with it: it is neither sent nor averaged. Models
     travel as differences to r, which both ends know, so that a compressor may be put on
     either link; triggers see what would be decoded. A learner whose model is no longer
-    finite starts again from r, which it knows.
+    finite starts again from r, which it knows, and takes no part in that average; its
+    loss of the round is left out of the sums, and it is counted as dropped. While a
+    learner is not active no synchronisation is full, since r must be common to all.
 
     Args:
       task: the model and its loss.
@@ -157,7 +166,7 @@ def model_averaging(
                 "not in an average do not hear it."
             )
         learner = Learner(params, optimizer.init(params))
-        coordinator = Coordinator(params, jnp.zeros((), jnp.int32), down_state)
+        coordinator = Coordinator(params, params, jnp.zeros((), jnp.int32), down_state)
         return coordinator, LearnerState(learner, up.init(params))
 
     def run_round(
@@ -185,7 +194,7 @@ def model_averaging(
                 learner=learner,
                 uplink=LinkState(sender, receiver),
                 difference=difference,
-                able=healthy & batches.active,
+                healthy=healthy,
                 bits=num_bits(payload),
                 messages=message if keep_messages else None,
             )
@@ -195,15 +204,19 @@ def model_averaging(
         info, trained = run_learners(client_fn)(
             (reference, cohort.examples), (clients, states)
         )
+        able = trained.healthy & clients.active
         moved = Moved(
             difference=trained.difference,
-            able=trained.able,
+            able=able,
             weights=clients.num_examples.astype(jnp.float32),
             violations=coordinator.violations,
         )
         members, polled, violators = trigger(trigger_key, moved)
         anyone = members.any()
-        everyone = anyone & jnp.all(members | ~trained.able)
+        # Those that began again have nothing to add, but must hear of the new r.
+        everyone = anyone & jnp.all(members | (clients.active & ~trained.healthy))
+        hearers = members | everyone
+        partial = violators.any() & jnp.any(able & ~members)
 
         down_context = make_context(down_key, 0)
         broadcast, down_sender = down.encode(
@@ -213,7 +226,7 @@ def model_averaging(
         received = optax.tree.add(reference, heard)
         learners = trained.learner._replace(
             params=jax.tree.map(
-                lambda own, common: jnp.where(_along(members, own), common[None], own),
+                lambda own, common: jnp.where(_along(hearers, own), common[None], own),
                 trained.learner.params,
                 received,
             )
@@ -226,6 +239,7 @@ def model_averaging(
         seen = coordinator.violations + violators.sum(dtype=jnp.int32)
         new_coordinator = Coordinator(
             reference=tree.where(everyone, received, reference),
+            average=tree.where(anyone, received, coordinator.average),
             violations=jnp.where(everyone, 0, seen),
             downlink=LinkState(
                 tree.where(anyone, down_sender, coordinator.downlink.sender),
@@ -244,9 +258,11 @@ def model_averaging(
         round_info = RoundInfo(
             train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
             client_steps=info.steps,
-            dropped=jnp.sum(clients.active & ~trained.able, dtype=jnp.int32),
+            dropped=jnp.sum(clients.active & ~able, dtype=jnp.int32),
             uplink=Traffic(trained.bits, members),
-            downlink=Traffic(_with_polls(num_bits(broadcast), polled), members),
+            downlink=Traffic(
+                _with_notices(num_bits(broadcast), polled, partial), hearers
+            ),
             observed={
                 "loss_sum": info.loss_sum,
                 "violators": violators.sum(dtype=jnp.int32),
@@ -258,7 +274,7 @@ def model_averaging(
         return new_coordinator, LearnerState(learners, links), round_info
 
     return Algorithm(
-        init=init, round=run_round, params=lambda coordinator: coordinator.reference
+        init=init, round=run_round, params=lambda coordinator: coordinator.average
     )
 
 
@@ -276,7 +292,9 @@ def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
 
 
-def _with_polls(bits: Bits, polled: jax.Array) -> Bits:
-    """The broadcast's bits for each learner, and a poll's for those that were asked."""
+def _with_notices(bits: Bits, polled: jax.Array, partial: jax.Array) -> Bits:
+    """The broadcast's bits for each learner, with what it is told beside it."""
     each = tuple(jnp.broadcast_to(v, polled.shape) for v in bits.variable)
-    return Bits(bits.fixed, (*each, polled.astype(jnp.uint32) * POLL_BITS))
+    polls = polled.astype(jnp.uint32) * POLL_BITS
+    notices = polls + partial.astype(jnp.uint32) * PARTIAL_BITS
+    return Bits(bits.fixed, (*each, notices))

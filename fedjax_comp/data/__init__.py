@@ -11,9 +11,12 @@ from fedjax_comp.data.federated import (
     federate,
     federated_data,
 )
+from fedjax_comp.data.minibatch import sample_minibatches
 from fedjax_comp.data.partition import (
     Assignment,
+    InputPartition,
     Partition,
+    clusters,
     dirichlet,
     from_lists,
     iid,
@@ -29,7 +32,9 @@ __all__ = [
     "DataUnavailable",
     "Dataset",
     "FederatedData",
+    "InputPartition",
     "Partition",
+    "clusters",
     "dirichlet",
     "federate",
     "federated_data",
@@ -40,5 +45,6 @@ __all__ = [
     "natural",
     "sample_clients",
     "sample_cohort",
+    "sample_minibatches",
     "shards",
 ]

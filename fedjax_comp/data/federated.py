@@ -14,7 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp.base import Examples
-from fedjax_comp.data.partition import Assignment, Partition, from_lists
+from fedjax_comp.data.partition import (
+    Assignment,
+    InputPartition,
+    Partition,
+    from_lists,
+)
 from fedjax_comp.data.sources.contract import Dataset
 
 
@@ -114,13 +119,18 @@ def federated_data(
 
 
 def federate(
-    dataset: Dataset, partition: Partition, *, num_clients: int, seed: int
+    dataset: Dataset,
+    partition: Partition | InputPartition,
+    *,
+    num_clients: int,
+    seed: int,
 ) -> FederatedData:
     """Divides a data set among clients.
 
     Args:
       dataset: NumPy examples.
-      partition: `iid()`, `shards(2)`, `dirichlet(0.3)`, `natural()` or one's own.
+      partition: `iid()`, `shards(2)`, `dirichlet(0.3)`, `natural()`, `clusters()` or
+        one's own.
       num_clients: `K`; 0 is every natural group, for `natural()` only.
       seed: of the partition's own generator.
 
@@ -136,12 +146,12 @@ def federate(
     """
     if seed < 0:
         raise ValueError(f"Expected seed={seed} >= 0.")
-    assignment = partition(
-        np.asarray(dataset.train.y),
-        dataset.train_groups,
-        num_clients,
-        np.random.default_rng(seed),
-    )
+    rng = np.random.default_rng(seed)
+    if isinstance(partition, InputPartition):
+        inputs = np.asarray(dataset.train.x)
+        return federated_data(dataset, partition.assign(inputs, num_clients, rng))
+    labels = np.asarray(dataset.train.y)
+    assignment = partition(labels, dataset.train_groups, num_clients, rng)
     return federated_data(dataset, assignment)
 
 

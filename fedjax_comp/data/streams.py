@@ -146,6 +146,37 @@ def example_stream(spec: StreamSpec, drift: Drift | None = None) -> Stream:
     return sample
 
 
+def one_learner(stream: Stream) -> Stream:
+    """The same stream to one learner: all examples, update by update.
+
+    What all learners get at one update it gets in as many updates, in their order, so
+    that it learns `m` times as often from the same examples in the same order.
+
+    Args:
+      stream: a stream to `m` learners.
+
+    Returns:
+      A `Stream` to one.
+    """
+
+    def sample(key: jax.Array, round_index: jax.Array, data: StreamData) -> Cohort:
+        examples, clients = stream(key, round_index, data)
+
+        def in_line(x: jax.Array) -> jax.Array:
+            return jnp.moveaxis(x, 0, 1).reshape(1, -1, *x.shape[2:])
+
+        together = ClientBatches(
+            client_id=clients.client_id[:1],
+            rows=in_line(clients.rows),
+            mask=in_line(clients.mask),
+            num_examples=clients.num_examples.sum(dtype=jnp.int32, keepdims=True),
+            active=clients.active[:1],
+        )
+        return Cohort(examples, together)
+
+    return sample
+
+
 def permuted_labels(num_classes: int) -> Drift:
     """Every concept but the first renames the classes by a random permutation."""
 

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, never, periodic
 from fedjax_comp.algorithms.model_averaging import (
+    PARTIAL_BITS,
     POLL_BITS,
     Members,
     Moved,
     mean_of,
     model_averaging,
 )
-from fedjax_comp.wire.accounting import traffic_bytes
+from fedjax_comp.compress import qsgd
+from fedjax_comp.wire.accounting import num_messages, traffic_bytes
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -28,7 +30,7 @@ MODEL_BYTES = 4 * 18
 TRIGGERS = {delta: jax.jit(dynamic(delta)) for delta in (0.5, 2.0, 8.0)}
 
 
-def run(trigger, rounds=4, **options):
+def run(trigger, rounds=4, cohort=COHORT, **options):
     algorithm = model_averaging(
         TASK, trigger, optimizer=optax.sgd(0.4, momentum=0.5), **options
     )
@@ -37,7 +39,7 @@ def run(trigger, rounds=4, **options):
     step = jax.jit(algorithm.round)
     infos = []
     for i in range(rounds):
-        server, clients, info = step(jax.random.key(i), server, clients, COHORT)
+        server, clients, info = step(jax.random.key(i), server, clients, cohort)
         infos.append(info)
     return server, clients, infos
 
@@ -142,7 +144,7 @@ def test_augmentation_doubles_and_then_takes_everyone():
         assert int(got.members.sum()) == expected, delta
 
 
-def test_polls_are_paid_for():
+def test_polls_and_partial_averages_are_paid_for():
     first_two = jnp.arange(NUM_LEARNERS) < 2
     first = jnp.arange(NUM_LEARNERS) < 1
 
@@ -151,9 +153,110 @@ def test_polls_are_paid_for():
 
     _, _, (info,) = run(trigger, rounds=1)
     assert traffic_bytes(info.uplink) == 2 * MODEL_BYTES
-    assert traffic_bytes(info.downlink) == 2 * MODEL_BYTES + POLL_BITS // 8
+    notices = POLL_BITS // 8 + 2 * (PARTIAL_BITS // 8)
+    assert traffic_bytes(info.downlink) == 2 * MODEL_BYTES + notices
     assert int(info.observed["violators"]) == 1
     assert not bool(info.observed["full"])
+
+
+def everyone(key, state):
+    return Members(state.able, jnp.zeros_like(state.able), state.able)
+
+
+def broken_cohort(learner):
+    """The cohort with one learner's first example infinite."""
+    row = int(COHORT.clients.rows[learner, 0, 0])
+    x = COHORT.examples.x.at[row].set(jnp.inf)
+    return COHORT._replace(examples=COHORT.examples._replace(x=x))
+
+
+def test_a_learner_that_began_again_hears_of_a_new_reference_and_pays_for_it():
+    server, clients, (info,) = run(everyone, rounds=1, cohort=broken_cohort(2))
+    assert bool(info.observed["full"])
+    assert int(info.dropped) == 1
+    assert num_messages(info.uplink) == NUM_LEARNERS - 1
+    assert num_messages(info.downlink) == NUM_LEARNERS
+    for i in range(NUM_LEARNERS):
+        own = jax.tree.map(lambda x, i=i: x[i], clients.learner.params)
+        equal(own, server.reference)
+
+
+def test_no_synchronisation_is_full_while_a_learner_is_away():
+    active = jnp.arange(NUM_LEARNERS) != 1
+    away = COHORT._replace(clients=COHORT.clients._replace(active=active))
+    server, _, (info,) = run(everyone, rounds=1, cohort=away)
+    assert not bool(info.observed["full"])
+    assert num_messages(info.downlink) == NUM_LEARNERS - 1
+    start = TASK.init(jax.random.key(1))
+    equal(server.reference, start)
+    # The coordinator's own model is the last average, full or not.
+    assert not np.array_equal(server.average["kernel"], start["kernel"])
+
+
+def test_conditions_are_looked_at_on_what_was_sent():
+    seen = []
+
+    def look(key, state):
+        jax.debug.callback(lambda d: seen.append(d), state.difference)
+        return everyone(key, state)
+
+    server, _, _ = run(look, rounds=1, uplink=qsgd(1))
+    jax.effects_barrier()
+    difference = jax.tree.map(np.asarray, seen[0])
+    start = TASK.init(jax.random.key(1))
+    weights = np.array([6, 4, 6, 2, 5, 6], np.float64) / 29
+    for name in ("bias", "kernel"):
+        # With one level every coordinate is 0 or plus or minus one number.
+        for sent in difference[name]:
+            assert len(np.unique(np.abs(sent[sent != 0]))) <= 1
+        mean = np.tensordot(weights, difference[name].astype(np.float64), 1)
+        np.testing.assert_allclose(
+            server.reference[name], start[name] + mean, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_losses_are_summed_before_each_update():
+    """Against a loop in NumPy, float64: test on a batch, then train on it."""
+    algorithm = model_averaging(TASK, periodic(), optimizer=optax.sgd(0.4))
+    server, template = algorithm.init(jax.random.key(0), TASK.init(jax.random.key(1)))
+    clients = stack_clients(template, NUM_LEARNERS)
+    step = jax.jit(algorithm.round)
+    total = 0.0
+    for i in range(3):
+        server, clients, info = step(jax.random.key(i), server, clients, COHORT)
+        total += float(info.observed["loss_sum"])
+    x, y = (np.asarray(a) for a in COHORT.examples)
+    rows, mask = (np.asarray(a) for a in (COHORT.clients.rows, COHORT.clients.mask))
+    weights = np.array([6, 4, 6, 2, 5, 6], np.float64) / 29
+    start = {k: np.asarray(v, np.float64) for k, v in server_start().items()}
+    expected, models = 0.0, [start] * NUM_LEARNERS
+    for _ in range(3):
+        trained = []
+        for model, own_rows, own_mask in zip(models, rows, mask, strict=True):
+            for batch, counted in zip(own_rows, own_mask, strict=True):
+                chosen = batch[counted]
+                if not len(chosen):
+                    continue
+                logits = x[chosen] @ model["kernel"] + model["bias"]
+                p = np.exp(logits - logits.max(1, keepdims=True))
+                p /= p.sum(1, keepdims=True)
+                expected -= np.log(p[np.arange(len(chosen)), y[chosen]]).sum()
+                p[np.arange(len(chosen)), y[chosen]] -= 1
+                model = {
+                    "bias": model["bias"] - 0.4 * p.mean(0),
+                    "kernel": model["kernel"] - 0.4 * x[chosen].T @ p / len(chosen),
+                }
+            trained.append(model)
+        mean = {
+            k: sum(w * m[k] for w, m in zip(weights, trained, strict=True))
+            for k in start
+        }
+        models = [mean] * NUM_LEARNERS
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+
+def server_start():
+    return TASK.init(jax.random.key(1))
 
 
 def test_the_violation_counter_forces_a_full_synchronisation():

@@ -14,6 +14,7 @@ from fedjax_comp.data.streams import (
     example_stream,
     graphical_data,
     graphical_model,
+    one_learner,
     permuted_labels,
     rotated_images,
 )
@@ -102,6 +103,32 @@ def test_graphical_model_has_the_declared_conditionals():
             of_label = x[y == label]
             assert len(of_label) > 19_000
             assert abs(of_label[:, 0].mean() - tables[0, label, 0]) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["examples", "graphical"])
+def test_one_learner_gets_everything_update_by_update(kind):
+    spec = StreamSpec(num_learners=3, updates=2, batch_size=4)
+    drifts = np.array([1], np.int32)
+    if kind == "examples":
+        data = example_data(dataset(), drifts=drifts, seed=5)
+        stream = example_stream(spec, permuted_labels(3))
+    else:
+        data = graphical_data(drifts=drifts, seed=5)
+        stream = graphical_model(spec, num_features=4)
+    cohort, alone = jax.jit(
+        lambda data: (
+            stream(KEY, jnp.int32(0), data),
+            one_learner(stream)(KEY, jnp.int32(0), data),
+        )
+    )(data)
+    assert alone.clients.rows.shape == alone.clients.mask.shape == (1, 6, 4)
+    assert alone.clients.num_examples.tolist() == [24]
+    assert alone.clients.client_id.tolist() == [0]
+    for update in range(2):
+        for learner in range(3):
+            a = batch(cohort, learner, update)
+            b = batch(alone, 0, 3 * update + learner)
+            jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_mistakes_are_named():

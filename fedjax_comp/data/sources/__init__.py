@@ -9,11 +9,14 @@ import os
 from pathlib import Path
 
 from fedjax_comp.data.sources import (
+    adult,
     cifar10,
+    electricity,
     fashion_mnist,
     femnist,
     mnist,
     shakespeare,
+    wdbc,
 )
 from fedjax_comp.data.sources.contract import (
     Dataset,
@@ -41,7 +44,16 @@ __all__ = [
 
 SOURCES: dict[str, Source] = {
     module.SOURCE.name: module.SOURCE
-    for module in (mnist, fashion_mnist, cifar10, femnist, shakespeare)
+    for module in (
+        mnist,
+        fashion_mnist,
+        cifar10,
+        femnist,
+        shakespeare,
+        electricity,
+        adult,
+        wdbc,
+    )
 }
 """Data sets that come in files; `digits` needs none."""
 

@@ -57,7 +57,7 @@ class Source(NamedTuple):
     """Everything that is special about one data set.
 
     Attributes:
-      name: what `load` knows it by; also the folder of its raw files.
+      name: what `load` knows it by.
       num_classes: see `Dataset`.
       scale: see `Dataset`.
       description: one line with citation and licence, stored with prepared data.
@@ -68,6 +68,8 @@ class Source(NamedTuple):
         plain NumPy can read.
       read_download: `(folder with those files) -> Splits`; None without `urls`.
       ignore_label: see `Dataset`.
+      raw_folder: the folder of its raw files where that is not `name`, because several
+        data sets share one.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Source(NamedTuple):
     urls: Mapping[str, str] = {}
     read_download: Callable[[Path], Splits] | None = None
     ignore_label: int | None = None
+    raw_folder: str | None = None
 
 
 def to_dataset(source: Source, splits: Splits) -> Dataset:

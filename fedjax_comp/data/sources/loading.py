@@ -1,10 +1,10 @@
 """Three ways to a data set, in this order: prepared, raw files, download.
 
 1. *Prepared*: a version in `data_dir` that was prepared before.
-2. *Raw files*: `raw_dir/<name>/`, or the folder that the environment variable
-   `FEDJAX_COMP_RAW_DATA` names. They are prepared once, in `data_dir` or, without one,
-   in a cache under a checksum of their content, so that other files are never mistaken
-   for them.
+2. *Raw files*: `raw_dir/<name>/` (or a folder that several data sets share), where
+   `raw_dir` is given or named by the variable `FEDJAX_COMP_RAW_DATA`. They are
+   prepared once, in `data_dir` or, without one, in a cache under a checksum of their
+   content, so that other files are never mistaken for them.
 3. *Download*, prepared once in the same places.
 
 The cache is `fedjax_comp` in `XDG_CACHE_HOME`, by default `~/.cache`.
@@ -51,13 +51,14 @@ def load_source(
         if not isinstance(result, str):
             return to_dataset(source, result)
         tried.append(result)
+    folder = source.raw_folder or source.name
     raise DataUnavailable(
         f"Expected the data set {source.name} in one of three places.\n"
         f"  1. prepared data: {tried[0]}.\n"
         f"  2. raw files: {tried[1]}.\n"
         f"  3. download: {tried[2]}.\n"
         f"To get it, {source.how_to_get}, put the files into a folder named "
-        f"{source.name} and give the folder above it as raw_dir or in "
+        f"{folder} and give the folder above it as raw_dir or in "
         f"{RAW_DATA_VARIABLE}."
     )
 
@@ -100,7 +101,7 @@ def _from_raw(
         raw_dir = Path(os.environ[RAW_DATA_VARIABLE])
     if raw_dir is None:
         return f"no raw_dir was given and {RAW_DATA_VARIABLE} is not set"
-    folder = raw_dir.expanduser() / source.name
+    folder = raw_dir.expanduser() / (source.raw_folder or source.name)
     if not folder.is_dir():
         return f"there is no folder {folder}"
     missing = [name for name in source.raw_files if not any(folder.glob(name))]

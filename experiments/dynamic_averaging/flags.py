@@ -1,0 +1,103 @@
+"""Flags of the comparison of averaging protocols on a stream."""
+
+from absl import flags
+
+from experiments.harness.flags import training_flags
+
+
+def define_run() -> flags.FlagValues:
+    """All flags of one protocol's own run; periods count its rounds."""
+    values = training_flags(
+        model="mlp(64)", client_optimizer="adam(0.001)", checkpoint_every=0
+    )
+    text, whole = flags.DEFINE_string, flags.DEFINE_integer
+    text(
+        "stream",
+        "digits",
+        "A data set (digits, mnist, electricity, ...) or 'graphical'.",
+        flag_values=values,
+    )
+    whole("num_learners", 10, "Learners, m.", flag_values=values, lower_bound=1)
+    whole(
+        "num_updates",
+        0,
+        "Updates of each learner (0: one pass of the data set).",
+        flag_values=values,
+        lower_bound=0,
+    )
+    text(
+        "drift",
+        "none",
+        "What a drift does: none, permuted_labels, rotated_images, or redrawn for "
+        "'graphical'.",
+        flag_values=values,
+    )
+    whole(
+        "num_drifts",
+        0,
+        "Drifts, at random times.",
+        flag_values=values,
+        lower_bound=0,
+    )
+    text("protocol", "periodic(1)", "The protocol.", flag_values=values)
+    return values
+
+
+def define() -> flags.FlagValues:
+    """All flags of `python -m experiments.dynamic_averaging`; periods count updates."""
+    values = define_run()
+    for name in ("num_rounds", "target_accuracy", "stop_at_target", "protocol"):
+        delattr(values, name)
+    flags.DEFINE_multi_string(
+        "protocol",
+        list(PROTOCOLS),
+        "NAME: PROTOCOL [| UPLINK | DOWNLINK]; may be repeated.",
+        flag_values=values,
+    )
+    values.set_default("eval_every", 5)
+    values["eval_every"].help = "Updates between evaluations."
+    values["checkpoint_every"].help = "Updates between checkpoints (0: none)."
+    values["audit_every"].help = "Updates between audits (0: none)."
+    return values
+
+
+PROTOCOLS = (
+    "periodic-1: periodic(1)",
+    "periodic-2: periodic(2)",
+    "periodic-4: periodic(4)",
+    "periodic-8: periodic(8)",
+    "periodic-20: periodic(20)",
+    "dynamic-tiny: dynamic(0.001)",
+    "dynamic-0_5: dynamic(0.5)",
+    "dynamic-1: dynamic(1.0)",
+    "dynamic-1_5: dynamic(1.5)",
+    "dynamic-2: dynamic(2.0)",
+    "dynamic-4: dynamic(4.0)",
+    "dynamic-8: dynamic(8.0)",
+    "fedavg-30: fed_avg(0.3)",
+    "fedavg-50: fed_avg(0.5)",
+    "fedavg-70: fed_avg(0.7)",
+    "none: none()",
+    "serial: serial()",
+)
+"""The first is what the others are held against."""
+
+_QUICK_NAMES = (
+    "periodic-1",
+    "periodic-8",
+    "dynamic-tiny",
+    "dynamic-2",
+    "fedavg-50",
+    "none",
+    "serial",
+)
+
+QUICK = {
+    "protocol": [text for text in PROTOCOLS if text.partition(":")[0] in _QUICK_NAMES],
+    "model": "linear()",
+    "num_learners": 5,
+    "batch_size": 2,
+    "client_optimizer": "sgd(0.1)",
+    "audit_every": 120,
+}
+"""What `--quick` sets unless it is given by hand."""

@@ -1,0 +1,138 @@
+"""The protocols that are compared, as expressions of `--protocol`.
+
+    --protocol='NAME: dynamic(0.5)'
+    --protocol='NAME: periodic(8) | to_dtype("bfloat16") | identity()'
+
+The expression is followed by compressors of the two links where they are not to be
+those of `--uplink` and `--downlink`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from experiments.harness.expressions import build
+from experiments.harness.main import UsageError
+from experiments.harness.pipelines import check_names, split_name
+from fedjax_comp import algorithms
+from fedjax_comp.algorithms.dynamic_averaging import Balancing
+from fedjax_comp.algorithms.model_averaging import Trigger
+from fedjax_comp.expression import parse
+
+
+class Rule(NamedTuple):
+    """What a protocol does.
+
+    Attributes:
+      family: what joins its point with others in a figure.
+      trigger: who takes part in an average.
+      every: local updates between two questions to the trigger, b.
+      in_one_place: one learner with all the data, to whom nothing is sent.
+    """
+
+    family: str
+    trigger: Trigger
+    every: int
+    in_one_place: bool = False
+
+
+class Variant(NamedTuple):
+    """A named protocol with its links, as expressions: the flags of its own run."""
+
+    name: str
+    protocol: str
+    uplink: str
+    downlink: str
+
+
+def dynamic(
+    delta: float,
+    *,
+    every: int = 1,
+    balancing: Balancing = "augment",
+    max_violations: int | None = None,
+) -> Rule:
+    """Dynamic averaging: local conditions are looked at every so many updates."""
+    trigger = algorithms.dynamic(
+        delta, balancing=balancing, max_violations=max_violations
+    )
+    return Rule("dynamic", trigger, _at_least_one(every))
+
+
+def periodic(every: int) -> Rule:
+    """All learners average every so many updates."""
+    return Rule("periodic", algorithms.periodic(), _at_least_one(every))
+
+
+def fed_avg(fraction: float, *, every: int = 1) -> Rule:
+    """A random fraction of the learners averages every so many updates."""
+    return Rule("FedAvg", algorithms.periodic(fraction), _at_least_one(every))
+
+
+def none() -> Rule:
+    """Learners on their own."""
+    return Rule("none", algorithms.never(), 1)
+
+
+def serial() -> Rule:
+    """One learner with all the data, which updates as often as all others together."""
+    return Rule("serial", algorithms.periodic(), 1, in_one_place=True)
+
+
+RULES = {f.__name__: f for f in (dynamic, periodic, fed_avg, none, serial)}
+
+FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | UPLINK | DOWNLINK'"
+
+
+def build_rule(text: str) -> Rule:
+    """The rule that an expression describes; `ValueError` when it describes none."""
+    # All that can be called returns one.
+    return cast(Rule, parse(text, RULES, flag="protocol"))
+
+
+def parse_variants(
+    texts: Sequence[str], *, uplink: str, downlink: str
+) -> list[Variant]:
+    """All values of `--protocol`, each with a name of its own.
+
+    Args:
+      texts: the values.
+      uplink: for those that name no links.
+      downlink: for those that name no links.
+
+    Raises:
+      ValueError: when one is not of that form, an expression is not valid, or two have
+        the same name.
+
+    >>> parse_variants(
+    ...     ["a: periodic(8)"], uplink="sign()", downlink="identity()"
+    ... )[0].uplink
+    'sign()'
+    """
+    variants = []
+    for text in texts:
+        name, rest = split_name(text)
+        protocol, *links = (part.strip() for part in rest.split("|"))
+        if not name or len(links) not in (0, 2):
+            raise UsageError(
+                f"--protocol={text!r} is not of the form {FORM}, e.g. "
+                "'dynamic-half: dynamic(0.5)'."
+            )
+        variant = Variant(name, protocol, *(links or (uplink, downlink)))
+        build_rule(variant.protocol)
+        build("uplink", variant.uplink)
+        build("downlink", variant.downlink)
+        variants.append(variant)
+    check_names("protocol", [variant.name for variant in variants])
+    return variants
+
+
+def common_period(variants: Sequence[Variant]) -> int:
+    """The fewest updates after which all protocols are at the end of a round."""
+    return math.lcm(*(build_rule(variant.protocol).every for variant in variants))
+
+
+def _at_least_one(every: int) -> int:
+    if every < 1:
+        raise ValueError(f"Expected every={every} >= 1.")
+    return every

@@ -1,0 +1,168 @@
+"""Tables in text files with a header line: columns of numbers and of words."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Table(NamedTuple):
+    """A table as it was read.
+
+    Attributes:
+      path: where from, for messages.
+      columns: their names, in order.
+      rows: one text a column, without blanks around it.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[list[str]]
+
+
+def read_table(path: Path) -> Table:
+    r"""Reads values separated by commas; a name ending in `.gz` is decompressed.
+
+    Args:
+      path: the file; its first line names the columns.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: if the file is damaged, has no row, or a row has another number of
+        values than there are columns.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "small.csv")
+    >>> _ = path.write_text("age, class\n39, low\n")
+    >>> read_table(path).columns, read_table(path).rows
+    (('age', 'class'), [['39', 'low']])
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        lines = content.decode("utf-8").splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a table in {path}: {error}") from error
+    rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
+    if len(rows) < 2:
+        raise ValueError(
+            f"Expected a header and rows in {path}, got {len(rows)} lines."
+        )
+    columns, *values = ([value.strip() for value in row] for row in rows)
+    for number, row in enumerate(values, start=1):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"Expected {len(columns)} values in row {number} of {path}, got "
+                f"{len(row)}."
+            )
+    return Table(path, tuple(columns), values)
+
+
+def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
+    """Columns of numbers.
+
+    Args:
+      table: from `read_table`.
+      columns: `F` names.
+
+    Returns:
+      float32 `[N, F]`.
+
+    Raises:
+      ValueError: if there is no such column, or a value is no finite number.
+    """
+    places = [_place(table, name) for name in columns]
+    try:
+        values = np.array(
+            [[float(row[place]) for place in places] for row in table.rows], np.float32
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"Expected numbers in {', '.join(columns)} of {table.path}: {error}."
+        ) from error
+    if not np.isfinite(values).all():
+        raise ValueError(
+            f"Expected finite numbers in {', '.join(columns)} of {table.path}."
+        )
+    return values
+
+
+def codes(table: Table, column: str, words: Sequence[str]) -> np.ndarray:
+    """A column of words, such as a label, as their places in a list.
+
+    Args:
+      table: from `read_table`.
+      column: its name.
+      words: all that may occur, in the order of their numbers.
+
+    Returns:
+      int32 `[N]`, in `[0, len(words))`.
+
+    Raises:
+      ValueError: if there is no such column, or another word in it.
+    """
+    place = _place(table, column)
+    code = {word: number for number, word in enumerate(words)}
+    unknown = sorted({row[place] for row in table.rows} - set(words))
+    if unknown:
+        raise ValueError(
+            f"Expected {column} in {table.path} to be one of {', '.join(words)}, got "
+            f"{unknown[0]!r}."
+        )
+    return np.array([code[row[place]] for row in table.rows], np.int32)
+
+
+def one_hot(table: Table, column: str, words: Sequence[str]) -> np.ndarray:
+    """A column of words as zeros and a one in the place of the word.
+
+    Args:
+      table: from `read_table`.
+      column: its name.
+      words: all that may occur.
+
+    Returns:
+      float32 `[N, len(words)]`.
+
+    Raises:
+      ValueError: as `codes`.
+
+    >>> table = Table(Path("t"), ("sex",), [["Male"], ["Female"]])
+    >>> one_hot(table, "sex", ("Female", "Male")).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+    return np.eye(len(words), dtype=np.float32)[codes(table, column, words)]
+
+
+def standardised(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Columns with the mean and the deviation of others taken out.
+
+    Args:
+      values: `[N, F]`.
+      by: `[M, F]`, such as the training examples; a constant column is only centred.
+
+    Returns:
+      float32 `[N, F]`.
+
+    >>> by = np.array([[1.0, 5.0], [3.0, 5.0]])
+    >>> standardised(np.array([[4.0, 6.0]]), by).tolist()
+    [[2.0, 1.0]]
+    """
+    mean, deviation = by.mean(0, np.float64), by.std(0, np.float64)
+    deviation = np.where(deviation == 0, 1, deviation)
+    return ((values - mean[None]) / deviation[None]).astype(np.float32)
+
+
+def _place(table: Table, column: str) -> int:
+    if column not in table.columns:
+        raise ValueError(
+            f"Expected a column {column} in {table.path}, got "
+            f"{', '.join(table.columns)}."
+        )
+    return table.columns.index(column)

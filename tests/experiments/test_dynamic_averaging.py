@@ -1,0 +1,174 @@
+"""The comparison of averaging protocols: oracles, files left behind, and mistakes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments.dynamic_averaging.claims import claims_of, rates_around
+from experiments.dynamic_averaging.flags import PROTOCOLS, QUICK
+from experiments.dynamic_averaging.outcome import COLUMNS, Curve, add_comparisons
+from experiments.dynamic_averaging.protocols import common_period, parse_variants
+from experiments.dynamic_averaging.run import main
+
+LINKS = {"uplink": "identity()", "downlink": "identity()"}
+TASK = (
+    "--quick",
+    "--num_learners=4",
+    "--num_updates=24",
+    "--eval_every=4",
+    "--audit_every=24",
+    "--client_optimizer=sgd(0.5)",
+    "--noprogress",
+)
+MODEL_BYTES = 4 * 650
+
+
+def test_the_default_protocols_are_those_of_the_paper():
+    variants = parse_variants(PROTOCOLS, **LINKS)
+    rules = [variant.protocol for variant in variants]
+    for every in (1, 2, 4, 8, 20):
+        assert f"periodic({every})" in rules
+    for fraction in (0.3, 0.5, 0.7):
+        assert f"fed_avg({fraction})" in rules
+    assert {"none()", "serial()"} <= set(rules)
+    assert sum(rule.startswith("dynamic(") for rule in rules) >= 4
+    assert variants[0].protocol == "periodic(1)"
+    assert common_period(variants) == 40
+    assert set(QUICK["protocol"]) <= set(PROTOCOLS)
+
+
+def test_one_command_leaves_everything_behind(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path}",
+        *TASK,
+        "--drift=permuted_labels",
+        "--num_drifts=1",
+        "--protocol=often: periodic(1)",
+        "--protocol=zero: dynamic(0.0)",
+        "--protocol=some: dynamic(0.5, every=2) | to_dtype('bfloat16') | identity()",
+        "--protocol=serial: serial()",
+        # Valid as an expression, and refused by the algorithm.
+        "--protocol=wrong: periodic(1) | identity() | differenced(identity())",
+    ]
+    main(["dynamic_averaging", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    often, zero, some, serial, wrong = summary["protocols"]
+    # 24 rounds of 4 models each way; Delta = 0 is the same, bit for bit.
+    assert often["total_bytes"] == 2 * 24 * 4 * MODEL_BYTES
+    for name in ("total_bytes", "cumulative_loss", "test_accuracy"):
+        assert zero[name] == often[name]
+    assert zero["full_synchronisations"] == 24
+    assert (often["bytes_ratio"], often["loss_ratio"]) == (1.0, 1.0)
+    assert 0 < some["total_bytes"] < often["total_bytes"]
+    # Half floats up, floats down and at most two bytes of notices beside each model.
+    models = some["uplink_bytes"] // (MODEL_BYTES // 2)
+    assert some["models_sent"] == models / 4
+    assert 0 <= some["downlink_bytes"] - models * MODEL_BYTES <= 2 * models
+    assert serial["total_bytes"] == 0
+    assert serial["cumulative_loss"] < often["cumulative_loss"]
+    assert "memory" in wrong["reason"]
+    assert wrong["cumulative_loss"] is None
+    assert summary["drifts"] == [d for d in summary["drifts"] if 0 < d < 24]
+    holds = {claim["name"]: claim["holds"] for claim in summary["claims"]}
+    assert not holds["protocols that failed"]
+    assert holds["audited messages that do not decode bit for bit"]
+    assert often["audited_messages"] == 5  # four up and the broadcast
+
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert [line["protocol"] for line in table][-1] == "wrong"
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
+    assert "wrong failed" in capsys.readouterr().out
+
+    # A second call finds each finished run, and says the same.
+    main(["dynamic_averaging", *flags])
+    assert "nothing was changed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def outcome(name, family, loss, total, reason=""):
+    return {
+        "protocol": name,
+        "family": family,
+        "cumulative_loss": loss,
+        "total_bytes": total,
+        "audit_failures": 0,
+        "reason": reason,
+    }
+
+
+def test_claims_follow_from_the_table():
+    outcomes = [
+        outcome("p1", "periodic", 100.0, 1000),
+        outcome("p8", "periodic", 104.0, 125),
+        outcome("d-small", "dynamic", 101.0, 1001),
+        outcome("d-good", "dynamic", 104.9, 50),
+        outcome("d-large", "dynamic", 106.0, 10),
+        outcome("none", "none", 120.0, 0),
+    ]
+    add_comparisons(outcomes)
+    at = np.arange(0, 101, 5)
+    # Quiet, 10 bytes an update for 5 updates behind the drift at 50, quiet again.
+    sent = np.clip(10 * (at - 50), 0, 50)
+    rows = [
+        {"update": int(u), "total_bytes": int(b)} for u, b in zip(at, sent, strict=True)
+    ]
+    curve = Curve("d-good", "dynamic", rows)
+    claims = claims_of(outcomes, [curve], [50], 100)
+    assert [claim["measured"] for claim in claims] == [0, 0, 20.0, 8.008, 10.0, 10.0]
+    assert all(claim["holds"] for claim in claims)
+    assert rates_around(rows, [50], 100) == (0.0, 10.0, 0.0)
+    outcomes[3] |= {"loss_ratio": 1.051}
+    few = claims_of(outcomes, [curve], [], 100)[2]
+    assert (few["measured"], few["holds"]) == (0.999, False)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--protocol=a: dynamik(1.0)", "did you mean 'dynamic'"),
+        ("--protocol=a: dynamic(-1.0)", "delta=-1.0"),
+        ("--protocol=a: periodic(0)", "every=0"),
+        ("--protocol=a: periodic(1) | sign()", "UPLINK | DOWNLINK"),
+        ("--protocol=../a: periodic(1)", "NAME: PROTOCOL"),
+        ("--protocol=a: periodic(7)", "not a multiple of 7"),
+        ("--drift=permuted_labels", "--num_drifts=0"),
+        ("--num_drifts=2", "--drift=none"),
+        ("--stream=mnits", "did you mean mnist"),
+        ("--stream=shakespeare", "shakespeare"),
+        ("--model=cnn", "cnn("),
+        ("--batch_size=0", "batch_size=0"),
+        ("extra", "extra"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(["dynamic_averaging", f"--workdir={tmp_path}", *TASK, flag])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--num_updates=0"], "--num_updates=N"),
+        (["--drift=rotated_images", "--num_drifts=1"], "redrawn"),
+    ],
+)
+def test_mistakes_of_a_stream_without_end(tmp_path, capsys, flags, expected):
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "dynamic_averaging",
+                f"--workdir={tmp_path}",
+                *TASK,
+                "--stream=graphical",
+                "--protocol=a: periodic(1)",
+                *flags,
+            ]
+        )
+    assert expected in capsys.readouterr().err
