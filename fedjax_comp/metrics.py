@@ -21,6 +21,8 @@ class Row(TypedDict):
     uplink_bytes: int
     downlink_bytes: int
     seconds: float
+    simulated_seconds: NotRequired[float]
+    joules: NotRequired[float]
     observed: NotRequired[dict[str, float]]
 
 
@@ -45,6 +47,9 @@ class Ledger:
       rows: a `Row` for each evaluation; an algorithm's own totals are in `observed`.
       losses: training losses of the rounds since the last row.
       observed: the sum over rounds of each scalar in `RoundInfo.observed`.
+      simulated_seconds: time on simulated links and devices; None without any.
+      joules: energy of the simulated devices; None without any.
+      conditions: what a simulation must not forget between two rounds.
     """
 
     rounds: int = 0
@@ -60,6 +65,9 @@ class Ledger:
     rows: list[Row] = dataclasses.field(default_factory=list)
     losses: list[float] = dataclasses.field(default_factory=list)
     observed: dict[str, float] = dataclasses.field(default_factory=dict)
+    simulated_seconds: float | None = None
+    joules: float | None = None
+    conditions: dict[str, object] = dataclasses.field(default_factory=dict)
 
     @property
     def overhead_bytes(self) -> int:
@@ -93,6 +101,9 @@ class Ledger:
             downlink_bytes=self.downlink_bytes,
             seconds=round(self.seconds, 3),
         )
+        if self.simulated_seconds is not None and self.joules is not None:
+            row["simulated_seconds"] = self.simulated_seconds
+            row["joules"] = self.joules
         if self.observed:
             row["observed"] = dict(self.observed)
         self.losses = []

@@ -5,7 +5,7 @@ host is needed, and nothing else happens between. It resumes from the last check
 its directory and then ends with the parameters and ledger of a run never interrupted.
 """
 
-import hashlib
+import contextlib
 import resource
 import sys
 import time
@@ -14,12 +14,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from fedjax_comp.audit.note import Signer
+from fedjax_comp.audit.recorder import (
+    SENDERS,
+    Recorder,
+    host_copy,
+    params_sha256,
+    with_senders,
+)
 from fedjax_comp.base import Algorithm, Compressor, Examples, PyTree
 from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.compress.audit import Audit, make_auditor
 from fedjax_comp.metrics import Ledger, rounds_to_target
+from fedjax_comp.network.simulation import Simulation
+from fedjax_comp.network.steering import admitted
 from fedjax_comp.progress import Progress
 from fedjax_comp.report.events import write_events
 from fedjax_comp.run_directory import (
@@ -29,6 +38,7 @@ from fedjax_comp.run_directory import (
     write_rows,
 )
 from fedjax_comp.training import (
+    Dispatch,
     Evaluation,
     Sampler,
     TrainState,
@@ -94,6 +104,8 @@ def run(
     key: jax.Array,
     *,
     show_progress: bool = True,
+    audit_key: Signer | None = None,
+    simulation: Simulation | None = None,
 ) -> tuple[Ledger, PyTree, Json]:
     """Runs, or resumes, to the end.
 
@@ -103,20 +115,44 @@ def run(
       schedule: when the host is needed.
       key: the run's key.
       show_progress: draw a progress bar on standard error.
+      audit_key: signs a log of every message (`fedjax_comp.audit`); no log when None.
+        Rounds are then dispatched one by one, since each one's messages are needed.
+      simulation: links and devices the run is timed on; rounds then go one by one, too.
 
     Returns:
       The ledger, the final parameters, and the measured part of the summary.
     """
+    if simulation is not None:
+        problem = problem._replace(algorithm=admitted(problem.algorithm))
     state = init_state(key, problem.algorithm, problem.params, problem.num_clients)
-    with Checkpoints(directory.path / "checkpoints") as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(directory.path / "checkpoints"))
+        recorder = None
+        if audit_key is not None:
+            recorder = stack.enter_context(Recorder(directory.path, audit_key))
         restored = checkpoints.restore(state)
         ledger = Ledger()
         if restored is not None:
             state, ledger = restored
+        if simulation is not None:
+            simulation.begin(ledger)
         write_rows(directory, ledger.rows)
-        host = _Host(directory, problem, schedule, checkpoints, ledger, show_progress)
+        if recorder is not None:
+            recorder.resume(ledger.rounds)
+        host = _Host(
+            directory,
+            problem,
+            schedule,
+            checkpoints,
+            ledger,
+            show_progress,
+            recorder,
+            simulation,
+        )
         state = host.drive(state)
-    params = problem.algorithm.params(state.server)
+        params = problem.algorithm.params(state.server)
+        if recorder is not None:
+            recorder.finish(ledger.rounds, params)
     return ledger, params, host.summary(params)
 
 
@@ -131,10 +167,13 @@ class _Host:
         checkpoints: Checkpoints,
         ledger: Ledger,
         show_progress: bool,
+        recorder: Recorder | None,
+        simulation: Simulation | None,
     ) -> None:
         self._directory, self._problem, self._schedule = directory, problem, schedule
         self._checkpoints, self._ledger = checkpoints, ledger
-        self._show_progress = show_progress
+        self._show_progress, self._recorder = show_progress, recorder
+        self._simulation = simulation
         self._auditors = {
             name: make_auditor(link) for name, link in problem.links.items()
         }
@@ -163,17 +202,26 @@ class _Host:
                 evaluate_now(state)
             while ledger.rounds < schedule.num_rounds and not self._reached():
                 num_rounds = min(self._rounds_until_needed(), limit)
+                model = self._model_to_log(state)
                 dispatched = time.perf_counter()
+                if self._simulation is not None:
+                    state = self._simulation.before_round(state, ledger)
                 state, dispatch = step(state, data, jnp.int32(num_rounds))
                 ledger.record(dispatch.infos, num_rounds)
+                if self._simulation is not None:
+                    self._simulation.after_round(state, dispatch.infos, ledger)
                 took = time.perf_counter() - dispatched
-                limit = _next_limit(num_rounds, took)
+                limit = self._most_rounds(_next_limit(num_rounds, took))
+                self._log(model, dispatch)
                 ledger.seconds = before + time.perf_counter() - clock
                 if self._due(schedule.audit_every):
                     self._audit(dispatch.messages)
                 if self._due(schedule.eval_every):
                     evaluate_now(state)
                 if self._due(schedule.checkpoint_every) or self._reached():
+                    # A checkpoint must not know of rounds that the log may lose.
+                    if self._recorder is not None:
+                        self._recorder.flush()
                     self._checkpoints.save(state, ledger)
                     write_events(events_path, ledger.rows)
                 progress.update(ledger)
@@ -181,9 +229,13 @@ class _Host:
         return state
 
     def _compile_rounds(self, state: TrainState) -> tuple[Callable, TrainState, PyTree]:
-        problem = self._problem
+        problem, algorithm = self._problem, self._problem.algorithm
+        if self._recorder is not None:
+            algorithm = with_senders(algorithm)
         program = round_program(
-            problem.algorithm, problem.sample, max_rounds=MAX_ROUNDS_PER_DISPATCH
+            algorithm,
+            problem.sample,
+            max_rounds=self._most_rounds(MAX_ROUNDS_PER_DISPATCH),
         )
         compiled = (
             jax.jit(program, donate_argnums=0, keep_unused=True)
@@ -195,14 +247,15 @@ class _Host:
 
         def step(
             state: TrainState, data: PyTree, num_rounds: jax.Array
-        ) -> tuple[TrainState, PyTree]:
+        ) -> tuple[TrainState, Dispatch]:
             placed = jax.device_put((state, num_rounds), (places[0], places[2]))
             return compiled(placed[0], data, placed[1])
 
         return step, state, data
 
     def _compile_evaluation(self, state: TrainState) -> tuple[Callable, Examples]:
-        params = self._problem.algorithm.params(state.server)
+        # Shapes alone: a round that uses one device must not bind the evaluation to it.
+        params = jax.eval_shape(self._problem.algorithm.params, state.server)
         compiled = (
             jax.jit(self._problem.evaluate).lower(params, self._problem.test).compile()
         )
@@ -223,6 +276,25 @@ class _Host:
         )
         waits = [period - done % period for period in periods if period]
         return min([*waits, schedule.num_rounds - done])
+
+    def _most_rounds(self, rounds: int) -> int:
+        # A dispatch returns the messages of its last round only, and a simulation
+        # gives its orders before each round.
+        alone = self._recorder is not None or self._simulation is not None
+        return 1 if alone else rounds
+
+    def _model_to_log(self, state: TrainState) -> PyTree:
+        if self._recorder is None:
+            return None
+        # Copied, because the dispatch takes the state's memory.
+        return host_copy(self._problem.algorithm.params(state.server))
+
+    def _log(self, model: PyTree, dispatch: Dispatch) -> None:
+        if self._recorder is not None:
+            senders = dispatch.infos.observed[SENDERS][0]
+            self._recorder.record(
+                self._ledger.rounds, model, senders, dispatch.messages
+            )
 
     def _due(self, period: int) -> bool:
         done = self._ledger.rounds
@@ -271,6 +343,8 @@ class _Host:
             "downlink_messages": ledger.downlink_messages,
             "overhead_bytes": ledger.overhead_bytes,
             "dropped_updates": ledger.dropped,
+            "observed": dict(ledger.observed),
+            **self._simulated(),
             "audited_messages": ledger.audited_messages,
             "audit_failures": ledger.audit_failures,
             "seconds_total": seconds,
@@ -281,19 +355,26 @@ class _Host:
             "params_sha256": params_sha256(params),
         }
 
+    def _simulated(self) -> Json:
+        """Time and energy on simulated links, and the time to the target."""
+        ledger, target = self._ledger, self._schedule.target_accuracy
+        if ledger.simulated_seconds is None:
+            return {}
+        reached = [
+            row["simulated_seconds"]
+            for row in ledger.rows
+            if target is not None and row["test_accuracy"] >= target
+        ]
+        return {
+            "simulated_seconds": ledger.simulated_seconds,
+            "joules": ledger.joules,
+            "simulated_seconds_to_target": reached[0] if reached else None,
+        }
+
 
 def _next_limit(num_rounds: int, seconds: float) -> int:
     affordable = int(SECONDS_PER_DISPATCH * num_rounds / max(seconds, 1e-6))
     return max(1, min(affordable, MAX_ROUNDS_PER_DISPATCH, 4 * num_rounds))
-
-
-def params_sha256(params: PyTree) -> str:
-    """SHA-256 of the parameters' bytes, leaf by leaf in the order of their paths."""
-    digest = hashlib.sha256()
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for _, leaf in sorted(leaves, key=lambda item: jax.tree_util.keystr(item[0])):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def peak_memory_bytes() -> int:

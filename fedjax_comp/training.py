@@ -110,6 +110,51 @@ def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sample
     return sample
 
 
+def _round_keys(key: jax.Array, round_index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    sample_key, round_key = jax.random.split(jax.random.fold_in(key, round_index))
+    return sample_key, round_key
+
+
+class Invited(NamedTuple):
+    """Who will be in a round's cohort, and how much they will train.
+
+    Attributes:
+      client_id: int32 `[C]`.
+      num_examples: int32 `[C]`, as in `ClientBatches`.
+      examples: int32 `[C]`, those trained on, counting epochs.
+      active: bool `[C]`, as in `ClientBatches`.
+    """
+
+    client_id: jax.Array
+    num_examples: jax.Array
+    examples: jax.Array
+    active: jax.Array
+
+
+def next_cohort(
+    sample: Sampler,
+) -> Callable[[jax.Array, jax.Array, PyTree], Invited]:
+    """Who is in a round, before it is run; to be jitted.
+
+    Args:
+      sample: the sampler of the run.
+
+    Returns:
+      `(key, round, data) -> Invited`, of `TrainState.key` and `TrainState.round`: those
+      that `round_program` will draw.
+    """
+
+    def invited(key: jax.Array, round_index: jax.Array, data: PyTree) -> Invited:
+        sample_key, _ = _round_keys(key, round_index)
+        clients = sample(sample_key, round_index, data).clients
+        examples = jnp.sum(clients.mask, axis=(1, 2), dtype=jnp.int32)
+        return Invited(
+            clients.client_id, clients.num_examples, examples, clients.active
+        )
+
+    return invited
+
+
 def round_program(
     algorithm: Algorithm, sample: Sampler, *, max_rounds: int
 ) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Dispatch]]:
@@ -126,9 +171,7 @@ def round_program(
     """
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
-        sample_key, round_key = jax.random.split(
-            jax.random.fold_in(state.key, state.round)
-        )
+        sample_key, round_key = _round_keys(state.key, state.round)
         cohort = sample(sample_key, state.round, data)
         ids = cohort.clients.client_id
         clients = jax.tree.map(lambda x: x[ids], state.clients)

@@ -6,7 +6,6 @@ pipelines runs these, and a pipeline that fails is a line of the table.
 """
 
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from experiments.harness.expressions import build
 from experiments.harness.finish import execute, read_rows
 from experiments.harness.flags import apply_quick, as_dict
 from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import Pipeline, flags_of, parse_pipelines
+from experiments.harness.pipelines import Pipeline, attempt, flags_of, parse_pipelines
 from experiments.harness.problem import build_federation
 from experiments.harness.table import to_csv
 from fedjax_comp.report import Claim, Figure, Run, Table, format_bytes, write_report
@@ -72,17 +71,15 @@ def run(values: flags.FlagValues) -> Json:
     outcomes, runs = [], []
     for pipeline in pipelines:
         print(f"{pipeline.name}: {pipeline.uplink} | {pipeline.downlink}", flush=True)
-        try:
-            outcome, curve = run_pipeline(pipeline, values)
-            runs.append(curve)
-        except Exception as error:  # one pipeline is not to lose the others
-            if os.environ.get("FEDJAX_COMP_DEBUG"):
-                raise
-            outcome = failed(pipeline, error)
-            print(f"{pipeline.name} failed: {outcome['reason']}")
-        outcomes.append(outcome)
+        one_run = functools.partial(run_pipeline, pipeline, values)
+        result, reason = attempt(pipeline.name, one_run)
+        if result is None:
+            outcomes.append(failed(pipeline, reason))
+        else:
+            outcomes.append(result[0])
+            runs.append(result[1])
     add_comparisons(outcomes)
-    result: Json = {
+    summary: Json = {
         "experiment": "frontier",
         "dataset": values.dataset,
         "model": values.model,
@@ -112,12 +109,12 @@ def run(values: flags.FlagValues) -> Json:
             Table("Pipelines", COLUMNS, [[o[c] for c in COLUMNS] for o in outcomes])
         ],
         figures=[figure for figure in figures if isinstance(figure, Figure)],
-        claims=[Claim(**claim) for claim in result["claims"]],
+        claims=[Claim(**claim) for claim in summary["claims"]],
     )
-    write_json(directory.path / "summary.json", result)
+    write_json(directory.path / "summary.json", summary)
     print_table(outcomes)
     print(f"report: {report}")
-    return result
+    return summary
 
 
 def check_task(values: flags.FlagValues) -> None:
@@ -144,9 +141,8 @@ def run_pipeline(pipeline: Pipeline, values: flags.FlagValues) -> tuple[Json, Ru
     return outcome, Run(pipeline.name, rows)
 
 
-def failed(pipeline: Pipeline, error: Exception) -> Json:
+def failed(pipeline: Pipeline, reason: str) -> Json:
     """The outcome of a pipeline that could not be run, with the reason in one line."""
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
     return {
         "pipeline": pipeline.name,
         **cost_to_target([], 1.0),

@@ -9,7 +9,7 @@ from typing import Any
 import optax
 
 from experiments.harness.main import UsageError
-from fedjax_comp import compress, data, execution, models
+from fedjax_comp import compress, data, execution, models, network
 from fedjax_comp.base import Compressor
 from fedjax_comp.expression import parse
 from fedjax_comp.wire import codes
@@ -73,8 +73,14 @@ NAMES: Mapping[str, Mapping[str, object]] = {
         for n in ("auto", "chunked", "scanned", "sharded", "vmapped")
     },
     "partition": {
-        n: getattr(data, n) for n in ("dirichlet", "iid", "natural", "shards")
+        n: getattr(data, n)
+        for n in ("clusters", "dirichlet", "iid", "natural", "shards")
     },
+    "network": {
+        n: getattr(network, n)
+        for n in ("constant", "intermittent", "lognormal", "markov", "recorded")
+    },
+    "devices": {n: getattr(network, n) for n in ("mixed", "phones", "same")},
     "model": {n: getattr(models, n) for n in models.FACTORIES},
 }
 

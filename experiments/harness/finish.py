@@ -7,8 +7,10 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from experiments.harness.conditions import accuracy_against_time, build_simulation
 from experiments.harness.flags import as_dict
-from experiments.harness.problem import build_schedule, initial_key
+from experiments.harness.problem import audit_key, build_schedule, initial_key
+from fedjax_comp.base import PyTree
 from fedjax_comp.metrics import Row
 from fedjax_comp.report import (
     Claim,
@@ -30,9 +32,14 @@ HEADLINES = (
     "rounds",
     "uplink_bytes",
     "downlink_bytes",
+    "simulated_seconds",
+    "joules",
     "seconds_total",
 )
-"""What a report shows first."""
+"""What a report shows first, where there is such a thing."""
+
+DESCRIBED = ("dataset", "stream", "protocol", "method", "model", "uplink", "downlink")
+"""Flags that a summary repeats, where the experiment has them."""
 
 Claims = Callable[[Json], list[Json]]
 """`(summary) -> [{name, target, measured, holds}]`: what a run is to show."""
@@ -43,6 +50,7 @@ def execute(
     values: flags.FlagValues,
     build_problem: Callable[[], Problem],
     claims: Claims,
+    finish: Callable[[RunDirectory, PyTree], Json] | None = None,
 ) -> Json:
     """Runs or resumes an experiment and completes its directory.
 
@@ -51,6 +59,7 @@ def execute(
       values: its parsed flags.
       build_problem: builds what is run; not called when the run has already finished.
       claims: the experiment's claims.
+      finish: `(directory, params) -> what to add to the summary`, after the last round.
 
     Returns:
       The summary.
@@ -66,20 +75,20 @@ def execute(
         return directory.finished
     problem = build_problem()
     _, run_key = initial_key(values)
-    ledger, _, measured = run(
+    ledger, params, measured = run(
         directory,
         problem,
         build_schedule(values),
         run_key,
         show_progress=values.progress,
+        audit_key=audit_key(name, values),
+        simulation=build_simulation(values, problem, directory),
     )
     summary = {
         "experiment": name,
-        "dataset": values.dataset,
-        "model": values.model,
-        "uplink": values.uplink,
-        "downlink": values.downlink,
+        **{name: values[name].value for name in DESCRIBED if name in values},
         **measured,
+        **(finish(directory, params) if finish is not None else {}),
     }
     summary["claims"] = claims(summary)
     write_run_report(directory, summary, ledger.rows)
@@ -99,10 +108,14 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
         figures / "accuracy_against_bytes.png",
         columns=("uplink_bytes", "downlink_bytes"),
     )
+    by_time = []
+    if "simulated_seconds" in summary:
+        path = accuracy_against_time(runs, figures / "accuracy_against_time.png")
+        by_time = [Figure("Test accuracy against simulated time", path)]
     write_report(
         directory.path / "report.html",
-        title=f"{summary['experiment']} on {summary['dataset']}",
-        summary={name: summary[name] for name in HEADLINES},
+        title=f"{summary['experiment']} on {_data_name(summary)}",
+        summary={name: summary[name] for name in HEADLINES if name in summary},
         settings={
             **directory.config["flags"],
             **directory.config["versions"],
@@ -115,6 +128,7 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
         figures=[
             Figure("Test accuracy against rounds", by_round),
             Figure("Test accuracy against bytes sent, both ways", by_bytes),
+            *by_time,
         ],
         claims=[Claim(**claim) for claim in summary["claims"]],
     )
@@ -131,6 +145,10 @@ def evaluations_table(rows: list[Row], most: int = 40) -> Table:
     return Table(
         "Evaluations", columns, [[row.get(c) for c in columns] for row in shown], note
     )
+
+
+def _data_name(summary: Json) -> str:
+    return summary["dataset"] if "dataset" in summary else summary["stream"]
 
 
 def _facts(summary: Json) -> list[tuple[str, str]]:

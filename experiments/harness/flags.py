@@ -44,8 +44,8 @@ def run_flags(**defaults: object) -> flags.FlagValues:
     return values
 
 
-def common_flags(**defaults: object) -> flags.FlagValues:
-    """The flags shared by all experiments that train a federation.
+def training_flags(**defaults: object) -> flags.FlagValues:
+    """The flags of all experiments that train a model, whoever holds the data.
 
     Args:
       **defaults: default values by flag name, where they differ from those below.
@@ -63,27 +63,7 @@ def common_flags(**defaults: object) -> flags.FlagValues:
         flags.DEFINE_float,
         flags.DEFINE_bool,
     )
-    text(
-        "dataset",
-        "digits",
-        "Data set: digits, mnist, fashion_mnist, ...",
-        flag_values=values,
-    )
-    text(
-        "partition", "iid()", "How examples are split over clients.", flag_values=values
-    )
     text("model", "mlp(200, 200)", "The model, as a Python call.", flag_values=values)
-    whole(
-        "num_clients",
-        100,
-        "Clients in the population, K.",
-        flag_values=values,
-        lower_bound=1,
-    )
-    whole(
-        "cohort_size", 10, "Clients in a round, C.", flag_values=values, lower_bound=1
-    )
-    whole("local_epochs", 1, "Local epochs, E.", flag_values=values, lower_bound=1)
     whole(
         "batch_size",
         10,
@@ -95,12 +75,6 @@ def common_flags(**defaults: object) -> flags.FlagValues:
         "client_optimizer",
         "sgd(0.1)",
         "Optax optimizer of the clients.",
-        flag_values=values,
-    )
-    text(
-        "server_optimizer",
-        "sgd(1.0)",
-        "Optax optimizer of the server.",
         flag_values=values,
     )
     whole("num_rounds", 100, "Rounds.", flag_values=values, lower_bound=1)
@@ -140,6 +114,100 @@ def common_flags(**defaults: object) -> flags.FlagValues:
         "Rounds between audits (0: none).",
         flag_values=values,
         lower_bound=0,
+    )
+    # None and not False, so that directories from before this flag can be resumed.
+    switch(
+        "audit_log",
+        None,
+        "Keep a tamper-evident log of every message in DIR/audit.",
+        flag_values=values,
+    )
+    text(
+        "audit_key",
+        None,
+        "File with the key that signs the log (made in DIR/audit when not given).",
+        flag_values=values,
+    )
+    define_conditions(values)
+    for name, value in defaults.items():
+        values.set_default(name, value)
+    return values
+
+
+def define_conditions(values: flags.FlagValues) -> None:
+    """Defines the flags of simulated links and devices; none are simulated at first."""
+    flags.DEFINE_string(
+        "network",
+        "",
+        "Links to time the run on, e.g. lognormal() or recorded() (empty: none).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "devices",
+        "",
+        "Devices to time the run on, e.g. mixed() (empty: they take no time).",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "deadline_seconds",
+        None,
+        "Clients that would arrive later in a round are left out of it.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "wanted",
+        None,
+        "Arrivals that close a round, out of the cohort (over-selection).",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_float(
+        "training_flops",
+        None,
+        "FLOPs of training on one example (6 a parameter when not given).",
+        flag_values=values,
+    )
+
+
+def common_flags(**defaults: object) -> flags.FlagValues:
+    """The flags shared by all experiments that train a federation.
+
+    Args:
+      **defaults: default values by flag name, where they differ from those below.
+
+    Returns:
+      A new `FlagValues` with the flags defined and not yet parsed.
+
+    Raises:
+      AttributeError: for a default whose flag does not exist.
+    """
+    values = training_flags()
+    text, whole = flags.DEFINE_string, flags.DEFINE_integer
+    text(
+        "dataset",
+        "digits",
+        "Data set: digits, mnist, fashion_mnist, ...",
+        flag_values=values,
+    )
+    text(
+        "partition", "iid()", "How examples are split over clients.", flag_values=values
+    )
+    whole(
+        "num_clients",
+        100,
+        "Clients in the population, K.",
+        flag_values=values,
+        lower_bound=1,
+    )
+    whole(
+        "cohort_size", 10, "Clients in a round, C.", flag_values=values, lower_bound=1
+    )
+    whole("local_epochs", 1, "Local epochs, E.", flag_values=values, lower_bound=1)
+    text(
+        "server_optimizer",
+        "sgd(1.0)",
+        "Optax optimizer of the server.",
+        flag_values=values,
     )
     for name, value in defaults.items():
         values.set_default(name, value)

@@ -1,5 +1,6 @@
 """From flags to what a federated experiment is made of: data, task, links, schedule."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,11 @@ from absl import flags
 from experiments.harness.expressions import build
 from experiments.harness.main import UsageError
 from fedjax_comp import data
+from fedjax_comp.audit.keys import load_or_make, load_signer
+from fedjax_comp.audit.log import FOLDER, PRIVATE_KEY
+from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import Compressor, Execution, Task
+from fedjax_comp.compress import identity
 from fedjax_comp.models import classification
 from fedjax_comp.run import Schedule
 from fedjax_comp.training import Sampler, uniform_cohorts
@@ -22,7 +27,7 @@ class Federation(NamedTuple):
       task: the model and its loss.
       population: the examples and who holds them, on the device.
       sample: draws each round's cohort.
-      uplink: compressor of the uplink.
+      uplink: compressor of the uplink; `identity()` where it is no flag.
       downlink: compressor of the downlink.
       execution: how cohorts and evaluations are run.
     """
@@ -46,7 +51,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
     if target is not None and not 0 < target <= 1:
         raise UsageError(f"--target_accuracy={target} is outside (0, 1].")
     # Cheap mistakes first: expressions are read before any data is.
-    uplink = build("uplink", values.uplink)
+    uplink = build("uplink", values.uplink) if "uplink" in values else identity()
     downlink = build("downlink", values.downlink)
     execution = build("execution", values.execution)
     model = build("model", values.model)
@@ -88,6 +93,26 @@ def build_schedule(values: flags.FlagValues) -> Schedule:
         audit_every=values.audit_every,
         target_accuracy=values.target_accuracy,
         stop_at_target=values.stop_at_target,
+    )
+
+
+def keeps_messages(values: flags.FlagValues) -> bool:
+    """Whether the flags want messages: for audits, or for the log of all of them."""
+    return bool(values.audit_every or values.audit_log)
+
+
+def audit_key(name: str, values: flags.FlagValues) -> Signer | None:
+    """The key that signs the run's log, or None without `--audit_log`.
+
+    Raises:
+      ValueError: for a file that holds no such key.
+    """
+    if not values.audit_log:
+        return None
+    if values.audit_key is not None:
+        return load_signer(Path(values.audit_key))
+    return load_or_make(
+        Path(values.workdir) / FOLDER / PRIVATE_KEY, f"fedjax_comp/{name}"
     )
 
 

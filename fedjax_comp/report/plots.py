@@ -150,6 +150,7 @@ def line_figure(
     x_format: Callable[[float], str] | None = None,
     reference: Run | None = None,
     size_inches: tuple[float, float] = _SIZE_INCHES,
+    decorate: Callable[[Axes], None] | None = None,
 ) -> Path:
     """Draws one curve a run, with the run's name at the end of its curve.
 
@@ -170,6 +171,8 @@ def line_figure(
       x_format: how the marks of the horizontal axis are written.
       reference: what the runs are held against, a dashed line behind them.
       size_inches: width and height without the names; many names need more height.
+      decorate: draws what else is to be seen on the finished axes, such as marks at
+        times when something happened.
 
     Returns:
       The path written.
@@ -234,6 +237,8 @@ def line_figure(
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
     axes.margins(x=0.02)
     _ticks(axes, log_x=log_x, whole=whole, x_format=x_format)
+    if decorate is not None:
+        decorate(axes)
     write_names(axes, ends)
 
     path = Path(path)

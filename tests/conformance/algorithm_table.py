@@ -8,9 +8,14 @@ from typing import NamedTuple
 
 import optax
 
+from fedjax_comp.algorithms.consensus import consensus_sgd
+from fedjax_comp.algorithms.data_quantization import data_quantization
+from fedjax_comp.algorithms.data_uplink import data_uplink
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
+from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.model_averaging import Trigger, model_averaging
 from fedjax_comp.base import Algorithm, Compressor, Execution
 from fedjax_comp.compress import (
@@ -23,8 +28,10 @@ from fedjax_comp.compress import (
     stochastic_quantize,
     top_k,
 )
+from fedjax_comp.compress.lattice import uniform_lattice
 from fedjax_comp.compress.sketch import count_sketch
-from tests.problems import softmax_task
+from fedjax_comp.compress.truncation import truncation
+from tests.problems import NUM_CLASSES, softmax_task
 
 
 class Entry(NamedTuple):
@@ -86,10 +93,67 @@ def _fetch_sgd(downlink: Compressor) -> Entry:
     return Entry(make, {"uplink": uplink, "downlink": downlink})
 
 
+def _data_quantization(
+    quantizer: Compressor, *, refinement: Compressor | None = None
+) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return data_quantization(
+            softmax_task(),
+            quantizer=quantizer,
+            num_classes=NUM_CLASSES,
+            optimizer=optax.sgd(0.3, momentum=0.5),
+            refinement=refinement,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    uplink = data_uplink(quantizer, num_classes=NUM_CLASSES, refinement=refinement)
+    return Entry(make, {"uplink": uplink, "downlink": identity()})
+
+
+def _consensus(compressor: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return consensus_sgd(
+            softmax_task(),
+            ring(3),
+            rounds=1,
+            optimizer=optax.sgd(0.3, momentum=0.5),
+            compressor=compressor,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, {"uplink": compressor})
+
+
+_LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")
+
+
+def _fed_dlr(uplink: Compressor, downlink: Compressor, *, factored: bool) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return fed_dlr(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            uplink=uplink,
+            downlink=downlink,
+            factored=factored,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, {"uplink": uplink, "downlink": downlink})
+
+
 ALGORITHMS = {
+    "consensus": _consensus(identity()),
+    "consensus compressed": _consensus(chain(qsgd(4), entropy_coded())),
     "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),
     "periodic averaging compressed": _averaging(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=256), periodic()
+    ),
+    "data quantization": _data_quantization(_LATTICE),
+    "data quantization refined": _data_quantization(
+        _LATTICE, refinement=error_feedback(top_k(0.5))
     ),
     "fed_avg dense": _fed_avg(identity(), identity()),
     "fed_avg compressed": _fed_avg(
@@ -102,5 +166,9 @@ ALGORITHMS = {
         error_feedback(stochastic_quantize(levels=64)),
         server_optimizer=optax.sgd(1.0, momentum=0.9),
     ),
+    "fed_dlr": _fed_dlr(
+        error_feedback(truncation(0.8)), truncation(0.9), factored=False
+    ),
+    "fed_dlr factored": _fed_dlr(truncation(0.9), truncation(0.9), factored=True),
     "fetch_sgd": _fetch_sgd(identity()),
 }

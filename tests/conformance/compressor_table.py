@@ -51,6 +51,8 @@ from fedjax_comp.compress import (
 from fedjax_comp.compress.blocks import block_top_k, chunk_top_k
 from fedjax_comp.compress.counted import threshold, warm_up_top_k
 from fedjax_comp.compress.dct import dct
+from fedjax_comp.compress.ladder import ladder
+from fedjax_comp.compress.lattice import uniform_lattice
 from fedjax_comp.compress.low_rank import randomized_low_rank
 from fedjax_comp.compress.power_sgd import power_sgd
 from fedjax_comp.compress.projection import random_projection
@@ -63,6 +65,7 @@ from fedjax_comp.compress.sparse_schemes import (
     stc,
 )
 from fedjax_comp.compress.spectral import energy_low_rank, spectral_sample
+from fedjax_comp.compress.truncation import truncation
 
 Bound = Callable[[int], float]
 """`n -> c`, as in `||C(x) - x||^2 <= c ||x||^2` for a leaf `x` of `n` coordinates."""
@@ -193,6 +196,12 @@ COMPRESSORS = (
         lambda n: 1 - kept(n, 0.3) / n,
     ),
     contractive("sign", sign, lambda n: 1 - 1 / n),
+    # Without a budget it is its last rung.
+    unbiased(
+        "ladder",
+        lambda: ladder(sign(), stochastic_quantize(levels=8)),
+        *uniform_error(8),
+    ),
     # A vector has no factors and a matrix of 4 columns at least a quarter of itself.
     contractive("low_rank", lambda: low_rank(1), lambda n: 3 / 4),
     unbiased(
@@ -285,6 +294,12 @@ COMPRESSORS = (
     # The matrix has four singular values: at most 4 times its norm in one of them.
     unbiased(
         "spectral_sample", lambda: spectral_sample(1), lambda n: 3.0, lambda n: 5.0
+    ),
+    contractive("truncation", lambda: truncation(0.6), lambda n: 0.4),
+    contractive(
+        "truncation spatial",
+        lambda: truncation(0.6, max_rank=1, scheme="spatial"),
+        lambda n: 3 / 4,
     ),
     contractive(
         "energy_low_rank", lambda: energy_low_rank(0.6, max_rank=1), lambda n: 3 / 4
@@ -381,6 +396,7 @@ COMPRESSORS = (
     ),
     # Beyond its range there is no bound.
     contractive("common_range", lambda: common_range(5, limit=2.0), lambda n: math.inf),
+    contractive("uniform_lattice", lambda: uniform_lattice(2), lambda n: math.inf),
     contractive(
         "correlated",
         lambda: common_range(5, limit=2.0, cohort_size=4),

@@ -1,0 +1,91 @@
+"""The ladder of messages and the controllers that choose from it, by name."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fedjax_comp.base import Compressor
+from fedjax_comp.compress import chain, flattened, per_client, rotate, trellis
+from fedjax_comp.compress.ladder import ladder
+from fedjax_comp.compress.quantizer_schemes import eden_fixed_rate
+from fedjax_comp.network import control
+from fedjax_comp.network.control import Controller, Ladder
+from fedjax_comp.network.steering import steered
+from fedjax_comp.network.timed_control import hardware_aware, water_filled
+
+
+def _trellis(bits: float) -> Compressor:
+    return flattened(chain(per_client(rotate()), trellis(bits)))
+
+
+RUNGS: dict[str, Callable[[], Compressor]] = {
+    "0.0625": lambda: eden_fixed_rate(0.0625),
+    "0.25": lambda: eden_fixed_rate(0.25),
+    "0.5-trellis": lambda: _trellis(0.5),
+    "1": lambda: eden_fixed_rate(1),
+    "2": lambda: eden_fixed_rate(2),
+    "4": lambda: eden_fixed_rate(4),
+}
+"""Bits a coordinate; a trellis has less error for its bits and takes long to encode."""
+
+LEAF_RUNGS = ("0.25", "1", "2", "4")
+"""Of every leaf by itself, for the controller of layers."""
+
+
+def make_uplink(names: Sequence[str], *, per_leaf: bool) -> Compressor:
+    """The compressor that all methods share, or that of the controller of layers.
+
+    Args:
+      names: of the rungs.
+      per_leaf: whether every leaf travels by itself, on the rungs for leaves.
+    """
+    used = [name for name in names if not per_leaf or name in LEAF_RUNGS]
+    return steered(ladder(*(RUNGS[name]() for name in used)), per_leaf=per_leaf)
+
+
+class Method(NamedTuple):
+    """How budgets are set.
+
+    Attributes:
+      make: `(ladder) -> Controller`, of the measured ladder.
+      per_leaf: whether every leaf has a budget of its own.
+      wanted: share of the cohort that closes a round (over-selection); 1 is all.
+    """
+
+    make: Callable[[Ladder], Controller]
+    per_leaf: bool = False
+    wanted: float = 1.0
+
+
+def _fixed(name: str, wanted: float = 1.0) -> Method:
+    rate = float(name.removesuffix("-trellis"))
+    # A rung is a few bits of scale above its rate, and far from the next one.
+    return Method(lambda ladder: control.fixed(_bits(ladder, rate)), wanted=wanted)
+
+
+def _bits(ladder: Ladder, rate: float) -> float:
+    return rate * ladder.num_parameters + 64.0
+
+
+METHODS: dict[str, Method] = {
+    **{f"fixed-{name}": _fixed(name) for name in RUNGS},
+    **{f"fixed-{name}-8of10": _fixed(name, 0.8) for name in ("0.0625", "0.25", "1")},
+    "kimad": Method(lambda ladder: control.kimad(0.25)),
+    "accordion": Method(
+        lambda ladder: control.accordion(_bits(ladder, 0.5), _bits(ladder, 2.0))
+    ),
+    "adaquantfl-rising": Method(
+        lambda ladder: control.ada_quant(ladder.num_parameters, levels=1)
+    ),
+    "adaquantfl-falling": Method(
+        lambda ladder: control.ada_quant(ladder.num_parameters, levels=3, rising=False)
+    ),
+    "dadaquant": Method(lambda ladder: control.dada_quant(ladder.num_parameters)),
+    "l-greco": Method(
+        lambda ladder: control.l_greco(ladder, bits_per_coordinate=1.0), per_leaf=True
+    ),
+    "water-filling": Method(water_filled),
+    "hardware-aware": Method(hardware_aware),
+}
+FIXED = tuple(name for name in METHODS if name.startswith("fixed-"))
+OVER_SELECTED = tuple(name for name in FIXED if name.endswith("8of10"))
+OURS = ("water-filling", "hardware-aware")

@@ -1,0 +1,115 @@
+"""From one protocol's flags to what is run."""
+
+import jax
+from absl import flags
+
+from experiments.approximate_synchronous.clock import timed
+from experiments.approximate_synchronous.protocols import Rule, build_rule
+from experiments.approximate_synchronous.regions import (
+    REGIONS,
+    Links,
+    lan,
+    read_matrix,
+    wan,
+)
+from experiments.harness.expressions import build
+from experiments.harness.main import UsageError
+from experiments.harness.problem import initial_key
+from fedjax_comp import data
+from fedjax_comp.base import Algorithm, Cohort
+from fedjax_comp.data.minibatch import sample_minibatches
+from fedjax_comp.models import classification
+from fedjax_comp.run import Problem
+from fedjax_comp.training import Sampler, evaluation_program
+
+
+def networks(values: flags.FlagValues) -> dict[str, Links]:
+    """The links between the centres, and those of a local network."""
+    if values.bandwidth:
+        far = read_matrix(values.bandwidth)
+        if len(far.bits_per_second) != values.num_centres:
+            raise UsageError(
+                f"--bandwidth={values.bandwidth} is of {len(far.bits_per_second)} "
+                f"centres, --num_centres={values.num_centres}."
+            )
+    else:
+        if values.num_centres != len(REGIONS):
+            raise UsageError(
+                f"--num_centres={values.num_centres} needs --bandwidth=FILE: only "
+                f"{len(REGIONS)} regions are known."
+            )
+        far = wan(
+            lan_mbps=values.lan_mbps,
+            nearest=values.nearest_ratio,
+            farthest=values.farthest_ratio,
+        )
+    return {"wan": far, "lan": lan(values.num_centres, mbps=values.lan_mbps)}
+
+
+def build_problem(values: flags.FlagValues) -> Problem:
+    """What one protocol's flags describe, ready to run."""
+    rule = build_rule(values.protocol)
+    optimizer = build("client_optimizer", values.client_optimizer)
+    execution = build("execution", values.execution)
+    model = build("model", values.model)
+    partition = build("partition", values.partition)
+    links = networks(values)
+    if values.batch_size < 1:
+        raise UsageError(f"--batch_size={values.batch_size} must be at least 1.")
+    dataset = data.load(
+        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
+    )
+    population = data.federate(
+        dataset, partition, num_clients=values.num_centres, seed=values.seed
+    )
+    spec = population.spec
+    task = classification(
+        model(spec.num_classes), input_shape=spec.input_shape, scale=spec.scale
+    )
+    algorithm = timed(
+        one_replica(rule, rule.make(task, values.num_centres, optimizer, execution)),
+        rule.phases(values.num_centres),
+        links,
+        num_centres=values.num_centres,
+        compute_seconds=rule.steps * values.compute_seconds,
+        delay=rule.delay,
+    )
+    model_key, _ = initial_key(values)
+    return Problem(
+        algorithm=algorithm,
+        sample=batches_of_all(rule.steps, values.num_centres, values.batch_size),
+        data=population,
+        params=task.init(model_key),
+        num_clients=values.num_centres,
+        evaluate=evaluation_program(task, execution, batch_size=values.eval_batch_size),
+        test=population.test,
+        links={},
+    )
+
+
+def one_replica(rule: Rule, algorithm: Algorithm) -> Algorithm:
+    """The model of the first centre: nobody has the mean of all replicas."""
+    if not rule.replicas:
+        return algorithm
+    return algorithm._replace(
+        params=lambda state: jax.tree.map(lambda x: x[0], state.replicas)
+    )
+
+
+def batches_of_all(steps: int, num_centres: int, batch_size: int) -> Sampler:
+    """Batches of every centre's own examples, drawn with replacement."""
+
+    def sample(key: jax.Array, index: jax.Array, data: data.FederatedData) -> Cohort:
+        del index
+        drawn = sample_minibatches(
+            key, data, cohort_size=num_centres, batch_size=steps * batch_size
+        )
+        shape = (num_centres, steps, batch_size)
+        return drawn._replace(
+            clients=drawn.clients._replace(
+                rows=drawn.clients.rows.reshape(shape),
+                mask=drawn.clients.mask.reshape(shape),
+            )
+        )
+
+    return sample

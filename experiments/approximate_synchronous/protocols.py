@@ -1,0 +1,195 @@
+"""The protocols that are compared, as expressions of `--protocol`.
+
+--protocol='NAME: gaia(0.01, delay=1)'
+--protocol='NAME: synchronous() | shards(2)'
+
+Behind the bar stands the partition where it is not to be that of `--partition`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import optax
+
+from experiments.approximate_synchronous.clock import (
+    Phases,
+    broadcast,
+    overlay,
+    sharded,
+)
+from experiments.approximate_synchronous.regions import hubs_of
+from experiments.harness.expressions import build
+from experiments.harness.main import UsageError
+from experiments.harness.pipelines import check_names, split_name
+from fedjax_comp.algorithms.approximate_synchronous import (
+    approximate_synchronous,
+    inverse_root,
+)
+from fedjax_comp.algorithms.fed_avg import fed_avg as federated_averaging
+from fedjax_comp.base import Algorithm, Compressor, Execution, Task
+from fedjax_comp.compress import error_feedback, flattened, identity
+from fedjax_comp.compress import top_k as keep_top_k
+from fedjax_comp.expression import parse
+
+MakeAlgorithm = Callable[
+    [Task, int, optax.GradientTransformation, Execution], Algorithm
+]
+"""`(task, N, optimizer, execution) -> Algorithm`."""
+
+
+class Rule(NamedTuple):
+    """What a protocol does.
+
+    Attributes:
+      family: what joins its point with others in a figure.
+      make: its algorithm.
+      steps: local updates in a round.
+      delay: rounds that messages may be late.
+      phases: `(N) -> Phases`, how messages get to the other centres.
+      replicas: whether centres have models of their own.
+    """
+
+    family: str
+    make: MakeAlgorithm
+    steps: int
+    delay: int
+    phases: Callable[[int], Phases]
+    replicas: bool
+
+
+class Variant(NamedTuple):
+    """A named protocol with its partition: the flags of its own run."""
+
+    name: str
+    protocol: str
+    partition: str
+
+
+def gaia(
+    threshold: float,
+    *,
+    delay: int = 2,
+    barrier_kilobytes: float = math.inf,
+    hubs: bool = False,
+    steps: int = 1,
+) -> Rule:
+    """Approximate synchronous parallel with the threshold `T_0 / sqrt(t)`.
+
+    `delay` rounds of a message may pass before it is waited for; one longer than
+    `barrier_kilobytes` is waited for at once; with `hubs` messages go by the overlay.
+    """
+    schedule = inverse_root(threshold)
+
+    def make(
+        task: Task,
+        num_centres: int,
+        optimizer: optax.GradientTransformation,
+        execution: Execution,
+    ) -> Algorithm:
+        return approximate_synchronous(
+            task,
+            num_centres=num_centres,
+            optimizer=optimizer,
+            threshold=schedule,
+            delay=delay,
+            barrier_bits=8e3 * barrier_kilobytes,
+            execution=execution,
+        )
+
+    if delay < 0:
+        raise ValueError(f"Expected delay={delay} >= 0.")
+    if not barrier_kilobytes >= 0:
+        raise ValueError(f"Expected barrier_kilobytes={barrier_kilobytes} >= 0.")
+    return Rule(
+        "gaia",
+        make,
+        _positive(steps),
+        delay,
+        (lambda n: overlay(hubs_of(n))) if hubs else broadcast,
+        replicas=True,
+    )
+
+
+def _averaging(uplink: Compressor) -> MakeAlgorithm:
+    def make(
+        task: Task,
+        num_centres: int,
+        optimizer: optax.GradientTransformation,
+        execution: Execution,
+    ) -> Algorithm:
+        del num_centres
+        return federated_averaging(
+            task, client_optimizer=optimizer, uplink=uplink, execution=execution
+        )
+
+    return make
+
+
+def synchronous() -> Rule:
+    """One batch of every centre, the sum of the gradients, and on."""
+    return Rule("synchronous", _averaging(identity()), 1, 0, sharded, replicas=False)
+
+
+def fed_avg(steps: int) -> Rule:
+    """Models averaged every so many local updates."""
+    return Rule(
+        "FedAvg", _averaging(identity()), _positive(steps), 0, sharded, replicas=False
+    )
+
+
+def top_k(fraction: float, *, steps: int = 1) -> Rule:
+    """The largest coordinates of all updates, with error feedback, to everyone."""
+    uplink = error_feedback(flattened(keep_top_k(fraction)))
+    return Rule(
+        "top-k", _averaging(uplink), _positive(steps), 0, broadcast, replicas=False
+    )
+
+
+RULES = {f.__name__: f for f in (gaia, synchronous, fed_avg, top_k)}
+
+FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | PARTITION'"
+
+
+def build_rule(text: str) -> Rule:
+    """The rule that an expression describes; `ValueError` when it describes none."""
+    made = parse(text, RULES, flag="protocol")
+    assert isinstance(made, Rule)  # all that can be called returns one
+    return made
+
+
+def parse_variants(texts: Sequence[str], *, partition: str) -> list[Variant]:
+    """All values of `--protocol`, each with a name of its own.
+
+    Args:
+      texts: the values.
+      partition: for those that name none.
+
+    Raises:
+      ValueError: when one is not of that form, an expression is not valid, or two have
+        the same name.
+
+    >>> parse_variants(["a: fed_avg(8) | shards(2)"], partition="iid()")[0].partition
+    'shards(2)'
+    """
+    variants = []
+    for text in texts:
+        name, rest = split_name(text)
+        protocol, bar, own = (part.strip() for part in rest.partition("|"))
+        if not name or (bar and not own):
+            raise UsageError(
+                f"--protocol={text!r} is not of the form {FORM}, e.g. "
+                "'gaia-1: gaia(0.01)'."
+            )
+        variant = Variant(name, protocol, own or partition)
+        build_rule(variant.protocol)
+        build("partition", variant.partition)
+        variants.append(variant)
+    check_names("protocol", [variant.name for variant in variants])
+    return variants
+
+
+def _positive(steps: int) -> int:
+    if steps < 1:
+        raise ValueError(f"Expected steps={steps} >= 1.")
+    return steps

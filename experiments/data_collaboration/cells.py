@@ -1,0 +1,89 @@
+"""What is measured: how many users with how many examples, and which ones."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments.harness.main import UsageError
+from fedjax_comp import data
+from fedjax_comp.base import Examples
+
+
+class Cell(NamedTuple):
+    """A point of the sweeps: `users` of `examples` each."""
+
+    users: int
+    examples: int
+
+
+class Material(NamedTuple):
+    """The data set, flat and scaled.
+
+    Attributes:
+      train: NumPy, `x` float32 `[N, d]`.
+      test: on the device, `x` float32 `[M, d]`.
+      num_classes: labels are in `[0, num_classes)`.
+      stored_bits: of one input as it is stored: what raw data would cost.
+    """
+
+    train: Examples
+    test: Examples
+    num_classes: int
+    stored_bits: int
+
+
+def sweeps(values: flags.FlagValues) -> dict[str, list[Cell]]:
+    """The two sweeps, by the name of what is varied."""
+    return {
+        "users": [Cell(k, values.base_examples) for k in sorted(set(values.num_users))],
+        "examples": [
+            Cell(values.base_users, n) for n in sorted(set(values.num_examples))
+        ],
+    }
+
+
+def load_material(values: flags.FlagValues) -> Material:
+    """Loads `--dataset`; `ValueError` when it has too few examples."""
+    dataset = data.load(
+        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
+    )
+    if dataset.train.y.ndim > 1:
+        raise UsageError(f"--dataset={values.dataset} has sequences, not examples.")
+    needed = values.num_public + max(
+        cell.users * cell.examples
+        for cells in sweeps(values).values()
+        for cell in cells
+    )
+    if needed > len(dataset.train.y):
+        raise UsageError(
+            f"--dataset={values.dataset} has {len(dataset.train.y)} training examples; "
+            f"{needed} are needed for the largest of the runs and --num_public."
+        )
+    stored = dataset.train.x[0]
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return (x.reshape(len(x), -1) * dataset.scale).astype(np.float32)
+
+    test = slice(values.num_test)
+    return Material(
+        train=Examples(flat(dataset.train.x), dataset.train.y),
+        test=Examples(
+            jnp.asarray(flat(dataset.test.x[test])), jnp.asarray(dataset.test.y[test])
+        ),
+        num_classes=dataset.num_classes,
+        stored_bits=stored.size * stored.dtype.itemsize * 8,
+    )
+
+
+def draw(
+    material: Material, cell: Cell, *, seed: int, trial: int, num_public: int
+) -> tuple[list[Examples], np.ndarray]:
+    """The users' examples and the public ones of a trial, none of them twice."""
+    rng = np.random.default_rng((seed, trial))
+    order = rng.permutation(len(material.train.y))
+    public, rest = order[:num_public], order[num_public:]
+    taken = rest[: cell.users * cell.examples].reshape(cell.users, cell.examples)
+    users = [Examples(material.train.x[rows], material.train.y[rows]) for rows in taken]
+    return users, material.train.x[public]

@@ -1,0 +1,76 @@
+"""Flags of the comparison of data collaboration with its rivals."""
+
+from absl import flags
+
+from experiments.harness.flags import run_flags
+
+VARIANTS = (
+    "collaboration: uniform(500) | pca(50) | identity()",
+    "permuted: uniform(500) | permuted(pca(50)) | identity()",
+    "public: public_sample(500) | pca(50) | identity()",
+    "low-rank: low_rank_sample(500, rank=100) | pca(50) | identity()",
+    "svd: uniform(500) | truncated_svd(50) | identity()",
+    "random: uniform(500) | random_orthogonal(50) | identity()",
+    "8-bit: uniform(500) | pca(50) | stochastic_quantize(levels=256)",
+    "4-bit: uniform(500) | pca(50) | stochastic_quantize(levels=16)",
+    "2-bit: uniform(500) | pca(50) | stochastic_quantize(levels=4)",
+)
+"""The first is held against the published figures."""
+
+
+def define() -> flags.FlagValues:
+    """All flags of `python -m experiments.data_collaboration`, not yet parsed."""
+    values = run_flags()
+    text, whole = flags.DEFINE_string, flags.DEFINE_integer
+    text("dataset", "mnist", "Data set of images.", flag_values=values)
+    text("model", "mlp(512, 128)", "The model, as a Python call.", flag_values=values)
+    text("optimizer", "adam(0.001)", "Optax optimizer.", flag_values=values)
+    flags.DEFINE_multi_integer(
+        "num_users",
+        [1, 2, 3, 5, 7, 10],
+        "Users, with --base_examples each; may be repeated.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_multi_integer(
+        "num_examples",
+        [50, 100, 200, 500, 1000],
+        "Examples of each of --base_users; may be repeated.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    for name, default, meaning in (
+        ("base_examples", 100, "Examples of a user while users are varied."),
+        ("base_users", 5, "Users while their examples are varied."),
+        ("dimension", 50, "Of the common space, l."),
+        ("num_public", 1000, "Public examples, for the anchors that need some."),
+        ("num_test", 10_000, "Test examples, at most."),
+        ("epochs", 24, "Passes over the data, or rounds of federated averaging."),
+        ("batch_size", 32, "Examples in a batch."),
+        ("num_trials", 3, "Repetitions with other examples."),
+    ):
+        whole(name, default, meaning, flag_values=values, lower_bound=1)
+    flags.DEFINE_multi_string(
+        "variant",
+        list(VARIANTS),
+        "NAME: ANCHOR | PRIVATE MAP | COMPRESSOR; may be repeated.",
+        flag_values=values,
+    )
+    return values
+
+
+QUICK = {
+    "dataset": "digits",
+    "model": "mlp(64)",
+    "num_users": [1, 5],
+    "num_examples": [50, 200],
+    "base_examples": 50,
+    "dimension": 20,
+    "num_public": 200,
+    "num_trials": 2,
+    "variant": [
+        "collaboration: uniform(100) | pca(20) | identity()",
+        "8-bit: uniform(100) | pca(20) | stochastic_quantize(levels=256)",
+    ],
+}
+"""What `--quick` sets unless it is given by hand."""

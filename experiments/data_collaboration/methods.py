@@ -1,0 +1,118 @@
+"""One measurement of each method: accuracy, and the bytes it took."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data_collaboration.learn import Learning
+from experiments.data_collaboration.variants import Variant
+from fedjax_comp.algorithms.data_collaboration import (
+    Shared,
+    apply_map,
+    collaborate,
+)
+from fedjax_comp.base import Compressor, Examples, make_context
+from fedjax_comp.run_directory import Json
+from fedjax_comp.wire.accounting import dense_bits
+from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+
+
+def individual(
+    learning: Learning, key: jax.Array, users: Sequence[Examples], test: Examples
+) -> Json:
+    """Everybody alone; the mean accuracy of the first five."""
+    alone = users[:5]
+    models = learning.train(key, alone)
+    scores = [learning.score(model, test) for model in models]
+    return _row(float(np.mean(scores)), 0, 0)
+
+
+def centralised(
+    learning: Learning,
+    key: jax.Array,
+    users: Sequence[Examples],
+    test: Examples,
+    *,
+    stored_bits: int,
+    num_classes: int,
+) -> Json:
+    """Raw data on one machine, as they are stored; the model comes back."""
+    together: Examples = jax.tree.map(lambda *x: np.concatenate(x), *users)
+    (model,) = learning.train(key, [together])
+    label_bits = (num_classes - 1).bit_length()
+    sent = sum(-(-len(user.y) * (stored_bits + label_bits) // 8) for user in users)
+    return _row(
+        learning.score(model, test), sent, len(users) * _bytes(dense_bits(model))
+    )
+
+
+def federated_averaging(
+    learning: Learning, key: jax.Array, users: Sequence[Examples], test: Examples
+) -> Json:
+    """FedAvg over all users, one local epoch a round."""
+    model, ledger = learning.average(key, users)
+    return _row(learning.score(model, test), ledger.uplink_bytes, ledger.downlink_bytes)
+
+
+def collaboration(
+    learning: Learning,
+    key: jax.Array,
+    users: Sequence[Examples],
+    public: np.ndarray,
+    test: Examples,
+    variant: Variant,
+    link: Compressor,
+    dimension: int,
+) -> Json:
+    """One upload of each user; every user predicts with its own map.
+
+    Args:
+      learning: on inputs of width `dimension`.
+      key: of everything random.
+      users: whose examples.
+      public: inputs for the anchor, `[P, d]`.
+      test: scored by every user with its own map; the mean counts.
+      variant: anchor and private maps.
+      link: of the upload; a compiled one will do.
+      dimension: of the common space.
+    """
+    anchor_key, map_key, send_key, train_key = jax.random.split(key, 4)
+    anchor = variant.anchor(anchor_key, jnp.asarray(public))
+    maps, received, sent = [], [], 0
+    for i, user in enumerate(users):
+        x = jnp.asarray(user.x)
+        private = variant.fit(jax.random.fold_in(map_key, i), x)
+        shared = Shared(
+            apply_map(private, x), apply_map(private, anchor), jnp.asarray(user.y)
+        )
+        state = link.init(shared)
+        context = make_context(send_key, i)
+        message, _ = link.encode(context, shared, state.sender)
+        sent += len(to_bytes(message)) - HEADER_BYTES
+        received.append(link.decode(context, message, state.receiver)[0])
+        maps.append(private)
+    common = collaborate([one.anchor for one in received], dimension)
+    parts = [np.asarray(one.x @ g) for one, g in zip(received, common, strict=True)]
+    labels = np.concatenate([np.asarray(one.labels) for one in received])
+    (model,) = learning.train(train_key, [Examples(np.concatenate(parts), labels)])
+    scores = [
+        learning.score(model, Examples(apply_map(private, test.x) @ g, test.y))
+        for private, g in zip(maps, common, strict=True)
+    ]
+    returned = sum(_bytes(dense_bits(g)) + _bytes(dense_bits(model)) for g in common)
+    return _row(float(np.mean(scores)), sent, returned)
+
+
+def _row(accuracy: float, uplink_bytes: int, downlink_bytes: int) -> Json:
+    return {
+        "test_accuracy": accuracy,
+        "uplink_bytes": uplink_bytes,
+        "downlink_bytes": downlink_bytes,
+        "total_bytes": uplink_bytes + downlink_bytes,
+    }
+
+
+def _bytes(bits: int) -> int:
+    return -(-bits // 8)

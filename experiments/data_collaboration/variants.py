@@ -1,0 +1,59 @@
+"""Variants of data collaboration, read from flags."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from experiments.harness.expressions import build
+from experiments.harness.main import UsageError
+from experiments.harness.pipelines import check_names, split_name
+from fedjax_comp.algorithms import data_collaboration as methods
+from fedjax_comp.base import Compressor
+from fedjax_comp.expression import parse
+
+ANCHORS = {
+    name: getattr(methods, name)
+    for name in ("low_rank_sample", "public_sample", "uniform")
+}
+MAPS = {
+    name: getattr(methods, name)
+    for name in ("pca", "permuted", "random_orthogonal", "truncated_svd")
+}
+RIVALS = ("individual", "centralised", "fed_avg")
+
+
+class Variant(NamedTuple):
+    """One way of collaborating: a name, an anchor, private maps, a compressor."""
+
+    name: str
+    anchor: methods.Anchor
+    fit: methods.FitMap
+    compressor: Compressor
+
+
+def parse_variants(texts: Sequence[str]) -> list[Variant]:
+    """All values of `--variant`.
+
+    Args:
+      texts: each `NAME: ANCHOR | PRIVATE MAP | COMPRESSOR`.
+
+    Raises:
+      ValueError: when one is not of that form, an expression is not valid, or two have
+        one name.
+
+    >>> parse_variants(["a: uniform(9) | pca(3) | identity()"])[0].name
+    'a'
+    """
+    variants = []
+    for text in texts:
+        name, rest = split_name(text)
+        parts = [part.strip() for part in rest.split("|")]
+        if not name or name in RIVALS or len(parts) != 3:
+            raise UsageError(
+                f"--variant={text!r} is not of the form 'NAME: ANCHOR | PRIVATE MAP | "
+                "COMPRESSOR', e.g. 'plain: uniform(500) | pca(50) | identity()'."
+            )
+        anchor = cast(methods.Anchor, parse(parts[0], ANCHORS, flag="variant"))
+        fit = cast(methods.FitMap, parse(parts[1], MAPS, flag="variant"))
+        variants.append(Variant(name, anchor, fit, build("compressor", parts[2])))
+    check_names("variant", [variant.name for variant in variants])
+    return variants

@@ -1,0 +1,158 @@
+"""One measurement: dispatch, independent training, routed prediction, bytes."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from experiments.harness.expressions import build
+from experiments.harness.main import UsageError
+from fedjax_comp import data
+from fedjax_comp.algorithms.data_dispatch import (
+    Dispatcher,
+    routed_evaluation,
+    shipment,
+)
+from fedjax_comp.algorithms.independent import independent_models
+from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
+from fedjax_comp.models import classification
+from fedjax_comp.run_directory import Json
+from fedjax_comp.wire.accounting import dense_bits, message_bits, num_bits
+
+
+class Machines(NamedTuple):
+    """The data and the programs that all measurements share.
+
+    Attributes:
+      dataset: as it was loaded.
+      task: of each machine.
+      train: `(num_machines, largest) -> program` of `independent_models`.
+      evaluate: of `routed_evaluation`.
+    """
+
+    dataset: data.Dataset
+    task: Task
+    train: Callable[[int, int], Callable[..., PyTree]]
+    evaluate: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def make_machines(values: flags.FlagValues) -> Machines:
+    """Loads the data and makes the programs; raises `ValueError`."""
+    optimizer = build("client_optimizer", values.optimizer)
+    model = build("model", values.model)
+    dataset = data.load(
+        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
+    )
+    if dataset.train.y.ndim > 1:
+        raise UsageError(f"--dataset={values.dataset} has sequences, not examples.")
+    most = min(values.num_train, len(dataset.train.y))
+    if max(values.num_machines) > most:
+        raise UsageError(
+            f"--num_machines={max(values.num_machines)} is more than the {most} "
+            "training examples."
+        )
+    task = classification(
+        model(dataset.num_classes),
+        input_shape=dataset.train.x.shape[1:],
+        scale=dataset.scale,
+    )
+
+    @functools.cache
+    def train(num_machines: int, largest: int) -> Callable[..., PyTree]:
+        def batches(
+            key: jax.Array, lists: tuple[jax.Array, jax.Array]
+        ) -> ClientBatches:
+            return data.make_batches(
+                key,
+                *lists,
+                jnp.arange(num_machines, dtype=jnp.int32),
+                max_client_size=largest,
+                epochs=values.epochs,
+                batch_size=values.batch_size,
+            )
+
+        return jax.jit(independent_models(task, optimizer, batches))
+
+    return Machines(dataset, task, train, jax.jit(routed_evaluation(task)))
+
+
+def measure(
+    machines: Machines,
+    dispatcher: Dispatcher,
+    num_machines: int,
+    values: flags.FlagValues,
+    trial: int,
+) -> Json:
+    """Dispatches, trains and scores once.
+
+    Args:
+      machines: data and programs.
+      dispatcher: who gets what.
+      num_machines: `k`.
+      values: the command's flags.
+      trial: which examples and seeds.
+
+    Returns:
+      Accuracy, bytes and sizes. `uplink_bytes` is what travels to the machines, every
+      copy of an example; models do not travel. `steps` is how long the largest machine
+      trains, in batches.
+    """
+    dataset = machines.dataset
+    rng = np.random.default_rng((values.seed, trial))
+    rows = rng.permutation(len(dataset.train.y))[: values.num_train]
+    stored = Examples(dataset.train.x[rows], dataset.train.y[rows])
+    test = Examples(
+        dataset.test.x[: values.num_test], dataset.test.y[: values.num_test]
+    )
+    sent = dispatcher(_flat(stored.x, dataset.scale), num_machines, rng)
+    order, offsets = sent.assignment
+    sizes = np.diff(offsets)
+    # Rounded up, so that trials with other sizes are the same program.
+    largest = -(-int(sizes.max()) // 512) * 512
+    key, init_key = jax.random.split(
+        jax.random.fold_in(jax.random.key(values.seed), trial)
+    )
+    models = machines.train(num_machines, largest)(
+        key,
+        machines.task.init(init_key),
+        jax.tree.map(jnp.asarray, stored),
+        (_padded(order, num_machines * largest), jnp.asarray(offsets)),
+    )
+    machine = sent.route(_flat(test.x, dataset.scale)).astype(np.int32)
+    loss, correct, count = machines.evaluate(
+        models, jax.tree.map(jnp.asarray, test), jnp.asarray(machine)
+    )
+    sent_bytes = sum(
+        _shipment_bytes(stored, int(size), dataset.num_classes) for size in sizes
+    )
+    return {
+        "machines": num_machines,
+        "trial": trial,
+        "test_accuracy": float(correct / count),
+        "test_loss": float(loss / count),
+        "uplink_bytes": sent_bytes,
+        "model_bytes": -(-dense_bits(machines.task.init(init_key)) // 8),
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        "copies": len(order) / len(stored.y),
+        "steps": values.epochs * -(-int(sizes.max()) // values.batch_size),
+    }
+
+
+def _shipment_bytes(examples: Examples, size: int, num_classes: int) -> int:
+    """Bytes of a shipment of `size` examples, whichever they are."""
+    first: Examples = jax.tree.map(lambda x: x[:1].repeat(size, 0), examples)
+    bits = jax.eval_shape(lambda: num_bits(shipment(first, num_classes)))
+    return -(-message_bits(bits) // 8)
+
+
+def _padded(order: np.ndarray, length: int) -> jax.Array:
+    return jnp.asarray(np.pad(order, (0, max(length - len(order), 0))))
+
+
+def _flat(x: np.ndarray, scale: float) -> np.ndarray:
+    return (x.reshape(len(x), -1) * scale).astype(np.float32)

@@ -1,0 +1,262 @@
+"""Minibatch SGD without a server: gradients averaged by talking to neighbours.
+
+Every node takes the gradient of its part of the minibatch; `R` rounds of consensus,
+
+    h_i <- h_i + sum_j a_ij (C(h_j) - C(h_i)),
+
+bring the nodes' h towards the mean of all, and each steps along its own h. The weights
+are symmetric, so the mean is kept whatever the compressor C does.
+
+Source: Nokleby, Raja, Bajwa 2020, "Scaling-up distributed processing of data streams
+for machine learning" (arXiv 2005.08854), section V (consensus averaging of gradients).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree
+from fedjax_comp.algorithms.graphs import Graph, is_connected, metropolis_weights
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Task,
+    Traffic,
+    make_context,
+)
+from fedjax_comp.client.sgd import Learner, LocalInfo
+from fedjax_comp.compress import identity
+from fedjax_comp.execution import scanned
+from fedjax_comp.wire.accounting import num_bits
+
+
+class _Gradient(NamedTuple):
+    """A node's own gradient, and whether it takes part in this round."""
+
+    value: PyTree
+    able: jax.Array
+
+
+class _Said(NamedTuple):
+    """One round of consensus: what every node told its neighbours, `[N, ...]`."""
+
+    bits: Bits
+    messages: Messages | None
+
+
+def consensus_sgd(
+    task: Task,
+    graph: Graph,
+    *,
+    rounds: int,
+    optimizer: optax.GradientTransformation,
+    compressor: Compressor | None = None,
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Minibatch SGD on a graph, `R` messages over every edge and way in a minibatch.
+
+    A node's batches of a round are one minibatch of its own. A node that is not active,
+    or whose gradient is not finite, is not part of the graph in that round: its
+    neighbours keep its weight to themselves, and its model stays.
+
+    Args:
+      task: the model and its loss.
+      graph: who talks to whom; node `i` is the cohort's client `i`.
+      rounds: `R`, rounds of consensus for one minibatch.
+      optimizer: of every node.
+      compressor: of what a node tells its neighbours, the same to each of them, without
+        memory; `identity()` when None.
+      execution: how the nodes' gradients are run; `scanned()` when None.
+      keep_messages: return every node's messages in `RoundInfo.messages`.
+
+    Returns:
+      An `Algorithm` whose server state, the mean of the nodes' models, is known to none
+      of them and only evaluated; a client's state is its `Learner`. `uplink` counts a
+      message for every edge, way and round; nothing goes down. `observed` has
+      `disagreement`, the mean squared distance of a node's gradient estimate to the
+      mean of all able nodes.
+
+    Raises:
+      ValueError: for a disconnected graph, fewer than one round, and, from `init`, a
+        compressor with memory; in a round, for a cohort that is not one client a node.
+
+    >>> import optax
+    >>> from fedjax_comp.algorithms.graphs import edges, ring
+    >>> task = Task(None, lambda w, e, mask: jnp.mean((w - e.y) ** 2), None)
+    >>> algorithm = consensus_sgd(task, ring(3), rounds=1, optimizer=optax.sgd(0.5))
+    >>> algorithm.init(jax.random.key(0), jnp.array(2.0))[0].item()
+    2.0
+    >>> consensus_sgd(task, edges(3, [(0, 1)]), rounds=1, optimizer=optax.sgd(0.5))
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a connected graph: its 3 nodes cannot all hear of each other.
+    """
+    if not is_connected(graph):
+        raise ValueError(
+            f"Expected a connected graph: its {graph.num_nodes} nodes cannot all hear "
+            "of each other."
+        )
+    if rounds < 1:
+        raise ValueError(f"Expected rounds={rounds} >= 1.")
+    link = identity() if compressor is None else compressor
+    run_nodes = scanned() if execution is None else execution
+    weights = metropolis_weights(graph)
+    num_nodes = graph.num_nodes
+
+    def init(key: jax.Array, params: PyTree) -> tuple[PyTree, Learner]:
+        del key
+        state = link.init(params)
+        if jax.tree.leaves(state):
+            raise ValueError(
+                "Expected a compressor without memory: neighbours of a node hear it "
+                "only while it is able."
+            )
+        return params, Learner(params, optimizer.init(params))
+
+    def gradient_of(
+        examples: Examples, node: tuple[ClientBatches, Learner]
+    ) -> tuple[tuple[LocalInfo, jax.Array], _Gradient]:
+        batches, learner = node
+        rows, mask = batches.rows.reshape(-1), batches.mask.reshape(-1)
+        batch: Examples = jax.tree.map(lambda x: x[rows], examples)
+        loss, gradient = jax.value_and_grad(task.loss)(learner.params, batch, mask)
+        able = batches.active & tree.all_finite(gradient) & jnp.isfinite(loss)
+        clean = tree.where(able, gradient, optax.tree.zeros_like(gradient))
+        used = jnp.where(able, mask.sum(dtype=jnp.float32), 0)
+        info = LocalInfo(
+            loss_sum=jnp.where(able, loss.astype(jnp.float32), 0) * used,
+            examples_used=used,
+            steps=able.astype(jnp.int32),
+        )
+        return (info, (batches.active & ~able).astype(jnp.int32)), _Gradient(
+            clean, able
+        )
+
+    def tell(
+        key: jax.Array, ids: jax.Array, h: PyTree, able: jax.Array
+    ) -> tuple[PyTree, _Said]:
+        """What all hear of `h`, leaves `[N, ...]`, and the messages that say it."""
+        state = link.init(jax.tree.map(lambda x: x[0], h))
+        contexts = jax.vmap(make_context, in_axes=(None, 0))(key, ids)
+
+        def one_node(context: PyTree, own: PyTree) -> tuple[PyTree, PyTree, Bits]:
+            payload, _ = link.encode(context, own, state.sender)
+            heard, _ = link.decode(context, payload, state.receiver)
+            return heard, payload, num_bits(payload)
+
+        heard, payload, bits = jax.vmap(one_node)(contexts, h)
+        messages = Messages(contexts, payload, state.receiver, able)
+        return heard, _Said(bits, messages if keep_messages else None)
+
+    def run_round(
+        key: jax.Array, mean: PyTree, nodes: Learner, cohort: Cohort
+    ) -> tuple[PyTree, Learner, RoundInfo]:
+        ids = cohort.clients.client_id
+        if ids.shape[0] != num_nodes:
+            raise ValueError(
+                f"Expected a cohort of one client a node, got {ids.shape[0]} for the "
+                f"{num_nodes} nodes of the graph."
+            )
+        (info, dropped), (h, able) = run_nodes(gradient_of)(
+            cohort.examples, (cohort.clients, nodes)
+        )
+        both = able[:, None] & able[None, :] & ~jnp.eye(num_nodes, dtype=bool)
+        links = jnp.where(both, jnp.asarray(weights, jnp.float32), 0)
+
+        def talk(h: PyTree, round_key: jax.Array) -> tuple[PyTree, _Said]:
+            heard, said = tell(round_key, ids, h, able)
+            return jax.tree.map(_exchange(links), h, heard), said
+
+        h, said = jax.lax.scan(talk, h, jax.random.split(key, rounds))
+        updates, states = jax.vmap(optimizer.update)(
+            h, nodes.optimizer_state, nodes.params
+        )
+        stepped = Learner(optax.apply_updates(nodes.params, updates), states)
+        nodes = jax.tree.map(
+            lambda new, old: jnp.where(_along(able, new), new, old), stepped, nodes
+        )
+        mean = jax.tree.map(lambda x: x.mean(0), nodes.params)
+        spoke = _spoken(graph, able)
+        round_info = RoundInfo(
+            train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
+            client_steps=info.steps,
+            dropped=dropped,
+            uplink=Traffic(
+                _every_edge(said.bits, graph.max_degree),
+                jnp.tile(spoke.reshape(-1), rounds),
+            ),
+            downlink=Traffic(Bits(0), jnp.zeros(1, bool)),
+            observed={"disagreement": _disagreement(h, able)},
+            messages={},
+        )
+        if said.messages is not None:
+            together: Messages = jax.tree.map(
+                lambda x: x.reshape(-1, *x.shape[2:]), said.messages
+            )
+            told = jnp.tile(spoke.any(0), rounds)
+            round_info = round_info._replace(
+                messages={"uplink": together._replace(spoke=told)}
+            )
+        return mean, nodes, round_info
+
+    return Algorithm(init=init, round=run_round, params=lambda mean: mean)
+
+
+def _exchange(links: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`h + sum_j a_ij (heard_j - heard_i)` with weights `[N, N]`, leaf by leaf."""
+
+    def exchange(h: jax.Array, heard: jax.Array) -> jax.Array:
+        flat = heard.reshape(heard.shape[0], -1)
+        across = links.astype(h.dtype)
+        moved = across @ flat - across.sum(1, keepdims=True) * flat
+        return h + moved.reshape(h.shape)
+
+    return exchange
+
+
+def _spoken(graph: Graph, able: jax.Array) -> jax.Array:
+    """Which nodes send to their first, second, ... neighbour, bool `[degree, N]`."""
+    slots = []
+    for slot in range(graph.max_degree):
+        has = [len(near) > slot for near in graph.neighbours]
+        to = [near[slot] if len(near) > slot else 0 for near in graph.neighbours]
+        slots.append(jnp.asarray(has) & able & able[jnp.asarray(to)])
+    return jnp.stack(slots)
+
+
+def _every_edge(bits: Bits, degree: int) -> Bits:
+    """The bits `[R, N]` of all messages, once for each place where they are sent."""
+
+    def spread(array: jax.Array) -> jax.Array:
+        rounds, nodes = array.shape
+        across = jnp.broadcast_to(array[:, None], (rounds, degree, nodes))
+        return across.reshape(-1)
+
+    return Bits(bits.fixed, tuple(map(spread, bits.variable)))
+
+
+def _disagreement(h: PyTree, able: jax.Array) -> jax.Array:
+    count = jnp.maximum(able.sum(dtype=jnp.float32), 1)
+
+    def of_leaf(x: jax.Array) -> jax.Array:
+        here = _along(able, x)
+        mean = jnp.where(here, x, 0).sum(0) / count.astype(x.dtype)
+        return jnp.sum(jnp.where(here, x - mean[None], 0).astype(jnp.float32) ** 2)
+
+    return sum(map(of_leaf, jax.tree.leaves(h)), jnp.zeros(())) / count
+
+
+def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))

@@ -1,0 +1,299 @@
+"""Split learning: a model cut in parts, of which the client's are trained in turns.
+
+A client runs the layers before the cut and sends their outputs; the server runs the
+others and sends the gradient back. In turns (`round_robin`), a client that has gone
+through its data hands its part's weights to the next one: without compression that is
+stochastic gradient descent on all data in that order. In `parallel`, every client
+starts from the same weights, on the server, too, and the parts are averaged after the
+round: without compression that is federated averaging. With two cuts the last part and
+the labels stay with the client (U-shaped).
+
+Source: Gupta and Raskar 2018, "Distributed learning of deep neural network over
+multiple agents", algorithms 1 to 3 (hand-over: "peer-to-peer mode"); Vepakomma et al.
+2018, "Split learning for health" (arXiv 1812.00564); parallel: Thapa et al. 2022,
+"SplitFed: when federated learning meets split learning", algorithm 1 (SFLV1).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.split_exchange import (
+    DOWNLINK,
+    UPLINK,
+    Batch,
+    Places,
+    Sent,
+    divide,
+    exchange,
+    finite,
+    front,
+    join,
+    message_lengths,
+    with_labels,
+)
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Traffic,
+    make_context,
+)
+from fedjax_comp.client.sgd import Learner
+from fedjax_comp.compress import identity
+from fedjax_comp.execution import scanned
+from fedjax_comp.models.split import SplitTask
+from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.wire.accounting import dense_bits
+
+Schedule = Literal["round_robin", "parallel"]
+"""One client after the other with weights handed over, or all at once, averaged."""
+
+
+class Turn(NamedTuple):
+    """What is observed of one client's turn.
+
+    Attributes:
+      loss_sum: sum of the losses of the examples learnt from.
+      examples: how many these are.
+      steps: batches learnt from, int32.
+      broken: whether a batch was left out because it was not finite.
+    """
+
+    loss_sum: jax.Array
+    examples: jax.Array
+    steps: jax.Array
+    broken: jax.Array
+
+
+class _Said(NamedTuple):
+    sent: dict[str, Sent]
+    spoke: jax.Array
+
+
+def split_learning(
+    task: SplitTask,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    server_optimizer: optax.GradientTransformation | None = None,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    schedule: Schedule = "round_robin",
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Split learning in turns or in parallel, vanilla or U-shaped.
+
+    A turn goes through a client's batches. Before it the client receives its parts'
+    weights (with the optimizer's state, in turns), after it they are sent on: both are
+    paid for. A batch whose gradients are not finite changes nothing, its client is
+    counted as dropped, and nothing of it is sent when the activations are not finite.
+    A short batch is filled up with zeros, which travel as the others do; labels do not.
+
+    Args:
+      task: the model in two parts, or in three with the labels at the client.
+      client_optimizer: of the client's parts.
+      server_optimizer: of the server's; `client_optimizer` when None.
+      uplink: compressor of activations (and of the gradients of the server's outputs),
+        without memory; `identity()` when None.
+      downlink: compressor of their gradients (and of the server's outputs).
+      schedule: "round_robin" or "parallel".
+      execution: how the cohort is run in parallel; `scanned()` when None. Turns are
+        always one after another.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` of `Places` of `Learner`; clients have no state. `Traffic` has one
+      entry for every message: a client's batches, then the hand-overs.
+
+    Raises:
+      ValueError: for another schedule; from `init` for another number of parts; from a
+        round for a compressor with memory.
+
+    >>> from fedjax_comp.models import mlp
+    >>> from fedjax_comp.models.split import split_classification
+    >>> task = split_classification(
+    ...     mlp(16)(10), ["Dense_1"], num_classes=10, input_shape=(8, 8, 1)
+    ... )
+    >>> algorithm = split_learning(task, client_optimizer=optax.sgd(0.1))
+    >>> params = task.task.init(jax.random.key(0))
+    >>> places, _ = algorithm.init(jax.random.key(1), params)
+    >>> trees.size(places.client.params), trees.size(places.server.params)
+    (1040, 170)
+    """
+    if schedule not in ("round_robin", "parallel"):
+        raise ValueError(
+            f"Expected schedule={schedule!r} to be 'round_robin' or 'parallel'."
+        )
+    optimizers = Places(client_optimizer, server_optimizer or client_optimizer)
+    up = identity() if uplink is None else uplink
+    down = identity() if downlink is None else downlink
+    run_cohort = scanned() if execution is None else execution
+
+    def fresh(params: Places) -> Places:
+        return Places(
+            *(Learner(p, o.init(p)) for p, o in zip(params, optimizers, strict=True))
+        )
+
+    def init(key: jax.Array, params: PyTree) -> tuple[Places, tuple[()]]:
+        del key
+        return fresh(divide(task, params)), ()
+
+    def learn(learners: Places, gradients: Places) -> Places:
+        learnt = []
+        for learner, own, optimizer in zip(
+            learners, gradients, optimizers, strict=True
+        ):
+            updates, state = optimizer.update(
+                own, learner.optimizer_state, learner.params
+            )
+            params = optax.apply_updates(learner.params, updates)
+            learnt.append(Learner(params, state))
+        return Places(*learnt)
+
+    def take_turn(
+        key: jax.Array, learners: Places, examples: Examples, batches: ClientBatches
+    ) -> tuple[Places, Turn, _Said]:
+        def step(
+            carry: tuple[Places, Turn], work: tuple[jax.Array, jax.Array, jax.Array]
+        ) -> tuple[tuple[Places, Turn], _Said]:
+            learners, turn = carry
+            index, rows, mask = work
+            batch = front(Batch(examples.x[rows], examples.y[rows], mask))
+            context = make_context(jax.random.fold_in(key, index), batches.client_id)
+            params = Places(*(learner.params for learner in learners))
+            outcome = exchange(task, up, down, context, params, batch)
+            present = batches.active & jnp.any(mask)
+            learns = present & finite(outcome)
+            examples_used = jnp.sum(mask, dtype=jnp.float32)
+            after = Turn(
+                turn.loss_sum + outcome.loss.astype(jnp.float32) * examples_used,
+                turn.examples + examples_used,
+                turn.steps + 1,
+                turn.broken,
+            )
+            kept = trees.where(
+                learns, (learn(learners, outcome.gradients), after), (learners, turn)
+            )
+            broken = kept[1]._replace(broken=turn.broken | (present & ~learns))
+            return (kept[0], broken), _Said(outcome.sent, learns)
+
+        steps = jnp.arange(batches.rows.shape[0], dtype=jnp.uint32)
+        nothing = Turn(
+            jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32), jnp.asarray(False)
+        )
+        (learners, turn), said = jax.lax.scan(
+            step, (learners, nothing), (steps, batches.rows, batches.mask)
+        )
+        return learners, turn, said
+
+    def in_turns(
+        key: jax.Array, learners: Places, cohort: Cohort
+    ) -> tuple[Places, Turn, _Said]:
+        def next_client(
+            learners: Places, batches: ClientBatches
+        ) -> tuple[Places, tuple[Turn, _Said]]:
+            learners, turn, said = take_turn(key, learners, cohort.examples, batches)
+            return learners, (turn, said)
+
+        learners, (turns, said) = jax.lax.scan(next_client, learners, cohort.clients)
+        return learners, turns, said
+
+    def at_once(
+        key: jax.Array, learners: Places, cohort: Cohort
+    ) -> tuple[Places, Turn, _Said]:
+        start = Places(*(learner.params for learner in learners))
+
+        def client_fn(
+            shared: tuple[Places, Examples, jax.Array], batches: ClientBatches
+        ) -> tuple[WeightedSum, tuple[Turn, _Said]]:
+            start, examples, key = shared
+            learners, turn, said = take_turn(key, fresh(start), examples, batches)
+            moved = Places(
+                *(
+                    optax.tree.sub(learner.params, before)
+                    for learner, before in zip(learners, start, strict=True)
+                )
+            )
+            weight = batches.num_examples.astype(jnp.float32)
+            return weighted(moved, weight, batches.active), (turn, said)
+
+        total, (turns, said) = run_cohort(client_fn)(
+            (start, cohort.examples, key), cohort.clients
+        )
+        return fresh(optax.tree.add(start, weighted_mean(total))), turns, said
+
+    def run_round(
+        key: jax.Array, learners: Places, clients: tuple[()], cohort: Cohort
+    ) -> tuple[Places, tuple[()], RoundInfo]:
+        train = in_turns if schedule == "round_robin" else at_once
+        trained, turns, said = train(key, learners, cohort)
+        active = cohort.clients.active
+        handed = learners.client if schedule == "round_robin" else learners.client[0]
+        handover = Bits(dense_bits(handed))
+        info = RoundInfo(
+            train_loss=turns.loss_sum.sum() / jnp.maximum(turns.examples.sum(), 1),
+            client_steps=turns.steps.sum(dtype=jnp.int32),
+            dropped=jnp.sum(turns.broken, dtype=jnp.int32),
+            uplink=_traffic(said, UPLINK, handover, active),
+            downlink=_traffic(said, DOWNLINK, handover, active),
+            observed={"turns": active.sum(dtype=jnp.int32)},
+            messages=_messages(said) if keep_messages else {},
+        )
+        return trained, clients, info
+
+    return Algorithm(
+        init=init,
+        round=run_round,
+        params=lambda learners: join(Places(*(one.params for one in learners))),
+    )
+
+
+def split_links(
+    task: SplitTask, uplink: Compressor, downlink: Compressor
+) -> dict[str, Compressor]:
+    """The compressor of every kind of message, by name, for audits."""
+    if len(task.parts) == 2:
+        labelled = with_labels(uplink, num_classes=task.num_classes)
+        return {"activations": labelled, "gradients": downlink}
+    return {
+        **dict.fromkeys(UPLINK, uplink),
+        **dict.fromkeys(DOWNLINK, downlink),
+    }
+
+
+def _traffic(
+    said: _Said, names: tuple[str, ...], handover: Bits, active: jax.Array
+) -> Traffic:
+    """All messages of one direction: their lengths differ, so each has its own."""
+    lengths = [
+        message_lengths(said.sent[name].bits, said.spoke)
+        for name in names
+        if name in said.sent
+    ]
+    spoke = [said.spoke.ravel()] * len(lengths)
+    lengths.append(message_lengths(handover, active))
+    return Traffic(
+        Bits(0, (jnp.concatenate(lengths),)), jnp.concatenate([*spoke, active])
+    )
+
+
+def _messages(said: _Said) -> dict[str, Messages]:
+    """The messages of all clients and batches, one after another."""
+    return {
+        name: jax.tree.map(
+            lambda x: x.reshape(-1, *x.shape[2:]),
+            sent.message._replace(spoke=said.spoke),
+        )
+        for name, sent in said.sent.items()
+    }

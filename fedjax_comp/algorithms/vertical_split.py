@@ -1,0 +1,206 @@
+"""Vertical split learning: every holder has other features of the same examples.
+
+For each batch every holder sends the outputs of its own model, the server goes on from
+all of them, and each holder gets the gradient of what it sent. The labels are at the
+server. Without compression it is training the whole model in one place.
+
+Source: Vepakomma, Gupta, Swedish and Raskar 2018, "Split learning for health"
+(arXiv 1812.00564), the configuration for vertically partitioned data.
+"""
+
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.split_exchange import (
+    Batch,
+    Sent,
+    front,
+    keep,
+    message_lengths,
+    send,
+)
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    Cohort,
+    Compressor,
+    Examples,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Traffic,
+    make_context,
+)
+from fedjax_comp.client.sgd import Learner, LocalInfo
+from fedjax_comp.compress import identity
+from fedjax_comp.models.vertical import VerticalTask, bottom_name, take_block
+
+
+class _Outcome(NamedTuple):
+    loss: jax.Array
+    gradients: PyTree
+    sent: dict[str, list[Sent]]
+
+
+class _Said(NamedTuple):
+    sent: dict[str, list[Sent]]
+    spoke: jax.Array
+
+
+def vertical_split(
+    task: VerticalTask,
+    *,
+    optimizer: optax.GradientTransformation,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Split learning of `M` holders of different features.
+
+    A cohort has one client: the examples, which all holders have in the same order.
+    A batch of which something is not finite changes nothing.
+
+    Args:
+      task: the model in vertical parts.
+      optimizer: of all parts; its state stays where they are.
+      uplink: compressor of a holder's activations, without memory; `identity()` when
+        None.
+      downlink: compressor of their gradients, without memory; `identity()` when None.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit: those
+        of holder `i` are `activations_i` and `gradients_i`.
+
+    Returns:
+      An `Algorithm` of `Learner`; clients have no state. `Traffic` has one entry for
+      every batch and holder.
+
+    Raises:
+      ValueError: from a round for a cohort of several clients or a compressor with
+        memory.
+
+    >>> from fedjax_comp.models import linear
+    >>> from fedjax_comp.models.vertical import vertical_classification
+    >>> task = vertical_classification(
+    ...     linear(),
+    ...     linear(),
+    ...     blocks=[[0, 1], [2]],
+    ...     num_outputs=3,
+    ...     num_classes=2,
+    ...     num_features=3,
+    ... )
+    >>> algorithm = vertical_split(task, optimizer=optax.sgd(0.1))
+    >>> params = task.task.init(jax.random.key(0))
+    >>> learner, _ = algorithm.init(jax.random.key(1), params)
+    >>> trees.size(learner.params)
+    29
+    """
+    up = identity() if uplink is None else uplink
+    down = identity() if downlink is None else downlink
+    holders = range(len(task.blocks))
+
+    def init(key: jax.Array, params: PyTree) -> tuple[Learner, tuple[()]]:
+        del key
+        return Learner(params, optimizer.init(params)), ()
+
+    def exchange(key: jax.Array, params: PyTree, batch: Batch) -> _Outcome:
+        x = batch.x * jnp.asarray(task.scale, batch.x.dtype)
+        sent: dict[str, list[Sent]] = {"activations": [], "gradients": []}
+        pulls, received = [], []
+        contexts = [make_context(key, i) for i in holders]
+        for i, block in enumerate(task.blocks):
+
+            def forward(params: PyTree, i: int = i, block: PyTree = block) -> jax.Array:
+                out = task.bottoms[i].apply({"params": params}, take_block(x, block))
+                return keep(batch.mask, cast(jax.Array, out))
+
+            hidden, pull = jax.vjp(forward, params[bottom_name(i)])
+            decoded, message = send(up, contexts[i], hidden)
+            sent["activations"].append(message)
+            pulls.append(pull)
+            received.append(decoded)
+
+        def loss_of(top: PyTree, hidden: list[jax.Array]) -> jax.Array:
+            joined = Examples(jnp.concatenate(hidden, axis=1), batch.y)
+            return task.loss.loss(top, joined, batch.mask)
+
+        loss, (of_top, of_hidden) = jax.value_and_grad(loss_of, argnums=(0, 1))(
+            params["top"], received
+        )
+        gradients = {"top": of_top}
+        back = jax.random.fold_in(key, len(task.blocks))
+        for i in holders:
+            returned, message = send(down, make_context(back, i), of_hidden[i])
+            sent["gradients"].append(message)
+            (gradients[bottom_name(i)],) = pulls[i](returned)
+        return _Outcome(loss, gradients, sent)
+
+    def run_round(
+        key: jax.Array, learner: Learner, clients: tuple[()], cohort: Cohort
+    ) -> tuple[Learner, tuple[()], RoundInfo]:
+        if cohort.clients.active.shape[0] != 1:
+            raise ValueError(
+                "Expected a cohort of one client, the examples that all holders have; "
+                f"got {cohort.clients.active.shape[0]}."
+            )
+        batches = jax.tree.map(lambda x: x[0], cohort.clients)
+        examples = cohort.examples
+
+        def step(
+            carry: tuple[Learner, LocalInfo],
+            work: tuple[jax.Array, jax.Array, jax.Array],
+        ) -> tuple[tuple[Learner, LocalInfo], tuple[_Said, jax.Array]]:
+            learner, info = carry
+            index, rows, mask = work
+            batch = front(Batch(examples.x[rows], examples.y[rows], mask))
+            outcome = exchange(jax.random.fold_in(key, index), learner.params, batch)
+            present = batches.active & jnp.any(mask)
+            learns = present & trees.all_finite((outcome.loss, outcome.gradients))
+            updates, state = optimizer.update(
+                outcome.gradients, learner.optimizer_state, learner.params
+            )
+            used = jnp.sum(mask, dtype=jnp.float32)
+            after = LocalInfo(
+                info.loss_sum + outcome.loss * used,
+                info.examples_used + used,
+                info.steps + 1,
+            )
+            trained = Learner(optax.apply_updates(learner.params, updates), state)
+            kept = trees.where(learns, (trained, after), (learner, info))
+            return kept, (_Said(outcome.sent, learns), present & ~learns)
+
+        steps = jnp.arange(batches.rows.shape[0], dtype=jnp.uint32)
+        nothing = LocalInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        (learner, info), (said, broken) = jax.lax.scan(
+            step, (learner, nothing), (steps, batches.rows, batches.mask)
+        )
+        round_info = RoundInfo(
+            train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
+            client_steps=info.steps * len(task.blocks),
+            dropped=jnp.any(broken).astype(jnp.int32),
+            uplink=_traffic(said, "activations"),
+            downlink=_traffic(said, "gradients"),
+            observed={},
+            messages=_messages(said) if keep_messages else {},
+        )
+        return learner, clients, round_info
+
+    return Algorithm(init=init, round=run_round, params=lambda learner: learner.params)
+
+
+def _traffic(said: _Said, name: str) -> Traffic:
+    """One entry for every batch and holder: holders' messages differ in length."""
+    sent = said.sent[name]
+    lengths = [message_lengths(one.bits, said.spoke) for one in sent]
+    spoke = jnp.tile(said.spoke, len(sent))
+    return Traffic(Bits(0, (jnp.concatenate(lengths),)), spoke)
+
+
+def _messages(said: _Said) -> dict[str, Messages]:
+    return {
+        f"{name}_{i}": one.message._replace(spoke=said.spoke)
+        for name, sent in said.sent.items()
+        for i, one in enumerate(sent)
+    }

@@ -1,0 +1,34 @@
+"""Time and energy: what bits cost on links and devices, and what to do about it.
+
+Host-side NumPy. Links and devices turn the exact bits of a round into seconds and
+joules after the fact; controllers turn them into the next round's budgets, which are
+traced arrays inside the compiled round.
+"""
+
+from fedjax_comp.network.clock import Policy, close_round, fed_buff
+from fedjax_comp.network.devices import Device, mixed, phones, same
+from fedjax_comp.network.links import Channel, Link
+from fedjax_comp.network.networks import (
+    constant,
+    intermittent,
+    lognormal,
+    markov,
+    recorded,
+)
+
+__all__ = [
+    "Channel",
+    "Device",
+    "Link",
+    "Policy",
+    "close_round",
+    "constant",
+    "fed_buff",
+    "intermittent",
+    "lognormal",
+    "markov",
+    "mixed",
+    "phones",
+    "recorded",
+    "same",
+]

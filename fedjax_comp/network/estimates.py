@@ -1,0 +1,166 @@
+"""What a simulated server and its clients know of links, from what they have seen.
+
+It is kept in the ledger as plain numbers, and so in every checkpoint: running means of
+each client's uplink rate, of its uplink rate over its downlink rate, and of the time
+until it could encode. Nothing is read from a trace's future.
+"""
+
+import math
+
+import numpy as np
+
+from fedjax_comp.metrics import Ledger
+from fedjax_comp.network.clock import Visit, Work, visit
+from fedjax_comp.network.control import Conditions
+from fedjax_comp.network.devices import NOTHING, Cost, roofline_seconds
+from fedjax_comp.network.links import Link
+from fedjax_comp.network.setting import Setting
+
+FIRST_GUESS = 1e6
+"""Bits a second of a link of which nothing is known yet."""
+
+SMOOTHING = 0.5
+"""Weight of the newest observation in a running mean."""
+
+
+def conditions_of(
+    setting: Setting,
+    ledger: Ledger,
+    ids: np.ndarray,
+    examples: np.ndarray,
+    start: float,
+) -> Conditions:
+    """What is known of a cohort before it encodes.
+
+    Args:
+      setting: what the run is simulated on.
+      ledger: with what earlier rounds have shown.
+      ids: of the clients, `[C]`.
+      examples: each trains on, `[C]`.
+      start: of the round, seconds.
+    """
+    rates = np.array(ledger.conditions["uplink_rates"])
+    shares = np.array(ledger.conditions["shares"])
+    ready = np.array(ledger.conditions["ready"])
+    guess = rates[rates > 0].mean() if rates.any() else FIRST_GUESS
+    share = shares[shares > 0].mean() if shares.any() else 1.0
+    size = expected_bytes(setting, ledger, "downlink_bytes")
+    codec = setting.uplink
+    fresh, spent, expected = [], [], []
+    for i, k in enumerate(ids):
+        work = work_of(setting, examples[i], 0, size, None)
+        seen = visit_of(setting, ledger, k, start, work)
+        own_share = shares[k] if shares[k] > 0 else share
+        rate = _download_rate(setting.links[k], seen, size)
+        known = rates[k] if rates[k] > 0 else guess
+        fresh.append(known if rate is None else own_share * rate)
+        encode = roofline_seconds(codec.encode[0], setting.devices[k])
+        spent.append(seen.encoded - encode - start)
+        computing = seen.encoded - encode - seen.downloaded
+        first = 8.0 * (size or 0) / known + computing
+        expected.append(ready[k] if ready[k] > 0 else first)
+    return Conditions(
+        round=ledger.rounds,
+        known=rates[ids] > 0,
+        known_rates=np.where(rates[ids] > 0, rates[ids], guess),
+        fresh_rates=np.array(fresh),
+        ready_seconds=np.array(expected),
+        spent_seconds=np.array(spent),
+        latency_seconds=np.array([setting.links[k].up.latency_seconds for k in ids]),
+        encode_seconds=np.array(
+            [
+                [roofline_seconds(c, setting.devices[k]) for c in codec.encode]
+                for k in ids
+            ]
+        ),
+        decode_seconds=np.array(
+            [roofline_seconds(c, setting.server) for c in codec.decode]
+        ),
+    )
+
+
+def learn(
+    setting: Setting,
+    ledger: Ledger,
+    k: int,
+    seen: Visit,
+    down: int | None,
+    up: int | None,
+) -> None:
+    """Running means of what client `k` was seen to reach."""
+    link = setting.links[k]
+    update(ledger, "ready", k, seen.trained - seen.began)
+    if up is None or not math.isfinite(seen.arrived):
+        return
+    taken = seen.arrived - seen.encoded - link.up.latency_seconds
+    if taken > 0 and up > 0:
+        rate = 8.0 * up / taken
+        update(ledger, "uplink_rates", k, rate)
+        download = _download_rate(link, seen, down)
+        if download is not None:
+            update(ledger, "shares", k, rate / download)
+
+
+def update(ledger: Ledger, name: str, k: int, value: float) -> None:
+    """Moves a running mean of client `k` towards an observation, or sets it."""
+    values = ledger.conditions[name]
+    if isinstance(values, list):
+        old = values[k]
+        new = value if old == 0 else old + SMOOTHING * (value - old)
+        values[k] = float(new)
+
+
+def forget(ledger: Ledger, k: int) -> None:
+    """What is known of a client that is left out grows old: links change."""
+    for name in ("uplink_rates", "ready"):
+        values = np.array(ledger.conditions[name])
+        if values[k] > 0:
+            update(ledger, name, k, float(np.median(values[values > 0])))
+
+
+def expected_bytes(setting: Setting, ledger: Ledger, name: str) -> int | None:
+    """The bytes of a message as expected; None when nothing is known."""
+    fixed = getattr(setting, name)
+    if fixed is not None:
+        return int(fixed)
+    return _expected(ledger, name)
+
+
+def work_of(
+    setting: Setting, examples: int, rung: int, down: int | None, up: int | None
+) -> Work:
+    """What a client has to do: train on `examples`, encode by a rung, send and hear."""
+    each = setting.train_example
+    train = Cost(each.flops * examples, each.bytes * examples, each.factor)
+    heard = setting.downlink.decode[0] if down is not None else NOTHING
+    return Work(down, up, train, setting.uplink.encode[rung], heard)
+
+
+def visit_of(
+    setting: Setting, ledger: Ledger, k: int, start: float, work: Work
+) -> Visit:
+    """Client `k` in this round: the same packets are lost whenever it is asked for."""
+    random = np.random.default_rng([setting.seed, round_of(ledger), int(k)])
+    return visit(setting.links[k], setting.devices[k], start, work, random=random)
+
+
+def _download_rate(link: Link, seen: Visit, size: int | None) -> float | None:
+    taken = seen.downloaded - seen.began - link.down.latency_seconds
+    return 8.0 * size / taken if size and taken > 0 else None
+
+
+def round_of(ledger: Ledger) -> int:
+    """The round that is being worked out: `conditions` counts it, not `rounds`."""
+    return int(as_float(ledger.conditions["simulated_rounds"]))
+
+
+def _expected(ledger: Ledger, name: str) -> int | None:
+    value = ledger.conditions.get(name)
+    return None if value is None else math.ceil(as_float(value))
+
+
+def as_float(value: object) -> float:
+    """A number of the ledger; `ValueError` when it is none."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"Expected a number in the ledger, got {value!r}.")
+    return float(value)

@@ -1,0 +1,358 @@
+"""A run on simulated links and devices: each round's time and energy, and its orders.
+
+The clock runs on the host, between the dispatches of single rounds. Before a round it
+works out from the cohort, the links of that moment and the sizes that messages are
+expected to have who will come too late and, with a controller, who may send how much;
+both are written into the state (`fedjax_comp.network.steering`). After the round the
+bytes that were really sent give its seconds and joules.
+
+What is expected is exact where sizes are fixed. Where they depend on values it is the
+mean of the round before, so that a client may be let in and then arrive a little after
+the deadline; its message counts and the round is longer by that. A late client has
+spent its energy, and the round lasts until the deadline. Its bytes are not in the
+ledger's uplink and downlink, which hold the messages that count, but in
+`observed["late_bytes"]`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fedjax_comp.base import PyTree, RoundInfo, Traffic
+from fedjax_comp.metrics import Ledger
+from fedjax_comp.network.clock import Visit, close_round
+from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
+from fedjax_comp.network.devices import roofline_seconds
+from fedjax_comp.network.estimates import (
+    as_float,
+    conditions_of,
+    expected_bytes,
+    forget,
+    learn,
+    round_of,
+    update,
+    visit_of,
+    work_of,
+)
+from fedjax_comp.network.links import arrival, is_present
+from fedjax_comp.network.setting import Setting
+from fedjax_comp.network.steering import Present, admit, heard_energies, steer
+from fedjax_comp.training import Invited, TrainState
+
+IDLE_SECONDS = 1.0
+"""A round in which nobody can be reached and that has no deadline."""
+
+CohortOf = Callable[[TrainState], Invited]
+"""Who is in the round that comes next; NumPy arrays."""
+
+
+class _Plan(NamedTuple):
+    """One round as it was expected before it ran.
+
+    Attributes:
+      start: seconds, the server's encoding included.
+      ids: int `[C]`.
+      examples: counting epochs, `[C]`.
+      rungs: of the uplink's codec, int `[C]`.
+      visits: as expected; None for a client that cannot be reached.
+      allowed: bool `[C]`.
+      late: bool `[C]`, allowed but for the time it takes.
+      silent: bool `[C]`, of those late by a controller's order.
+      fresh_rates: bits a second that a client expects of its uplink, `[C]`.
+      end: the earliest moment at which the round may end, and when if all are late.
+      before: the parameters before the round, for the energy of the update.
+    """
+
+    start: float
+    ids: np.ndarray
+    examples: np.ndarray
+    rungs: np.ndarray
+    visits: list[Visit | None]
+    allowed: np.ndarray
+    late: np.ndarray
+    silent: np.ndarray
+    fresh_rates: np.ndarray
+    end: float
+    before: list[np.ndarray]
+
+
+class Simulation:
+    """The clock of one run; `fedjax_comp.run.run` calls it around every round.
+
+    Everything it must not forget is in the ledger, and so in every checkpoint.
+
+    Args:
+      setting: what the run is simulated on.
+      cohort_of: the clients of the next round, compiled.
+      params_of: `(server_state) -> params`.
+
+    Raises:
+      ValueError: when there is a controller and no ladder.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        cohort_of: CohortOf,
+        params_of: Callable[[PyTree], PyTree],
+    ) -> None:
+        if setting.controller is not None and setting.ladder is None:
+            raise ValueError("Expected a ladder with a controller.")
+        self._setting, self._cohort_of = setting, cohort_of
+        self._params_of = params_of
+        self._plan: _Plan | None = None
+
+    def begin(self, ledger: Ledger) -> None:
+        """Starts the clock of a run that is not resumed."""
+        if ledger.simulated_seconds is not None:
+            return
+        ledger.simulated_seconds, ledger.joules = 0.0, 0.0
+        unknown = [0.0] * len(self._setting.links)
+        ledger.conditions = {
+            "simulated_rounds": 0,
+            "uplink_rates": list(unknown),
+            "shares": list(unknown),
+            "ready": list(unknown),
+            "update_energy": 0.0,
+            "train_loss": None,
+        }
+        if self._setting.controller is not None:
+            ledger.conditions["controller"] = dict(self._setting.controller.state)
+
+    def before_round(self, state: TrainState, ledger: Ledger) -> TrainState:
+        """Plans the next round and writes its orders into the state."""
+        setting = self._setting
+        clients = self._cohort_of(state)
+        start = ledger.simulated_seconds or 0.0
+        start += roofline_seconds(setting.downlink.encode[0], setting.server)
+        ids, examples = np.asarray(clients.client_id), np.asarray(clients.examples)
+        active = np.asarray(clients.active)
+        before = _arrays(self._params_of(state.server)) if setting.controller else []
+        here = np.array([is_present(setting.links[k].presence, start) for k in ids])
+        here &= active
+        rungs, sizes, budgets, fresh = self._steer(
+            state, ledger, clients, start, before
+        )
+        silent, until = np.zeros(ids.size, bool), start
+        if budgets is not None:
+            totals = budgets if budgets.ndim == 1 else budgets.sum(axis=1)
+            here &= totals != NOT_INVITED
+            silent = here & np.isnan(totals)
+            budgets = np.nan_to_num(budgets)
+            if silent.any():
+                until = start + _seconds_of(ledger)
+        down = expected_bytes(setting, ledger, "downlink_bytes")
+        visits = [
+            visit_of(
+                setting,
+                ledger,
+                k,
+                start,
+                work_of(setting, examples[i], rungs[i], down, sizes[i]),
+            )
+            if here[i]
+            else None
+            for i, k in enumerate(ids)
+        ]
+        arrivals = np.array([v.arrived if v else math.inf for v in visits])
+        arrivals = np.where(silent, math.inf, arrivals)
+        closed = close_round(start, arrivals, setting.policy)
+        in_time = closed.in_time
+        if budgets is None and sizes[0] is None:
+            # Nothing is known of the first messages: they show how long they are.
+            in_time = here
+        allowed, late = in_time & here, here & ~in_time
+        end = closed.end if (late & ~silent).any() or not allowed.any() else start
+        end = max(end, until)
+        if not allowed.any() and not math.isfinite(setting.policy.deadline_seconds):
+            end = max(end, start + IDLE_SECONDS)
+        self._plan = _Plan(
+            start,
+            ids,
+            examples,
+            rungs,
+            visits,
+            allowed,
+            late,
+            silent,
+            fresh,
+            end,
+            before,
+        )
+        mask = np.ones(len(setting.links), bool)
+        mask[ids] = allowed
+        admitted: Present = admit(state.clients, mask)
+        if budgets is not None:
+            everyone = np.full((mask.size, *budgets.shape[1:]), np.inf, np.float32)
+            everyone[ids] = budgets
+            admitted = steer(admitted, everyone)
+        return state._replace(clients=admitted)
+
+    def after_round(self, state: TrainState, infos: RoundInfo, ledger: Ledger) -> None:
+        """Adds the round that `before_round` planned to the ledger.
+
+        Args:
+          state: after the round.
+          infos: of a dispatch of one round.
+          ledger: gains seconds, joules and what the next round needs to know.
+
+        Raises:
+          ValueError: when messages cannot be told by client.
+        """
+        plan, setting = self._plan, self._setting
+        if plan is None:
+            raise ValueError("Expected before_round() first.")
+        num_clients = len(setting.links)
+        up = client_bytes(infos.uplink, plan.ids, num_clients)
+        down = client_bytes(infos.downlink, plan.ids, num_clients)
+        joules, end, last_decode = 0.0, plan.end, 0.0
+        for i, k in enumerate(plan.ids):
+            expected = plan.visits[i]
+            if plan.late[i] and expected is not None:
+                joules += expected.joules
+                ledger.observed["late_bytes"] = ledger.observed.get(
+                    "late_bytes", 0.0
+                ) + (expected_bytes(setting, ledger, "downlink_bytes") or 0)
+            if plan.silent[i] and expected is not None:
+                # It says so, with the times it saw, in a packet that nobody waits for.
+                update(ledger, "ready", k, expected.trained - expected.began)
+                update(ledger, "uplink_rates", k, plan.fresh_rates[i])
+            elif not plan.allowed[i]:
+                forget(ledger, k)
+            if not plan.allowed[i]:
+                continue
+            work = work_of(setting, plan.examples[i], plan.rungs[i], down[i], up[i])
+            seen = visit_of(setting, ledger, k, plan.start, work)
+            joules += seen.joules
+            came = seen.arrived if math.isfinite(seen.arrived) else seen.encoded
+            end = max(end, came)
+            if up[i] is not None:
+                cost = setting.uplink.decode[plan.rungs[i]]
+                last_decode = max(last_decode, roofline_seconds(cost, setting.server))
+            learn(setting, ledger, k, seen, down[i], up[i])
+        joules += self._listeners(ledger, infos.downlink, plan)
+        ledger.observed["late_clients"] = ledger.observed.get(
+            "late_clients", 0.0
+        ) + float(plan.late.sum())
+        ledger.simulated_seconds = float(end + last_decode)
+        ledger.joules = float((ledger.joules or 0.0) + joules)
+        for name, sent in (("uplink_bytes", up), ("downlink_bytes", down)):
+            heard = [size for size in sent if size is not None]
+            if heard:
+                ledger.conditions[name] = float(np.mean(heard))
+        ledger.conditions["train_loss"] = float(np.asarray(infos.train_loss)[0])
+        if plan.before:
+            after = _arrays(self._params_of(state.server))
+            change = sum(
+                float(np.sum((a.astype(np.float64) - b) ** 2))
+                for a, b in zip(after, plan.before, strict=True)
+            )
+            ledger.conditions["update_energy"] = change
+        ledger.conditions["simulated_rounds"] = round_of(ledger) + 1
+        self._plan = None
+
+    def _steer(
+        self,
+        state: TrainState,
+        ledger: Ledger,
+        clients: Invited,
+        start: float,
+        before: list[np.ndarray],
+    ) -> tuple[np.ndarray, list[int | None], np.ndarray | None, np.ndarray]:
+        """Rungs `[C]`, expected sizes `[C]`, budgets if any, and the fresh rates."""
+        setting = self._setting
+        ids, examples = np.asarray(clients.client_id), np.asarray(clients.examples)
+        count = ids.size
+        controller, ladder = setting.controller, setting.ladder
+        if controller is None or ladder is None:
+            size = expected_bytes(setting, ledger, "uplink_bytes")
+            return np.zeros(count, np.int64), [size] * count, None, np.zeros(count)
+        conditions = conditions_of(setting, ledger, ids, examples, start)
+        energies = heard_energies(state.clients)
+        own = np.ones((count, len(before)))
+        if energies is not None and energies[ids].any():
+            own = energies[ids].astype(np.float64)
+            # A client that has not been heard yet is taken for the mean of the others.
+            heard = own.sum(axis=1) > 0
+            own[~heard] = own[heard].mean(axis=0)
+        weights = np.asarray(clients.num_examples, np.float64)
+        weights = weights / max(1.0, weights.sum())
+        loss = ledger.conditions["train_loss"]
+        statistics = Statistics(
+            weights=weights,
+            energies=own.sum(axis=1),
+            layer_energies=own.mean(axis=0),
+            layer_sizes=np.array([x.size for x in before]),
+            update_energy=as_float(ledger.conditions["update_energy"]),
+            train_loss=math.nan if loss is None else as_float(loss),
+        )
+        saved = ledger.conditions["controller"]
+        known = dict(saved) if isinstance(saved, dict) else {}
+        new, budgets = controller.step(known, conditions, statistics)
+        ledger.conditions["controller"] = new
+        totals = budgets if budgets.ndim == 1 else budgets.sum(axis=1)
+        rungs = rung_within(ladder, np.nan_to_num(totals))
+        if not controller.per_leaf:
+            # What is sent is a rung of the ladder, not all of the budget.
+            budgets = np.where(totals > 0, ladder.bits[rungs], totals)
+            totals = budgets
+        sizes: list[int | None] = [math.ceil(bits / 8) if bits > 0 else None
+                                   for bits in totals]  # fmt: skip
+        return rungs, sizes, budgets, conditions.fresh_rates
+
+    def _listeners(self, ledger: Ledger, traffic: Traffic, plan: _Plan) -> float:
+        """Joules of clients outside the cohort that heard a broadcast."""
+        setting, joules = self._setting, 0.0
+        everyone = np.arange(len(setting.links))
+        if np.asarray(traffic.spoke)[0].size in (plan.ids.size,):
+            return joules
+        sizes = client_bytes(traffic, everyone, everyone.size)
+        for k in np.setdiff1d(everyone, plan.ids):
+            size = sizes[k]
+            if size is not None:
+                random = np.random.default_rng([setting.seed, round_of(ledger), int(k)])
+                end = arrival(setting.links[k].down, plan.start, size, random=random)
+                joules += setting.devices[k].receive_watts * (end - plan.start)
+        return joules
+
+
+def client_bytes(
+    traffic: Traffic, ids: np.ndarray, num_clients: int
+) -> list[int | None]:
+    """The bytes of each client's message in the first round of a dispatch.
+
+    Args:
+      traffic: of one direction, `[R, C]` in the order of the cohort or `[R, K]`.
+      ids: of the cohort, `[C]`.
+      num_clients: `K`.
+
+    Returns:
+      One for each of `ids`; None where there was no message.
+
+    Raises:
+      ValueError: for any other number of messages.
+    """
+    spoke = np.asarray(traffic.spoke)[0]
+    bits = np.full(spoke.shape, traffic.bits.fixed, np.uint64)
+    for array in traffic.bits.variable:
+        bits = bits + np.asarray(array)[0].astype(np.uint64)
+    if spoke.shape == (num_clients,) and spoke.size != ids.size:
+        spoke, bits = spoke[ids], bits[ids]
+    if spoke.shape != ids.shape:
+        raise ValueError(
+            f"Expected one message for each of {ids.size} clients to simulate a "
+            f"network, got {spoke.size}: leave --network and --devices out here."
+        )
+    return [int(b + 7) // 8 if s else None for s, b in zip(spoke, bits, strict=True)]
+
+
+def _seconds_of(ledger: Ledger) -> float:
+    state = ledger.conditions["controller"]
+    return as_float(state["seconds"]) if isinstance(state, dict) else 0.0
+
+
+def _arrays(tree: PyTree) -> list[np.ndarray]:
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]

@@ -1,0 +1,239 @@
+"""Approximate synchronous parallel: its limits, and that nothing is lost."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp import execution as executions
+from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.approximate_synchronous import (
+    approximate_synchronous,
+    inverse_root,
+)
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.significance import Update, significant, significant_link
+from fedjax_comp.base import Examples, Task, make_context
+from fedjax_comp.compress.audit import make_auditor
+from fedjax_comp.wire.accounting import (
+    message_bits,
+    num_bits,
+    num_messages,
+    traffic_bytes,
+)
+from fedjax_comp.wire.codes import shortest_index_set
+from tests.problems import make_cohort, softmax_task, stack_clients
+
+SIZES = [6, 3, 8]
+CENTRES = len(SIZES)
+
+
+@pytest.fixture(autouse=True)
+def compiles_fast():
+    """Many small programs: leaves XLA's costly passes out."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def run(threshold, rounds=4, task=None, cohort=None, **options):
+    task = task or softmax_task()
+    algorithm = approximate_synchronous(
+        task,
+        num_centres=CENTRES,
+        optimizer=options.pop("optimizer", optax.sgd(0.3)),
+        threshold=inverse_root(threshold),
+        **options,
+    )
+    centres, own = algorithm.init(jax.random.key(1), task.init(jax.random.key(0)))
+    states, step, infos = stack_clients(own, CENTRES), jax.jit(algorithm.round), []
+    for i in range(rounds):
+        centres, states, info = step(
+            jax.random.key(i), centres, states, cohort or make_cohort(SIZES, 3)
+        )
+        infos.append(info)
+    return algorithm, centres, states, infos
+
+
+def close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+def test_without_threshold_it_is_synchronous():
+    task, cohort = softmax_task(), make_cohort(SIZES, 8)  # one batch each: SGD
+    algorithm, centres, states, _ = run(0.0, cohort=cohort)
+    synchronous = fed_avg(task, client_optimizer=optax.sgd(0.3))
+    server, client = synchronous.init(jax.random.key(1), task.init(jax.random.key(0)))
+    clients, step = stack_clients(client, CENTRES), jax.jit(synchronous.round)
+    for i in range(4):
+        server, clients, _ = step(jax.random.key(i), server, clients, cohort)
+    close(algorithm.params(centres), synchronous.params(server))
+    assert not np.any(states.unsent)
+    for replica in jax.tree.leaves(centres.replicas):
+        np.testing.assert_array_equal(
+            replica, np.broadcast_to(replica[0], replica.shape)
+        )
+
+
+def counting_task():
+    """Gradients are small integers, so that sums of updates are exact in any order."""
+
+    def loss(params, examples, mask):
+        return jnp.sum(params["w"][None] * jnp.where(mask[:, None], examples.x, 0))
+
+    return Task(lambda key: {"w": jnp.array([0.0, 64.0, 1.0, -8.0, 0.0])}, loss, loss)
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 2}, {"delay": 2, "barrier_bits": 0}])
+def test_what_was_sent_and_what_was_not_is_everything(options):
+    rng = np.random.default_rng(0)
+    # Centres of equal size: shares are thirds, so updates are made multiples of three.
+    x = 3.0 * rng.integers(-3, 4, (6, 5)) * (rng.random((6, 5)) < 0.7)
+    cohort = make_cohort([2, 2, 2], 2)._replace(
+        examples=Examples(jnp.asarray(x, jnp.float32), jnp.zeros(6, jnp.int32))
+    )
+    threshold, rounds = 2.0, 5
+    _, centres, states, _ = run(
+        threshold,
+        rounds,
+        task=counting_task(),
+        cohort=cohort,
+        optimizer=optax.sgd(1.0),
+        **options,
+    )
+    start = np.array([0.0, 64.0, 1.0, -8.0, 0.0])
+    each = -x.reshape(CENTRES, 2, 5).sum(axis=1) / CENTRES
+    under_way = np.asarray(states.in_flight).sum(axis=1)
+    owed = np.asarray(states.unsent) + under_way
+    everything = np.asarray(centres.base["w"]) + owed.sum(axis=0)
+    np.testing.assert_array_equal(everything, start + rounds * each.sum(axis=0))
+    # And each replica has what has arrived, and all of its own.
+    np.testing.assert_array_equal(
+        centres.replicas["w"], np.asarray(centres.base["w"])[None] + owed
+    )
+    assert np.any(states.unsent)
+    if options == {"delay": 2}:
+        assert np.any(under_way)
+    if "barrier_bits" in options:
+        assert not np.any(under_way)
+
+
+def test_a_late_message_arrives_after_so_many_rounds():
+    task, cohort = counting_task(), make_cohort([2, 2, 2], 2)
+    cohort = cohort._replace(
+        examples=Examples(3.0 * jnp.ones((6, 5)), jnp.zeros(6, jnp.int32))
+    )
+    start = np.asarray(task.init(jax.random.key(0))["w"])
+    for rounds, arrived in ((1, 0), (2, 0), (3, 1), (4, 2)):
+        _, centres, _, _ = run(
+            0.0, rounds, task, cohort, optimizer=optax.sgd(1.0), delay=2
+        )
+        np.testing.assert_array_equal(centres.base["w"], start - 6 * arrived)
+        own = 2.0 * (rounds - arrived)
+        np.testing.assert_array_equal(
+            centres.replicas["w"][0], start - 6 * arrived - own
+        )
+
+
+def test_significant_by_numpy():
+    rng = np.random.default_rng(1)
+    update, weights = rng.normal(size=(2, 200)).astype(np.float32)
+    update[:20], weights[10:40] = 0, 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        expected = np.abs(update / weights) > np.float32(0.3)
+    expected |= (weights == 0) & (update != 0)
+    expected[update == 0] = False
+    got = significant(jnp.asarray(update), jnp.asarray(weights), jnp.float32(0.3))
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("code", [None, shortest_index_set()])
+def test_a_message_is_dense_where_pairs_would_be_longer(code):
+    link, context = significant_link(code), make_context(jax.random.key(0), 0)
+    values, n = jnp.arange(1.0, 65.0), 64
+    for kept in (0, 1, 5, 63, 64):
+        keep = jnp.arange(n) < kept
+        payload, _ = link.encode(context, Update(values, keep), ())
+        bits, dense = message_bits(num_bits(payload)), bool(payload.dense.values[0])
+        got = link.decode(context, payload, ())[0]
+        sent = np.ones(n, bool) if dense else np.asarray(keep)
+        np.testing.assert_array_equal(got.values, np.where(sent, values, 0))
+        np.testing.assert_array_equal(got.keep, sent)
+        # A bit, two counts of 7 bits, and 32 bits a value with 6 for its place.
+        assert bits <= 1 + 2 * 7 + 32 * n + (0 if code is None else 8)
+        if code is None:
+            pairs = 1 + 2 * 7 + kept * (32 + 6)
+            assert bits == min(pairs, 1 + 2 * 7 + 32 * n)
+            assert dense == (kept * 38 > 32 * n)
+
+
+def test_bytes_count_once_for_every_receiver():
+    _, _, _, infos = run(0.5, keep_messages=True, delay=1)
+    for info in infos:
+        messages = info.messages["uplink"]
+        audit = make_auditor(significant_link())(messages)
+        assert (audit.audited, audit.failures) == (CENTRES, ())
+        assert num_messages(info.uplink) == CENTRES * (CENTRES - 1)
+        lengths = sum(
+            -(
+                -message_bits(
+                    num_bits(jax.tree.map(lambda x, i=i: x[i], messages.payload))
+                )
+                // 8
+            )
+            for i in range(CENTRES)
+        )
+        assert traffic_bytes(info.uplink) == (CENTRES - 1) * lengths
+        assert traffic_bytes(info.downlink) == traffic_bytes(info.uplink)
+
+
+def test_a_higher_threshold_sends_less():
+    sent = [
+        sum(int(info.observed["significant"]) for info in run(threshold)[3])
+        for threshold in (0.0, 0.2, 2.0)
+    ]
+    assert sent[0] > sent[1] > sent[2] > 0
+
+
+def test_executions_agree():
+    expected = run(0.2, rounds=2)[1]
+    close(run(0.2, rounds=2, execution=executions.sharded())[1], expected)
+
+
+def test_silent_and_broken_centres():
+    cohort = make_cohort(SIZES, 3)
+    idle = cohort._replace(
+        clients=cohort.clients._replace(active=jnp.array([True, False, True]))
+    )
+    _, centres, states, infos = run(0.2, cohort=idle)
+    assert num_messages(infos[-1].uplink) == 2 * (CENTRES - 1)
+    assert not np.any(states.unsent[1])
+    x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
+    spoilt = cohort.examples._replace(x=x)
+    same = run(0.2, cohort=idle._replace(examples=spoilt))[1]
+    jax.tree.map(np.testing.assert_array_equal, same, centres)
+    _, centres, states, infos = run(0.2, cohort=cohort._replace(examples=spoilt))
+    assert [int(info.dropped) for info in infos] == [1] * 4
+    assert bool(trees.all_finite((centres, states)))
+
+
+def test_mistakes_are_told():
+    def make(**changes):
+        settings = {"num_centres": 3, "threshold": inverse_root(0.1), **changes}
+        return approximate_synchronous(
+            softmax_task(), optimizer=optax.sgd(0.1), **settings
+        )
+
+    with pytest.raises(ValueError, match="num_centres=1"):
+        make(num_centres=1)
+    with pytest.raises(ValueError, match="delay=-1"):
+        make(delay=-1)
+    with pytest.raises(ValueError, match="barrier_bits=nan"):
+        make(barrier_bits=math.nan)
+    with pytest.raises(ValueError, match="initial=-1"):
+        inverse_root(-1)
+    with pytest.raises(ValueError, match="all num_centres=3 centres, got 2"):
+        run(0.1, cohort=make_cohort([3, 3], 3))

@@ -1,0 +1,146 @@
+"""Consensus on graphs: the weights, the limit cases, and what is counted."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp.algorithms import graphs
+from fedjax_comp.algorithms.consensus import consensus_sgd
+from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
+from fedjax_comp.compress import error_feedback, qsgd, top_k
+from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from tests.problems import make_cohort, softmax_task, stack_clients
+
+GRAPHS = [
+    graphs.ring(7),
+    graphs.torus(3, 5),
+    graphs.expander(16),
+    graphs.expander(9, 2, seed=3),
+    graphs.complete(4),
+    graphs.edges(4, [(0, 1), (1, 2), (1, 3)]),
+]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_weights_average_and_contract(graph):
+    weights = graphs.metropolis_weights(graph)
+    np.testing.assert_allclose(weights.sum(0), 1)
+    np.testing.assert_array_equal(weights, weights.T)
+    assert weights.min() >= 0
+    assert graphs.is_connected(graph)
+    rate = graphs.contraction(graph)
+    assert rate < 1
+    h = np.random.default_rng(0).normal(size=graph.num_nodes)
+    after = np.linalg.matrix_power(weights, 5) @ h
+    assert after.mean() == pytest.approx(h.mean())
+    bound = rate**5 * np.linalg.norm(h - h.mean())
+    assert np.linalg.norm(after - after.mean()) <= bound * (1 + 1e-9)
+
+
+def test_shapes_of_graphs():
+    assert {len(near) for near in graphs.ring(7).neighbours} == {2}
+    assert {len(near) for near in graphs.torus(3, 5).neighbours} == {4}
+    ring, expander = graphs.ring(64), graphs.expander(64)
+    assert graphs.contraction(expander) < graphs.contraction(ring) - 0.05
+    # A ring's is known: 1/3 + 2/3 cos(2 pi / N).
+    expected = 1 / 3 + 2 / 3 * np.cos(2 * np.pi / 64)
+    assert graphs.contraction(ring) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: graphs.ring(2), "ring"),
+        (lambda: graphs.torus(2, 9), "torus"),
+        (lambda: graphs.complete(1), "complete"),
+        (lambda: graphs.expander(5, 3), "degree=3"),
+        (lambda: graphs.expander(5, 6), "degree=6"),
+        (lambda: graphs.edges(0, []), "num_nodes=0"),
+        (lambda: graphs.edges(3, [(1, 1)]), "edge"),
+        (lambda: graphs.edges(3, [(0, 3)]), "edge"),
+    ],
+)
+def test_graphs_that_are_none(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def make(graph, rounds, **options):
+    return consensus_sgd(
+        softmax_task(), graph, rounds=rounds, optimizer=optax.sgd(0.3), **options
+    )
+
+
+def one_round(algorithm, cohort, nodes=None, key=0):
+    server, template = algorithm.init(
+        jax.random.key(1), softmax_task().init(jax.random.key(0))
+    )
+    if nodes is None:
+        nodes = stack_clients(template, cohort.clients.client_id.shape[0])
+    return jax.jit(algorithm.round)(jax.random.key(key), server, nodes, cohort)
+
+
+def test_a_complete_graph_is_exact_averaging():
+    cohort = make_cohort([4, 4, 4, 4], batch_size=4)
+    mean, nodes, info = one_round(make(graphs.complete(4), 1), cohort)
+    exact = minibatch_sgd(softmax_task(), optimizer=optax.sgd(0.3))
+    server, _, _ = one_round(exact, cohort)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        mean,
+        exact.params(server),
+    )
+    # Everybody has the same model, and nothing is left to agree on.
+    for leaf in jax.tree.leaves(nodes.params):
+        np.testing.assert_allclose(leaf[0], leaf[3], rtol=1e-5, atol=1e-6)
+    assert float(info.observed["disagreement"]) < 1e-10
+    assert num_messages(info.uplink) == 12
+    assert traffic_bytes(info.uplink) == 12 * 18 * 4
+
+
+def test_many_rounds_approach_it_and_the_mean_is_exact_from_the_first():
+    cohort = make_cohort([3] * 6, batch_size=3)
+    exact = minibatch_sgd(softmax_task(), optimizer=optax.sgd(0.3))
+    expected = exact.params(one_round(exact, cohort)[0])
+    before = np.inf
+    for rounds in (1, 6, 30):
+        mean, _, info = one_round(make(graphs.ring(6), rounds), cohort)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+            mean,
+            expected,
+        )
+        # Two ways, six edges.
+        assert num_messages(info.uplink) == 12 * rounds
+        now = float(info.observed["disagreement"])
+        assert now < before / 4
+        before = now
+
+
+def test_compressed_messages_keep_the_mean_too():
+    cohort = make_cohort([3] * 5, batch_size=3)
+    graph = graphs.ring(5)
+    plain, _, _ = one_round(make(graph, 3), cohort)
+    coarse, _, info = one_round(make(graph, 3, compressor=qsgd(3)), cohort)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        coarse,
+        plain,
+    )
+    assert num_messages(info.uplink) == 3 * 10
+    assert traffic_bytes(info.uplink) < 3 * 10 * 18 * 4 / 2
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="connected graph: its 4 nodes"):
+        make(graphs.edges(4, [(0, 1), (2, 3)]), 1)
+    with pytest.raises(ValueError, match="rounds=0"):
+        make(graphs.ring(3), 0)
+    with pytest.raises(ValueError, match="without memory"):
+        one_round(
+            make(graphs.ring(3), 1, compressor=error_feedback(top_k(0.5))),
+            make_cohort([2, 2, 2], 2),
+        )
+    with pytest.raises(ValueError, match="got 3 for the 4 nodes"):
+        one_round(make(graphs.ring(4), 1), make_cohort([2, 2, 2], 2), nodes=())

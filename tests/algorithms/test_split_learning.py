@@ -1,0 +1,232 @@
+"""Split learning: without compression it is known training, in turns and at once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp import execution as executions
+from fedjax_comp import models
+from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.split_exchange import (
+    Labelled,
+    divide,
+    join,
+    with_labels,
+)
+from fedjax_comp.algorithms.split_learning import split_learning, split_links
+from fedjax_comp.base import LinkState, make_context
+from fedjax_comp.compress import (
+    chain,
+    error_feedback,
+    identity,
+    stochastic_quantize,
+    top_k,
+)
+from fedjax_comp.compress.audit import make_auditor
+from fedjax_comp.models.split import split_classification
+from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort, stack_clients
+
+SIZES = [6, 3, 8]
+BATCH = 3
+VANILLA, U_SHAPED = ("Dense_1",), ("Dense_1", "Dense_2")
+
+
+@pytest.fixture(autouse=True)
+def compiles_fast():
+    """Many small programs: leaves XLA's costly passes out."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def split_task(cuts):
+    return split_classification(
+        models.mlp(6, 5)(NUM_CLASSES),
+        cuts,
+        num_classes=NUM_CLASSES,
+        input_shape=(NUM_FEATURES,),
+    )
+
+
+def start():
+    return split_task(VANILLA).task.init(jax.random.key(0))
+
+
+def run(cuts, cohort=None, rounds=1, **options):
+    options = {"client_optimizer": optax.sgd(0.3), **options}
+    algorithm = split_learning(split_task(cuts), **options)
+    server, _ = algorithm.init(jax.random.key(1), start())
+    step = jax.jit(algorithm.round)
+    cohort = cohort or make_cohort(SIZES, BATCH)
+    for i in range(rounds):
+        server, _, info = step(jax.random.key(i), server, (), cohort)
+    return algorithm.params(server), info
+
+
+def close(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), a, b)
+
+
+@pytest.mark.parametrize("cuts", [VANILLA, U_SHAPED])
+def test_turns_are_centralised_training_in_the_same_order(cuts):
+    optimizer = optax.sgd(0.3, momentum=0.5)
+    ours, info = run(cuts, rounds=2, client_optimizer=optimizer)
+    task, cohort, params = split_task(cuts).task, make_cohort(SIZES, BATCH), start()
+    state, grad = optimizer.init(params), jax.jit(jax.grad(task.loss))
+    for _ in range(2):
+        for rows, mask in zip(
+            cohort.clients.rows.reshape(-1, BATCH),
+            cohort.clients.mask.reshape(-1, BATCH),
+            strict=True,
+        ):
+            if mask.any():
+                batch = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
+                updates, state = optimizer.update(grad(params, batch, mask), state)
+                params = optax.apply_updates(params, updates)
+    close(ours, params)
+    assert int(info.client_steps) == 2 + 1 + 3
+    assert int(info.dropped) == 0
+
+
+def test_u_shaped_is_vanilla():
+    close(run(VANILLA)[0], run(U_SHAPED)[0])
+
+
+def test_in_parallel_it_is_federated_averaging():
+    ours, info = run(VANILLA, schedule="parallel")
+    averaging = fed_avg(split_task(VANILLA).task, client_optimizer=optax.sgd(0.3))
+    server, client = averaging.init(jax.random.key(1), start())
+    server, _, theirs = jax.jit(averaging.round)(
+        jax.random.key(0), server, stack_clients(client, 3), make_cohort(SIZES, BATCH)
+    )
+    close(ours, averaging.params(server))
+    np.testing.assert_allclose(info.train_loss, theirs.train_loss, rtol=1e-5)
+
+
+def test_executions_agree_in_parallel():
+    expected, _ = run(VANILLA, schedule="parallel")
+    sharded, _ = run(VANILLA, schedule="parallel", execution=executions.sharded())
+    close(sharded, expected)
+
+
+def test_bytes_are_those_of_activations_labels_gradients_and_weights():
+    # Six batches of three examples of six activations; seventeen labels of two bits,
+    # a count of two bits with each batch; the weights of the first layer three times.
+    _, info = run(VANILLA)
+    weights = 4 * (NUM_FEATURES * 6 + 6)
+    activations = 6 * 3 * 6 * 4
+    labels = sum(-(-(2 * n + 2) // 8) for n in (3, 3, 3, 3, 3, 2))
+    assert traffic_bytes(info.uplink) == activations + labels + 3 * weights
+    assert traffic_bytes(info.downlink) == activations + 3 * weights
+    assert num_messages(info.uplink) == num_messages(info.downlink) == 6 + 3
+    # With momentum, its state is handed over, too.
+    _, heavy = run(VANILLA, client_optimizer=optax.sgd(0.3, momentum=0.5))
+    more = traffic_bytes(heavy.downlink) - traffic_bytes(info.downlink)
+    assert more == 3 * weights
+
+
+def test_labels_do_not_leave_a_u_shaped_client():
+    _, info = run(U_SHAPED)
+    weights = 4 * (NUM_FEATURES * 6 + 6 + 5 * NUM_CLASSES + NUM_CLASSES)
+    assert traffic_bytes(info.uplink) == 6 * 3 * (6 + 5) * 4 + 3 * weights
+    cohort = make_cohort(SIZES, BATCH)
+    other = cohort._replace(
+        examples=cohort.examples._replace(y=(cohort.examples.y + 1) % NUM_CLASSES)
+    )
+    first = make_cohort(SIZES, BATCH)._replace(
+        clients=jax.tree.map(
+            lambda x: x[:1, :1] if x.ndim > 1 else x[:1], cohort.clients
+        )
+    )
+    kept = {"keep_messages": True}
+    _, one = run(U_SHAPED, first, **kept)
+    _, two = run(U_SHAPED, first._replace(examples=other.examples), **kept)
+    for name in ("activations", "outputs"):  # sent before the loss is known
+        same = (one.messages[name].payload, two.messages[name].payload)
+        jax.tree.map(np.testing.assert_array_equal, *same)
+
+
+@pytest.mark.parametrize("cuts", [VANILLA, U_SHAPED])
+def test_every_message_decodes_from_its_bytes(cuts):
+    up, down = chain(top_k(0.5), stochastic_quantize(levels=16)), top_k(0.5)
+    _, info = run(cuts, uplink=up, downlink=down, keep_messages=True)
+    links = split_links(split_task(cuts), up, down)
+    assert links.keys() == info.messages.keys()
+    for name, messages in info.messages.items():
+        audit = make_auditor(links[name])(messages)
+        assert (audit.audited, audit.failures) == (6, ())
+
+
+def test_gradients_go_straight_through_the_compressor():
+    # One batch, activations doubled on the way: the top learns from the doubled ones,
+    # the bottom from the top's gradient as if it were that of its own activations.
+    doubled = identity()._replace(
+        init=lambda like: LinkState((), ()),
+        encode=lambda context, tree, sender: (2 * tree, sender),
+        decode=lambda context, payload, receiver: (payload, receiver),
+    )
+    cohort = make_cohort([BATCH], BATCH)
+    ours, _ = run(VANILLA, cohort, uplink=doubled)
+    task, params = split_task(VANILLA), start()
+    bottom, top = task.parts
+    places = divide(task, params)
+    x, y, mask = cohort.examples.x, cohort.examples.y, jnp.ones(BATCH, bool)
+    hidden, pull = jax.vjp(lambda p: bottom.apply(p, x), places.client[0])
+    of_top, of_hidden = jax.grad(
+        lambda p, h: task.loss(top.apply(p, h), y, mask), argnums=(0, 1)
+    )(places.server, 2 * hidden)
+    gradients = {**pull(of_hidden)[0], **of_top}
+    close(ours, jax.tree.map(lambda w, g: w - 0.3 * g, params, gradients))
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "parallel"])
+def test_silent_and_broken_clients(schedule):
+    cohort = make_cohort(SIZES, BATCH)
+    idle = cohort._replace(
+        clients=cohort.clients._replace(active=jnp.array([True, False, True]))
+    )
+    params, info = run(VANILLA, idle, schedule=schedule)
+    assert num_messages(info.uplink) == 2 + 3 + 2
+    x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
+    spoilt = cohort.examples._replace(x=x)
+    # What a silent client holds does not matter; what a broken one learns is left out.
+    same, _ = run(VANILLA, idle._replace(examples=spoilt), schedule=schedule)
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    learnt, info = run(VANILLA, cohort._replace(examples=spoilt), schedule=schedule)
+    assert int(info.dropped) == 1
+    assert bool(trees.all_finite((learnt, info.train_loss)))
+    assert num_messages(info.uplink) == 2 + 3 + 3  # its weights, but no activations
+
+
+def test_labels_behind_the_count_do_not_travel():
+    link = with_labels(identity(), num_classes=NUM_CLASSES)
+    sent = Labelled(jnp.ones((3, 2)), jnp.array([2, 1, 2]), jnp.uint32(2))
+    context = make_context(jax.random.key(0), 0)
+    payload, _ = link.encode(context, sent, ())
+    got, _ = link.decode(context, payload, ())
+    assert got.labels.tolist() == [2, 1, 0]
+    assert int(got.num_examples) == 2
+
+
+def test_parts_of_the_parameters_are_disjoint_and_complete():
+    params = start()
+    places = divide(split_task(U_SHAPED), params)
+    assert [sorted(part) for part in places.client] == [["Dense_0"], ["Dense_2"]]
+    jax.tree.map(np.testing.assert_array_equal, join(places), params)
+
+
+def test_mistakes_are_told():
+    task = split_task(VANILLA)
+    with pytest.raises(ValueError, match="schedule='sideways'"):
+        split_learning(task, client_optimizer=optax.sgd(0.1), schedule="sideways")
+    with pytest.raises(ValueError, match="without memory"):
+        run(VANILLA, uplink=error_feedback(top_k(0.5)))
+    with pytest.raises(ValueError, match="got 1"):
+        divide(task._replace(parts=task.parts[:1]), start())

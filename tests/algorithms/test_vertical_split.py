@@ -1,0 +1,107 @@
+"""Vertical split learning: without compression it is training in one place."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp import models
+from fedjax_comp.algorithms.vertical_split import vertical_split
+from fedjax_comp.compress import error_feedback, identity, stochastic_quantize, top_k
+from fedjax_comp.compress.audit import make_auditor
+from fedjax_comp.models.vertical import even_blocks, vertical_classification
+from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort
+
+BLOCKS = even_blocks([1] * NUM_FEATURES, 2)
+OUTPUTS, BATCH = 3, 3
+
+
+@pytest.fixture(autouse=True)
+def compiles_fast():
+    """Many small programs: leaves XLA's costly passes out."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def vertical_task(**changes):
+    settings = {
+        "blocks": BLOCKS,
+        "num_outputs": OUTPUTS,
+        "num_classes": NUM_CLASSES,
+        "num_features": NUM_FEATURES,
+        **changes,
+    }
+    return vertical_classification(models.linear(), models.mlp(4), **settings)
+
+
+def run(cohort, **options):
+    task = vertical_task()
+    params = task.task.init(jax.random.key(0))
+    algorithm = vertical_split(task, optimizer=optax.sgd(0.3), **options)
+    learner, _ = algorithm.init(jax.random.key(1), params)
+    learner, _, info = jax.jit(algorithm.round)(jax.random.key(2), learner, (), cohort)
+    return params, algorithm.params(learner), info
+
+
+def test_it_is_training_of_the_whole_model():
+    cohort, task = make_cohort([8], BATCH), vertical_task()
+    params, ours, info = run(cohort)
+    grad = jax.jit(jax.grad(task.task.loss))
+    for rows, mask in zip(cohort.clients.rows[0], cohort.clients.mask[0], strict=True):
+        batch = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
+        gradients = grad(params, batch, mask)
+        params = jax.tree.map(lambda w, g: w - 0.3 * g, params, gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params)
+    # Three batches of two holders.
+    assert num_messages(info.uplink) == 6
+    assert traffic_bytes(info.uplink) == 6 * BATCH * OUTPUTS * 4
+    assert traffic_bytes(info.downlink) == traffic_bytes(info.uplink)
+
+
+def test_a_holder_sends_nothing_of_the_features_it_has_not():
+    cohort = make_cohort([BATCH], BATCH)
+    *_, one = run(cohort, keep_messages=True)
+    other = cohort.examples.x.at[:, BLOCKS[1]].add(1.0)
+    changed = cohort._replace(examples=cohort.examples._replace(x=other))
+    *_, two = run(changed, keep_messages=True)
+    first = [info.messages["activations_0"].payload for info in (one, two)]
+    second = [info.messages["activations_1"].payload for info in (one, two)]
+    np.testing.assert_array_equal(*first)
+    assert np.abs(np.subtract(*second)).max() > 0
+
+
+def test_compressed_messages_decode_from_their_bytes():
+    up, down = stochastic_quantize(levels=16), top_k(0.5)
+    *_, info = run(
+        make_cohort([8], BATCH), uplink=up, downlink=down, keep_messages=True
+    )
+    for name, messages in info.messages.items():
+        link = up if name.startswith("activations") else down
+        audit = make_auditor(link)(messages)
+        assert (audit.audited, audit.failures) == (3, ()), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": [[0], []]}, "a feature in each"),
+        ({"blocks": []}, "at least one block"),
+        ({"blocks": [[0, 7]]}, "feature=7"),
+        ({"blocks": [[0, 1], [1]]}, "feature=1 in one block"),
+        ({"num_outputs": 0}, "num_outputs=0"),
+    ],
+)
+def test_impossible_blocks_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        vertical_task(**changes)
+
+
+def test_other_mistakes():
+    with pytest.raises(ValueError, match="holders=9"):
+        even_blocks([1, 1], 9)
+    with pytest.raises(ValueError, match="one client"):
+        run(make_cohort([3, 3], BATCH))
+    with pytest.raises(ValueError, match="without memory"):
+        run(make_cohort([3], BATCH), downlink=error_feedback(identity()))

@@ -1,0 +1,67 @@
+"""Dispatch: what the command leaves behind, and how it answers mistakes."""
+
+import json
+
+import pytest
+
+from experiments.data_dispatch.run import main
+from tests.experiments.small import mistake, without_last_row
+
+SMALL = (
+    "--quick",
+    "--noprogress",
+    "--epochs=2",
+    "--num_trials=1",
+    "--num_machines=3",
+    "--num_train=300",
+    "--dispatcher=clusters: clustered()",
+    "--dispatcher=clusters-p2: clustered(2)",
+)
+
+
+def test_the_run_directory_and_resuming(tmp_path, capsys):
+    flags = [f"--workdir={tmp_path}", *SMALL]
+    main(["", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    table = {row["dispatcher"]: row for row in summary["table"]}
+    assert set(table) == {"one model", "clusters", "clusters-p2"}
+    # 64 bytes and a label of four bits for each copy; up to a byte for each machine.
+    assert table["one model"]["uplink_bytes"] == 300 * 64 + 150
+    assert 0 <= table["clusters"]["uplink_bytes"] - (300 * 64 + 150) <= 3
+    assert 0 <= table["clusters-p2"]["uplink_bytes"] - 2 * (300 * 64 + 150) <= 3
+    for name, copies in (("clusters", 1), ("clusters-p2", 2)):
+        share = copies * 300 / 3
+        assert share / 2 <= table[name]["smallest"] <= table[name]["largest"]
+        assert table[name]["largest"] <= min(2 * share, 300)
+    assert not summary["failures"]
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
+
+    capsys.readouterr()
+    main(["", *flags])
+    assert "nothing was changed" in capsys.readouterr().out
+    before = without_last_row(tmp_path)
+    main(["", *flags])
+    assert (
+        json.loads((tmp_path / "summary.json").read_text())["table"]
+        == (summary["table"])
+    )
+    assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--dispatcher=a: clustered(4)", "replication=4 <= 3 machines"),
+        ("--dispatcher=a: randomly(4)", "replication=4 <= 3 machines"),
+        ("--dispatcher=a: clustered(largest=0.1)", "past the fair share"),
+        ("--dispatcher=clustered()", "NAME: DISPATCHER"),
+        ("--dispatcher=a: clusterd()", "did you mean 'clustered'"),
+        ("--dispatcher=clusters: randomly()", "names must differ"),
+        ("--num_machines=2000", "2000 is more than the 300"),
+        ("--num_machines=0", "num_machines"),
+        ("--model=top_k(1)", "unknown name"),
+        ("extra", "extra"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
+    assert expected in mistake(main, capsys, [f"--workdir={tmp_path}", *SMALL, flag])

@@ -1,0 +1,146 @@
+"""The clock: stages of a visit, ends of rounds, buffers."""
+
+import math
+
+import numpy as np
+import pytest
+
+from fedjax_comp.network.clock import (
+    Closed,
+    Policy,
+    Work,
+    carried_over,
+    check_policy,
+    close_round,
+    fed_buff,
+    visit,
+)
+from fedjax_comp.network.devices import NOTHING, Cost, Device
+from fedjax_comp.network.links import Link, Presence, constant_channel, packet_sizes
+
+DEVICE = Device("test", 1e6, 1e6, 5.0, transmit_watts=2.0, receive_watts=1.0)
+
+
+def bits(size):
+    return 8.0 * packet_sizes(size).sum()
+
+
+def link(presence=None):
+    up = constant_channel(1e4, latency_seconds=0.5)
+    return Link(up, constant_channel(1e5, latency_seconds=0.25), presence)
+
+
+def test_a_visit_is_the_sum_of_its_stages():
+    work = Work(1000, 200, Cost(3e6, 1.0), Cost(1.0, 2e6), Cost(1e6, 1.0))
+    seen = visit(link(), DEVICE, 7.0, work, random=np.random.default_rng(0))
+    down, up = bits(1000) / 1e5 + 0.25, bits(200) / 1e4 + 0.5
+    assert seen.downloaded == pytest.approx(7 + down)
+    assert seen.trained == pytest.approx(7 + down + 1 + 3)
+    assert seen.encoded == pytest.approx(7 + down + 1 + 3 + 2)
+    assert seen.arrived == pytest.approx(7 + down + 6 + up)
+    assert seen.joules == pytest.approx(down * 1 + 6 * 5 + up * 2)
+
+
+def test_silence_costs_nothing_and_a_leaver_never_arrives():
+    silent = Work(None, None, NOTHING, NOTHING, NOTHING)
+    seen = visit(link(), DEVICE, 7.0, silent, random=np.random.default_rng(0))
+    assert (seen.arrived, seen.joules) == (7.0, 0.0)
+    gone = link(Presence(np.array([0.0, 9.0]), 100.0))
+    work = Work(0, 0, Cost(4e6, 0.0), NOTHING, NOTHING)
+    seen = visit(gone, DEVICE, 7.0, work, random=np.random.default_rng(0))
+    assert seen.arrived == math.inf
+    # It computed until it went, and spent no more.
+    downloading = bits(0) / 1e5 + 0.25
+    assert seen.joules == pytest.approx(downloading + 5 * (2 - downloading))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_close_round_against_waiting(seed):
+    random = np.random.default_rng(seed)
+    arrivals = 10 + random.exponential(5, size=8)
+    arrivals[random.random(8) < 0.2] = math.inf
+    for deadline in (3.0, 8.0, math.inf):
+        for wanted in (None, 1, 4, 8):
+            policy = Policy(deadline, wanted)
+            # A server that looks at each arrival in turn.
+            here = [t for t in sorted(arrivals) if math.isfinite(t)]
+            end, need = None, len(here) if wanted is None else wanted
+            seen = [t for t in here if t <= 10 + deadline]
+            if need and len(seen) >= need:
+                end = seen[need - 1]
+            elif math.isfinite(deadline):
+                end = 10 + deadline
+            else:
+                end = max(here, default=10.0)
+            closed = close_round(10.0, arrivals, policy)
+            assert closed.end == end
+            assert closed.in_time.tolist() == [t <= end for t in arrivals]
+
+
+def test_a_round_without_clients():
+    nobody = close_round(4.0, np.array([]), Policy())
+    assert isinstance(nobody, Closed)
+    assert nobody.end == 4.0
+    assert close_round(4.0, np.array([math.inf]), Policy(3.0)).end == 7.0
+
+
+def test_late_messages_are_carried_over():
+    random = np.random.default_rng(0)
+    ends = np.cumsum(random.exponential(1.0, 20))
+    arrivals = random.uniform(0, ends[-1] * 1.1, 100)
+    for arrival, index in zip(arrivals, carried_over(ends, arrivals), strict=True):
+        assert index == sum(end < arrival for end in ends)
+
+
+def test_fed_buff_against_a_list_of_events():
+    times = np.array([1.0, 2.5, 4.0, 0.7, 3.3])
+
+    def seconds_of(client, start):
+        return times[client] * (1 + 0.01 * start)
+
+    steps = fed_buff(
+        seconds_of,
+        num_clients=5,
+        concurrency=3,
+        buffer_size=2,
+        random=np.random.default_rng(1),
+    )
+    seen = [step for _, step in zip(range(40), steps, strict=False)]
+    seconds = [step.seconds for step in seen]
+    assert seconds == sorted(seconds)
+    # Between two steps of the server every client that arrives began at a version
+    # that existed, and nobody is more stale than steps were made.
+    for index, step in enumerate(seen):
+        assert (step.staleness >= 0).all()
+        assert (step.staleness <= index).all()
+    # Fast clients arrive more often; with one speed for all they arrive in turn.
+    counts = np.bincount(np.concatenate([s.clients for s in seen]), minlength=5)
+    assert counts[3] > counts[2]
+    even = fed_buff(
+        lambda client, start: 1.0,
+        num_clients=4,
+        concurrency=4,
+        buffer_size=4,
+        random=np.random.default_rng(0),
+    )
+    for index, step in zip(range(5), even, strict=False):
+        # Whoever comes before the buffer is full begins from the model before it.
+        expected = [0, 0, 0, 0] if index == 0 else [1, 1, 1, 0]
+        assert step.seconds == index + 1
+        assert sorted(step.staleness, reverse=True) == expected
+
+
+def test_what_cannot_be_waited_for_is_refused():
+    assert check_policy(Policy()) == Policy()
+    for policy in (Policy(0.0), Policy(math.nan), Policy(-math.inf), Policy(1.0, 0)):
+        with pytest.raises(ValueError, match="Expected"):
+            check_policy(policy)
+    for change in ({"concurrency": 0}, {"concurrency": 9}, {"buffer_size": 0}):
+        arguments = {"concurrency": 1, "buffer_size": 1, **change}
+        with pytest.raises(ValueError, match="Expected"):
+            fed_buff(
+                lambda c, t: 1.0,
+                num_clients=3,
+                random=np.random.default_rng(0),
+                **arguments,
+            )
