@@ -15,8 +15,8 @@ DEFAULTS: dict[str, object] = {
     "client_optimizer": "sgd(0.1)",
     "downlink": "flattened(chain(rotate(), eden(4)))",
     "devices": "mixed()",
-    "num_rounds": 150,
-    "target_accuracy": 0.95,
+    "num_rounds": 100,
+    "target_accuracy": 0.93,
     "stop_at_target": True,
     "checkpoint_every": 0,
 }
@@ -36,6 +36,7 @@ QUICK = {
     "condition": ["3g: markov()", "constant: constant(0.2)"],
     "method": ["fixed-1", "fixed-4", "water-filling", "hardware-aware"],
     "rung": ["0.25", "1", "4"],
+    "num_seeds": 1,
 }
 """What `--quick` sets unless it is given by hand."""
 
@@ -75,6 +76,6 @@ def define() -> flags.FlagValues:
     )
     _define_rungs(values)
     flags.DEFINE_integer(
-        "num_seeds", 1, "Runs of each method.", flag_values=values, lower_bound=1
+        "num_seeds", 2, "Runs of each method.", flag_values=values, lower_bound=1
     )
     return values

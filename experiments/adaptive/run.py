@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
+from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.adaptive.flags import QUICK, define, define_run
 from experiments.adaptive.measure import as_ladder, measured_ladder
@@ -102,12 +103,15 @@ def run(values: flags.FlagValues) -> Json:
 @contextlib.contextmanager
 def compiled_once(folder: Path) -> Iterator[None]:
     """Programs that differ in nothing are compiled once, even after a restart."""
+    # Whether there is a cache is decided once a process, unless it is asked anew.
+    compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         yield
     finally:
         jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
 
 
 def run_all(

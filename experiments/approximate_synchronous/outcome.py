@@ -48,7 +48,7 @@ class Curve(NamedTuple):
     """A protocol over time: `wan_seconds`, `total_bytes`, `test_accuracy`."""
 
     name: str
-    family: str
+    partition: str
     rows: list[Json]
 
 

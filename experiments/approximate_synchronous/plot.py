@@ -1,4 +1,4 @@
-"""Figures: accuracy against time on the WAN and against bytes; bytes on each link."""
+"""Figures: accuracy against time on the WAN and against bytes, a partition each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,32 +17,30 @@ def draw_figures(curves: Sequence[Curve], folder: Path) -> list[Figure]:
     Returns:
       The figures for the report; none without curves.
     """
-    if not curves:
-        return []
-    runs = [Run(curve.name, curve.rows) for curve in curves]
-    size = (7.2, 5.4)
-    by_time = line_figure(
-        runs,
-        x="wan_seconds",
-        y="test_accuracy",
-        xlabel="Simulated time on the WAN (seconds, logarithmic)",
-        ylabel="Test accuracy of the first centre",
-        path=folder / "accuracy_against_wan_seconds.png",
-        log_x=True,
-        size_inches=size,
-    )
-    by_bytes = line_figure(
-        runs,
-        x="total_bytes",
-        y="test_accuracy",
-        xlabel="Data sent between centres (bytes, logarithmic)",
-        ylabel="Test accuracy of the first centre",
-        path=folder / "accuracy_against_bytes.png",
-        log_x=True,
-        x_format=format_bytes,
-        size_inches=size,
-    )
-    return [
-        Figure("Test accuracy against time on the WAN", by_time),
-        Figure("Test accuracy against bytes between centres", by_bytes),
-    ]
+    figures = []
+    for number, partition in enumerate(dict.fromkeys(c.partition for c in curves)):
+        runs = [Run(c.name, c.rows) for c in curves if c.partition == partition]
+        by_time = line_figure(
+            runs,
+            x="wan_seconds",
+            y="test_accuracy",
+            xlabel="Simulated time on the WAN (seconds, logarithmic)",
+            ylabel="Test accuracy of the first centre",
+            path=folder / f"accuracy_against_wan_seconds_{number}.png",
+            log_x=True,
+        )
+        by_bytes = line_figure(
+            runs,
+            x="total_bytes",
+            y="test_accuracy",
+            xlabel="Data sent between centres (bytes, logarithmic)",
+            ylabel="Test accuracy of the first centre",
+            path=folder / f"accuracy_against_bytes_{number}.png",
+            log_x=True,
+            x_format=format_bytes,
+        )
+        figures += [
+            Figure(f"Test accuracy against time on the WAN, {partition}", by_time),
+            Figure(f"Test accuracy against bytes, {partition}", by_bytes),
+        ]
+    return figures

@@ -54,8 +54,6 @@ def build_problem(values: flags.FlagValues) -> Problem:
     model = build("model", values.model)
     partition = build("partition", values.partition)
     links = networks(values)
-    if values.batch_size < 1:
-        raise UsageError(f"--batch_size={values.batch_size} must be at least 1.")
     dataset = data.load(
         values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
     )

@@ -80,7 +80,7 @@ def wan(*, lan_mbps: float, nearest: float, farthest: float) -> Links:
       ValueError: unless `1 <= nearest <= farthest`.
 
     >>> links = wan(lan_mbps=600.0, nearest=15.0, farthest=60.0)
-    >>> links.bits_per_second.min() / 1e6
+    >>> float(links.bits_per_second.min()) / 1e6
     10.0
     """
     if not 1 <= nearest <= farthest:

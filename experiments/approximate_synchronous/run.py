@@ -122,6 +122,8 @@ def check(values: flags.FlagValues, variants: Sequence[Variant]) -> None:
         raise UsageError(
             f"--target_accuracy={values.target_accuracy} is not in (0, 1]."
         )
+    if values.batch_size < 1:
+        raise UsageError(f"--batch_size={values.batch_size} must be at least 1.")
     networks(values)
     for name in ("client_optimizer", "execution", "model"):
         build(name, str(values[name].value))
@@ -151,7 +153,7 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Curve
     centre = final_centres(build_own(), rule, key, workdir)
     write_text(workdir / "link_bytes.csv", link_table(centre))
     outcome = measured(variant, rule, summary, rows, centre, values.target_accuracy)
-    return outcome, Curve(variant.name, rule.family, rows)
+    return outcome, Curve(variant.name, variant.partition, rows)
 
 
 def link_table(centre: Centre) -> str:

@@ -8,11 +8,8 @@ import numpy as np
 
 from experiments.data_collaboration.learn import Learning
 from experiments.data_collaboration.variants import Variant
-from fedjax_comp.algorithms.data_collaboration import (
-    Shared,
-    apply_map,
-    collaborate,
-)
+from fedjax_comp.algorithms.data_collaboration import Shared, collaborate
+from fedjax_comp.algorithms.private_maps import apply_map
 from fedjax_comp.base import Compressor, Examples, make_context
 from fedjax_comp.run_directory import Json
 from fedjax_comp.wire.accounting import dense_bits

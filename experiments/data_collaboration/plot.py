@@ -31,12 +31,13 @@ def draw_figures(
         wanted = {tuple(cell) for cell in cells}
         runs = []
         for method in methods:
-            own = [
+            own: list[Json] = [
                 one
                 for one in table
                 if one["method"] == method and (one["users"], one["examples"]) in wanted
             ]
-            runs.append(Run(method, sorted(own, key=lambda one: one[varied])))
+            own.sort(key=lambda one: one[varied])
+            runs.append(Run(method, own))
         path = line_figure(
             runs,
             x=varied,
@@ -45,6 +46,7 @@ def draw_figures(
             ylabel="Test accuracy",
             path=folder / f"accuracy_against_{varied}.png",
             log_x=varied == "examples",
+            x_format=lambda count: f"{count:g}",
             reference=published if varied == "users" else None,
         )
         figures.append(Figure(f"Test accuracy against {varied}", path))

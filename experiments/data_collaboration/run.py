@@ -31,7 +31,8 @@ from experiments.harness.flags import apply_quick, as_dict
 from experiments.harness.main import UsageError, run_main
 from experiments.harness.measurements import complete, measure_missing
 from experiments.harness.table import to_csv
-from fedjax_comp.algorithms.data_collaboration import apply_map, upload_link
+from fedjax_comp.algorithms.data_collaboration import upload_link
+from fedjax_comp.algorithms.private_maps import apply_map
 from fedjax_comp.base import Compressor
 from fedjax_comp.report import Table
 from fedjax_comp.run_directory import Json, open_run, write_text

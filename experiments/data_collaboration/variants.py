@@ -6,16 +6,16 @@ from typing import NamedTuple, cast
 from experiments.harness.expressions import build
 from experiments.harness.main import UsageError
 from experiments.harness.pipelines import check_names, split_name
-from fedjax_comp.algorithms import data_collaboration as methods
+from fedjax_comp.algorithms import private_maps
 from fedjax_comp.base import Compressor
 from fedjax_comp.expression import parse
 
 ANCHORS = {
-    name: getattr(methods, name)
+    name: getattr(private_maps, name)
     for name in ("low_rank_sample", "public_sample", "uniform")
 }
 MAPS = {
-    name: getattr(methods, name)
+    name: getattr(private_maps, name)
     for name in ("pca", "permuted", "random_orthogonal", "truncated_svd")
 }
 RIVALS = ("individual", "centralised", "fed_avg")
@@ -25,8 +25,8 @@ class Variant(NamedTuple):
     """One way of collaborating: a name, an anchor, private maps, a compressor."""
 
     name: str
-    anchor: methods.Anchor
-    fit: methods.FitMap
+    anchor: private_maps.Anchor
+    fit: private_maps.FitMap
     compressor: Compressor
 
 
@@ -52,8 +52,8 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
                 f"--variant={text!r} is not of the form 'NAME: ANCHOR | PRIVATE MAP | "
                 "COMPRESSOR', e.g. 'plain: uniform(500) | pca(50) | identity()'."
             )
-        anchor = cast(methods.Anchor, parse(parts[0], ANCHORS, flag="variant"))
-        fit = cast(methods.FitMap, parse(parts[1], MAPS, flag="variant"))
+        anchor = cast(private_maps.Anchor, parse(parts[0], ANCHORS, flag="variant"))
+        fit = cast(private_maps.FitMap, parse(parts[1], MAPS, flag="variant"))
         variants.append(Variant(name, anchor, fit, build("compressor", parts[2])))
     check_names("variant", [variant.name for variant in variants])
     return variants

@@ -52,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(values: flags.FlagValues) -> Json:
     """Measures what the directory does not hold yet; `ValueError` for a mistake."""
     dispatchers = parse_dispatchers(values.dispatcher)
+    machines = make_machines(values)
     check_dispatchers(dispatchers, values.num_machines)
     directory = open_run(values.workdir, NAME, as_dict(values))
     if directory.finished is not None:
         print(f"{directory.path} has finished; nothing was changed.")
         return directory.finished
-    jobs = make_jobs(make_machines(values), dispatchers, values)
+    jobs = make_jobs(machines, dispatchers, values)
     rows, failures = measure_missing(
         directory, jobs, show=to_line if values.progress else None
     )
@@ -96,7 +97,7 @@ def run(values: flags.FlagValues) -> Json:
 
 
 def check_dispatchers(dispatchers: Sequence[Named], machines: Sequence[int]) -> None:
-    """Tries every dispatcher on a handful of points: mistakes come before the data."""
+    """Tries every dispatcher on a few points, so that a mistake ends the command."""
     for count in machines:
         points = np.arange(4 * count, dtype=np.float32)[:, None]
         for name, dispatch in dispatchers:

@@ -49,6 +49,8 @@ def build_simulation(
     Raises:
       ValueError: for flags that cannot be meant.
     """
+    if "network" not in values:
+        return None
     setting = build_setting(values, problem.num_clients, problem.params)
     if setting is None:
         return None

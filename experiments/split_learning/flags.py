@@ -62,7 +62,7 @@ def define() -> flags.FlagValues:
 METHODS = (
     'split: vanilla("Conv_1")',
     "fedavg: fed_avg()",
-    "sgd: large_batch(10, rate=0.5)",
+    "sgd: large_batch(10, rate=0.2)",
     'ushaped: u_shaped("Conv_1", "Dense_1")',
     (
         'split-4bit: vanilla("Conv_1") | stochastic_quantize(levels=16) | '

@@ -3,7 +3,7 @@
 Vepakomma et al. 2018, "Split learning for health", tables 1 and 2: gigabytes a client
 on CIFAR-100 with ResNet-50, and client TFLOPs on CIFAR-10 with VGG. Their models, cuts
 and numbers of rounds are not given in full, so these here are a reconstruction: a
-50-layer residual network for small images of 22.9 million parameters, cut before its
+50-layer residual network for small images of 22.8 million parameters, cut before its
 first block; 16 epochs; 71 steps of large-batch SGD. Where the curves cross depends on
 none of these numbers of rounds, but on examples, activations and parameters alone:
 
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from experiments.split_learning.work import flops, part_flops
 from fedjax_comp import models
@@ -136,7 +137,7 @@ def published_table() -> list[Json]:
     ]
 
 
-def _split(module: models.ModelFn, cut: str, *, num_classes: int) -> SplitTask:
+def _split(module: nn.Module, cut: str, *, num_classes: int) -> SplitTask:
     return split_classification(
         module, [cut], num_classes=num_classes, input_shape=IMAGE
     )

@@ -164,7 +164,7 @@ def run_variant(
     own = flags_of(variant, values, define_run())
     if method.kind == "large_batch":
         for name in ("num_rounds", "eval_every", "audit_every"):
-            own[name].value *= method.steps
+            own[name].value = method.steps * int(own.get_flag_value(name, 0))
     # The last state is read back, for the leakage, from the last checkpoint.
     own["checkpoint_every"].value = own.checkpoint_every or own.num_rounds
     build_own = functools.partial(build_problem, own)

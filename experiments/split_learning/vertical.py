@@ -21,6 +21,7 @@ from experiments.harness.problem import initial_key
 from experiments.harness.table import to_csv
 from fedjax_comp import data
 from fedjax_comp.algorithms.vertical_split import vertical_split
+from fedjax_comp.base import Compressor
 from fedjax_comp.data.sources import adult
 from fedjax_comp.models.vertical import (
     VerticalTask,
@@ -220,11 +221,11 @@ def build_task(
 def build_problem(values: flags.FlagValues, dataset: data.Dataset) -> Problem:
     """What one run's flags describe, ready to run."""
     task = build_task(values, dataset, values.holders, values.blocks)
-    uplink, downlink = (build(n, values[n].value) for n in ("uplink", "downlink"))
+    uplink, downlink = (build(n, str(values[n].value)) for n in ("uplink", "downlink"))
     population = data.federated_data(dataset, [range(len(dataset.train.y))])
     model_key, _ = initial_key(values)
     execution = build("execution", values.execution)
-    links = {}
+    links: dict[str, Compressor] = {}
     for i in range(values.blocks):
         links |= {f"activations_{i}": uplink, f"gradients_{i}": downlink}
     return Problem(

@@ -27,6 +27,8 @@ def flops(f: Callable[..., PyTree], *arguments: PyTree) -> float:
     1024.0
     """
     analysis = jax.jit(f).lower(*arguments).cost_analysis()
+    if analysis is None:
+        raise ValueError("Expected a backend whose compiler counts operations.")
     return float(analysis["flops"])
 
 

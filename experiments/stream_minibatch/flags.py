@@ -5,26 +5,22 @@ from absl import flags
 from experiments.harness.flags import run_flags
 
 PCA = (
-    "B-1: minibatch(1, nodes=1, discarded=0)",
     "B-16: minibatch(16, discarded=0)",
     "B-160: minibatch(160, discarded=0)",
     "B-1600: minibatch(1600, discarded=0)",
     "B-16000: minibatch(16000, discarded=0)",
     "B-160-mu-160: minibatch(160, discarded=160)",
     "B-160-mu-1600: minibatch(160, discarded=1600)",
-    "B-160-paced: minibatch(160)",
     "B-1600-paced: minibatch(1600)",
     "too-fast: minibatch(16, discarded=0, scale=1e8)",
 )
 SGD = (
     "exact: minibatch(160)",
     "exact-large: minibatch(1600)",
-    "alone: minibatch(160, nodes=1, rounds=0)",
     "ring-1: consensus(ring(16), 160, rounds=1)",
     "ring-4: consensus(ring(16), 160, rounds=4)",
     "ring-16: consensus(ring(16), 160, rounds=16)",
     "torus-4: consensus(torus(4, 4), 160, rounds=4)",
-    "expander-1: consensus(expander(16), 160, rounds=1)",
     "expander-4: consensus(expander(16), 160, rounds=4)",
     "expander-qsgd: consensus(expander(16), 160, rounds=4, compressor=qsgd(15))",
 )
@@ -71,7 +67,7 @@ def define() -> flags.FlagValues:
     )
     whole(
         "num_trials",
-        64,
+        32,
         "Streams, run side by side.",
         flag_values=values,
         lower_bound=2,

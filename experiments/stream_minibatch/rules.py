@@ -1,7 +1,7 @@
 """How a stream is learned from: minibatches, rounds of messages, a graph or none."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from experiments.harness.expressions import COMPRESSORS
 from experiments.harness.main import UsageError
@@ -97,7 +97,7 @@ def parse_rules(flag: str, texts: Sequence[str]) -> dict[str, Rule]:
                 "'plain: minibatch(160)' or 'ring: consensus(ring(16), 160, rounds=4)'."
             )
         names.append(name)
-        rules[name] = cast(Rule, made)
+        rules[name] = made
     check_names(flag, names)
     return rules
 

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(values: flags.FlagValues) -> Json:
     """Measures what the directory does not hold yet; `ValueError` for a mistake."""
-    rules = {name: parse_rules(name, values[name].value) for name in PROBLEMS}
+    rules = {name: parse_rules(name, values[name].value or ()) for name in PROBLEMS}
     directory = open_run(values.workdir, NAME, as_dict(values))
     if directory.finished is not None:
         print(f"{directory.path} has finished; nothing was changed.")

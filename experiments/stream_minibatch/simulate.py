@@ -113,10 +113,19 @@ def simulate(rule: Rule, problem: StreamProblem, values: flags.FlagValues) -> Js
         state: TrainState, data: Synthetic, count: jax.Array
     ) -> tuple[TrainState, Totals, jax.Array]:
         nothing = Totals(*(jnp.zeros((), jnp.uint32) for _ in Totals._fields))
-        state, totals = jax.lax.fori_loop(
-            0, count, lambda _, c: one_round(*c, data), (state, nothing)
-        )
-        return state, totals, problem.error(algorithm.params(state.server), data)
+
+        def body(
+            index: jax.Array, carry: tuple[TrainState, Totals]
+        ) -> tuple[TrainState, Totals]:
+            del index
+            return one_round(carry[0], carry[1], data)
+
+        state, totals = jax.lax.fori_loop(0, count, body, (state, nothing))
+        if rule.graph is None:
+            return state, totals, problem.error(algorithm.params(state.server), data)
+        # The mean of the nodes' models is known to none of them: theirs count.
+        errors = jax.vmap(problem.error, in_axes=(0, None))(state.clients.params, data)
+        return state, totals, errors.mean()
 
     def begin(key: jax.Array) -> TrainState:
         model_key, run_key = jax.random.split(key)

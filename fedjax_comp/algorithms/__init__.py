@@ -1,5 +1,10 @@
 """Distributed learning algorithms, one paper a file, all on `base.Algorithm`."""
 
+from fedjax_comp.algorithms.approximate_synchronous import (
+    approximate_synchronous,
+    inverse_root,
+)
+from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_advice import advisable
 from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, never, periodic
@@ -8,16 +13,25 @@ from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.model_averaging import model_averaging
+from fedjax_comp.algorithms.split_learning import split_learning
+from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
+from fedjax_comp.algorithms.vertical_split import vertical_split
 
 __all__ = [
     "advisable",
+    "approximate_synchronous",
+    "consensus_sgd",
     "data_quantization",
     "dynamic",
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
     "fetch_sgd",
+    "inverse_root",
+    "minibatch_sgd",
     "model_averaging",
     "never",
     "periodic",
+    "split_learning",
+    "vertical_split",
 ]

@@ -12,12 +12,11 @@ G_i, so that a party predicts h(f_i(x) G_i) at home.
 Source: Imakura, Sakurai 2020, "Data collaboration analysis framework using
 centralization of individual intermediate representations for distributed data sets"
 (arXiv 1902.07535), Algorithm 1; the settings of the experiment are those of Bogdanova
-et al. 2020 (arXiv 2011.06803). Anchors and maps beyond the uniform anchor, PCA and SVD
-are our reading of their descriptions.
+et al. 2020 (arXiv 2011.06803). Maps and anchors are in `private_maps`.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -26,25 +25,6 @@ import jax.numpy as jnp
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree, fold_context
 from fedjax_comp.compress import identity
 from fedjax_comp.wire.fields import Symbols
-
-
-class PrivateMap(NamedTuple):
-    """A party's own map, `f(x) = (x - mean) matrix`; it never leaves the party.
-
-    Attributes:
-      mean: `[d]`.
-      matrix: `[d, m]`.
-    """
-
-    mean: jax.Array
-    matrix: jax.Array
-
-
-FitMap = Callable[[jax.Array, jax.Array], PrivateMap]
-"""`(key, x[N, d]) -> PrivateMap`: chosen by a party from its own inputs."""
-
-Anchor = Callable[[jax.Array, jax.Array], jax.Array]
-"""`(key, public[P, d]) -> [r, d]`: agreed by all, from public data if at all."""
 
 
 class Shared(NamedTuple):
@@ -73,186 +53,6 @@ class Upload:
 
     representations: PyTree
     labels: Symbols
-
-
-def apply_map(private: PrivateMap, x: jax.Array) -> jax.Array:
-    """`(x - mean) matrix`, `[N, d] -> [N, m]`."""
-    return (x - private.mean[None]) @ private.matrix
-
-
-def pca(components: int) -> FitMap:
-    """The leading principal directions of a party's inputs.
-
-    Args:
-      components: `m`.
-
-    Returns:
-      A `FitMap`, which raises `ValueError` for fewer examples or inputs than `m`.
-
-    Raises:
-      ValueError: for `components < 1`.
-
-    >>> x = jax.random.normal(jax.random.key(0), (20, 5))
-    >>> pca(3)(jax.random.key(1), x).matrix.shape
-    (5, 3)
-    """
-    _check_components(components)
-
-    def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
-        del key
-        _check_fits(components, x)
-        mean = x.mean(0)
-        return PrivateMap(mean, _right_vectors(x - mean[None], components))
-
-    return fit
-
-
-def truncated_svd(components: int) -> FitMap:
-    """As `pca` without removing the mean: nothing but directions is private.
-
-    Args:
-      components: `m`.
-
-    Returns:
-      A `FitMap`, as of `pca`.
-
-    Raises:
-      ValueError: for `components < 1`.
-    """
-    _check_components(components)
-
-    def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
-        del key
-        _check_fits(components, x)
-        return PrivateMap(jnp.zeros_like(x[0]), _right_vectors(x, components))
-
-    return fit
-
-
-def random_orthogonal(components: int) -> FitMap:
-    """Orthonormal directions drawn uniformly: they tell nothing of the data.
-
-    Args:
-      components: `m`, at most the inputs `d`.
-
-    Returns:
-      A `FitMap`.
-
-    Raises:
-      ValueError: for `components < 1`; on use, for more components than inputs.
-    """
-    _check_components(components)
-
-    def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
-        if components > x.shape[1]:
-            raise ValueError(
-                f"Expected components={components} <= {x.shape[1]} inputs."
-            )
-        drawn = jax.random.normal(key, (x.shape[1], components), x.dtype)
-        return PrivateMap(jnp.zeros_like(x[0]), jnp.linalg.qr(drawn)[0])
-
-    return fit
-
-
-def permuted(fit: FitMap) -> FitMap:
-    """Another map with its components in a secret order and of secret signs.
-
-    Args:
-      fit: the map to hide.
-
-    Returns:
-      A `FitMap`; the collaboration does not notice.
-    """
-
-    def fit_permuted(key: jax.Array, x: jax.Array) -> PrivateMap:
-        map_key, order_key, sign_key = jax.random.split(key, 3)
-        private = fit(map_key, x)
-        components = private.matrix.shape[1]
-        order = jax.random.permutation(order_key, components)
-        signs = jax.random.rademacher(sign_key, (components,), x.dtype)
-        return private._replace(matrix=private.matrix[:, order] * signs[None])
-
-    return fit_permuted
-
-
-def uniform(size: int, *, low: float = 0.0, high: float = 1.0) -> Anchor:
-    """An anchor of independent uniform numbers in the range of the inputs.
-
-    Args:
-      size: rows, `r`.
-      low: where the range begins.
-      high: where it ends.
-
-    Returns:
-      An `Anchor` that looks at no data.
-
-    Raises:
-      ValueError: for `size < 1` or an empty range.
-    """
-    _check_size(size)
-    if not low < high:
-        raise ValueError(f"Expected low={low} < high={high}.")
-
-    def draw(key: jax.Array, public: jax.Array) -> jax.Array:
-        shape = (size, public.shape[1])
-        return jax.random.uniform(key, shape, public.dtype, low, high)
-
-    return draw
-
-
-def public_sample(size: int) -> Anchor:
-    """An anchor of public examples, drawn without replacement.
-
-    Args:
-      size: rows, `r`.
-
-    Returns:
-      An `Anchor`, which raises `ValueError` when there are fewer public examples.
-
-    Raises:
-      ValueError: for `size < 1`.
-    """
-    _check_size(size)
-
-    def draw(key: jax.Array, public: jax.Array) -> jax.Array:
-        if size > public.shape[0]:
-            raise ValueError(f"Expected size={size} <= {public.shape[0]} public rows.")
-        return jax.random.choice(key, public, (size,), replace=False)
-
-    return draw
-
-
-def low_rank_sample(size: int, *, rank: int) -> Anchor:
-    """An anchor with the mean and leading covariance of public data, and no row of it.
-
-    Rows are `mean + z diag(s) V^T / sqrt(P)` with standard normal `z` and the leading
-    `rank` singular values and vectors of the centred public data.
-
-    Args:
-      size: rows, `r`.
-      rank: of the anchor around its mean; maps are matched in these directions only.
-
-    Returns:
-      An `Anchor`.
-
-    Raises:
-      ValueError: for a number below 1; on use, for a rank above that of the data.
-    """
-    _check_size(size)
-    if rank < 1:
-        raise ValueError(f"Expected rank={rank} >= 1.")
-
-    def draw(key: jax.Array, public: jax.Array) -> jax.Array:
-        rows = public.shape[0]
-        if rank > min(public.shape):
-            raise ValueError(f"Expected rank={rank} <= {min(public.shape)}.")
-        mean = public.mean(0)
-        _, values, vectors = jnp.linalg.svd(public - mean[None], full_matrices=False)
-        z = jax.random.normal(key, (size, rank), public.dtype)
-        scaled = z * (values[:rank] / rows**0.5)[None]
-        return mean[None] + scaled @ vectors[:rank]
-
-    return draw
 
 
 def collaborate(anchors: Sequence[jax.Array], dimension: int) -> list[jax.Array]:
@@ -351,25 +151,3 @@ def upload_link(
         return Shared(tree["x"], tree["anchor"], labels), receiver
 
     return Compressor(init, encode, decode)
-
-
-def _right_vectors(x: jax.Array, count: int) -> jax.Array:
-    return jnp.linalg.svd(x, full_matrices=False)[2][:count].T
-
-
-def _check_components(components: int) -> None:
-    if components < 1:
-        raise ValueError(f"Expected components={components} >= 1.")
-
-
-def _check_fits(components: int, x: jax.Array) -> None:
-    if components > min(x.shape):
-        raise ValueError(
-            f"Expected components={components} <= {x.shape[0]} examples and "
-            f"{x.shape[1]} inputs of the party; use fewer, or random_orthogonal."
-        )
-
-
-def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"Expected size={size} >= 1.")

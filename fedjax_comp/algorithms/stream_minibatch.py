@@ -233,8 +233,8 @@ def decaying_step(scale: float, offset: float) -> optax.Schedule:
     Raises:
       ValueError: for a number that is not positive.
 
-    >>> float(decaying_step(10.0, 100.0)(100))
-    0.05
+    >>> float(decaying_step(8.0, 64.0)(64))
+    0.0625
     """
     for name, value in (("scale", scale), ("offset", offset)):
         if not (math.isfinite(value) and value > 0):

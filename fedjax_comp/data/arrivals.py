@@ -4,7 +4,8 @@ Arrival `j` is the same sample whatever the minibatches are and whoever gets it,
 with other batch sizes or rates are compared on one stream.
 
 The synthetic streams are our reconstruction of those in Nokleby, Raja, Bajwa 2020
-(arXiv 2005.08854): Gaussian samples with a given spectrum, labels from a logistic model.
+(arXiv 2005.08854): Gaussian samples of a given spectrum, and labels from a logistic
+model.
 """
 
 import math

@@ -63,8 +63,8 @@ def size_bounds(
             "copies of an example are on different machines."
         )
     share = replication / num_clusters
-    low = share / 2 if smallest is None else smallest
-    high = min(1.0, 2 * share) if largest is None else largest
+    high = min(1.0, max(2 * share, smallest or 0)) if largest is None else largest
+    low = min(share / 2, high) if smallest is None else smallest
     if not 0 <= low <= high <= 1:
         raise ValueError(f"Expected 0 <= smallest={low} <= largest={high} <= 1.")
     # A hair of tolerance: 0.1 * 30 is not to be rounded up to 4 or down to 2.

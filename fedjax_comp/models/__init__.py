@@ -13,7 +13,9 @@ from fedjax_comp.models.linear import linear
 from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
 from fedjax_comp.models.resnet import resnet
+from fedjax_comp.models.split import split_classification
 from fedjax_comp.models.task import ModelFn, classification
+from fedjax_comp.models.vertical import vertical_classification
 from fedjax_comp.models.vgg import vgg
 
 FACTORIES = ("char_lstm", "cnn", "fed_para_mlp", "linear", "mlp", "resnet", "vgg")
@@ -35,5 +37,7 @@ __all__ = [
     "linear",
     "mlp",
     "resnet",
+    "split_classification",
+    "vertical_classification",
     "vgg",
 ]

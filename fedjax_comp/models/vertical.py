@@ -100,8 +100,7 @@ def even_blocks(widths: Sequence[int], holders: int) -> tuple[tuple[int, ...], .
     edges = [i * len(widths) // holders for i in range(holders + 1)]
     starts = [sum(widths[:edge]) for edge in edges]
     return tuple(
-        tuple(range(first, last))
-        for first, last in itertools.pairwise(starts)
+        tuple(range(first, last)) for first, last in itertools.pairwise(starts)
     )
 
 

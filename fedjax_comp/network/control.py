@@ -43,7 +43,7 @@ class Conditions(NamedTuple):
 
     Attributes:
       round: from 0.
-      known: bool `[C]`, whether the server has heard of the client before.
+      known: bool `[C]`, whether there is anything to judge a client's times by.
       known_rates: bits a second of the uplink by the server's estimate, `[C]`.
       fresh_rates: likewise by the client, who has just downloaded, `[C]`.
       ready_seconds: expected time from the round's start until a client encodes, `[C]`.
@@ -69,10 +69,13 @@ class Statistics(NamedTuple):
 
     Attributes:
       weights: of each client, summing to 1, `[C]`.
-      energies: `||x_i||^2` of each client's last message, `[C]`; ones before the first.
+      energies: `||x_i||^2` of each client's last update, `[C]`; ones before the first.
+        What the server has is `||C(x_i)||^2`, from which the error that its rung adds
+        has been taken off; so it has from `update_energy`.
       layer_energies: likewise of each layer, over the cohort, `[L]`.
       layer_sizes: coordinates of each layer, `[L]`.
       update_energy: `||sum_i w_i x_i||^2` of the last round; 0 before the first.
+      update_weight: `sum_i w_i^2` over those who spoke in it.
       train_loss: of the last round; NaN before the first.
     """
 
@@ -81,6 +84,7 @@ class Statistics(NamedTuple):
     layer_energies: np.ndarray
     layer_sizes: np.ndarray
     update_energy: float
+    update_weight: float
     train_loss: float
 
 
@@ -119,7 +123,7 @@ def rung_within(ladder: Ladder, bits: np.ndarray) -> np.ndarray:
 def fixed(bits: float) -> Controller:
     """The same budget always.
 
-    >>> fixed(8.0).step({}, None, Statistics(np.ones(2), *[np.ones(2)] * 3, 0, 0))[1]
+    >>> fixed(8.0).step({}, None, Statistics(np.ones(2), *[np.ones(2)] * 3, 0, 0, 0))[1]
     array([8., 8.])
     """
     _checks.positive("bits", bits)

@@ -61,7 +61,8 @@ def conditions_of(
         expected.append(ready[k] if ready[k] > 0 else first)
     return Conditions(
         round=ledger.rounds,
-        known=rates[ids] > 0,
+        # What is known of others is enough to judge a newcomer by.
+        known=np.full(ids.size, bool(rates.any())),
         known_rates=np.where(rates[ids] > 0, rates[ids], guess),
         fresh_rates=np.array(fresh),
         ready_seconds=np.array(expected),
@@ -119,11 +120,16 @@ def forget(ledger: Ledger, k: int) -> None:
 
 
 def expected_bytes(setting: Setting, ledger: Ledger, name: str) -> int | None:
-    """The bytes of a message as expected; None when nothing is known."""
-    fixed = getattr(setting, name)
-    if fixed is not None:
-        return int(fixed)
-    return _expected(ledger, name)
+    """The bytes of a message as expected; None when nothing is known.
+
+    The mean of the last round is that of a fixed size exactly, and right as well where
+    something else than the model travels.
+    """
+    seen = ledger.conditions.get(name)
+    if seen is not None:
+        return math.ceil(as_float(seen))
+    fixed: int | None = getattr(setting, name)
+    return fixed
 
 
 def work_of(
@@ -152,11 +158,6 @@ def _download_rate(link: Link, seen: Visit, size: int | None) -> float | None:
 def round_of(ledger: Ledger) -> int:
     """The round that is being worked out: `conditions` counts it, not `rounds`."""
     return int(as_float(ledger.conditions["simulated_rounds"]))
-
-
-def _expected(ledger: Ledger, name: str) -> int | None:
-    value = ledger.conditions.get(name)
-    return None if value is None else math.ceil(as_float(value))
 
 
 def as_float(value: object) -> float:

@@ -63,6 +63,7 @@ class _Plan(NamedTuple):
       silent: bool `[C]`, of those late by a controller's order.
       fresh_rates: bits a second that a client expects of its uplink, `[C]`.
       end: the earliest moment at which the round may end, and when if all are late.
+      weights: examples of each client, `[C]`.
       before: the parameters before the round, for the energy of the update.
     """
 
@@ -76,6 +77,7 @@ class _Plan(NamedTuple):
     silent: np.ndarray
     fresh_rates: np.ndarray
     end: float
+    weights: np.ndarray
     before: list[np.ndarray]
 
 
@@ -116,7 +118,9 @@ class Simulation:
             "uplink_rates": list(unknown),
             "shares": list(unknown),
             "ready": list(unknown),
+            "heard_errors": list(unknown),
             "update_energy": 0.0,
+            "update_weight": 1.0,
             "train_loss": None,
         }
         if self._setting.controller is not None:
@@ -180,6 +184,7 @@ class Simulation:
             silent,
             fresh,
             end,
+            np.asarray(clients.num_examples, np.float64),
             before,
         )
         mask = np.ones(len(setting.links), bool)
@@ -245,14 +250,30 @@ class Simulation:
                 ledger.conditions[name] = float(np.mean(heard))
         ledger.conditions["train_loss"] = float(np.asarray(infos.train_loss)[0])
         if plan.before:
-            after = _arrays(self._params_of(state.server))
-            change = sum(
-                float(np.sum((a.astype(np.float64) - b) ** 2))
-                for a, b in zip(after, plan.before, strict=True)
-            )
-            ledger.conditions["update_energy"] = change
+            self._observe(plan, state, ledger)
         ledger.conditions["simulated_rounds"] = round_of(ledger) + 1
         self._plan = None
+
+    def _observe(self, plan: _Plan, state: TrainState, ledger: Ledger) -> None:
+        """The energies of the round's updates, what compression added taken off."""
+        after = _arrays(self._params_of(state.server))
+        change = sum(
+            float(np.sum((a.astype(np.float64) - b) ** 2))
+            for a, b in zip(after, plan.before, strict=True)
+        )
+        ladder, spoke = self._setting.ladder, plan.allowed
+        heard, errors = heard_energies(state.clients), ledger.conditions["heard_errors"]
+        if ladder is None or heard is None or not spoke.any():
+            return
+        added = ladder.errors[plan.rungs[spoke]]
+        if isinstance(errors, list):
+            for k, error in zip(plan.ids[spoke], added, strict=True):
+                errors[k] = float(error)
+        w = plan.weights[spoke] / max(1.0, plan.weights[spoke].sum())
+        energies = heard[plan.ids[spoke]].sum(axis=1, dtype=np.float64) / (1 + added)
+        noise = float(np.sum(w**2 * energies * added))
+        ledger.conditions["update_energy"] = max(change - noise, 0.02 * change)
+        ledger.conditions["update_weight"] = float(np.sum(w**2))
 
     def _steer(
         self,
@@ -274,7 +295,8 @@ class Simulation:
         energies = heard_energies(state.clients)
         own = np.ones((count, len(before)))
         if energies is not None and energies[ids].any():
-            own = energies[ids].astype(np.float64)
+            added = np.array(ledger.conditions["heard_errors"])[ids]
+            own = energies[ids].astype(np.float64) / (1 + added[:, None])
             # A client that has not been heard yet is taken for the mean of the others.
             heard = own.sum(axis=1) > 0
             own[~heard] = own[heard].mean(axis=0)
@@ -287,6 +309,7 @@ class Simulation:
             layer_energies=own.mean(axis=0),
             layer_sizes=np.array([x.size for x in before]),
             update_energy=as_float(ledger.conditions["update_energy"]),
+            update_weight=as_float(ledger.conditions["update_weight"]),
             train_loss=math.nan if loss is None else as_float(loss),
         )
         saved = ledger.conditions["controller"]

@@ -21,7 +21,9 @@ from fedjax_comp.network.control import (
 )
 
 
-def water_filled(ladder: Ladder, *, kappa: float = 1.0) -> Controller:
+def water_filled(
+    ladder: Ladder, *, kappa: float = 1.0, least_share: float = 0.5
+) -> Controller:
     """Water-filling: all clients finish together, at the time that pays off best.
 
     For a time `T` client `i` may spend `cap_i = rate_i (T - ready_i)` bits, and
@@ -35,14 +37,18 @@ def water_filled(ladder: Ladder, *, kappa: float = 1.0) -> Controller:
     Args:
       ladder: what can be sent, with the measured curve.
       kappa: how much variance costs; 1 is the rule above.
+      least_share: of the cohort's examples that are to be in the mean, in [0, 1]. What
+        one client knows that others do not is a bias, which no variance tells.
 
     Raises:
-      ValueError: for a negative `kappa`.
+      ValueError: for a negative `kappa` or another share.
     """
-    return _timed(ladder, kappa, charge_codec=False)
+    return _timed(ladder, kappa, least_share, charge_codec=False)
 
 
-def hardware_aware(ladder: Ladder, *, kappa: float = 1.0) -> Controller:
+def hardware_aware(
+    ladder: Ladder, *, kappa: float = 1.0, least_share: float = 0.5
+) -> Controller:
     """As `water_filled`, but encoding and decoding are paid for.
 
     A client finishes rung `r` after `t_encode(device, r) + bits_r / uplink +
@@ -53,15 +59,20 @@ def hardware_aware(ladder: Ladder, *, kappa: float = 1.0) -> Controller:
     Args:
       ladder: what can be sent, with the measured error of each rung.
       kappa: as for `water_filled`.
+      least_share: likewise.
 
     Raises:
-      ValueError: for a negative `kappa`.
+      ValueError: for a negative `kappa` or another share.
     """
-    return _timed(ladder, kappa, charge_codec=True)
+    return _timed(ladder, kappa, least_share, charge_codec=True)
 
 
-def _timed(ladder: Ladder, kappa: float, *, charge_codec: bool) -> Controller:
+def _timed(
+    ladder: Ladder, kappa: float, least_share: float, *, charge_codec: bool
+) -> Controller:
     _checks.not_negative("kappa", kappa)
+    if not 0 <= least_share <= 1:
+        raise ValueError(f"Expected least_share={least_share} in [0, 1].")
 
     def step(
         state: ControlState, conditions: Conditions, statistics: Statistics
@@ -71,7 +82,7 @@ def _timed(ladder: Ladder, kappa: float, *, charge_codec: bool) -> Controller:
         codec = codec * float(charge_codec) + conditions.latency_seconds[:, None]
         passing = ladder.bits[None, :] / conditions.known_rates[:, None]
         expected = conditions.ready_seconds[:, None] + codec + passing
-        seconds = best_time(expected, ladder, statistics, share, kappa)
+        seconds = best_time(expected, ladder, statistics, share, kappa, least_share)
         invited = expected.min(axis=1) <= seconds * (1 + 1e-9)
         fresh = ladder.bits[None, :] / conditions.fresh_rates[:, None]
         actual = conditions.spent_seconds[:, None] + codec + fresh
@@ -85,7 +96,7 @@ def _timed(ladder: Ladder, kappa: float, *, charge_codec: bool) -> Controller:
             bits = bits * ladder.num_parameters
         shortest = np.where(conditions.known, SILENT, ladder.bits[0])
         budgets = np.where(in_time.any(axis=1), bits, shortest)
-        # One of whom nothing is known is heard once, whatever it takes.
+        # As long as nothing is known everyone is heard, whatever it takes.
         invited |= ~conditions.known
         new: ControlState = {"signal_share": share, "seconds": seconds}
         return new, np.where(invited, budgets, NOT_INVITED)
@@ -104,7 +115,7 @@ def signal_share(statistics: Statistics, before: float) -> float:
       before: the share so far; 0 when there is none.
     """
     mean = float(statistics.weights @ statistics.energies)
-    own = float(np.sum(statistics.weights**2))
+    own = statistics.update_weight
     if statistics.update_energy <= 0 or mean <= 0 or own >= 1:
         return before or 0.5
     now = (statistics.update_energy / mean - own) / (1 - own)
@@ -128,7 +139,7 @@ def relative_variance(
       speaks: bool `[C]`.
       share: `s`.
 
-    >>> even = Statistics(np.full(4, 0.25), np.ones(4), np.ones(1), np.ones(1), 1, 1)
+    >>> even = Statistics(np.full(4, 0.25), np.ones(4), np.ones(1), np.ones(1), 1, 1, 1)
     >>> relative_variance(even, np.full(4, 0.5), np.ones(4, bool), share=0.5)
     0.5
     """
@@ -163,6 +174,7 @@ def best_time(
     statistics: Statistics,
     share: float,
     kappa: float,
+    least_share: float = 0.0,
 ) -> float:
     """The time with the least `T (1 + kappa V(T))` among those at which a rung ends.
 
@@ -174,11 +186,14 @@ def best_time(
       statistics: of the training.
       share: of the signal, for `relative_variance`.
       kappa: what variance costs.
+      least_share: of the weights, of those who speak.
     """
     best, best_value = float(seconds.min(axis=1).max()), np.inf
     for limit in np.unique(seconds):
         errors = ladder.errors[least_error_within(seconds, ladder, float(limit))]
         speaks = seconds.min(axis=1) <= limit * (1 + 1e-9)
+        if statistics.weights @ speaks < least_share - 1e-9:
+            continue
         variance = relative_variance(statistics, errors, speaks, share)
         value = float(limit) * (1 + kappa * variance)
         if value < best_value:

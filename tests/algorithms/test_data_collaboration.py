@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.algorithms import data_collaboration as dc
+from fedjax_comp.algorithms import private_maps as maps
 from fedjax_comp.base import Messages, make_context
 from fedjax_comp.compress import error_feedback, stochastic_quantize, top_k
 from fedjax_comp.compress.audit import make_auditor
@@ -24,21 +25,24 @@ def inputs(n=40, d=8, seed=0):
 
 def test_pca_is_that_of_numpy():
     x = inputs()
-    private = dc.pca(3)(KEY, x)
+    private = maps.pca(3)(KEY, x)
     centred = np.asarray(x, np.float64) - np.asarray(x, np.float64).mean(0)
     _, vectors = np.linalg.eigh(centred.T @ centred)
     leading = vectors[:, ::-1][:, :3]
     overlap = np.abs(leading.T @ np.asarray(private.matrix))
     np.testing.assert_allclose(overlap, np.eye(3), atol=1e-4)
-    np.testing.assert_allclose(dc.apply_map(private, x).mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(maps.apply_map(private, x).mean(0), 0, atol=1e-5)
 
 
 def test_the_other_maps():
     x = inputs()
-    for fit in (dc.truncated_svd(4), dc.random_orthogonal(4)):
+    for fit in (maps.truncated_svd(4), maps.random_orthogonal(4)):
         matrix = fit(KEY, x).matrix
         np.testing.assert_allclose(matrix.T @ matrix, np.eye(4), atol=1e-5)
-    plain, hidden = dc.pca(4)(KEY, x).matrix, dc.permuted(dc.pca(4))(KEY, x).matrix
+    plain, hidden = (
+        maps.pca(4)(KEY, x).matrix,
+        maps.permuted(maps.pca(4))(KEY, x).matrix,
+    )
     overlap = np.abs(np.asarray(plain.T @ hidden))
     # A permutation with signs, and not the one that does nothing.
     np.testing.assert_allclose(np.sort(overlap, 0)[-1], 1, atol=1e-4)
@@ -52,14 +56,14 @@ def singular_values(x):
 
 def test_anchors():
     public = inputs(60)
-    drawn = dc.uniform(50, low=-1.0, high=3.0)(KEY, public)
+    drawn = maps.uniform(50, low=-1.0, high=3.0)(KEY, public)
     assert drawn.shape == (50, 8)
     assert -1 <= drawn.min() < drawn.max() <= 3
-    sample = np.asarray(dc.public_sample(60)(KEY, public))
+    sample = np.asarray(maps.public_sample(60)(KEY, public))
     np.testing.assert_array_equal(
         sample[np.argsort(sample[:, 0])], np.asarray(public)[np.argsort(public[:, 0])]
     )
-    low = dc.low_rank_sample(4000, rank=2)(KEY, public)
+    low = maps.low_rank_sample(4000, rank=2)(KEY, public)
     values = singular_values(low)
     assert values[2] < 1e-3 * values[1]
     theirs = singular_values(public)
@@ -72,16 +76,16 @@ def test_anchors():
 def test_parties_meet_in_one_space_exactly_when_maps_span_the_same():
     """Maps that differ by an invertible matrix are undone: nothing is lost."""
     x = inputs()
-    anchor = dc.uniform(30)(KEY, x)
-    base = dc.truncated_svd(5)(KEY, x).matrix
+    anchor = maps.uniform(30)(KEY, x)
+    base = maps.truncated_svd(5)(KEY, x).matrix
     mixes = [jax.random.normal(jax.random.key(i), (5, 5)) for i in range(3)]
-    maps = [dc.PrivateMap(jnp.zeros(8), base @ mix) for mix in mixes]
-    common = dc.collaborate([dc.apply_map(m, anchor) for m in maps], 5)
-    images = [dc.apply_map(m, x) @ g for m, g in zip(maps, common, strict=True)]
+    private = [maps.PrivateMap(jnp.zeros(8), base @ mix) for mix in mixes]
+    common = dc.collaborate([maps.apply_map(m, anchor) for m in private], 5)
+    images = [maps.apply_map(m, x) @ g for m, g in zip(private, common, strict=True)]
     for image in images[1:]:
         np.testing.assert_allclose(image, images[0], rtol=1e-2, atol=1e-2)
     # The anchor's coordinates are orthogonal, of mean square one.
-    common_anchor = dc.apply_map(maps[0], anchor) @ common[0]
+    common_anchor = maps.apply_map(private[0], anchor) @ common[0]
     np.testing.assert_allclose(
         common_anchor.T @ common_anchor / 30, np.eye(5), atol=1e-2
     )
@@ -101,8 +105,8 @@ def test_the_collaboration_map_is_least_squares():
 
 def test_one_party_alone_keeps_its_components():
     x = inputs()
-    private = dc.pca(3)(KEY, x)
-    (g,) = dc.collaborate([dc.apply_map(private, dc.uniform(30)(KEY, x))], 3)
+    private = maps.pca(3)(KEY, x)
+    (g,) = dc.collaborate([maps.apply_map(private, maps.uniform(30)(KEY, x))], 3)
     assert np.linalg.matrix_rank(np.asarray(g)) == 3
 
 
@@ -127,15 +131,15 @@ def test_an_upload_is_its_bytes(compressor):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: dc.pca(0), "components=0"),
-        (lambda: dc.pca(5)(KEY, inputs(4)), "components=5 <= 4 examples"),
-        (lambda: dc.truncated_svd(9)(KEY, inputs()), "components=9"),
-        (lambda: dc.random_orthogonal(9)(KEY, inputs()), "components=9 <= 8 inputs"),
-        (lambda: dc.uniform(0), "size=0"),
-        (lambda: dc.uniform(3, low=1.0, high=1.0), "low=1.0 < high=1.0"),
-        (lambda: dc.public_sample(41)(KEY, inputs()), "size=41 <= 40"),
-        (lambda: dc.low_rank_sample(5, rank=0), "rank=0"),
-        (lambda: dc.low_rank_sample(5, rank=9)(KEY, inputs()), "rank=9 <= 8"),
+        (lambda: maps.pca(0), "components=0"),
+        (lambda: maps.pca(5)(KEY, inputs(4)), "components=5 <= 4 examples"),
+        (lambda: maps.truncated_svd(9)(KEY, inputs()), "components=9"),
+        (lambda: maps.random_orthogonal(9)(KEY, inputs()), "components=9 <= 8 inputs"),
+        (lambda: maps.uniform(0), "size=0"),
+        (lambda: maps.uniform(3, low=1.0, high=1.0), "low=1.0 < high=1.0"),
+        (lambda: maps.public_sample(41)(KEY, inputs()), "size=41 <= 40"),
+        (lambda: maps.low_rank_sample(5, rank=0), "rank=0"),
+        (lambda: maps.low_rank_sample(5, rank=9)(KEY, inputs()), "rank=9 <= 8"),
         (lambda: dc.collaborate([], 1), "hold a party"),
         (lambda: dc.collaborate([jnp.ones((3, 2)), jnp.ones((4, 2))], 1), "one length"),
         (lambda: dc.collaborate([jnp.ones((3, 2))], 3), "dimension=3 <= 2"),

@@ -12,6 +12,7 @@ from tests.experiments.small import mistake, without_last_row
 SMALL = (
     "--quick",
     "--noprogress",
+    "--optimizer=sgd(0.1)",
     "--model=mlp(8)",
     "--num_users=2",
     "--num_examples=30",

@@ -10,6 +10,7 @@ from tests.experiments.small import mistake, without_last_row
 SMALL = (
     "--quick",
     "--noprogress",
+    "--optimizer=sgd(0.1)",
     "--epochs=2",
     "--num_trials=1",
     "--num_machines=3",

@@ -58,6 +58,7 @@ def statistics(count=3, *, update_energy=0.5, loss=1.0, layers=(1.0,)):
         layer_energies=np.array(layers),
         layer_sizes=np.full(len(layers), N / len(layers)),
         update_energy=update_energy,
+        update_weight=1 / count,
         train_loss=loss,
     )
 
@@ -208,6 +209,15 @@ def test_who_cannot_be_in_time_is_left_out_or_stays_silent():
         assert budgets[0] == LADDER.bits[0]
 
 
+def test_a_share_of_the_cohort_is_always_waited_for():
+    seconds = np.tile(np.array([[1.0], [5.0], [9.0]]), (1, 4))
+    times = [
+        best_time(seconds, LADDER, statistics(), 1.0, 0.0, least)
+        for least in (0.0, 0.5, 1.0)
+    ]
+    assert times == [1.0, 5.0, 9.0]
+
+
 def test_signal_share_is_found_in_noisy_means():
     random = np.random.default_rng(0)
     count, n, share = 10, 4000, 0.0
@@ -234,6 +244,7 @@ def test_signal_share_is_found_in_noisy_means():
         lambda: dada_quant(N, smoothing=1.0),
         lambda: l_greco(LADDER, bits_per_coordinate=0.0),
         lambda: water_filled(LADDER, kappa=-1.0),
+        lambda: hardware_aware(LADDER, least_share=1.5),
     ],
 )
 def test_impossible_controllers_are_refused(make):

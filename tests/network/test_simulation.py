@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.adaptive.run import compiled_once
 from experiments.harness.conditions import simulate
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
@@ -32,6 +33,13 @@ from fedjax_comp.training import evaluation_program, uniform_cohorts
 CLIENTS = 4
 UPLINK = ladder(sign(), stochastic_quantize(levels=256))
 DEVICE = Device("test", 1e6, 1e6, 5.0, transmit_watts=2.0, receive_watts=1.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compile_once(tmp_path_factory):
+    """Runs that differ only in links and policies share their programs."""
+    with compiled_once(tmp_path_factory.mktemp("compiled")):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,148 @@
+"""The comparison of split learning: what it leaves behind, and its mistakes."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from experiments.split_learning import published, vertical
+from experiments.split_learning.leakage import distance_correlation
+from experiments.split_learning.methods import METHODS
+from experiments.split_learning.run import main
+
+SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
+
+
+def test_runs_leave_everything_behind(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path}",
+        *SMALL,
+        "--quick",
+        "--num_rounds=1",
+        "--audit_every=1",
+        "--batch_size=10",
+        "--clients=3",
+        "--leakage_examples=20",
+        '--method=split: vanilla("Dense_1")',
+        "--method=fedavg: fed_avg()",
+    ]
+    main(["split_learning", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    split, averaging = summary["methods"]
+    # Six batches of ten examples with four activations each; labels of four bits with
+    # a count of four; the weights of the first layer three times.
+    weights = 4 * (64 * 4 + 4)
+    assert split["downlink_bytes"] == 6 * 10 * 4 * 4 + 3 * weights
+    assert split["uplink_bytes"] == split["downlink_bytes"] + 6 * (4 * 10 + 4 + 4) // 8
+    assert split["handover_megabytes"] == pytest.approx(2 * weights / 1e6)
+    assert averaging["downlink_bytes"] == 3 * 4 * (260 + 15 + 40)
+    assert 0 < split["client_gigaflops"] < averaging["client_gigaflops"]
+    assert split["audited_messages"] == 12
+    assert split["audit_failures"] == 0
+    cuts = [row["cut"] for row in summary["leakage"]]
+    assert cuts == ["Dense_1", "Dense_2"]
+    assert all(0 < row["trained"] <= 1 for row in summary["leakage"])
+    held = {claim["name"]: claim["holds"] for claim in summary["claims"]}
+    assert all(holds for name, holds in held.items() if "CIFAR" in name)
+    assert held["the curves cross between 100 and 500 clients"]
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 3
+    assert "fedavg-3" in (tmp_path / "table.csv").read_text()
+    main(["split_learning", *flags])
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ('--method=a: vanilla("Dense_9")', "Dense_9.*there are Dense_1, Dense_2"),
+        ('--method=a: vanila("Dense_1")', "did you mean 'vanilla'"),
+        ("--method=vanilla()", "not of the form"),
+        ("--method=a: large_batch(0, rate=1.0)", "steps=0"),
+        ('--method=a: vanilla("Dense_1") | sign() | sgn()', "did you mean 'sign'"),
+        ("--clients=61", "more than there are training examples, 60"),
+        ("--clients=0", "at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, flag, expected):
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "split_learning",
+                f"--workdir={tmp_path}",
+                *SMALL,
+                "--method=a: fed_avg()" if "clients" in flag else "--clients=2",
+                flag,
+            ]
+        )
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(expected, line), line
+
+
+def test_shapes_at_the_published_sizes():
+    sizes = published.resnet_sizes()
+    assert sizes.activations == 32 * 32 * 88
+    # A batch: activations both ways, labels of seven bits and a count.
+    assert sizes.batch_bytes == 100 * (2 * 4 * sizes.activations) + -(-707 // 8)
+    few, many = (published.gigabytes(sizes, count)["split"] for count in (100, 500))
+    assert 4.9 < few / many <= 5.0  # one fifth of the examples, the same weights
+    assert 100 < published.crossover(sizes) < 500
+    assert len(METHODS) == 5
+
+
+def test_distance_correlation_by_its_definition():
+    rng = np.random.default_rng(0)
+    x, noise = rng.normal(size=(2, 150, 2))
+
+    def by_definition(x, y):
+        matrices = []
+        for values in (x, y):
+            d = np.array([[np.linalg.norm(a - b) for b in values] for a in values])
+            matrices.append(d - d.mean(0)[None] - d.mean(1)[:, None] + d.mean())
+        a, b = matrices
+        return np.sqrt((a * b).mean() / np.sqrt((a**2).mean() * (b**2).mean()))
+
+    y = x**2 + 0.1 * noise  # uncorrelated with x, and far from independent
+    assert distance_correlation(x, y) == pytest.approx(by_definition(x, y), rel=1e-9)
+    assert distance_correlation(x, y) > 2 * distance_correlation(x, noise)
+    turned = x @ np.array([[0.6, 0.8], [-0.8, 0.6]]) * 3 + 1
+    assert distance_correlation(x, turned) == pytest.approx(1)
+    assert distance_correlation(x, np.ones(150)) == 0
+
+
+def test_vertical_quick_run(tmp_path, raw_data_dir):
+    vertical.main(
+        [
+            "vertical",
+            f"--workdir={tmp_path}",
+            f"--raw_dir={raw_data_dir}",
+            "--quick",
+            "--noprogress",
+            "--num_rounds=3",
+            "--holders=2",
+            "--audit_every=3",
+        ]
+    )
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    together, alone, compressed = summary["runs"]
+    # 456 patients in 15 batches of 32, two holders of 8 outputs, three epochs.
+    assert together["uplink_bytes"] == 3 * 15 * 2 * 32 * 8 * 4
+    assert alone["uplink_bytes"] * 2 == together["uplink_bytes"]
+    assert compressed["uplink_bytes"] < together["uplink_bytes"] / 5
+    assert together["accuracy"] > together["majority"] + 0.2
+    assert all(run["audit_failures"] == 0 for run in summary["runs"])
+
+
+def test_vertical_mistakes(tmp_path, raw_data_dir, capsys):
+    for flag, expected in (
+        ("--holders=31", "wdbc has 30 columns"),
+        ("--dataset=digits", "dataset"),
+        ("--uplink=error_feedback(sign)", "sign"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            vertical.main(
+                ["vertical", f"--workdir={tmp_path}", f"--raw_dir={raw_data_dir}", flag]
+            )
+        assert stop.value.code == 2
+        assert expected in capsys.readouterr().err
