@@ -53,11 +53,12 @@ def raw_data_dir() -> Path:
 def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves XLA's costly passes out where hundreds of small programs are compiled.
 
-    That is the battery and the tests of single compressors; whole algorithms, runs and
-    experiments are tested as users compile them.
+    Those are the tests in folders. Whole runs (`tests/test_*.py`), doctests and what is
+    marked slow are compiled as users compile them.
     """
-    folders = {"compress", "conformance"}
-    if not folders & set(request.path.parts) or "tests" not in request.path.parts:
+    folder = request.path.parent
+    nested = "tests" in folder.parts and folder.name != "tests"
+    if not nested or request.node.get_closest_marker("slow"):
         yield
         return
     jax.config.update("jax_disable_most_optimizations", True)
