@@ -183,13 +183,6 @@ def check_one_trace(entry: Entry) -> None:
     assert len(traces) == 1, f"{len(traces)} traces for 3 rounds"
 
 
-def compiled(compressor: Compressor) -> Compressor:
-    """The same compressor: one compilation costs less than that of each operation."""
-    return compressor._replace(
-        encode=jax.jit(compressor.encode), decode=jax.jit(compressor.decode)
-    )
-
-
 def exact_bits(payload: PyTree) -> int:
     """Bits that the fields write, counted one by one and not rounded up to bytes."""
     total = 0
@@ -205,9 +198,7 @@ def exact_bits(payload: PyTree) -> int:
 
 def check_wire(entry: Entry) -> None:
     """The two laws: what is decoded comes from the paid bytes and from nowhere else."""
-    sender_side, receiver_side, template_side = (
-        compiled(entry.make()) for _ in range(3)
-    )
+    sender_side, receiver_side, template_side = (entry.make() for _ in range(3))
     trees = [small_probe(seed, "matrix", "vector", "count") for seed in (0, 1)]
     contexts = [context_of(5, 1), context_of(6, 2)]
     state = sender_side.init(trees[0])
