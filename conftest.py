@@ -53,12 +53,11 @@ def raw_data_dir() -> Path:
 def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves XLA's costly passes out where hundreds of small programs are compiled.
 
-    Those are the tests in folders. Whole runs (`tests/test_*.py`), doctests and what is
-    marked slow are compiled as users compile them.
+    Whole runs (`tests/test_*.py`), logs of runs, which are compared bit for bit, and what
+    is marked slow are compiled as users compile them.
     """
-    folder = request.path.parent
-    nested = "tests" in folder.parts and folder.name != "tests"
-    if not nested or request.node.get_closest_marker("slow"):
+    as_users = request.path.parent.name in ("tests", "audit")
+    if as_users or request.node.get_closest_marker("slow"):
         yield
         return
     jax.config.update("jax_disable_most_optimizations", True)

@@ -82,8 +82,9 @@ def uniform_lattice(
       >>> payload, _ = coarse.encode(context, jnp.array([0.0, 0.3, 9.0]), ())
       >>> payload.parts[0].symbols.values.tolist()
       [0, 1, 3]
-      >>> coarse.decode(context, payload, ())[0].round(2)
-      Array([0.  , 0.33, 1.  ], dtype=float32)
+      >>> decoded = coarse.decode(context, payload, ())[0]
+      >>> [round(x, 2) for x in decoded.tolist()]
+      [0.0, 0.33, 1.0]
     """
     bits = _checks.integer("bits", bits, minimum=1, maximum=16)
     lows, highs = _ends("low", low), _ends("high", high)

@@ -38,7 +38,8 @@ def summary_of(tmp_path, raw_data_dir, *flags):
 
 
 @pytest.mark.parametrize(
-    ("flags", "rounds", "accuracy"), [(MLP, 10, 0.90), (CNN, 2, 0.90)]
+    ("flags", "rounds", "accuracy"),
+    [(MLP, 10, 0.90), pytest.param(CNN, 2, 0.90, marks=pytest.mark.slow)],
 )
 def test_the_first_rounds(tmp_path, raw_data_dir, flags, rounds, accuracy):
     limits = (f"--num_rounds={rounds}", f"--eval_every={rounds}")
