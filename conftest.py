@@ -53,8 +53,8 @@ def raw_data_dir() -> Path:
 def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves XLA's costly passes out where hundreds of small programs are compiled.
 
-    Whole runs (`tests/test_*.py`), logs of runs, which are compared bit for bit, and what
-    is marked slow are compiled as users compile them.
+    Whole runs (`tests/test_*.py`), logs of runs, which are compared bit for bit, and
+    what is marked slow are compiled as users compile them.
     """
     as_users = request.path.parent.name in ("tests", "audit")
     if as_users or request.node.get_closest_marker("slow"):
