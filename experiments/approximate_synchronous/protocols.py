@@ -154,7 +154,8 @@ FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | PARTITION'"
 def build_rule(text: str) -> Rule:
     """The rule that an expression describes; `ValueError` when it describes none."""
     made = parse(text, RULES, flag="protocol")
-    assert isinstance(made, Rule)  # all that can be called returns one
+    if not isinstance(made, Rule):
+        raise ValueError(f"--protocol={text} makes no protocol; e.g. gaia(0.01) does.")
     return made
 
 

@@ -81,7 +81,8 @@ FORM = "'NAME: METHOD' or 'NAME: METHOD | UPLINK | DOWNLINK'"
 def build_method(text: str) -> Method:
     """The method that an expression describes; `ValueError` when it describes none."""
     made = parse(text, METHODS, flag="method")
-    assert isinstance(made, Method)  # all that can be called returns one
+    if not isinstance(made, Method):
+        raise ValueError(f"--method={text} makes no method; e.g. fed_avg() does.")
     return made
 
 
