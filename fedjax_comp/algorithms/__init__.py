@@ -12,6 +12,7 @@ from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
+from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import model_averaging
 from fedjax_comp.algorithms.split_learning import split_learning
 from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
@@ -28,6 +29,7 @@ __all__ = [
     "fed_dlr",
     "fetch_sgd",
     "inverse_root",
+    "marina",
     "minibatch_sgd",
     "model_averaging",
     "never",

@@ -16,6 +16,7 @@ from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.graphs import ring
+from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import Trigger, model_averaging
 from fedjax_comp.base import Algorithm, Compressor, Execution
 from fedjax_comp.compress import (
@@ -25,9 +26,11 @@ from fedjax_comp.compress import (
     flattened,
     identity,
     qsgd,
+    random_k,
     stochastic_quantize,
     top_k,
 )
+from fedjax_comp.compress.ladder import ladder
 from fedjax_comp.compress.lattice import uniform_lattice
 from fedjax_comp.compress.sketch import count_sketch
 from fedjax_comp.compress.truncation import truncation
@@ -91,6 +94,21 @@ def _fetch_sgd(downlink: Compressor) -> Entry:
 
     uplink = flattened(count_sketch(rows=3, columns=5))
     return Entry(make, {"uplink": uplink, "downlink": downlink})
+
+
+def _marina(compressor: Compressor, downlink: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return marina(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            uplink=compressor,
+            probability=0.5,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, {"uplink": ladder(compressor, identity()), "downlink": downlink})
 
 
 def _data_quantization(
@@ -171,4 +189,5 @@ ALGORITHMS = {
     ),
     "fed_dlr factored": _fed_dlr(truncation(0.9), truncation(0.9), factored=True),
     "fetch_sgd": _fetch_sgd(identity()),
+    "marina": _marina(random_k(0.5), error_feedback(stochastic_quantize(levels=64))),
 }

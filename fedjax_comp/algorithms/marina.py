@@ -1,0 +1,255 @@
+"""MARINA: compressed differences of gradients, and now and then a gradient in full.
+
+Source: Gorbunov et al. 2021, "MARINA: Faster Non-Convex Distributed Learning with
+Compression" (arXiv 2102.07845), Algorithm 1; with one batch in place of the whole data
+set it is the online VR-MARINA of its section 3. The estimate of the gradient is biased,
+but its error vanishes with the steps, so that clients that differ need no memory.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree
+from fedjax_comp.base import (
+    Algorithm,
+    Bits,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    LinkState,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Task,
+    Traffic,
+    make_context,
+)
+from fedjax_comp.client.sgd import LocalInfo, local_sgd
+from fedjax_comp.compress import identity
+from fedjax_comp.compress.ladder import ladder
+from fedjax_comp.execution import scanned
+from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.update import Model, step_towards
+from fedjax_comp.wire.accounting import num_bits
+
+
+class ServerState(NamedTuple):
+    """The server's model and what it believes of the clients' updates.
+
+    Attributes:
+      model: parameters and the server optimizer's state.
+      downlink: memory of the broadcast.
+      heard: the model that `estimate` belongs to, as the clients decoded it.
+      estimate: of the mean update at `heard` (g of the paper, negated).
+      started: whether there is an estimate yet, bool scalar.
+    """
+
+    model: Model
+    downlink: LinkState
+    heard: PyTree
+    estimate: PyTree
+    started: jax.Array
+
+
+class _Shared(NamedTuple):
+    received: PyTree
+    heard: PyTree
+    in_full: jax.Array
+    uplink_key: jax.Array
+    examples: Examples
+
+
+class _Summand(NamedTuple):
+    update: WeightedSum
+    info: LocalInfo
+    dropped: jax.Array
+
+
+class _Sent(NamedTuple):
+    bits: Bits
+    spoke: jax.Array
+    messages: Messages | None
+
+
+def marina(
+    task: Task,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    uplink: Compressor,
+    probability: float,
+    server_optimizer: optax.GradientTransformation | None = None,
+    downlink: Compressor | None = None,
+    population: int | None = None,
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """MARINA: with `probability` send the update, else how it differs from the last.
+
+    With d_i(w) what client i's model moves by from w on this round's batches and one
+    coin a round for the whole cohort, the server's estimate g becomes
+
+        g <- sum_i n_i d_i(w) / sum_i n_i                        with `probability`,
+        g <- g + sum_i n_i Q(d_i(w) - d_i(w')) / sum_i n_i       else,
+
+    where w' is the model of the round before; then w <- w + g. The first round is one
+    in full. Both models are trained from on the same batches, at twice the work.
+
+    Args:
+      task: the model and its loss.
+      client_optimizer: the local optimizer, started afresh each round; one step of
+        `optax.sgd(1.0)` makes d_i a negative gradient, as in the paper.
+      uplink: Q, unbiased, with messages of a size known from shapes (no entropy code)
+        below that of the model; it may have no memory.
+      probability: of a round in full, in (0, 1]. The paper's theory takes the share of
+        the coordinates that Q sends.
+      server_optimizer: `optax.sgd(1.0)` when None; its rate is the paper's gamma.
+      downlink: compressor of the model that is broadcast; `identity()` when None.
+      population: `K`, when a cohort is less than all clients: a client needs the model
+        of the round before, so that all must hear every round, and are paid for.
+        (PP-MARINA asks all of them for a round in full, this only the cohort.)
+      execution: how a cohort is run; `scanned()` when None.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` of `ServerState`; clients remember nothing. Its uplink is
+      `ladder(uplink, identity())`: one bit says which of the two a message is.
+      `RoundInfo.observed["in_full"]` tells whether the round was one in full.
+
+    Raises:
+      ValueError: for a probability out of its range; from `init` for an uplink with
+        memory, or one whose messages are of no known size or not below the model's.
+
+    >>> import jax, optax
+    >>> from fedjax_comp.compress import random_k
+    >>> from fedjax_comp.models import classification, linear
+    >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
+    >>> algorithm = marina(
+    ...     task,
+    ...     client_optimizer=optax.sgd(1.0),
+    ...     server_optimizer=optax.sgd(0.1),
+    ...     uplink=random_k(0.1),
+    ...     probability=0.1,
+    ... )
+    >>> server, _ = algorithm.init(jax.random.key(0), task.init(jax.random.key(1)))
+    >>> bool(server.started)
+    False
+    """
+    if not 0.0 < probability <= 1.0:
+        raise ValueError(f"Expected probability={probability} in (0, 1].")
+    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    up = ladder(uplink, identity())
+    down = identity() if downlink is None else downlink
+    run_cohort = scanned() if execution is None else execution
+    train_locally = local_sgd(task, client_optimizer)
+
+    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
+        del key
+        if jax.tree.leaves(up.init(params)):
+            raise ValueError(
+                "Expected an uplink without memory in marina(): the differences are "
+                "the server's memory."
+            )
+        zeros = optax.tree.zeros_like(params)
+        server = ServerState(
+            model=Model(params, update_server.init(params)),
+            downlink=down.init(params),
+            heard=zeros,
+            estimate=jax.tree.map(jnp.copy, zeros),
+            started=jnp.array(False),
+        )
+        return server, LinkState(sender=(), receiver=())
+
+    def run_round(
+        key: jax.Array,
+        server: ServerState,
+        clients: LinkState,
+        cohort: Cohort,
+    ) -> tuple[ServerState, LinkState, RoundInfo]:
+        down_key, up_key, coin_key = jax.random.split(key, 3)
+        down_context = make_context(down_key, 0)
+        broadcast, down_sender = down.encode(
+            down_context, server.model.params, server.downlink.sender
+        )
+        received, down_receiver = down.decode(
+            down_context, broadcast, server.downlink.receiver
+        )
+        in_full = jax.random.bernoulli(coin_key, probability) | ~server.started
+
+        def client_fn(
+            shared: _Shared, batches: ClientBatches
+        ) -> tuple[_Summand, _Sent]:
+            local, info = train_locally(shared.received, shared.examples, batches)
+            delta = optax.tree.sub(local, shared.received)
+            before, _ = train_locally(shared.heard, shared.examples, batches)
+            earlier = optax.tree.sub(before, shared.heard)
+            news = tree.where(shared.in_full, delta, optax.tree.sub(delta, earlier))
+            healthy = tree.all_finite(news)
+            speaks = batches.active & healthy
+            # The ladder sends the last rung that fits: all of it, or nothing does.
+            context = make_context(shared.uplink_key, batches.client_id)._replace(
+                budget_bits=jnp.where(shared.in_full, jnp.inf, 0.0)
+            )
+            clean = tree.where(healthy, news, optax.tree.zeros_like(news))
+            payload, _ = up.encode(context, clean, _MEMORYLESS)
+            decoded, _ = up.decode(context, payload, _MEMORYLESS)
+            counts = speaks & tree.all_finite(decoded)
+            weight = batches.num_examples.astype(jnp.float32)
+            summand = _Summand(
+                update=weighted(decoded, weight, counts),
+                info=tree.where(speaks, info, optax.tree.zeros_like(info)),
+                dropped=(batches.active & ~counts).astype(jnp.int32),
+            )
+            message = Messages(context, payload, _MEMORYLESS, speaks)
+            return summand, _Sent(
+                num_bits(payload), speaks, message if keep_messages else None
+            )
+
+        shared = _Shared(received, server.heard, in_full, up_key, cohort.examples)
+        total, sent = run_cohort(client_fn)(shared, cohort.clients)
+        anyone = total.update.weight > 0
+        mean = weighted_mean(total.update)
+        estimate = tree.where(in_full, mean, optax.tree.add(server.estimate, mean))
+        after = ServerState(
+            model=step_towards(update_server, server.model, estimate, anyone),
+            downlink=LinkState(down_sender, down_receiver),
+            heard=tree.where(anyone, received, server.heard),
+            estimate=tree.where(anyone, estimate, server.estimate),
+            started=server.started | anyone,
+        )
+        active = cohort.clients.active
+        heard = jnp.ones(population or active.shape[0], bool)
+        down_bits = num_bits(broadcast)
+        each = tuple(jnp.broadcast_to(v, heard.shape) for v in down_bits.variable)
+        info = RoundInfo(
+            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
+            client_steps=2 * total.info.steps,
+            dropped=total.dropped,
+            uplink=Traffic(sent.bits, sent.spoke),
+            downlink=Traffic(Bits(down_bits.fixed, each), heard),
+            observed={"in_full": in_full},
+            messages={},
+        )
+        if keep_messages:
+            once = Messages(
+                down_context, broadcast, server.downlink.receiver, jnp.array(True)
+            )
+            info = info._replace(
+                messages={
+                    "uplink": sent.messages,
+                    "downlink": jax.tree.map(lambda x: x[None], once),
+                }
+            )
+        return after, clients, info
+
+    return Algorithm(
+        init=init, round=run_round, params=lambda server: server.model.params
+    )
+
+
+_MEMORYLESS: PyTree = ((), ())
+"""The state of a ladder of two compressors that remember nothing."""
