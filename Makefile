@@ -67,6 +67,7 @@ test: env
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 slow: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+slow: export XLA_FLAGS ?=
 slow: env
 	$(BIN)/python -m pytest -m slow $(SLOW_FLAGS)
 

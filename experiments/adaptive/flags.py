@@ -7,13 +7,13 @@ from experiments.harness.flags import common_flags
 
 DEFAULTS: dict[str, object] = {
     "dataset": "digits",
-    "model": "mlp(200, 200)",
+    "model": "mlp(1000, 1000)",
     "partition": "dirichlet(1.0)",
     "num_clients": 30,
     "cohort_size": 10,
     "batch_size": 10,
     "client_optimizer": "sgd(0.1)",
-    "downlink": "flattened(chain(rotate(), eden(4)))",
+    "downlink": "flattened(differenced(chain(rotate(), eden(1))))",
     "devices": "mixed()",
     "num_rounds": 100,
     "target_accuracy": 0.93,

@@ -72,16 +72,20 @@ def _bits(ladder: Ladder, rate: float) -> float:
     return rate * ladder.num_parameters + 64.0
 
 
-KAPPA = 0.1
-"""Chosen in hindsight, after fixed settings with many times the error had taken only a
-quarter more rounds: at so small a step variance costs less than the rule says."""
+KAPPA = 0.03
+"""Chosen in hindsight, after fixed settings with many times the error had taken hardly
+more rounds: at so small a step variance costs less than the rule says."""
 
-LEAST_SHARE = 0.8
-"""The same share of the cohort that over-selection waits for."""
+LEAST_SHARE = 0.6
+"""The share of the cohort that over-selection waits for in `fixed-*-6of10`."""
 
 METHODS: dict[str, Method] = {
     **{f"fixed-{name}": _fixed(name) for name in RUNGS},
-    **{f"fixed-{name}-8of10": _fixed(name, 0.8) for name in ("0.0625", "0.25", "1")},
+    **{
+        f"fixed-{name}-{count}of10": _fixed(name, count / 10)
+        for count in (8, 6)
+        for name in ("0.0625", "0.25", "1")
+    },
     "kimad": Method(lambda ladder: control.kimad(0.25)),
     "accordion": Method(
         lambda ladder: control.accordion(_bits(ladder, 0.5), _bits(ladder, 2.0))
@@ -104,5 +108,5 @@ METHODS: dict[str, Method] = {
     ),
 }
 FIXED = tuple(name for name in METHODS if name.startswith("fixed-"))
-OVER_SELECTED = tuple(name for name in FIXED if name.endswith("8of10"))
+OVER_SELECTED = tuple(name for name in FIXED if name.endswith("of10"))
 OURS = ("water-filling", "hardware-aware")

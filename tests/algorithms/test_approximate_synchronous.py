@@ -31,14 +31,6 @@ SIZES = [6, 3, 8]
 CENTRES = len(SIZES)
 
 
-@pytest.fixture(autouse=True)
-def compiles_fast():
-    """Many small programs: leaves XLA's costly passes out."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def run(threshold, rounds=4, task=None, cohort=None, **options):
     task = task or softmax_task()
     algorithm = approximate_synchronous(

@@ -37,14 +37,6 @@ BATCH = 3
 VANILLA, U_SHAPED = ("Dense_1",), ("Dense_1", "Dense_2")
 
 
-@pytest.fixture(autouse=True)
-def compiles_fast():
-    """Many small programs: leaves XLA's costly passes out."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def split_task(cuts):
     return split_classification(

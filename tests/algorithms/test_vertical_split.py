@@ -17,14 +17,6 @@ BLOCKS = even_blocks([1] * NUM_FEATURES, 2)
 OUTPUTS, BATCH = 3, 3
 
 
-@pytest.fixture(autouse=True)
-def compiles_fast():
-    """Many small programs: leaves XLA's costly passes out."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def vertical_task(**changes):
     settings = {
         "blocks": BLOCKS,

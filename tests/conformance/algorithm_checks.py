@@ -4,6 +4,8 @@ They are plain functions so that `test_algorithm_mutations.py` can hold them aga
 algorithms that were broken on purpose.
 """
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from tests.conformance.algorithm_table import Entry
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 STRATEGIES = {
+    "scanned": executions.scanned(),
     "vmapped": executions.vmapped(),
     "chunked(2)": executions.chunked(2),
     "sharded": executions.sharded(),
@@ -32,35 +35,52 @@ class Outcome(NamedTuple):
     server: PyTree
     clients: PyTree
     infos: list[RoundInfo]
-    traces: int
 
 
-def run(algorithm: Algorithm, cohort: Cohort, *, rounds: int = 2) -> Outcome:
-    """Runs rounds under jit and counts how often the round was traced."""
-    traces = 0
+class Program(NamedTuple):
+    """An algorithm and its round under jit, which notes each time it is traced."""
+
+    algorithm: Algorithm
+    step: Callable[..., tuple[PyTree, PyTree, RoundInfo]]
+    traces: list[int]
+
+
+@functools.lru_cache(maxsize=8)
+def compiled(
+    make: Callable[..., Algorithm], strategy: str, keep_messages: bool = False
+) -> Program:
+    """One program for all checks: their cohorts have the same shapes."""
+    algorithm = make(STRATEGIES[strategy], keep_messages)
+    traces: list[int] = []
 
     def counted(*arguments):
-        nonlocal traces
-        traces += 1
+        traces.append(1)
         return algorithm.round(*arguments)
 
-    step = jax.jit(counted)
+    return Program(algorithm, jax.jit(counted), traces)
+
+
+def run(program: Program, cohort: Cohort, *, rounds: int = 2) -> Outcome:
+    """Runs rounds from the start."""
     params = softmax_task().init(jax.random.key(1))
-    server, template = algorithm.init(jax.random.key(2), params)
+    server, template = program.algorithm.init(jax.random.key(2), params)
     clients = stack_clients(template, cohort.clients.client_id.shape[0])
     infos = []
     for i in range(rounds):
-        server, clients, info = step(jax.random.key(10 + i), server, clients, cohort)
+        server, clients, info = program.step(
+            jax.random.key(10 + i), server, clients, cohort
+        )
         infos.append(info)
-    return Outcome(server, clients, infos, traces)
+    return Outcome(server, clients, infos)
 
 
 def check_executions_agree(entry: Entry) -> None:
     """All strategies compute the same rounds to float tolerance, the same bytes."""
     cohort = make_cohort(SIZES, batch_size=3)
-    expected = run(entry.make(executions.scanned(), False), cohort, rounds=1)
-    for strategy in STRATEGIES.values():
-        got = run(entry.make(strategy, False), cohort, rounds=1)
+    expected, *others = (
+        run(compiled(entry.make, strategy), cohort, rounds=1) for strategy in STRATEGIES
+    )
+    for got in others:
         jax.tree.map(_close, got.server, expected.server)
         jax.tree.map(_close, got.clients, expected.clients)
         np.testing.assert_allclose(
@@ -74,17 +94,18 @@ def check_executions_agree(entry: Entry) -> None:
 
 def check_one_trace_and_stable_state(entry: Entry) -> None:
     """Later rounds compile nothing: states keep their structure, shapes and dtypes."""
-    outcome = run(entry.make(executions.scanned(), False), make_cohort(SIZES, 3))
-    assert outcome.traces == 1, f"traced {outcome.traces} times"
+    program = compiled(entry.make, "scanned")
+    run(program, make_cohort(SIZES, batch_size=3))
+    assert len(program.traces) == 1, f"traced {len(program.traces)} times"
 
 
 def check_bytes(entry: Entry) -> None:
     """The ledger's bytes are those of the messages, which decode from them alone."""
     cohort = make_cohort(SIZES, batch_size=3)
     silent = cohort.clients._replace(active=jnp.array([True, False, True]))
-    algorithm = entry.make(executions.scanned(), True)
+    program = compiled(entry.make, "scanned", keep_messages=True)
     for clients in (cohort.clients, silent):
-        for info in run(algorithm, cohort._replace(clients=clients)).infos:
+        for info in run(program, cohort._replace(clients=clients)).infos:
             for name, messages in info.messages.items():
                 audit = make_auditor(entry.links[name])(messages)
                 assert not audit.failures, audit.failures
@@ -102,12 +123,12 @@ def check_bytes(entry: Entry) -> None:
 def check_silence(entry: Entry) -> None:
     """A client that takes no part costs nothing and keeps its memory."""
     cohort = make_cohort(SIZES, batch_size=3)
-    algorithm = entry.make(executions.scanned(), False)
-    before = run(algorithm, cohort, rounds=1)
+    program = compiled(entry.make, "scanned")
+    before = run(program, cohort, rounds=1)
     idle = cohort._replace(
         clients=cohort.clients._replace(active=jnp.array([True, False, True]))
     )
-    server, clients, info = jax.jit(algorithm.round)(
+    server, clients, info = program.step(
         jax.random.key(3), before.server, before.clients, idle
     )
     assert not bool(info.uplink.spoke[1])
@@ -116,19 +137,16 @@ def check_silence(entry: Entry) -> None:
     # What it holds cannot matter either.
     examples = cohort.examples._replace(x=cohort.examples.x.at[SIZES[0]].set(jnp.inf))
     broken = idle._replace(examples=examples)
-    other = jax.jit(algorithm.round)(
-        jax.random.key(3), before.server, before.clients, broken
-    )
+    other = program.step(jax.random.key(3), before.server, before.clients, broken)
     jax.tree.map(_equal, other[0], server)
 
 
 def check_broken_client(entry: Entry) -> None:
     """A client with a non-finite update is dropped and counted, and nothing is NaN."""
     cohort = make_cohort(SIZES, batch_size=3)
-    algorithm = entry.make(executions.scanned(), False)
     x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
     broken = cohort._replace(examples=cohort.examples._replace(x=x))
-    outcome = run(algorithm, broken)
+    outcome = run(compiled(entry.make, "scanned"), broken)
     for leaf in jax.tree.leaves((outcome.server, outcome.clients)):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             assert np.isfinite(leaf).all()

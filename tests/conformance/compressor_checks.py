@@ -139,9 +139,9 @@ def check_templates(entry: Entry) -> None:
 
 
 def check_execution(entry: Entry) -> None:
-    """jit, vmap over clients and scan over clients give the same.
+    """vmap over clients and scan over clients give the same.
 
-    `check_wire` holds jit against what is done eagerly.
+    What scan repeats is the program of one client.
     """
     compressor = entry.make()
     clients = 3
@@ -156,14 +156,9 @@ def check_execution(entry: Entry) -> None:
     stacked_contexts, stacked_trees = (
         jax.tree.map(lambda *x: jnp.stack(x), *parts) for parts in (contexts, trees)
     )
-    jitted = jax.jit(client)
-    alone = [jitted(c, t) for c, t in zip(contexts, trees, strict=True)]
-    expected = jax.tree.map(lambda *x: jnp.stack(x), *alone)
-    assert_close(
-        jax.jit(jax.vmap(client))(stacked_contexts, stacked_trees), expected, "vmap"
-    )
+    vmapped = jax.jit(jax.vmap(client))(stacked_contexts, stacked_trees)
     scanned = jax.jit(lambda *xs: jax.lax.map(lambda x: client(*x), xs))
-    assert_close(scanned(stacked_contexts, stacked_trees), expected, "scan")
+    assert_close(vmapped, scanned(stacked_contexts, stacked_trees), "vmap or scan")
 
 
 def check_one_trace(entry: Entry) -> None:
@@ -199,19 +194,20 @@ def exact_bits(payload: PyTree) -> int:
 
 
 def check_wire(entry: Entry) -> None:
-    """The two laws: what is decoded comes from the paid bytes and from nowhere else."""
+    """The two laws: what is decoded comes from the paid bytes and from nowhere else.
+
+    Under jit a treedef cannot tell of the data: to put values into it fails.
+    """
     sender_side, receiver_side, template_side = (entry.make() for _ in range(3))
     trees = [small_probe(seed, "matrix", "vector", "count") for seed in (0, 1)]
     contexts = [context_of(5, 1), context_of(6, 2)]
     state = sender_side.init(trees[0])
+    encode = jax.jit(sender_side.encode)
     payloads = [
-        sender_side.encode(context, tree, state.sender)[0]
+        encode(context, tree, state.sender)[0]
         for context, tree in zip(contexts, trees, strict=True)
     ]
-    structures = [jax.tree.structure(payload) for payload in payloads]
-    assert structures[0] == structures[1], "the treedef depends on the data"
-
-    roundtrip = jax.jit(lambda *args: send(sender_side, *args)[1])
+    own_decode, decode = jax.jit(sender_side.decode), jax.jit(receiver_side.decode)
     # Encoding the second tree came last: whatever a decoder keeps of the sender's is
     # of that one when the first is decoded, by the same and by a fresh compressor.
     for context, tree, payload in zip(contexts, trees, payloads, strict=True):
@@ -229,10 +225,12 @@ def check_wire(entry: Entry) -> None:
             raise AssertionError(f"no message: {error}") from error
         assert_same_bits(received, payload, "payload from bytes")
         fresh_state = receiver_side.init(tree)
-        decoded = receiver_side.decode(context, received, fresh_state.receiver)
-        same = sender_side.decode(context, payload, state.receiver)
+        try:
+            decoded = decode(context, received, fresh_state.receiver)
+            same = own_decode(context, payload, state.receiver)
+        except jax.errors.UnexpectedTracerError as error:
+            raise AssertionError("decode has something of encode's") from error
         assert_same_bits(decoded, same, "decoded from bytes by the other end")
-        assert_close(roundtrip(context, tree, state), same[0], "jit")
 
 
 def inputs() -> dict[str, np.ndarray]:

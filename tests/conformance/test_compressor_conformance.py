@@ -26,7 +26,7 @@ def test_init_needs_shapes_only(entry: Entry):
 
 
 @over(COMPRESSORS)
-def test_jit_vmap_and_scan_agree(entry: Entry):
+def test_vmap_and_scan_agree(entry: Entry):
     checks.check_execution(entry)
 
 

@@ -104,7 +104,7 @@ def test_a_decode_that_peeks_at_the_sender_is_caught():
 
         return Compressor(honest.init, encode, decode)
 
-    with pytest.raises(AssertionError, match="other end"):
+    with pytest.raises(AssertionError, match="something of encode's"):
         checks.check_wire(top_k_entry(peeking))
 
 
@@ -123,7 +123,7 @@ def test_data_hidden_in_the_treedef_is_caught():
             ).reshape(like.shape),
         )
     )
-    with pytest.raises(AssertionError, match="treedef depends on the data"):
+    with pytest.raises(jax.errors.ConcretizationTypeError):
         checks.check_wire(top_k_entry(lambda: smuggler))
 
 

@@ -19,14 +19,6 @@ ZOO = {
 NUM_CLASSES = 3
 
 
-@pytest.fixture(autouse=True)
-def compiles_fast():
-    """Many small programs: leaves XLA's costly passes out."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def inputs(shape, dtype, count=2):
     if dtype == "int32":
         return jax.random.randint(jax.random.key(1), (count, *shape), 0, NUM_CLASSES)

@@ -17,14 +17,6 @@ CONTEXT = make_context(jax.random.key(0), 0)
 ROOM = 1 + 1e-5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast_here():
-    """Many small programs: what they cost is to compile them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def update_of(size, seed=0):
     key = jax.random.key(seed)
     tree = {

@@ -93,14 +93,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_fast_here():
-    """Hundreds of small programs: what they cost is to compile them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def in_the_clear(compressor, updates):
     """Every client's payload, integers and decoded update, with a leading axis `C`."""
 
