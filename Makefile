@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/digits
 # How pytest is spread over cores; `make test PYTEST_FLAGS=` runs it in one process.
-PYTEST_FLAGS ?= -n 2
+PYTEST_FLAGS ?= -n 2 --dist worksteal
 # The tests build their own mesh of CPU devices. An empty value lets JAX choose.
 JAX_PLATFORMS ?= cpu
 
