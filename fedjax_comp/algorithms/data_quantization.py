@@ -52,7 +52,7 @@ from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 
 
 class ServerState(NamedTuple):
@@ -302,8 +302,6 @@ def data_quantization(
             optimizer, server.model, towards, total.gradient.weight > 0
         )
         heard = active if needs_model else jnp.zeros_like(active)
-        down_bits = num_bits(broadcast)
-        each = tuple(jnp.broadcast_to(v, heard.shape) for v in down_bits.variable)
         messages: dict[str, Messages] = {}
         if keep_messages:
             one = Messages(
@@ -319,7 +317,7 @@ def data_quantization(
             client_steps=total.steps,
             dropped=total.dropped,
             uplink=Traffic(sent.bits, sent.spoke),
-            downlink=Traffic(Bits(down_bits.fixed, each), heard),
+            downlink=broadcast_traffic(broadcast, heard),
             observed={"examples_sent": total.examples_sent},
             messages=messages,
         )

@@ -36,7 +36,7 @@ from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 
 
 class ServerState(NamedTuple):
@@ -194,7 +194,7 @@ def fed_avg(
             client_steps=total.info.steps,
             dropped=total.dropped,
             uplink=Traffic(sent.bits, sent.spoke),
-            downlink=Traffic(_repeat_bits(num_bits(broadcast), heard.shape[0]), heard),
+            downlink=broadcast_traffic(broadcast, heard),
             observed={},
             messages={},
         )
@@ -212,12 +212,6 @@ def fed_avg(
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params
-    )
-
-
-def _repeat_bits(bits: Bits, copies: int) -> Bits:
-    return Bits(
-        bits.fixed, tuple(jnp.broadcast_to(v, (copies,)) for v in bits.variable)
     )
 
 

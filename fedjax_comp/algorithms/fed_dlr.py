@@ -45,7 +45,7 @@ from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress.truncation import truncation
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 from fedjax_comp.wire.fields import Coded, IndexSet, Symbols, fields
 
 
@@ -216,8 +216,6 @@ def fed_dlr(
         average = weighted_mean(total.models)
         truncated = truncate(down_key, average, server.downlink)
         anyone = total.models.weight > 0
-        bits = num_bits(server.broadcast)
-        each = tuple(jnp.broadcast_to(v, active.shape) for v in bits.variable)
         messages: dict[str, Messages] = {}
         if keep_messages:
             broadcast = Messages(
@@ -235,7 +233,7 @@ def fed_dlr(
             client_steps=total.info.steps,
             dropped=total.dropped,
             uplink=Traffic(sent.bits, sent.spoke),
-            downlink=Traffic(Bits(bits.fixed, each), active),
+            downlink=broadcast_traffic(server.broadcast, active),
             observed={"downlink_loss": _lost(average, truncated.model)},
             messages=messages,
         )

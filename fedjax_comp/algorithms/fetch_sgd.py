@@ -34,7 +34,7 @@ from fedjax_comp.compress import flattened, identity, selection
 from fedjax_comp.compress.sketch import count_sketch, sketch, unsketch
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 
 
 class ServerState(NamedTuple):
@@ -213,16 +213,12 @@ def fetch_sgd(
             lambda new, old: jnp.where(anyone, new, old), moved, server
         )
         active = cohort.clients.active
-        down_bits = num_bits(broadcast)
-        heard = tuple(
-            jnp.broadcast_to(bits, active.shape) for bits in down_bits.variable
-        )
         info = RoundInfo(
             train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
             client_steps=total.info.steps,
             dropped=total.dropped,
             uplink=Traffic(sent.bits, sent.spoke),
-            downlink=Traffic(Bits(down_bits.fixed, heard), active),
+            downlink=broadcast_traffic(broadcast, active),
             observed={},
             messages={},
         )

@@ -35,7 +35,7 @@ from fedjax_comp.compress.ladder import ladder
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 
 
 class ServerState(NamedTuple):
@@ -223,14 +223,12 @@ def marina(
         )
         active = cohort.clients.active
         heard = jnp.ones(population or active.shape[0], bool)
-        down_bits = num_bits(broadcast)
-        each = tuple(jnp.broadcast_to(v, heard.shape) for v in down_bits.variable)
         info = RoundInfo(
             train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
             client_steps=2 * total.info.steps,
             dropped=total.dropped,
             uplink=Traffic(sent.bits, sent.spoke),
-            downlink=Traffic(Bits(down_bits.fixed, each), heard),
+            downlink=broadcast_traffic(broadcast, heard),
             observed={"in_full": in_full},
             messages={},
         )

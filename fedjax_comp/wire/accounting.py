@@ -122,6 +122,22 @@ def num_messages(traffic: Traffic) -> int:
     return int(np.sum(np.asarray(traffic.spoke), dtype=np.int64))
 
 
+def broadcast_traffic(payload: PyTree, heard: jax.Array) -> Traffic:
+    """One message that several clients hear, each of whom is paid for.
+
+    Args:
+      payload: what is broadcast.
+      heard: bool `[C]`, or `[K]` when the whole population listens.
+
+    >>> sent = broadcast_traffic(jnp.zeros(3), jnp.array([True, False, True]))
+    >>> traffic_bytes(sent)
+    24
+    """
+    bits = num_bits(payload)
+    each = tuple(jnp.broadcast_to(v, heard.shape) for v in bits.variable)
+    return Traffic(Bits(bits.fixed, each), heard)
+
+
 def dense_bits(tree: PyTree) -> int:
     """What `tree` costs uncompressed, every leaf as its dtype.
 
