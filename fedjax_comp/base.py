@@ -159,10 +159,13 @@ class Cohort(NamedTuple):
     Attributes:
       examples: every example of the population, once, `[N, ...]`.
       clients: `ClientBatches` with a leading axis `C`.
+      staleness: int32 `[C]`, steps the server has made since each client was told to
+        begin; None where all begin from the model of this round.
     """
 
     examples: Examples
     clients: ClientBatches
+    staleness: jax.Array | None = None
 
 
 class Traffic(NamedTuple):

@@ -29,6 +29,7 @@ from fedjax_comp.compress.audit import Audit, make_auditor
 from fedjax_comp.metrics import Ledger, rounds_to_target
 from fedjax_comp.network.simulation import Simulation
 from fedjax_comp.network.steering import admitted
+from fedjax_comp.network.timed_cohorts import TimetableClock
 from fedjax_comp.progress import Progress
 from fedjax_comp.report.events import write_events
 from fedjax_comp.run_directory import (
@@ -105,7 +106,7 @@ def run(
     *,
     show_progress: bool = True,
     audit_key: Signer | None = None,
-    simulation: Simulation | None = None,
+    simulation: Simulation | TimetableClock | None = None,
 ) -> tuple[Ledger, PyTree, Json]:
     """Runs, or resumes, to the end.
 
@@ -117,12 +118,13 @@ def run(
       show_progress: draw a progress bar on standard error.
       audit_key: signs a log of every message (`fedjax_comp.audit`); no log when None.
         Rounds are then dispatched one by one, since each one's messages are needed.
-      simulation: links and devices the run is timed on; rounds then go one by one, too.
+      simulation: links and devices the run is timed on; where these decide who takes
+        part, rounds go one by one, too.
 
     Returns:
       The ledger, the final parameters, and the measured part of the summary.
     """
-    if simulation is not None:
+    if simulation is not None and simulation.steers:
         problem = problem._replace(algorithm=admitted(problem.algorithm))
     state = init_state(key, problem.algorithm, problem.params, problem.num_clients)
     with contextlib.ExitStack() as stack:
@@ -168,7 +170,7 @@ class _Host:
         ledger: Ledger,
         show_progress: bool,
         recorder: Recorder | None,
-        simulation: Simulation | None,
+        simulation: Simulation | TimetableClock | None,
     ) -> None:
         self._directory, self._problem, self._schedule = directory, problem, schedule
         self._checkpoints, self._ledger = checkpoints, ledger
@@ -280,7 +282,8 @@ class _Host:
     def _most_rounds(self, rounds: int) -> int:
         # A dispatch returns the messages of its last round only, and a simulation
         # gives its orders before each round.
-        alone = self._recorder is not None or self._simulation is not None
+        steered = self._simulation is not None and self._simulation.steers
+        alone = self._recorder is not None or steered
         return 1 if alone else rounds
 
     def _model_to_log(self, state: TrainState) -> PyTree:

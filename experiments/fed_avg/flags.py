@@ -4,12 +4,14 @@ from absl import flags
 
 from experiments.fed_avg.privacy import define_privacy
 from experiments.harness.flags import common_flags
+from experiments.harness.lateness import define_lateness
 
 
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.fed_avg`, not yet parsed."""
     values = common_flags()
     flags.DEFINE_float("proximal", 0.0, "FedProx's mu.", flag_values=values)
+    define_lateness(values)
     define_privacy(values)
     return values
 

@@ -1,6 +1,7 @@
 """FedAvg with a compressor on each link, from flags to a finished run directory."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
@@ -9,13 +10,17 @@ from experiments.fed_avg.privacy import make_private, privacy_spent
 from experiments.harness.expressions import build
 from experiments.harness.finish import execute
 from experiments.harness.flags import apply_quick
-from experiments.harness.main import run_main, use_host_cores
+from experiments.harness.lateness import counts_late, staleness_of
+from experiments.harness.main import UsageError, run_main, use_host_cores
 from experiments.harness.problem import (
     build_federation,
     initial_key,
     keeps_messages,
 )
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fed_buff import fed_buff
+from fedjax_comp.base import Algorithm
+from fedjax_comp.network.timed_cohorts import timed_cohorts
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json
 from fedjax_comp.training import evaluation_program
@@ -46,21 +51,32 @@ def build_problem(values: flags.FlagValues) -> Problem:
     federation, server_optimizer, aggregation = make_private(
         values, build_federation(values), server_optimizer, run_key
     )
-    algorithm = fed_avg(
+    late = counts_late(values)
+    if late and values.dp_clip is not None:
+        raise UsageError(
+            "--dp_clip: epsilon is accounted for cohorts drawn uniformly, which those "
+            "of --concurrency and --late_updates=carry are not."
+        )
+    make: Callable[..., Algorithm] = functools.partial(
+        fed_avg, aggregation=aggregation, population=values.num_clients
+    )
+    sample = federation.sample
+    if late:
+        make = functools.partial(fed_buff, **staleness_of(values)._asdict())
+        sample = timed_cohorts(epochs=values.local_epochs, batch_size=values.batch_size)
+    algorithm = make(
         federation.task,
         client_optimizer=client_optimizer,
         server_optimizer=server_optimizer,
         uplink=federation.uplink,
         downlink=federation.downlink,
-        aggregation=aggregation,
         execution=federation.execution,
         proximal=values.proximal,
-        population=values.num_clients,
         keep_messages=keeps_messages(values),
     )
     return Problem(
         algorithm=algorithm,
-        sample=federation.sample,
+        sample=sample,
         data=federation.population,
         params=federation.task.init(model_key),
         num_clients=federation.population.spec.num_clients,

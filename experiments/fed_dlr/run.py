@@ -24,6 +24,7 @@ from experiments.frontier.pareto import cost_to_target
 from experiments.harness.expressions import build
 from experiments.harness.finish import execute, read_rows
 from experiments.harness.flags import apply_quick, as_dict
+from experiments.harness.lateness import counts_late
 from experiments.harness.main import UsageError, run_main, use_host_cores
 from experiments.harness.pipelines import (
     attempt,
@@ -204,6 +205,11 @@ def build_problem(values: flags.FlagValues) -> Problem:
     problem = build_fed_avg(values)
     if values.algorithm == "fed_avg":
         return problem
+    if counts_late(values):
+        raise UsageError(
+            "--concurrency, --late_updates: FedDLR counts no late updates; leave its "
+            "pipelines out with --truncated=."
+        )
     federation = build_federation(values)
     start = problem.params
     if values.start_rank:

@@ -49,6 +49,18 @@ def build_simulation(
     Raises:
       ValueError: for flags that cannot be meant.
     """
+    setting = complete_setting(values, problem, directory)
+    return None if setting is None else simulate(setting, problem)
+
+
+def complete_setting(
+    values: flags.FlagValues, problem: Problem, directory: RunDirectory
+) -> Setting | None:
+    """Links, devices, and what the problem's messages cost; None without the former.
+
+    Raises:
+      ValueError: for flags that cannot be meant.
+    """
     if "network" not in values:
         return None
     setting = build_setting(values, problem.num_clients, problem.params)
@@ -56,14 +68,11 @@ def build_simulation(
         return None
     costs = measured_codecs(directory.path / COSTS, problem.links, problem.params)
     up, down = problem.links.get("uplink"), problem.links.get("downlink")
-    return simulate(
-        setting._replace(
-            uplink=costs.get("uplink", Codec()),
-            downlink=costs.get("downlink", Codec()),
-            uplink_bytes=None if up is None else fixed_bytes(up, problem.params),
-            downlink_bytes=None if down is None else fixed_bytes(down, problem.params),
-        ),
-        problem,
+    return setting._replace(
+        uplink=costs.get("uplink", Codec()),
+        downlink=costs.get("downlink", Codec()),
+        uplink_bytes=None if up is None else fixed_bytes(up, problem.params),
+        downlink_bytes=None if down is None else fixed_bytes(down, problem.params),
     )
 
 

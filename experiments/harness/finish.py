@@ -7,8 +7,9 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
-from experiments.harness.conditions import accuracy_against_time, build_simulation
+from experiments.harness.conditions import accuracy_against_time
 from experiments.harness.flags import as_dict
+from experiments.harness.lateness import put_on_clock
 from experiments.harness.problem import audit_key, build_schedule, initial_key
 from fedjax_comp.base import PyTree
 from fedjax_comp.metrics import Row
@@ -73,7 +74,7 @@ def execute(
         print(f"{directory.path} has finished; nothing was changed.")
         print_summary(directory.finished, directory)
         return directory.finished
-    problem = build_problem()
+    problem, clock = put_on_clock(values, build_problem(), directory)
     _, run_key = initial_key(values)
     ledger, params, measured = run(
         directory,
@@ -82,7 +83,7 @@ def execute(
         run_key,
         show_progress=values.progress,
         audit_key=audit_key(name, values),
-        simulation=build_simulation(values, problem, directory),
+        simulation=clock,
     )
     summary = {
         "experiment": name,

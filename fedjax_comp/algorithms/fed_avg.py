@@ -13,30 +13,33 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp.algorithms.client_update import (
+    Sent,
+    Start,
+    Summand,
+    one_message,
+    update_and_send,
+)
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
-    Context,
     Examples,
     Execution,
     LinkState,
-    Messages,
     PyTree,
     RoundInfo,
     Task,
     Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import LocalInfo, local_sgd
+from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.aggregate import WeightedSum, weighted_mean
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
+from fedjax_comp.wire.accounting import broadcast_traffic
 
 
 class ServerState(NamedTuple):
@@ -50,18 +53,6 @@ class _Shared(NamedTuple):
     received: PyTree
     uplink_key: jax.Array
     examples: Examples
-
-
-class _Summand(NamedTuple):
-    update: WeightedSum
-    info: LocalInfo
-    dropped: jax.Array
-
-
-class _Sent(NamedTuple):
-    bits: Bits
-    spoke: jax.Array
-    messages: Messages | None
 
 
 def fed_avg(
@@ -120,7 +111,11 @@ def fed_avg(
     up = identity() if uplink is None else uplink
     down = identity() if downlink is None else downlink
     run_cohort = scanned() if execution is None else execution
-    train_locally = local_sgd(task, client_optimizer, proximal=proximal, unroll=unroll)
+    client_update = update_and_send(
+        local_sgd(task, client_optimizer, proximal=proximal, unroll=unroll),
+        up,
+        keep_messages=keep_messages,
+    )
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
         del key
@@ -150,29 +145,10 @@ def fed_avg(
 
         def client_fn(
             shared: _Shared, client: tuple[ClientBatches, LinkState, jax.Array]
-        ) -> tuple[_Summand, tuple[LinkState, _Sent]]:
+        ) -> tuple[Summand, tuple[LinkState, Sent]]:
             batches, link, rank = client
-            local, info = train_locally(shared.received, shared.examples, batches)
-            delta = optax.tree.sub(local, shared.received)
-            healthy = tree.all_finite(delta)
-            speaks = batches.active & healthy
-            # The encoder never sees a broken update: its memory would keep the NaN.
-            clean = tree.where(healthy, delta, optax.tree.zeros_like(delta))
-            context = make_context(shared.uplink_key, batches.client_id, rank)
-            payload, sender = up.encode(context, clean, link.sender)
-            decoded, receiver = up.decode(context, payload, link.receiver)
-            counts = speaks & tree.all_finite(decoded)
-            summand = _Summand(
-                update=weighted(
-                    decoded, batches.num_examples.astype(jnp.float32), counts
-                ),
-                info=tree.where(speaks, info, optax.tree.zeros_like(info)),
-                dropped=(batches.active & ~counts).astype(jnp.int32),
-            )
-            message = Messages(context, payload, link.receiver, speaks)
-            kept = message if keep_messages else None
-            remembered = tree.where(speaks, LinkState(sender, receiver), link)
-            return summand, (remembered, _Sent(num_bits(payload), speaks, kept))
+            start = Start(shared.received, shared.uplink_key)
+            return client_update(start, shared.examples, batches, link, rank)
 
         shared = _Shared(received, up_key, cohort.examples)
         active = cohort.clients.active
@@ -202,7 +178,7 @@ def fed_avg(
             info = info._replace(
                 messages={
                     "uplink": sent.messages,
-                    "downlink": _one_message(
+                    "downlink": one_message(
                         down_context, broadcast, server.downlink.receiver, active.any()
                     ),
                 }
@@ -213,9 +189,3 @@ def fed_avg(
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params
     )
-
-
-def _one_message(
-    context: Context, payload: PyTree, receiver: PyTree, spoke: jax.Array
-) -> Messages:
-    return jax.tree.map(lambda x: x[None], Messages(context, payload, receiver, spoke))

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
+from fedjax_comp.algorithms.client_update import one_message
 from fedjax_comp.base import (
     Algorithm,
     Bits,
@@ -218,16 +219,10 @@ def fed_dlr(
         anyone = total.models.weight > 0
         messages: dict[str, Messages] = {}
         if keep_messages:
-            broadcast = Messages(
-                context,
-                server.broadcast,
-                server.downlink.receiver,
-                active.any(),
+            broadcast = one_message(
+                context, server.broadcast, server.downlink.receiver, active.any()
             )
-            messages = {
-                "uplink": sent.messages,
-                "downlink": jax.tree.map(lambda x: x[None], broadcast),
-            }
+            messages = {"uplink": sent.messages, "downlink": broadcast}
         info = RoundInfo(
             train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
             client_steps=total.info.steps,

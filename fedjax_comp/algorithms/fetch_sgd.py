@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
+from fedjax_comp.algorithms.client_update import one_message
 from fedjax_comp.base import (
     Algorithm,
     Bits,
@@ -223,15 +224,10 @@ def fetch_sgd(
             messages={},
         )
         if keep_messages:
-            broadcast_once = Messages(
+            spoken = one_message(
                 down_context, broadcast, down_state.receiver, active.any()
             )
-            info = info._replace(
-                messages={
-                    "uplink": sent.messages,
-                    "downlink": jax.tree.map(lambda x: x[None], broadcast_once),
-                }
-            )
+            info = info._replace(messages={"uplink": sent.messages, "downlink": spoken})
         return kept_state, clients, info
 
     return Algorithm(init=init, round=run_round, params=lambda server: server.params)

@@ -160,7 +160,8 @@ def one_learner(stream: Stream) -> Stream:
     """
 
     def sample(key: jax.Array, round_index: jax.Array, data: StreamData) -> Cohort:
-        examples, clients = stream(key, round_index, data)
+        cohort = stream(key, round_index, data)
+        clients = cohort.clients
 
         def in_line(x: jax.Array) -> jax.Array:
             return jnp.moveaxis(x, 0, 1).reshape(1, -1, *x.shape[2:])
@@ -172,7 +173,7 @@ def one_learner(stream: Stream) -> Stream:
             num_examples=clients.num_examples.sum(dtype=jnp.int32, keepdims=True),
             active=clients.active[:1],
         )
-        return Cohort(examples, together)
+        return cohort._replace(clients=together)
 
     return sample
 

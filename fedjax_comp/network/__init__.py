@@ -5,7 +5,7 @@ joules after the fact; controllers turn them into the next round's budgets, whic
 traced arrays inside the compiled round.
 """
 
-from fedjax_comp.network.clock import Policy, close_round, fed_buff
+from fedjax_comp.network.clock import Policy, close_round
 from fedjax_comp.network.devices import Device, mixed, phones, same
 from fedjax_comp.network.links import Channel, Link
 from fedjax_comp.network.networks import (
@@ -23,7 +23,6 @@ __all__ = [
     "Policy",
     "close_round",
     "constant",
-    "fed_buff",
     "intermittent",
     "lognormal",
     "markov",

@@ -2,14 +2,11 @@
 
 A client downloads the model, trains, encodes and uploads, one after another; the server
 decodes what has arrived. The round is over when the server has all it waits for, or at
-the deadline. FedBuff (Nguyen et al., "Federated learning with buffered asynchronous
-aggregation", 2022, algorithm 1) has no rounds: the server steps whenever its buffer is
-full, and a client that has sent starts anew from the model of that moment.
+the deadline. What a server without rounds does, and what becomes of late messages that
+are not dropped, is in `fedjax_comp.network.timetable`.
 """
 
-import heapq
 import math
-from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -148,7 +145,7 @@ def close_round(start: float, arrivals: np.ndarray, policy: Policy) -> Closed:
 
     Returns:
       The end, and who was in time. Messages under way at the end are late: dropped, or
-      carried over to the round in which they arrive (`carried_over`).
+      carried over to the round in which they arrive (`timetable.carried`).
 
     >>> close_round(10.0, np.array([12.0, 30.0, 11.0]), Policy(deadline_seconds=5.0))
     Closed(end=15.0, in_time=array([ True, False,  True]))
@@ -166,96 +163,3 @@ def close_round(start: float, arrivals: np.ndarray, policy: Policy) -> Closed:
     else:
         end = float(in_order[-1]) if in_order.size else start
     return Closed(end, arrivals <= end)
-
-
-def carried_over(ends: np.ndarray, arrivals: np.ndarray) -> np.ndarray:
-    """The round in which each late message is counted when none is dropped.
-
-    Args:
-      ends: when each round ended, ascending `[R]`.
-      arrivals: of messages, any shape.
-
-    Returns:
-      Indices of rounds; `R` for what arrives after the last.
-
-    >>> carried_over(np.array([5.0, 9.0]), np.array([3.0, 5.0, 6.0, 10.0])).tolist()
-    [0, 0, 1, 2]
-    """
-    return np.searchsorted(ends, arrivals, side="left")
-
-
-class Step(NamedTuple):
-    """One step of a server with a buffer.
-
-    Attributes:
-      seconds: when.
-      clients: whose updates it took, in the order of their arrival, `[buffer_size]`.
-      staleness: steps the server had made since each of them began, `[buffer_size]`.
-    """
-
-    seconds: float
-    clients: np.ndarray
-    staleness: np.ndarray
-
-
-def fed_buff(
-    seconds_of: Callable[[int, float], float],
-    *,
-    num_clients: int,
-    concurrency: int,
-    buffer_size: int,
-    random: np.random.Generator,
-) -> Iterator[Step]:
-    """The steps of asynchronous buffered aggregation, for ever.
-
-    Args:
-      seconds_of: `(client, start) -> seconds` from being told to begin to arrival.
-      num_clients: `K`.
-      concurrency: clients that are at work at any moment.
-      buffer_size: updates in a step.
-      random: draws who begins when another has arrived.
-
-    Yields:
-      The server's steps, in order.
-
-    Raises:
-      ValueError: unless `1 <= concurrency <= num_clients` and `buffer_size >= 1`.
-
-    >>> steps = fed_buff(lambda client, start: 1.0 + client, num_clients=2,
-    ...     concurrency=2, buffer_size=2, random=np.random.default_rng(0))
-    >>> [(step.seconds, step.staleness.tolist()) for _, step in zip(range(2), steps)]
-    [(2.0, [0, 0]), (3.0, [1, 0])]
-    """
-    if not 1 <= concurrency <= num_clients:
-        raise ValueError(
-            f"Expected 1 <= concurrency={concurrency} <= num_clients={num_clients}."
-        )
-    if buffer_size < 1:
-        raise ValueError(f"Expected buffer_size={buffer_size} >= 1.")
-    return _steps(seconds_of, num_clients, concurrency, buffer_size, random)
-
-
-def _steps(
-    seconds_of: Callable[[int, float], float],
-    num_clients: int,
-    concurrency: int,
-    buffer_size: int,
-    random: np.random.Generator,
-) -> Iterator[Step]:
-    order = random.permutation(num_clients)
-    idle = [int(client) for client in order[concurrency:]]
-    # (arrival, client, version it began from)
-    busy = [(seconds_of(int(c), 0.0), int(c), 0) for c in order[:concurrency]]
-    heapq.heapify(busy)
-    version = 0
-    buffer: list[tuple[int, int]] = []
-    while True:
-        now, client, began = heapq.heappop(busy)
-        buffer.append((client, version - began))
-        idle.append(client)
-        if len(buffer) == buffer_size:
-            clients, staleness = np.array(buffer).T
-            yield Step(now, clients, staleness)
-            version, buffer = version + 1, []
-        following = idle.pop(int(random.integers(len(idle))))
-        heapq.heappush(busy, (now + seconds_of(following, now), following, version))

@@ -95,6 +95,9 @@ class Simulation:
       ValueError: when there is a controller and no ladder.
     """
 
+    steers = True
+    """It gives orders before every round, so rounds are dispatched one by one."""
+
     def __init__(
         self,
         setting: Setting,

@@ -13,6 +13,7 @@ from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.data_uplink import data_uplink
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.graphs import ring
@@ -49,9 +50,14 @@ class Entry(NamedTuple):
     links: dict[str, Compressor]
 
 
-def _fed_avg(uplink: Compressor, downlink: Compressor, **options: object) -> Entry:
+def _fed_avg(
+    uplink: Compressor,
+    downlink: Compressor,
+    algorithm: Callable[..., Algorithm] = fed_avg,
+    **options: object,
+) -> Entry:
     def make(execution: Execution, keep_messages: bool) -> Algorithm:
-        return fed_avg(
+        return algorithm(
             softmax_task(),
             client_optimizer=optax.sgd(0.3),
             uplink=uplink,
@@ -163,6 +169,12 @@ def _fed_dlr(uplink: Compressor, downlink: Compressor, *, factored: bool) -> Ent
 
 
 ALGORITHMS = {
+    "buffered": _fed_avg(
+        error_feedback(top_k(0.5)),
+        chain(qsgd(4), entropy_coded()),
+        fed_buff,
+        max_staleness=2,
+    ),
     "consensus": _consensus(identity()),
     "consensus compressed": _consensus(chain(qsgd(4), entropy_coded())),
     "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),

@@ -2,11 +2,15 @@
 
 import json
 import math
+import shutil
 
+import numpy as np
 import pytest
 
 from experiments.fed_avg import compare
 from experiments.fed_avg.run import main
+from experiments.harness.finish import read_rows
+from fedjax_comp.network.timed_cohorts import TimetableClock
 
 SUMMARY_KEYS = {
     "experiment",
@@ -101,6 +105,64 @@ def test_training_learns(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text())["test_accuracy"] > 0.85
 
 
+LATE = {
+    "buffered": ["--concurrency=12", "--cohort_size=4", "--audit_every=6"],
+    "carried": ["--wanted=4", "--late_updates=carry", "--max_staleness=3"],
+}
+
+
+@pytest.mark.parametrize("kind", LATE)
+def test_late_updates_are_trained_on(tmp_path, monkeypatch, kind):
+    """The clock is the timetable's, and a second start from a checkpoint goes by it."""
+    flags = [
+        "--noprogress",
+        "--network=markov()",
+        "--num_clients=20",
+        "--model=linear()",
+        "--eval_every=3",
+        "--checkpoint_every=3",
+        "--uplink=chain(stochastic_quantize(levels=16), entropy_coded())",
+        *LATE[kind],
+    ]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    main(["", f"--workdir={whole}", "--num_rounds=6", *flags])
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["observed"]["staleness"] > 0
+    assert summary["audit_failures"] == 0
+    times = [row["simulated_seconds"] for row in read_rows(whole)]
+    assert times[0] == 0.0
+    assert (np.diff(times) > 0).all()
+    assert summary["simulated_seconds"] == times[-1]
+
+    def die(self, state, infos, ledger):
+        after_round(self, state, infos, ledger)
+        if ledger.rounds > 3:
+            raise MemoryError
+
+    after_round = TimetableClock.after_round
+    part.mkdir()
+    # What a message costs is measured once a directory, and never twice the same.
+    shutil.copy(whole / "costs.json", part)
+    with monkeypatch.context() as patch:
+        patch.setattr(TimetableClock, "after_round", die)
+        with pytest.raises(MemoryError):
+            main(["", f"--workdir={part}", "--num_rounds=6", *flags])
+    main(["", f"--workdir={part}", "--num_rounds=6", *flags])
+    again = json.loads((part / "summary.json").read_text())
+    for name in ("params_sha256", "simulated_seconds", "joules", "uplink_bytes"):
+        assert again[name] == summary[name]
+
+
+def test_lateness_and_privacy_do_not_mix(tmp_path, capsys):
+    flags = ["--network=constant(1.0)", "--concurrency=20", "--dp_clip=1.0"]
+    line = mistake(capsys, [f"--workdir={tmp_path / 'run'}", "--noprogress", *flags])
+    assert "--dp_clip" in line
+    line = mistake(
+        capsys, [f"--workdir={tmp_path / 'x'}", *flags[:1], "--concurrency=95"]
+    )
+    assert "--concurrency=95" in line
+
+
 def test_comparison_is_side_by_side(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",
@@ -157,6 +219,10 @@ def mistake(capsys, flags, command=main):
         ("--partition=shards(0)", "per_client=0"),
         ("--partition=natural()", "natural groups"),
         ("--execution=chunked(0)", "size=0"),
+        ("--concurrency=20", "--network="),
+        ("--late_updates=carry", "--deadline_seconds"),
+        ("--late_updates=keep", "drop|carry"),
+        ("--max_staleness=3", "--concurrency"),
         ("--no_such_flag=1", "no_such_flag"),
         ("--seed=x", "seed"),
         ("extra", "extra"),

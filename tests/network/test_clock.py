@@ -9,10 +9,8 @@ from fedjax_comp.network.clock import (
     Closed,
     Policy,
     Work,
-    carried_over,
     check_policy,
     close_round,
-    fed_buff,
     visit,
 )
 from fedjax_comp.network.devices import NOTHING, Cost, Device
@@ -84,63 +82,8 @@ def test_a_round_without_clients():
     assert close_round(4.0, np.array([math.inf]), Policy(3.0)).end == 7.0
 
 
-def test_late_messages_are_carried_over():
-    random = np.random.default_rng(0)
-    ends = np.cumsum(random.exponential(1.0, 20))
-    arrivals = random.uniform(0, ends[-1] * 1.1, 100)
-    for arrival, index in zip(arrivals, carried_over(ends, arrivals), strict=True):
-        assert index == sum(end < arrival for end in ends)
-
-
-def test_fed_buff_against_a_list_of_events():
-    times = np.array([1.0, 2.5, 4.0, 0.7, 3.3])
-
-    def seconds_of(client, start):
-        return times[client] * (1 + 0.01 * start)
-
-    steps = fed_buff(
-        seconds_of,
-        num_clients=5,
-        concurrency=3,
-        buffer_size=2,
-        random=np.random.default_rng(1),
-    )
-    seen = [step for _, step in zip(range(40), steps, strict=False)]
-    seconds = [step.seconds for step in seen]
-    assert seconds == sorted(seconds)
-    # Between two steps of the server every client that arrives began at a version
-    # that existed, and nobody is more stale than steps were made.
-    for index, step in enumerate(seen):
-        assert (step.staleness >= 0).all()
-        assert (step.staleness <= index).all()
-    # Fast clients arrive more often; with one speed for all they arrive in turn.
-    counts = np.bincount(np.concatenate([s.clients for s in seen]), minlength=5)
-    assert counts[3] > counts[2]
-    even = fed_buff(
-        lambda client, start: 1.0,
-        num_clients=4,
-        concurrency=4,
-        buffer_size=4,
-        random=np.random.default_rng(0),
-    )
-    for index, step in zip(range(5), even, strict=False):
-        # Whoever comes before the buffer is full begins from the model before it.
-        expected = [0, 0, 0, 0] if index == 0 else [1, 1, 1, 0]
-        assert step.seconds == index + 1
-        assert sorted(step.staleness, reverse=True) == expected
-
-
 def test_what_cannot_be_waited_for_is_refused():
     assert check_policy(Policy()) == Policy()
     for policy in (Policy(0.0), Policy(math.nan), Policy(-math.inf), Policy(1.0, 0)):
         with pytest.raises(ValueError, match="Expected"):
             check_policy(policy)
-    for change in ({"concurrency": 0}, {"concurrency": 9}, {"buffer_size": 0}):
-        arguments = {"concurrency": 1, "buffer_size": 1, **change}
-        with pytest.raises(ValueError, match="Expected"):
-            fed_buff(
-                lambda c, t: 1.0,
-                num_clients=3,
-                random=np.random.default_rng(0),
-                **arguments,
-            )
