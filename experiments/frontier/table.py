@@ -60,6 +60,8 @@ UPLINKS = {
 """Name to uplink, each beside `DOWNLINK`."""
 
 BOTH_WAYS = {
+    "qsgd-8-down-4bit": (coded("qsgd(8)"), coded(uniform(16))),
+    "eden-coded-half-down-4bit": ("eden_entropy_coded(0.5)", coded(uniform(16))),
     "qsgd-1-down-4bit": (coded("qsgd(1)"), coded(uniform(16))),
     "qsgd-1-down-eden-2": (
         coded("qsgd(1)"),

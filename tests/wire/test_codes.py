@@ -19,6 +19,7 @@ from fedjax_comp.wire.codes import (
     fixed_width,
     golomb_rice,
     rans,
+    rans_words,
     shortest_index_set,
 )
 from fedjax_comp.wire.codes.elias import delta_length, gamma_length, omega_length
@@ -30,7 +31,7 @@ from fedjax_comp.wire.codes.frequencies import (
 )
 from fedjax_comp.wire.codes.golomb import golomb_bits, golomb_parameter
 from fedjax_comp.wire.codes.index_sets import byte_frequencies, tries_bytes
-from fedjax_comp.wire.codes.rans import num_lanes
+from fedjax_comp.wire.codes.rans_words import num_lanes
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Coded, IndexSet, Symbols
 
@@ -415,6 +416,32 @@ def test_the_same_table_comes_out_of_jax_and_numpy(data):
 @pytest.mark.parametrize("share", [1, 3, 64, 10**9])
 def test_any_number_of_lanes_gives_the_symbols_back(share):
     check_round_trip(sources(1000)["ternary"], rans(symbols_per_lane=share))
+
+
+@pytest.mark.parametrize("share", [8192, 40])
+def test_compiled_rans_writes_and_reads_what_numpy_does(monkeypatch, share):
+    """Also where only a part of the field travels, and where its end is missing."""
+    values = sources(3000)["gauss16"].values
+    code = rans(symbols_per_lane=share)
+    for count in (None, jnp.uint32(2001), jnp.uint32(1)):
+        live = np.arange(3000) < (3000 if count is None else int(count))
+        field = Symbols(jnp.where(live, values, 0), 16, count)
+        template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), field)
+        written, errors = [], []
+        for few_rows in (0, 1 << 30):
+            monkeypatch.setattr(rans_words, "_FEW_ROWS", few_rows)
+            writer = BitWriter()
+            code.pack(field, writer)
+            data = writer.to_bytes()
+            written.append(data)
+            back = code.unpack(template, BitReader(data))
+            np.testing.assert_array_equal(back.values, field.values)
+            if count is None:
+                with pytest.raises(WireError) as error:
+                    code.unpack(template, BitReader(data[:-100]))
+                errors.append(str(error.value))
+        assert written[0] == written[1]
+        assert len(set(errors)) == (count is None)
 
 
 def test_rans_lanes_must_be_positive():

@@ -40,7 +40,7 @@ from fedjax_comp.wire.codes.golomb import (
     read_golomb,
     write_golomb,
 )
-from fedjax_comp.wire.codes.rans import (
+from fedjax_comp.wire.codes.rans_words import (
     num_lanes,
     read_words,
     words_in_jit,

@@ -1,14 +1,9 @@
 """Interleaved range asymmetric numeral systems, with their length exact inside jit.
 
 J. Duda, "Asymmetric numeral systems", 2013; F. Giesen, "Interleaved entropy coders",
-2014. Symbol `i` belongs to lane `i % lanes`. A lane's state `x` is a uint32 in
-`[2**16, 2**32)`; encoding a symbol of frequency `f` (of `2**14`) that starts at `c` is
-
-    x >= 2**18 f:  emit x mod 2**16,  x <- floor(x / 2**16)
-    x <- 2**14 floor(x / f) + x mod f + c
-
-from the last symbol to the first, so that decoding runs forwards. The length is 32 bits
-a lane and 16 a word; inside jit the states are followed without keeping the words.
+2014. States and words are those of `fedjax_comp.wire.codes.rans_words`: the length is
+32 bits a lane and 16 a word, and inside jit the states are followed without keeping the
+words.
 
 The table is paid for (`fedjax_comp.wire.codes.frequencies`). Alphabets above 2**12 send
 their low bits as they are. One bit at the front says whether fixed width was shorter
@@ -51,8 +46,6 @@ from fedjax_comp.wire.codes.fixed_width import (
     write_count,
 )
 from fedjax_comp.wire.codes.frequencies import (
-    SCALE_BITS,
-    UInt32Array,
     mantissa_bits,
     read_table,
     table_bits,
@@ -60,24 +53,17 @@ from fedjax_comp.wire.codes.frequencies import (
     table_tokens,
     write_table,
 )
+from fedjax_comp.wire.codes.rans_words import (
+    num_lanes,
+    read_words,
+    words_in_jit,
+    write_words,
+)
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Code, Symbols
 from fedjax_comp.wire.raw import size_of
 
-_SCALE = 1 << SCALE_BITS
-_LOWER = 1 << 16
 _MAX_ALPHABET_BITS = 12
-_MAX_LANES = 1024
-
-
-def num_lanes(n: int, symbols_per_lane: int) -> int:
-    """Lanes for `n` symbols: the largest power of two that leaves each its share.
-
-    >>> [num_lanes(n, 8192) for n in (0, 10_000, 20_000, 1_600_000)]
-    [1, 1, 2, 128]
-    """
-    lanes = max(1, n // symbols_per_lane)
-    return min(_MAX_LANES, 1 << (lanes.bit_length() - 1))
 
 
 # ------------------------------------------------------------------------- inside jit
@@ -107,49 +93,6 @@ def rans_bits(
     return table_bits(exponents, m) + 32 * lanes + 16 * words
 
 
-def words_in_jit(
-    symbols: jax.Array,
-    starts: jax.Array,
-    frequencies: jax.Array,
-    lanes: int,
-    live: jax.Array | None = None,
-) -> jax.Array:
-    """Words of 16 bits that `symbols`, int32 `[n]`, emit: uint32 scalar.
-
-    Args:
-      symbols: below the alphabet's size `a`.
-      starts: uint32 `[a]`.
-      frequencies: uint32 `[a]`, summing to `2**14`.
-      lanes: a power of two.
-      live: bool `[n]`, which of them are coded, a prefix; all by default.
-    """
-    n = symbols.size
-    # One gather fetches both; a symbol of frequency 2**14 leaves the state alone, so
-    # such symbols fill the last row and stand for those that are not coded.
-    both = (frequencies + (starts << 15)).at[symbols].get(mode="clip")
-    if live is not None:
-        both = jnp.where(live, both, jnp.uint32(_SCALE))
-    rows = -(-n // lanes)
-    both = jnp.pad(both, (0, rows * lanes - n), constant_values=_SCALE)
-
-    def step(
-        carry: tuple[jax.Array, jax.Array], row: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        state, words = carry
-        frequency, start = row & 0x7FFF, row >> 15
-        emit = (state >> (32 - SCALE_BITS)) >= frequency
-        state = jnp.where(emit, state >> 16, state)
-        quotient = state // frequency
-        rest = state - quotient * frequency
-        state = (quotient << SCALE_BITS) + rest + start
-        return (state, words + emit.astype(jnp.uint32)), None
-
-    first = jnp.full(lanes, _LOWER, jnp.uint32)
-    carry = (first, jnp.zeros(lanes, jnp.uint32))
-    (_, words), _ = jax.lax.scan(step, carry, both.reshape(rows, lanes), reverse=True)
-    return jnp.sum(words, dtype=jnp.uint32)
-
-
 # ------------------------------------------------------------------------ on the host
 
 
@@ -163,35 +106,7 @@ def write_rans(
     exponents, mantissas = table_tokens(counts, m)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
     write_table(exponents, mantissas, m, writer)
-    write_words(symbols, starts, frequencies, lanes, writer)
-
-
-def write_words(
-    symbols: UInt64Array,
-    starts: UInt32Array,
-    frequencies: UInt32Array,
-    lanes: int,
-    writer: BitWriter,
-) -> None:
-    """Writes states and words of `symbols`, `[n]`, `n >= 1`."""
-    n, index = symbols.size, symbols.astype(np.int64)
-    rows = -(-n // lanes)
-    padding = (0, rows * lanes - n)
-    frequency = np.pad(frequencies[index], padding, constant_values=_SCALE)
-    start = np.pad(starts[index], padding)
-    state, words = np.full(lanes, _LOWER, np.uint32), []
-    for f, c in zip(
-        frequency.reshape(rows, lanes)[::-1],
-        start.reshape(rows, lanes)[::-1],
-        strict=True,
-    ):
-        emit = (state >> (32 - SCALE_BITS)) >= f
-        words.append(state[emit] & 0xFFFF)
-        state = np.where(emit, state >> 16, state)
-        quotient, rest = np.divmod(state, f)
-        state = (quotient << SCALE_BITS) + rest + c
-    writer.write(state, 32)
-    writer.write(np.concatenate(words[::-1]), 16)
+    write_words(symbols, starts, frequencies, lanes, writer, capacity=n)
 
 
 def read_rans(
@@ -201,42 +116,7 @@ def read_rans(
     m = mantissa_bits(n, alphabet)
     exponents, mantissas = read_table(alphabet, m, reader)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
-    return read_words(count, starts, frequencies, lanes, reader)
-
-
-def read_words(
-    n: int,
-    starts: UInt32Array,
-    frequencies: UInt32Array,
-    lanes: int,
-    reader: BitReader,
-) -> UInt64Array:
-    """Reads states and words of `n >= 1` symbols: `[n]`."""
-    alphabet = len(frequencies)
-    symbol_at = np.repeat(np.arange(alphabet, dtype=np.uint16), frequencies)
-    frequency_at = frequencies[symbol_at]
-    offset_at = np.arange(_SCALE, dtype=np.uint32) - starts[symbol_at]
-
-    state = reader.read(lanes, 32).astype(np.uint32)
-    words = reader.peek(min(reader.remaining // 16, n), 16).astype(np.uint32)
-    used, rows = 0, -(-n // lanes)
-    symbols = np.zeros((rows, lanes), np.uint16)
-    for row in range(rows):
-        live = min(lanes, n - row * lanes)
-        slot = state[:live] & (_SCALE - 1)
-        symbols[row, :live] = symbol_at[slot]
-        part = frequency_at[slot] * (state[:live] >> SCALE_BITS) + offset_at[slot]
-        refill = part < _LOWER
-        count = int(np.count_nonzero(refill))
-        if used + count > words.size:
-            raise WireError(f"The message ends early: {words.size} words are too few.")
-        part[refill] = (part[refill] << 16) | words[used : used + count]
-        used += count
-        state[:live] = part
-    if np.any(state != _LOWER):
-        raise WireError("The decoder does not end where the encoder began.")
-    reader.skip(16 * used)
-    return symbols.ravel()[:n].astype(np.uint64)
+    return read_words(count, starts, frequencies, lanes, reader, capacity=n)
 
 
 # --------------------------------------------------------------------------- the code

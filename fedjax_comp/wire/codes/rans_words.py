@@ -1,0 +1,282 @@
+"""The states and words of interleaved rANS, given a table of frequencies.
+
+Symbol `i` belongs to lane `i % lanes`. A lane's state `x` is a uint32 in
+`[2**16, 2**32)`; encoding a symbol of frequency `f` (of `2**14`) that starts at `c` is
+
+    x >= 2**18 f:  emit x mod 2**16,  x <- floor(x / 2**16)
+    x <- 2**14 floor(x / f) + x mod f + c
+
+from the last symbol to the first, so that decoding runs forwards. A row is a symbol of
+each lane. In words of 16 bits and states of 32 bits:
+
+    state of lane 0, ..., state of the last lane, words in the order they are read
+
+Fields of many rows are written and read by compiled loops, those of few in NumPy, where
+a row costs some 25 microseconds but nothing has to be compiled first.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp.wire.bitstream import BitReader, BitWriter, UInt64Array
+from fedjax_comp.wire.codes.frequencies import SCALE_BITS, UInt32Array
+from fedjax_comp.wire.errors import WireError
+
+SCALE = 1 << SCALE_BITS
+_LOWER = 1 << 16
+_MAX_LANES = 1024
+_FEW_ROWS = 512
+
+
+def num_lanes(n: int, symbols_per_lane: int) -> int:
+    """Lanes for `n` symbols: the largest power of two that leaves each its share.
+
+    >>> [num_lanes(n, 8192) for n in (0, 10_000, 20_000, 1_600_000)]
+    [1, 1, 2, 128]
+    """
+    lanes = max(1, n // symbols_per_lane)
+    return min(_MAX_LANES, 1 << (lanes.bit_length() - 1))
+
+
+# ------------------------------------------------------------------------- inside jit
+
+
+def _encoded(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The lanes' next states, and which of them emit a word before; `[lanes]`.
+
+    Args:
+      state: uint32.
+      row: frequencies, and starts in the bits from 15, uint32.
+    """
+    frequency, start = row & 0x7FFF, row >> 15
+    emit = (state >> (32 - SCALE_BITS)) >= frequency
+    state = jnp.where(emit, state >> 16, state)
+    quotient = state // frequency
+    rest = state - quotient * frequency
+    return (quotient << SCALE_BITS) + rest + start, emit
+
+
+def words_in_jit(
+    symbols: jax.Array,
+    starts: jax.Array,
+    frequencies: jax.Array,
+    lanes: int,
+    live: jax.Array | None = None,
+) -> jax.Array:
+    """Words of 16 bits that `symbols`, int32 `[n]`, emit: uint32 scalar.
+
+    Args:
+      symbols: below the alphabet's size `a`.
+      starts: uint32 `[a]`.
+      frequencies: uint32 `[a]`, summing to `2**14`.
+      lanes: a power of two.
+      live: bool `[n]`, which of them are coded, a prefix; all by default.
+    """
+    n = symbols.size
+    # One gather fetches both; a symbol of frequency 2**14 leaves the state alone, so
+    # such symbols fill the last row and stand for those that are not coded.
+    both = (frequencies + (starts << 15)).at[symbols].get(mode="clip")
+    if live is not None:
+        both = jnp.where(live, both, jnp.uint32(SCALE))
+    rows = -(-n // lanes)
+    both = jnp.pad(both, (0, rows * lanes - n), constant_values=SCALE)
+
+    def step(
+        carry: tuple[jax.Array, jax.Array], row: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        state, words = carry
+        state, emit = _encoded(state, row)
+        return (state, words + emit.astype(jnp.uint32)), None
+
+    first = jnp.full(lanes, _LOWER, jnp.uint32)
+    carry = (first, jnp.zeros(lanes, jnp.uint32))
+    (_, words), _ = jax.lax.scan(step, carry, both.reshape(rows, lanes), reverse=True)
+    return jnp.sum(words, dtype=jnp.uint32)
+
+
+# ------------------------------------------------------------------------ on the host
+
+
+def write_words(
+    symbols: UInt64Array,
+    starts: UInt32Array,
+    frequencies: UInt32Array,
+    lanes: int,
+    writer: BitWriter,
+    capacity: int | None = None,
+) -> None:
+    """Writes states and words of `symbols`.
+
+    Args:
+      symbols: `[n]`, `n >= 1`.
+      starts: `[a]`, as in `words_in_jit`.
+      frequencies: `[a]`.
+      lanes: a power of two.
+      writer: takes them.
+      capacity: the most symbols that the field has room for, one compiled loop for
+        all their numbers; `n` when None. It changes nothing else.
+    """
+    n = symbols.size
+    rows = -(-(n if capacity is None else capacity) // lanes)
+    both = (frequencies + (starts << 15)).astype(np.uint32)[symbols.astype(np.int64)]
+    if rows <= _FEW_ROWS:
+        rows = -(-n // lanes)
+    padding = (0, rows * lanes - n)
+    table = np.pad(both, padding, constant_values=SCALE).reshape(rows, lanes)
+    run = _write_in_numpy if rows <= _FEW_ROWS else _write_compiled
+    state, words = run(table)
+    writer.write(state, 32)
+    writer.write(words & np.uint32(0xFFFF), 16)
+
+
+def _host() -> jax.Device:
+    """A CPU where there is one: a row is far too little work for anything else."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+def _write_in_numpy(table: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
+    state, words = np.full(table.shape[1], _LOWER, np.uint32), []
+    for row in table[::-1]:
+        frequency, start = row & 0x7FFF, row >> 15
+        emit = (state >> (32 - SCALE_BITS)) >= frequency
+        words.append(state[emit])
+        state = np.where(emit, state >> 16, state)
+        quotient, rest = np.divmod(state, frequency)
+        state = (quotient << SCALE_BITS) + rest + start
+    return state, np.concatenate(words[::-1])
+
+
+def _write_compiled(table: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
+    with jax.default_device(_host()):
+        state, emitted = _emitted(table)
+    words = np.asarray(emitted, np.uint32).ravel()
+    return np.asarray(state), words[words > 0]
+
+
+@jax.jit
+def _emitted(table: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """States, and for each symbol its word with a bit above it, or 0."""
+
+    def step(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        after, emit = _encoded(state, row)
+        return after, jnp.where(emit, (state & 0xFFFF) | _LOWER, 0)
+
+    first = jnp.full(table.shape[1:], _LOWER, jnp.uint32)
+    return jax.lax.scan(step, first, table, reverse=True)
+
+
+def read_words(
+    n: int,
+    starts: UInt32Array,
+    frequencies: UInt32Array,
+    lanes: int,
+    reader: BitReader,
+    capacity: int | None = None,
+) -> UInt64Array:
+    """Reads states and words of `n >= 1` symbols: `[n]`.
+
+    Args:
+      n: how many.
+      starts: `[a]`, as in `words_in_jit`.
+      frequencies: `[a]`.
+      lanes: a power of two.
+      reader: has them.
+      capacity: as in `write_words`.
+
+    Raises:
+      WireError: for words that end early or do not lead back to the first states.
+    """
+    room = n if capacity is None else capacity
+    alphabet = len(frequencies)
+    symbol_at = np.repeat(np.arange(alphabet, dtype=np.uint16), frequencies)
+    frequency_at = frequencies[symbol_at]
+    offset_at = np.arange(SCALE, dtype=np.uint32) - starts[symbol_at]
+
+    state = reader.read(lanes, 32).astype(np.uint32)
+    words = reader.peek(min(reader.remaining // 16, n), 16).astype(np.uint32)
+    if -(-room // lanes) <= _FEW_ROWS:
+        symbols, state, used = _read_in_numpy(
+            n, symbol_at, frequency_at, offset_at, state, words
+        )
+    else:
+        padded = np.pad(words, (0, room - words.size))
+        with jax.default_device(_host()):
+            read = _read_compiled(
+                n, symbol_at, frequency_at, offset_at, state, padded, room=room
+            )
+        symbols, state, used = np.asarray(read[0]), np.asarray(read[1]), int(read[2])
+    if used > words.size:
+        raise WireError(f"The message ends early: {words.size} words are too few.")
+    if np.any(state != _LOWER):
+        raise WireError("The decoder does not end where the encoder began.")
+    reader.skip(16 * used)
+    return symbols.ravel()[:n].astype(np.uint64)
+
+
+def _read_in_numpy(
+    n: int,
+    symbol_at: np.ndarray,
+    frequency_at: UInt32Array,
+    offset_at: UInt32Array,
+    state: UInt32Array,
+    words: UInt32Array,
+) -> tuple[np.ndarray, UInt32Array, int]:
+    lanes = state.size
+    used, rows = 0, -(-n // lanes)
+    symbols = np.zeros((rows, lanes), np.uint16)
+    for row in range(rows):
+        live = min(lanes, n - row * lanes)
+        slot = state[:live] & (SCALE - 1)
+        symbols[row, :live] = symbol_at[slot]
+        part = frequency_at[slot] * (state[:live] >> SCALE_BITS) + offset_at[slot]
+        refill = part < _LOWER
+        count = int(np.count_nonzero(refill))
+        if used + count > words.size:
+            return symbols, state, used + count
+        part[refill] = (part[refill] << 16) | words[used : used + count]
+        used += count
+        state[:live] = part
+    return symbols, state, used
+
+
+@functools.partial(jax.jit, static_argnames="room")
+def _read_compiled(
+    n: jax.Array,
+    symbol_at: jax.Array,
+    frequency_at: jax.Array,
+    offset_at: jax.Array,
+    state: jax.Array,
+    words: jax.Array,
+    *,
+    room: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `_read_in_numpy`, for any `n` up to `room`; goes on when words run out."""
+    lanes = state.size
+    lane = jnp.arange(lanes)
+
+    def step(
+        row: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        symbols, state, used = carry
+        slot = state & (SCALE - 1)
+        part = frequency_at[slot] * (state >> SCALE_BITS) + offset_at[slot]
+        live = row * lanes + lane < n
+        refill = live & (part < _LOWER)
+        place = used + jnp.cumsum(refill, dtype=jnp.int32) - 1
+        word = words.at[place].get(mode="clip")
+        part = jnp.where(refill, (part << 16) | word, part)
+        return (
+            symbols.at[row].set(symbol_at[slot]),
+            jnp.where(live, part, state),
+            used + jnp.sum(refill, dtype=jnp.int32),
+        )
+
+    symbols = jnp.zeros((-(-room // lanes), lanes), jnp.uint16)
+    carry = (symbols, state, jnp.int32(0))
+    return jax.lax.fori_loop(0, -(-n // lanes), step, carry)
