@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from tests.conformance import compressor_checks as checks
-from tests.conformance.compressor_table import contractive
+from tests.conformance.compressor_bounds import contractive
 
 ROOT = Path(__file__).parents[1]
 

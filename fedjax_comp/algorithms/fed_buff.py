@@ -118,7 +118,8 @@ def fed_buff(
     Returns:
       An `Algorithm` of `ServerState` and, per client, the uplink's `LinkState`. It
       reads `Cohort.staleness`; None is no staleness. `RoundInfo.observed` has
-      `staleness`, the sum over the clients that took part.
+      `staleness`, the sum over the clients that took part. The downlink's message of a
+      round is the broadcast of that round's model, from which later ones began.
 
     Raises:
       ValueError: for a negative `max_staleness` or `exponent`; from `init` for a

@@ -11,12 +11,11 @@ from fedjax_comp.data.federated import (
     federate,
     federated_data,
 )
+from fedjax_comp.data.input_partition import InputPartition, clusters
 from fedjax_comp.data.minibatch import sample_minibatches
 from fedjax_comp.data.partition import (
     Assignment,
-    InputPartition,
     Partition,
-    clusters,
     dirichlet,
     from_lists,
     iid,

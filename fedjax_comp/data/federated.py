@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp.base import Examples
+from fedjax_comp.data.input_partition import InputPartition
 from fedjax_comp.data.partition import (
     Assignment,
-    InputPartition,
     Partition,
     from_lists,
 )

@@ -9,16 +9,14 @@ once, on the host, in NumPy; nothing of it is inside a jitted round.
   et al. 2019, arXiv 1905.12022: class `c` is divided among the clients in proportions
   `p_c ~ Dirichlet(alpha, ..., alpha)`, so that sizes differ as well as labels.
 * `natural`: one client for each writer, speaker, ... that the data set names.
-* `clusters`: Dick et al. 2017, arXiv 1512.04848: balanced clusters of the inputs, each
-  example in several of them.
+
+Partitions by what the inputs look like are in `fedjax_comp.data.input_partition`.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-
-from fedjax_comp.data.clusters import balanced_clusters
 
 
 class Assignment(NamedTuple):
@@ -37,16 +35,6 @@ Partition = Callable[
     [np.ndarray, np.ndarray | None, int, np.random.Generator], Assignment
 ]
 """`(labels[N, ...], groups[N] or None, num_clients, rng) -> Assignment`."""
-
-
-class InputPartition(NamedTuple):
-    """A partition by what the examples are rather than by their labels.
-
-    Attributes:
-      assign: `(inputs[N, ...], num_clients, rng) -> Assignment`.
-    """
-
-    assign: Callable[[np.ndarray, int, np.random.Generator], Assignment]
 
 
 def from_lists(lists: Sequence[np.ndarray | Sequence[int]]) -> Assignment:
@@ -109,7 +97,7 @@ def iid(*, sigma: float = 0.0, size: int | None = None) -> Partition:
         rng: np.random.Generator,
     ) -> Assignment:
         del groups
-        _check_num_clients(num_clients)
+        check_num_clients(num_clients)
         num_examples = len(labels)
         if size is not None:
             return _shared(num_examples, size, num_clients, rng)
@@ -158,7 +146,7 @@ def shards(per_client: int = 2) -> Partition:
         rng: np.random.Generator,
     ) -> Assignment:
         del groups
-        _check_num_clients(num_clients)
+        check_num_clients(num_clients)
         _check_labels(labels, "shards")
         num_shards = num_clients * per_client
         if num_shards > len(labels):
@@ -217,7 +205,7 @@ def dirichlet(alpha: float, *, minimum: int = 0) -> Partition:
         rng: np.random.Generator,
     ) -> Assignment:
         del groups
-        _check_num_clients(num_clients)
+        check_num_clients(num_clients)
         _check_labels(labels, "dirichlet")
         if minimum * num_clients > len(labels):
             raise ValueError(
@@ -290,64 +278,8 @@ def natural() -> Partition:
     return partition
 
 
-def clusters(
-    replication: int = 1,
-    *,
-    smallest: float | None = None,
-    largest: float | None = None,
-    sample_size: int = 4000,
-) -> InputPartition:
-    """One client for each cluster of the inputs: skew in what examples look like.
-
-    Every example goes to its nearest `replication` clients, as far as the bounds on
-    sizes allow (`fedjax_comp.data.clusters.balanced_clusters`).
-
-    Args:
-      replication: clients that hold each example, at most `num_clients`.
-      smallest: examples of every client at least, as a part of the data set; half of
-        the fair share `replication / num_clients` when None.
-      largest: at most; twice the fair share when None.
-      sample_size: examples that the centres are made from.
-
-    Returns:
-      An `InputPartition`.
-
-    Raises:
-      ValueError: for `replication < 1` or `sample_size < 1`; on use, as `size_bounds`,
-        and for fewer examples than clients.
-
-    >>> x = np.arange(12, dtype=np.float32)[:, None]
-    >>> order, offsets = clusters().assign(x, 3, np.random.default_rng(0))
-    >>> sorted(order.tolist()) == list(range(12)), int(np.diff(offsets).min()) >= 2
-    (True, True)
-
-    Source: Dick et al. 2017, as `fedjax_comp.data.clusters`.
-    """
-    if replication < 1:
-        raise ValueError(f"Expected replication={replication} >= 1.")
-    if sample_size < 1:
-        raise ValueError(f"Expected sample_size={sample_size} >= 1.")
-
-    def assign(
-        inputs: np.ndarray, num_clients: int, rng: np.random.Generator
-    ) -> Assignment:
-        _check_num_clients(num_clients)
-        x = inputs.reshape(len(inputs), -1).astype(np.float32)
-        made = balanced_clusters(
-            x,
-            num_clients,
-            rng,
-            replication=replication,
-            smallest=smallest,
-            largest=largest,
-            sample_size=sample_size,
-        )
-        return from_lists([np.flatnonzero(column) for column in made.chosen.T])
-
-    return InputPartition(assign)
-
-
-def _check_num_clients(num_clients: int) -> None:
+def check_num_clients(num_clients: int) -> None:
+    """`ValueError` where a partition needs to be told how many clients there are."""
     if num_clients < 1:
         raise ValueError(
             f"Expected num_clients={num_clients} >= 1; only natural() takes 0 (all)."

@@ -14,7 +14,7 @@ from fedjax_comp.wire.bitstream import BitWriter
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Coded, fields
 from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes
-from tests.conformance.compressor_table import Entry
+from tests.conformance.compressor_bounds import Entry
 
 SHAPE = (4, 4)  # of the leaf on which errors are measured: a vector and a matrix
 TRIALS = 1 << 16

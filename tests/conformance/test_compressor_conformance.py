@@ -3,7 +3,8 @@
 import pytest
 
 from tests.conformance import compressor_checks as checks
-from tests.conformance.compressor_table import COMPRESSORS, Entry
+from tests.conformance.compressor_bounds import Entry
+from tests.conformance.compressor_table import COMPRESSORS
 
 
 def over(entries: tuple[Entry, ...]) -> pytest.MarkDecorator:

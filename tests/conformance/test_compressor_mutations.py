@@ -21,7 +21,7 @@ from fedjax_comp.compress.sparsify import Sparse
 from fedjax_comp.wire.codes import rans
 from fedjax_comp.wire.fields import Raw, Symbols
 from tests.conformance import compressor_checks as checks
-from tests.conformance.compressor_table import (
+from tests.conformance.compressor_bounds import (
     Entry,
     contractive,
     kept,

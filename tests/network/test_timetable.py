@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 
+from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import Policy
 from fedjax_comp.network.devices import Cost, Device
 from fedjax_comp.network.links import Link, Presence, constant_channel, packet_sizes
 from fedjax_comp.network.setting import Codec, Setting
+from fedjax_comp.network.timed_cohorts import TimetableClock
 from fedjax_comp.network.timetable import Trip, buffered, carried, trips
 
 TIMES = np.array([1.0, 2.5, 4.0, 0.7, 3.3, 9.1])
@@ -161,6 +163,19 @@ def test_a_trip_by_hand():
     gone = trip(1, 0.5)
     assert (gone.seconds, gone.came) == (5.0, False)
     assert gone.joules == pytest.approx(download + 5 * (0.5 - download))
+
+
+def test_a_clock_goes_by_its_timetable_and_not_beyond():
+    clock, ledger = TimetableClock(make_carried(num_rounds=3)), Ledger()
+    clock.begin(ledger)
+    assert (ledger.simulated_seconds, ledger.joules) == (0.0, 0.0)
+    ledger.rounds = 2
+    clock.begin(ledger)  # a resumed run keeps its time
+    clock.after_round(None, None, ledger)
+    assert ledger.simulated_seconds == make_carried(num_rounds=3).seconds[1]
+    ledger.rounds = 4
+    with pytest.raises(ValueError, match="timetable of 4 steps or more, got 3"):
+        clock.after_round(None, None, ledger)
 
 
 def test_what_cannot_be_is_refused():
