@@ -4,9 +4,16 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.compress import error_feedback, top_k
+from tests.conformance import algorithm_checks, algorithm_table
 from tests.conformance import compressor_checks as checks
 from tests.conformance.compressor_bounds import contractive
+from tests.problems import make_cohort, softmax_task, stack_clients
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +32,53 @@ def test_the_compressor_of_the_worked_example_passes_the_battery():
     checks.check_wire(entry)
     checks.check_errors(entry)
     checks.check_broken(entry)
+
+
+def test_the_algorithm_of_the_worked_example_passes_the_battery():
+    fed_nova = run_block(2)["fed_nova"]
+    uplink = error_feedback(top_k(0.5))
+
+    def make(execution, keep_messages):
+        return fed_nova(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            uplink=uplink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    entry = algorithm_table.Entry(make, {"uplink": uplink})
+    for check in algorithm_checks.CHECKS.values():
+        check(entry)
+
+
+def test_the_algorithm_of_the_worked_example_is_fed_nova():
+    """w + (sum_i p_i tau_i) sum_i p_i (w_i - w) / tau_i, with FedAvg's local models."""
+    sizes, task = [6, 3, 9], softmax_task()
+    cohort = make_cohort(sizes, batch_size=3)
+    params = task.init(jax.random.key(1))
+    optimizer = optax.sgd(0.3)
+
+    def moved(make, cohort):
+        algorithm = make(task, client_optimizer=optimizer)
+        server, template = algorithm.init(jax.random.key(0), params)
+        clients = stack_clients(template, 3)
+        step = jax.jit(algorithm.round)
+        server, _, _ = step(jax.random.key(2), server, clients, cohort)
+        change = jax.tree.map(jnp.subtract, algorithm.params(server), params)
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(change)])
+
+    def alone(i):
+        active = jnp.arange(3) == i
+        return moved(
+            fed_avg, cohort._replace(clients=cohort.clients._replace(active=active))
+        )
+
+    shares, steps = np.array(sizes) / sum(sizes), np.array(sizes) / 3
+    expected = sum(p * alone(i) / steps[i] for i, p in enumerate(shares))
+    got = moved(run_block(2)["fed_nova"], cohort)
+    np.testing.assert_allclose(got, (shares @ steps) * expected, rtol=2e-5, atol=2e-6)
+    assert not np.allclose(got, moved(fed_avg, cohort), atol=1e-3)
 
 
 def test_the_notebook_example_runs(capsys):

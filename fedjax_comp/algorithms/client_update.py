@@ -21,6 +21,8 @@ from fedjax_comp.base import (
     LinkState,
     Messages,
     PyTree,
+    RoundInfo,
+    Traffic,
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo
@@ -133,3 +135,31 @@ def one_message(
 ) -> Messages:
     """A single message, such as a broadcast, as the cohort of one that audits read."""
     return jax.tree.map(lambda x: x[None], Messages(context, payload, receiver, spoke))
+
+
+def round_info(
+    total: Summand,
+    sent: Sent,
+    downlink: Traffic,
+    spoken: Messages | None = None,
+    **observed: jax.Array,
+) -> RoundInfo:
+    """What is observed of a round of such clients.
+
+    Args:
+      total: the cohort's sum.
+      sent: of each client, `[C]`.
+      downlink: what the clients heard.
+      spoken: the broadcast, for an audit.
+      **observed: an algorithm's own observations.
+    """
+    kept = {"uplink": sent.messages, "downlink": spoken}
+    return RoundInfo(
+        train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
+        client_steps=total.info.steps,
+        dropped=total.dropped,
+        uplink=Traffic(sent.bits, sent.spoke),
+        downlink=downlink,
+        observed=observed,
+        messages={name: x for name, x in kept.items() if x is not None},
+    )

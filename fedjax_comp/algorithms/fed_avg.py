@@ -18,6 +18,7 @@ from fedjax_comp.algorithms.client_update import (
     Start,
     Summand,
     one_message,
+    round_info,
     update_and_send,
 )
 from fedjax_comp.base import (
@@ -31,7 +32,6 @@ from fedjax_comp.base import (
     PyTree,
     RoundInfo,
     Task,
-    Traffic,
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
@@ -165,24 +165,12 @@ def fed_avg(
         heard = active
         if population is not None and jax.tree.leaves(down_receiver):
             heard = jnp.ones(population, bool)
-        info = RoundInfo(
-            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
-            client_steps=total.info.steps,
-            dropped=total.dropped,
-            uplink=Traffic(sent.bits, sent.spoke),
-            downlink=broadcast_traffic(broadcast, heard),
-            observed={},
-            messages={},
-        )
+        spoken = None
         if keep_messages:
-            info = info._replace(
-                messages={
-                    "uplink": sent.messages,
-                    "downlink": one_message(
-                        down_context, broadcast, server.downlink.receiver, active.any()
-                    ),
-                }
+            spoken = one_message(
+                down_context, broadcast, server.downlink.receiver, active.any()
             )
+        info = round_info(total, sent, broadcast_traffic(broadcast, heard), spoken)
         new_server = ServerState(model, LinkState(down_sender, down_receiver))
         return new_server, links, info
 

@@ -22,6 +22,7 @@ from fedjax_comp.algorithms.client_update import (
     Start,
     Summand,
     one_message,
+    round_info,
     update_and_send,
 )
 from fedjax_comp.base import (
@@ -220,20 +221,17 @@ def fed_buff(
             total.update.weight > 0,
         )
         heard = Bits(bits.fixed, tuple(ring[places] for ring in versions.lengths))
-        messages = {}
+        spoken = None
         if keep_messages:
             spoken = one_message(
                 context, broadcast, server.downlink.receiver, active.any()
             )
-            messages = {"uplink": sent.messages, "downlink": spoken}
-        info = RoundInfo(
-            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
-            client_steps=total.info.steps,
-            dropped=total.dropped,
-            uplink=Traffic(sent.bits, sent.spoke),
-            downlink=Traffic(heard, active),
-            observed={"staleness": jnp.sum(jnp.where(active, staleness, 0))},
-            messages=messages,
+        info = round_info(
+            total,
+            sent,
+            Traffic(heard, active),
+            spoken,
+            staleness=jnp.sum(jnp.where(active, staleness, 0)),
         )
         downlink = LinkState(sender, server.downlink.receiver)
         return ServerState(model, downlink, versions, server.step + 1), links, info
