@@ -38,6 +38,8 @@ from fedjax_comp.compress.power_sgd import power_sgd
 from fedjax_comp.compress.projection import random_projection
 from fedjax_comp.compress.quantize import qsgd, sign, stochastic_quantize
 from fedjax_comp.compress.quantizer_schemes import (
+    budgeted_eden,
+    budgeted_trellis,
     drive,
     eden_entropy_coded,
     eden_fixed_rate,
@@ -72,9 +74,11 @@ __all__ = [
     "ArrayCode",
     "block_top_k",
     "blocks",
+    "budgeted_eden",
     "budgeted_quantize",
     "budgeted_random_k",
     "budgeted_top_k",
+    "budgeted_trellis",
     "by_rank",
     "chain",
     "chunk_top_k",

@@ -4,14 +4,18 @@ All of them act on the whole update as one vector. A flag may name a scheme or s
 out what it stands for: `drive()` is `flattened(chain(per_client(rotate()), eden(1)))`.
 """
 
+from collections.abc import Sequence
+
 from fedjax_comp.base import Compressor
 from fedjax_comp.compress.combinators import chain, flattened
 from fedjax_comp.compress.eden import ecsq, eden
 from fedjax_comp.compress.entropy import entropy_coded
 from fedjax_comp.compress.kashin import kashin
+from fedjax_comp.compress.ladder import ladder
 from fedjax_comp.compress.per_client import per_client
 from fedjax_comp.compress.quantize import qsgd, stochastic_quantize
 from fedjax_comp.compress.rotate import rotate
+from fedjax_comp.compress.trellis import trellis
 from fedjax_comp.wire.codes import elias_omega
 
 
@@ -55,6 +59,52 @@ def eden_entropy_coded(bits: float, *, unbiased: bool = True) -> Compressor:
     return flattened(
         chain(per_client(rotate()), ecsq(bits, unbiased=unbiased), entropy_coded())
     )
+
+
+EDEN_RATES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 1.5, 2, 3, 4, 6, 8)
+TRELLIS_RATES = (0.1, 0.25, 0.5, 1, 1.5, 2, 3, 4)
+
+
+def budgeted_eden(
+    rates: Sequence[float] = EDEN_RATES, *, unbiased: bool = True
+) -> Compressor:
+    """EDEN at the highest of some rates whose message fits into the budget.
+
+    Without a budget that is the last rate; a budget below the first is exceeded. The
+    budget is traced, so another one compiles nothing (`ladder`).
+
+    Args:
+      rates: bits a coordinate, two or more, ascending, each as in `eden_fixed_rate`.
+      unbiased: see `eden`.
+
+    Raises:
+      ValueError: as `eden` and `ladder`.
+
+    >>> budgeted_eden((0.5, 1)).linear
+    False
+    """
+    rungs = (eden(bits, unbiased=unbiased) for bits in rates)
+    return flattened(chain(per_client(rotate()), ladder(*rungs)))
+
+
+def budgeted_trellis(
+    rates: Sequence[float] = TRELLIS_RATES, *, states: int = 256, unbiased: bool = True
+) -> Compressor:
+    """As `budgeted_eden`, with the trellis of each rate behind the rotation.
+
+    Args:
+      rates: bits a coordinate, two or more, ascending, each as in `trellis`.
+      states: see `trellis`.
+      unbiased: see `trellis`.
+
+    Raises:
+      ValueError: as `trellis` and `ladder`.
+
+    >>> budgeted_trellis((0.5, 1), states=16).linear
+    False
+    """
+    rungs = (trellis(bits, states=states, unbiased=unbiased) for bits in rates)
+    return flattened(chain(per_client(rotate()), ladder(*rungs)))
 
 
 def rotated_quantize(levels: int) -> Compressor:

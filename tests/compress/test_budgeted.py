@@ -7,9 +7,11 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import (
+    budgeted_eden,
     budgeted_quantize,
     budgeted_random_k,
     budgeted_top_k,
+    budgeted_trellis,
     by_rank,
     chain,
     flattened,
@@ -68,6 +70,8 @@ CASES = {
         40 * 10 + 68,
         False,
     ),
+    "eden": (lambda: budgeted_eden((1 / 16, 1 / 2, 1.5, 4)), 80, False),
+    "trellis": (lambda: budgeted_trellis((0.5, 1, 2), states=16), 380, False),
     "partition": (
         lambda: partition(
             {"matrix": budgeted_top_k(1.0), "rest": budgeted_quantize(8)}, by_rank

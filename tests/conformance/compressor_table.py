@@ -7,9 +7,11 @@ import math
 
 from fedjax_comp.compress import (
     blocks,
+    budgeted_eden,
     budgeted_quantize,
     budgeted_random_k,
     budgeted_top_k,
+    budgeted_trellis,
     by_rank,
     chain,
     common_range,
@@ -310,6 +312,15 @@ COMPRESSORS = (
         "eden_below_one",
         lambda: flattened(chain(rotate(), eden(0.5))),
         lambda n: n**2 / max(1, n // 2) + 1,
+    ),
+    # Without a budget it is its last rung.
+    contractive(
+        "budgeted_eden", lambda: budgeted_eden((0.5, 2)), levels_error(1.52, 0.45)
+    ),
+    contractive(
+        "budgeted_trellis",
+        lambda: budgeted_trellis((0.5, 1), states=16),
+        lambda n: 4 / (1 - 1 / 4) - 1,
     ),
     # What is not 0 is at most twice what it stands for, and one step at least.
     contractive(
