@@ -28,7 +28,7 @@ from fedjax_comp.wire.errors import WireError
 SCALE = 1 << SCALE_BITS
 _LOWER = 1 << 16
 _MAX_LANES = 1024
-_FEW_ROWS = 512
+_FEW_ROWS = 128
 
 
 def num_lanes(n: int, symbols_per_lane: int) -> int:
