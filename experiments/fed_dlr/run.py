@@ -120,7 +120,7 @@ def parse_methods(values: flags.FlagValues) -> list[Method]:
     methods = [
         Method(*pipeline, algorithm, rounds)
         for flag, algorithm, rounds in kinds
-        for pipeline in parse_pipelines(values[flag].value or [])
+        for pipeline in parse_pipelines(filter(None, values[flag].value or ()))
     ]
     check_names("truncated", [method.name for method in methods])
     if not methods or methods[0].algorithm != "fed_avg":

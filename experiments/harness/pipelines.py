@@ -4,7 +4,7 @@ Most differ in their compressors alone: those are pipelines.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -81,7 +81,7 @@ def check_names(flag: str, names: Sequence[str]) -> None:
         raise UsageError(f"--{flag}: names must differ, got {', '.join(names)}.")
 
 
-def parse_pipelines(texts: Sequence[str]) -> list[Pipeline]:
+def parse_pipelines(texts: Iterable[str]) -> list[Pipeline]:
     """All values of `--pipeline`, each with a name of its own.
 
     Raises:

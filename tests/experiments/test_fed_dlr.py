@@ -5,13 +5,14 @@ import json
 
 import pytest
 
-from experiments.fed_dlr.flags import BASELINES, ENERGIES, TRUNCATED
+from experiments.fed_dlr.flags import BASELINES, ENERGIES, TRUNCATED, define
 from experiments.fed_dlr.run import (
     COLUMNS,
     add_costs,
     best_truncated,
     claims,
     main,
+    parse_methods,
 )
 from experiments.harness.pipelines import parse_pipelines
 from fedjax_comp.report import Run
@@ -22,6 +23,16 @@ def test_the_tables_are_valid_and_complete():
     names = [pipeline.name for pipeline in parse_pipelines(BASELINES + TRUNCATED)]
     assert names[0] == "dense"
     assert len(names) == len(set(names)) == 4 + len(ENERGIES)
+
+
+def test_either_kind_of_pipeline_may_be_left_out():
+    for given, count in (
+        ("--truncated=", 4),
+        ("--pipeline=dense: sign() | sign()", 1 + len(ENERGIES)),
+    ):
+        values = define()
+        values(["", "--workdir=unused", given])
+        assert len(parse_methods(values)) == count
 
 
 def _outcome(name, best, algorithm="fed_dlr", **changes):
