@@ -15,6 +15,9 @@ from fedjax_comp.network import _checks
 from fedjax_comp.network.devices import Cost, Device, roofline_seconds
 from fedjax_comp.network.links import Link, arrival, leaves_at
 
+IDLE_SECONDS = 1.0
+"""After which a server that could reach nobody asks again."""
+
 
 class Work(NamedTuple):
     """What one client does in a round.

@@ -23,7 +23,7 @@ import numpy as np
 
 from fedjax_comp.base import PyTree, RoundInfo, Traffic
 from fedjax_comp.metrics import Ledger
-from fedjax_comp.network.clock import Visit, close_round
+from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round
 from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
 from fedjax_comp.network.devices import roofline_seconds
 from fedjax_comp.network.estimates import (
@@ -41,9 +41,6 @@ from fedjax_comp.network.links import arrival, is_present
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.steering import Present, admit, heard_energies, steer
 from fedjax_comp.training import Invited, TrainState
-
-IDLE_SECONDS = 1.0
-"""A round in which nobody can be reached and that has no deadline."""
 
 CohortOf = Callable[[TrainState], Invited]
 """Who is in the round that comes next; NumPy arrays."""

@@ -21,13 +21,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_comp.network.clock import Policy, Work, check_policy, close_round, visit
+from fedjax_comp.network.clock import (
+    IDLE_SECONDS,
+    Policy,
+    Work,
+    check_policy,
+    close_round,
+    visit,
+)
 from fedjax_comp.network.devices import Cost, roofline_seconds
 from fedjax_comp.network.links import is_present, leaves_at
 from fedjax_comp.network.setting import Setting
-
-IDLE_SECONDS = 1.0
-"""After which a server that found a client away asks another one."""
 
 MOST_FAILURES = 10_000
 """Clients in a row that do not arrive, after which a server is taken to have none."""
