@@ -219,7 +219,9 @@ def truncation(
         see `scheme_shape`.
 
     Returns:
-      A stateless `Compressor`; what it sends is closed, in the leaf's dtype.
+      A stateless `Compressor`; what it sends is closed, in the leaf's dtype, since only
+      the message tells how many factors there are. To quantize factors, put
+      `low_rank(rank)` before the quantizer, whose rank is fixed.
 
     Raises:
       ValueError: when an argument is none of the above.
