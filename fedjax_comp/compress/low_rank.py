@@ -5,7 +5,6 @@ low_rank: Eckart and Young, "The approximation of one matrix by another of lower
 randomness", 2011, algorithms 4.4 and 5.1.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable
 
@@ -15,20 +14,7 @@ import jax.numpy as jnp
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import _checks
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Factors:
-    """A matrix as the product of two thin ones, both open.
-
-    Attributes:
-      left: `[m, r]`.
-      right: `[r, n]`.
-    """
-
-    left: jax.Array
-    right: jax.Array
+from fedjax_comp.compress.singular import Factors, matmul, truncated_svd
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -40,29 +26,6 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     (800, 64)
     """
     return math.prod(shape[:-1]), shape[-1]
-
-
-def truncated_svd(x: jax.Array, rank: int) -> Factors:
-    """The two factors of the nearest matrix of a rank, `U sqrt(S)` and `sqrt(S) V'`.
-
-    The singular values are shared between the factors so that both are of like size,
-    which suits whatever quantizes them.
-
-    Args:
-      x: float32 `[m, n]`.
-      rank: `r` in `[1, min(m, n)]`.
-
-    Returns:
-      `Factors` of float32.
-
-    >>> import jax.numpy as jnp
-    >>> factors = truncated_svd(jnp.ones((4, 3)), 1)
-    >>> jnp.round(factors.left @ factors.right, 4)[0].tolist()
-    [1.0, 1.0, 1.0]
-    """
-    u, s, v = jnp.linalg.svd(x, full_matrices=False)
-    root = jnp.sqrt(s[:rank])
-    return Factors(u[:, :rank] * root[None, :], root[:, None] * v[:rank])
 
 
 def factors_are_smaller(rank: int) -> Callable[[jax.ShapeDtypeStruct], bool]:
@@ -97,11 +60,6 @@ def product(factors: Factors, like: jax.ShapeDtypeStruct) -> jax.Array:
     """The array that two factors make, in the shape and dtype of `like`."""
     matrix = matmul(factors.left.astype(jnp.float32), factors.right.astype(jnp.float32))
     return matrix.reshape(like.shape).astype(like.dtype)
-
-
-def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The matrix product at the full precision of float32 on every device."""
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def low_rank(rank: int) -> Compressor:

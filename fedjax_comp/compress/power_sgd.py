@@ -13,15 +13,14 @@ from fedjax_comp.base import Compressor, Context, LinkState, PyTree
 from fedjax_comp.compress import _checks
 from fedjax_comp.compress.leafwise import Lifted, is_open, require_open, shape_of
 from fedjax_comp.compress.low_rank import (
-    Factors,
     as_matrix,
     factors_are_smaller,
     in_dtype,
-    matmul,
     matrix_shape,
     orthonormal,
     product,
 )
+from fedjax_comp.compress.singular import Factors, matmul
 from fedjax_comp.wire.fields import is_field
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import _checks
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.low_rank import as_matrix, matmul, matrix_shape, orthonormal
+from fedjax_comp.compress.low_rank import as_matrix, matrix_shape, orthonormal
+from fedjax_comp.compress.singular import matmul
 
 
 def random_projection(

@@ -16,11 +16,16 @@ from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import _checks
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.low_rank import (
-    Factors,
     as_matrix,
     factors_are_smaller,
     in_dtype,
     product,
+)
+from fedjax_comp.compress.singular import (
+    Factors,
+    leading_factors,
+    rank_for_energy,
+    spectrum,
 )
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
@@ -159,7 +164,7 @@ def energy_low_rank(energy: float, *, max_rank: int) -> Compressor:
     `low_rank(max_rank)`; the factors are closed, in the leaf's dtype.
 
     Args:
-      energy: in (0, 1].
+      energy: in (0, 1]; at 1 it is `max_rank` for all but zeros.
       max_rank: at least 1; what fixes the shapes and the most that is paid.
 
     Returns:
@@ -182,22 +187,16 @@ def energy_low_rank(energy: float, *, max_rank: int) -> Compressor:
 
     def encode(context: Context, x: jax.Array) -> CountedFactors:
         del context
-        u, s, v = jnp.linalg.svd(as_matrix(x), full_matrices=False)
-        unit = s / jnp.where(s[0] > 0, s[0], 1.0)
-        reached = jnp.cumsum(jnp.square(unit))
-        short = reached[:max_rank] < energy * reached[-1]
-        # One more than those with which the share is not reached, none for zeros.
-        rank = jnp.sum(short, dtype=jnp.uint32) + jnp.uint32(1)
-        rank = jnp.where(
-            s[0] == 0, jnp.uint32(0), jnp.minimum(rank, jnp.uint32(max_rank))
-        )
-        root = jnp.sqrt(s[:max_rank])[:, None]
+        matrix = as_matrix(x)
+        values, vectors = spectrum(matrix)
+        rank = jnp.minimum(rank_for_energy(values, energy), jnp.uint32(max_rank))
+        factors = leading_factors(matrix, vectors, max_rank)
 
         def counted(rows: jax.Array) -> Raw:
             count = (rank * jnp.uint32(rows.shape[1])).astype(jnp.uint32)
-            return Raw(keep_prefix((root * rows).astype(x.dtype), count), count)
+            return Raw(keep_prefix(rows.astype(x.dtype), count), count)
 
-        return CountedFactors(counted(u.T[:max_rank]), counted(v[:max_rank]))
+        return CountedFactors(counted(factors.left.T), counted(factors.right))
 
     def decode(
         context: Context, payload: CountedFactors, like: jax.ShapeDtypeStruct

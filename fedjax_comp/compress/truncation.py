@@ -19,7 +19,13 @@ import jax.numpy as jnp
 from fedjax_comp.base import Compressor, Context, PyTree
 from fedjax_comp.compress import _checks
 from fedjax_comp.compress.leafwise import ArrayCode, leafwise, shape_of
-from fedjax_comp.compress.low_rank import matmul
+from fedjax_comp.compress.singular import (
+    leading_factors,
+    matmul,
+    rank_for_energy,
+    spectrum,
+    truncated_svd,
+)
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
 SCHEMES = ("channel", "spatial")
@@ -69,86 +75,6 @@ def largest_rank(m: int, n: int) -> int:
     return max((m * n - 1) // (m + n), 0)
 
 
-def rank_for_energy(s: jax.Array, energy: float) -> jax.Array:
-    """The least rank that holds a share of a matrix's energy.
-
-        r = min{r : sum_{i <= r} s_i^2 >= energy * sum_i s_i^2},   0 for zeros.
-
-    Args:
-      s: singular values in descending order, float32 `[d]`.
-      energy: in (0, 1]; at 1 every one is counted, however small.
-
-    Returns:
-      uint32 scalar in `[0, d]`.
-
-    >>> int(rank_for_energy(jnp.array([3.0, 2.0, 1.5, 1.0]), 0.75))
-    2
-    """
-    # Squares of tiny or huge numbers would leave the range of float32.
-    reached = jnp.cumsum(jnp.square(s / jnp.where(s[0] > 0, s[0], 1.0)))
-    if energy == 1.0:
-        short = jnp.full((), s.shape[0] - 1, jnp.uint32)
-    else:
-        short = jnp.sum(reached[:-1] < energy * reached[-1], dtype=jnp.uint32)
-    return jnp.where(s[0] > 0, short + jnp.uint32(1), jnp.uint32(0))
-
-
-def spectrum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Singular values, and singular vectors of a matrix's smaller side.
-
-    From the Gram matrix of that side: one product and a small symmetric eigenproblem, a
-    fraction of the time of a singular value decomposition. Singular values below about
-    `3e-4` of the largest are lost in its rounding; what each holds of the energy is
-    less than 1e-7. The vectors are orthonormal to rounding whatever the matrix is.
-
-    Args:
-      x: float32 `[m, n]`.
-
-    Returns:
-      `s`, float32 `[d]` in descending order with `d = min(m, n)`, and the vectors
-      `[d, d]`, one a column: right ones when `m >= n`, else left ones.
-
-    >>> values, vectors = spectrum(jnp.diag(jnp.array([1.0, 3.0, 2.0])))
-    >>> jnp.round(values, 4).tolist()
-    [3.0, 2.0, 1.0]
-    """
-    largest = jnp.max(jnp.abs(x))
-    scale = jnp.where(largest > 0, largest, 1.0)
-    unit = x / scale
-    gram = matmul(unit.T, unit) if x.shape[0] >= x.shape[1] else matmul(unit, unit.T)
-    squares, vectors = jnp.linalg.eigh(gram)
-    return jnp.sqrt(jnp.maximum(squares[::-1], 0.0)) * scale, vectors[:, ::-1]
-
-
-def leading_factors(
-    x: jax.Array, s: jax.Array, vectors: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array]:
-    """The leading singular triples as rows: `x ~ left' right`.
-
-    With `V` orthonormal `x V V'` is the projection of `x` whatever the rounding of `V`
-    and `s`; the singular values are shared, `sqrt(s)` to each factor.
-
-    Args:
-      x: float32 `[m, n]`.
-      s: from `spectrum`.
-      vectors: from `spectrum`.
-      count: `r`, triples.
-
-    Returns:
-      `left` `[r, m]` and `right` `[r, n]`.
-
-    >>> x = jnp.diag(jnp.array([1.0, 3.0, 2.0]))
-    >>> left, right = leading_factors(x, *spectrum(x), 2)
-    >>> jnp.round(jnp.diag(left.T @ right), 4).tolist()
-    [0.0, 3.0, 2.0]
-    """
-    v, root = vectors[:, :count], jnp.sqrt(s[:count])
-    safe = jnp.where(root > 0, root, 1.0)
-    if x.shape[0] >= x.shape[1]:
-        return (matmul(x, v) / safe[None]).T, (v * safe[None]).T
-    return (v * safe[None]).T, matmul(v.T, x) / safe[:, None]
-
-
 def low_rank_start(params: PyTree, max_rank: int, *, scheme: str = "channel") -> PyTree:
     """A model's matrices at a low rank and at their own norm, to start training from.
 
@@ -183,8 +109,8 @@ def low_rank_start(params: PyTree, max_rank: int, *, scheme: str = "channel") ->
         if x.ndim < 2 or largest_rank(*scheme_shape(x.shape, scheme)) < max_rank:
             return x
         matrix = to_matrix(x, scheme)
-        left, right = leading_factors(matrix, *spectrum(matrix), max_rank)
-        nearest = matmul(left.T, right)
+        factors = truncated_svd(matrix, max_rank)
+        nearest = matmul(factors.left, factors.right)
         norm = jnp.linalg.norm(nearest)
         scale = jnp.linalg.norm(matrix) / jnp.where(norm > 0, norm, 1.0)
         return from_matrix(scale * nearest, shape_of(x), scheme)
@@ -261,8 +187,9 @@ def truncation(
         rank = rank_for_energy(values, energy)
         if max_rank is not None:
             rank = jnp.minimum(rank, jnp.uint32(max_rank))
-        left, right = leading_factors(matrix, values, vectors, most)
-        rows = jnp.concatenate([left, right], axis=1).astype(x.dtype).ravel()
+        factors = leading_factors(matrix, vectors, most)
+        rows = jnp.concatenate([factors.left.T, factors.right], axis=1)
+        rows = rows.astype(x.dtype).ravel()
         # What is not finite has no rank; all of it is sent, so that it shows.
         finite = jnp.isfinite(values[0])
         if not may_be_dense:

@@ -12,7 +12,7 @@ import numpy as np
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree, make_context
 from fedjax_comp.compress import _checks
 from fedjax_comp.compress.common_range import Ranged
-from fedjax_comp.compress.low_rank import Factors
+from fedjax_comp.compress.singular import Factors
 from fedjax_comp.privacy.integers import (
     from_integers,
     integer_grid,

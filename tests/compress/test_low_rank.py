@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import low_rank
-from fedjax_comp.compress.low_rank import Factors
+from fedjax_comp.compress.singular import Factors
 
 CONTEXT = make_context(jax.random.key(0), 0)
 
