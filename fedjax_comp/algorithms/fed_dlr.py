@@ -112,7 +112,8 @@ def fed_dlr(
         receiver has no memory, since not every client hears every broadcast.
       factored: clients train the floats of the message they received, the factors
         where there are factors, so that no local model is of higher rank than the one
-        they were sent. For a downlink that leaves floats, such as `truncation`.
+        they were sent, and a truncation to that rank takes nothing of what they
+        learned. For a downlink that leaves floats, such as `truncation`.
       execution: how a cohort is run; `scanned()` when None.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
