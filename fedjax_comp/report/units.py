@@ -88,14 +88,14 @@ def format_value(name: str, value: object) -> str:
     if "per" in words:
         # `steps_per_second` counts steps; `seconds_per_round` counts seconds.
         words = words[: words.index("per")]
+    if "ratio" in words:  # also of bytes or seconds
+        return f"{_three_digits(value)}×"
     if "bytes" in words:
         return format_bytes(value)
     if "seconds" in words:
         return format_seconds(value)
     if "accuracy" in words:
         return f"{100 * value:.2f} %" if math.isfinite(value) else str(value)
-    if "ratio" in words:
-        return f"{_three_digits(value)}×"
     if isinstance(value, int):
         return f"{value:,}" if "seed" not in words else str(value)
     return _four_digits(value)

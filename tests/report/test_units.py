@@ -51,6 +51,8 @@ def test_seconds_read_back(seconds: float) -> None:
         ("test_accuracy", math.nan, "nan"),
         ("uplink_bytes", math.inf, "inf"),
         ("uplink_ratio", 57.04, "57×"),
+        ("bytes_ratio", 5.028, "5.03×"),
+        ("seconds_batch_1_ratio", 1.085, "1.08×"),
         ("seed", 20260101, "20260101"),
         ("holds", True, "yes"),
         ("uplink", "top_k(0.01)", "top_k(0.01)"),
