@@ -3,7 +3,7 @@
 from absl import flags
 
 from experiments.adaptive.methods import METHODS, RUNGS
-from experiments.harness.flags import common_flags
+from fedjax_comp.experiment.flags import common_flags
 
 DEFAULTS: dict[str, object] = {
     "dataset": "digits",

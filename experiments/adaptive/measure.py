@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from experiments.adaptive.methods import LEAF_RUNGS, RUNGS
-from experiments.harness.conditions import codec_measures, host_device
 from fedjax_comp.base import PyTree
-from fedjax_comp.compress.ladder import rung_bits
+from fedjax_comp.compress.budget.ladder import rung_bits
+from fedjax_comp.experiment.conditions import codec_measures, host_device
 from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import Cost
 from fedjax_comp.network.setting import Codec

@@ -11,8 +11,8 @@ from fedjax_comp.compress import (
     rotate,
     trellis,
 )
-from fedjax_comp.compress.ladder import ladder
-from fedjax_comp.compress.quantizer_schemes import eden_fixed_rate
+from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.compress.schemes.quantizers import eden_fixed_rate
 from fedjax_comp.network import control
 from fedjax_comp.network.control import Controller, Ladder
 from fedjax_comp.network.steering import steered

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.adaptive.methods import FIXED, OURS
 from experiments.adaptive.outcome import best_fixed
-from experiments.harness.conditions import accuracy_against_time
+from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.report import Figure, Run
 from fedjax_comp.run_directory import Json
 

@@ -26,20 +26,20 @@ from experiments.adaptive.outcome import (
     print_table,
 )
 from experiments.adaptive.plot import draw_figures
-from experiments.harness.conditions import build_setting, fixed_bytes, simulate
-from experiments.harness.expressions import build
-from experiments.harness.finish import read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import check_names, flags_of, split_name
-from experiments.harness.problem import (
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.experiment.conditions import build_setting, fixed_bytes, simulate
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import check_names, flags_of, split_name
+from fedjax_comp.experiment.problem import (
     Federation,
     build_federation,
     build_schedule,
     initial_key,
 )
-from experiments.harness.table import to_csv
-from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.metrics import Row
 from fedjax_comp.report import Claim, Run, Table, write_report
 from fedjax_comp.run import Problem

@@ -12,12 +12,12 @@ from experiments.approximate_synchronous.regions import (
     read_matrix,
     wan,
 )
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.problem import initial_key
 from fedjax_comp import data
 from fedjax_comp.base import Algorithm, Cohort
 from fedjax_comp.data.minibatch import sample_minibatches
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.problem import initial_key
 from fedjax_comp.models import classification
 from fedjax_comp.run import Problem
 from fedjax_comp.training import Sampler, evaluation_program

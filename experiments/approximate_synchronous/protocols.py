@@ -19,9 +19,6 @@ from experiments.approximate_synchronous.clock import (
     sharded,
 )
 from experiments.approximate_synchronous.regions import hubs_of
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
 from fedjax_comp.algorithms.approximate_synchronous import (
     approximate_synchronous,
     inverse_root,
@@ -30,6 +27,9 @@ from fedjax_comp.algorithms.fed_avg import fed_avg as federated_averaging
 from fedjax_comp.base import Algorithm, Compressor, Execution, Task
 from fedjax_comp.compress import error_feedback, flattened, identity
 from fedjax_comp.compress import top_k as keep_top_k
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
 
 MakeAlgorithm = Callable[

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.harness.main import UsageError
+from fedjax_comp.experiment.main import UsageError
 
 REGIONS = {
     "Virginia": (38.9, -77.5),

@@ -34,13 +34,13 @@ from experiments.approximate_synchronous.protocols import (
     parse_variants,
 )
 from experiments.approximate_synchronous.regions import REGIONS
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import attempt, flags_of
-from experiments.harness.problem import initial_key
-from experiments.harness.table import to_csv
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import attempt, flags_of
+from fedjax_comp.experiment.problem import initial_key
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Claim, Table, format_bytes, write_report
 from fedjax_comp.run_directory import Json, open_run, write_json, write_text
 

@@ -22,8 +22,6 @@ import optax
 from absl import app, flags
 
 from experiments.benchmark.cohort_round import make_cohort
-from experiments.harness.expressions import build
-from experiments.harness.main import use_host_cores
 from fedjax_comp import execution, models
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.audit.entry import Entry, format_entry, sha256_hex
@@ -38,6 +36,8 @@ from fedjax_comp.audit.recorder import (
     with_senders,
 )
 from fedjax_comp.base import Algorithm, Cohort, Messages, PyTree
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import use_host_cores
 from fedjax_comp.training import Dispatch, TrainState, init_state, round_program
 from fedjax_comp.wire.message import to_bytes
 

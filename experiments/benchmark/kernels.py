@@ -26,9 +26,10 @@ from absl import app, flags
 from experiments.benchmark import torch_topk
 from experiments.benchmark.cohort_round import Round, take_turns
 from fedjax_comp.base import PyTree
-from fedjax_comp.compress import noise, selection
-from fedjax_comp.compress.quantize import extrema, symbols_of
-from fedjax_comp.compress.rotate import hadamard
+from fedjax_comp.compress import noise
+from fedjax_comp.compress.quantize.scalar import extrema, symbols_of
+from fedjax_comp.compress.sparsify import selection
+from fedjax_comp.compress.transform.rotate import hadamard
 from fedjax_comp.wire.words import pack_words
 
 FLAGS = flags.FLAGS

@@ -1,4 +1,4 @@
-"""Trains the codebooks of `fedjax_comp.compress.trellis`.
+"""Trains the codebooks of `fedjax_comp.compress.trellis.fixed_rate`.
 
     python -m experiments.benchmark.trellis_training --output=codebooks.npz
 
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from fedjax_comp.compress.trellis_codebook import Float32Array, spread_codebook
-from fedjax_comp.compress.viterbi import cheapest_path
+from fedjax_comp.compress.trellis.codebook import Float32Array, spread_codebook
+from fedjax_comp.compress.trellis.viterbi import cheapest_path
 
 FLAGS = flags.FLAGS
 STEPS = 1024

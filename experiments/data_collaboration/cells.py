@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.harness.main import UsageError
 from fedjax_comp import data
 from fedjax_comp.base import Examples
+from fedjax_comp.experiment.main import UsageError
 
 
 class Cell(NamedTuple):

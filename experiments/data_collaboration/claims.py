@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments.harness.measurements import claim, failure_claim
+from fedjax_comp.experiment.measurements import claim, failure_claim
 from fedjax_comp.run_directory import Json
 
 PUBLISHED = {(1, 100): 0.732, (10, 100): 0.875, (5, 1000): 0.949}

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.harness.expressions import build
 from fedjax_comp.algorithms import fed_avg
-from fedjax_comp.algorithms.independent import independent_models
 from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.data import Dataset, federated_data, make_batches
 from fedjax_comp.execution import scanned
+from fedjax_comp.experiment.expressions import build
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.models import classification
+from fedjax_comp.one_shot.independent import independent_models
 from fedjax_comp.training import (
     Dispatch,
     TrainState,

@@ -8,9 +8,9 @@ import numpy as np
 
 from experiments.data_collaboration.learn import Learning
 from experiments.data_collaboration.variants import Variant
-from fedjax_comp.algorithms.data_collaboration import Shared, collaborate
-from fedjax_comp.algorithms.private_maps import apply_map
 from fedjax_comp.base import Compressor, Examples, make_context
+from fedjax_comp.one_shot.data_collaboration import Shared, collaborate
+from fedjax_comp.one_shot.private_maps import apply_map
 from fedjax_comp.run_directory import Json
 from fedjax_comp.wire.accounting import dense_bits
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes

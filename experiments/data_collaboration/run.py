@@ -26,14 +26,14 @@ from experiments.data_collaboration.methods import (
 )
 from experiments.data_collaboration.plot import draw_figures
 from experiments.data_collaboration.variants import Variant, parse_variants
-from experiments.harness.expressions import build
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main
-from experiments.harness.measurements import complete, measure_missing
-from experiments.harness.table import to_csv
-from fedjax_comp.algorithms.data_collaboration import upload_link
-from fedjax_comp.algorithms.private_maps import apply_map
 from fedjax_comp.base import Compressor
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main
+from fedjax_comp.experiment.measurements import complete, measure_missing
+from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.one_shot.data_collaboration import upload_link
+from fedjax_comp.one_shot.private_maps import apply_map
 from fedjax_comp.report import Table
 from fedjax_comp.run_directory import Json, open_run, write_text
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
-from fedjax_comp.algorithms import private_maps
 from fedjax_comp.base import Compressor
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
+from fedjax_comp.one_shot import private_maps
 
 ANCHORS = {
     name: getattr(private_maps, name)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments.data_dispatch.dispatchers import GLOBAL
-from experiments.harness.measurements import claim, failure_claim
+from fedjax_comp.experiment.measurements import claim, failure_claim
 from fedjax_comp.run_directory import Json
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
-from fedjax_comp.algorithms.data_dispatch import Dispatcher, clustered
-from fedjax_comp.algorithms.dispatch_baselines import hashed, partition_tree, randomly
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
+from fedjax_comp.one_shot.data_dispatch import Dispatcher, clustered
+from fedjax_comp.one_shot.dispatch_baselines import hashed, partition_tree, randomly
 
 FACTORIES = {
     "clustered": clustered,

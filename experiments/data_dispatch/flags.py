@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments.harness.flags import run_flags
+from fedjax_comp.experiment.flags import run_flags
 
 DISPATCHERS = (
     "clusters: clustered()",

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
 from fedjax_comp import data
-from fedjax_comp.algorithms.data_dispatch import (
+from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.models import classification
+from fedjax_comp.one_shot.data_dispatch import (
     Dispatcher,
     routed_evaluation,
     shipment,
 )
-from fedjax_comp.algorithms.independent import independent_models
-from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
-from fedjax_comp.models import classification
+from fedjax_comp.one_shot.independent import independent_models
 from fedjax_comp.run_directory import Json
 from fedjax_comp.wire.accounting import dense_bits, message_bits, num_bits
 

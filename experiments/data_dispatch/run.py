@@ -15,11 +15,11 @@ from experiments.data_dispatch.dispatchers import (
 from experiments.data_dispatch.flags import QUICK, define
 from experiments.data_dispatch.machines import Machines, make_machines, measure
 from experiments.data_dispatch.plot import draw_figures
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main
-from experiments.harness.measurements import complete, measure_missing
-from experiments.harness.table import to_csv
-from fedjax_comp.algorithms.dispatch_baselines import randomly
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main
+from fedjax_comp.experiment.measurements import complete, measure_missing
+from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.one_shot.dispatch_baselines import randomly
 from fedjax_comp.report import Table
 from fedjax_comp.run_directory import Json, open_run, write_text
 

@@ -3,7 +3,7 @@
 from absl import flags
 
 from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
-from experiments.harness.flags import common_flags
+from fedjax_comp.experiment.flags import common_flags
 
 DEFAULTS = {
     "dataset": "mnist",

@@ -8,9 +8,6 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from experiments.harness.expressions import COMPRESSORS
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
 from fedjax_comp.algorithms.importance import (
     Importance,
     gradient_norm,
@@ -18,6 +15,9 @@ from fedjax_comp.algorithms.importance import (
     loss_score,
 )
 from fedjax_comp.base import Compressor
+from fedjax_comp.experiment.expressions import COMPRESSORS
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
 
 Family = Literal["dense", "quantizer", "sparsifier", "low-rank", "data", "shipped"]

@@ -12,7 +12,7 @@ from fedjax_comp import models
 from fedjax_comp.algorithms.data_advice import examples_bits, fixed_bits_of
 from fedjax_comp.base import PyTree
 from fedjax_comp.compress import eden_fixed_rate, flattened, top_k
-from fedjax_comp.compress.lattice import uniform_lattice
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.data import DataSpec
 from fedjax_comp.models import ModelFn
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure

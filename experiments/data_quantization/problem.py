@@ -6,21 +6,21 @@ from absl import flags
 
 from experiments.data_quantization.methods import Data, Gradient, Shipped, build_method
 from experiments.data_quantization.shipped import ship, shipped_first
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.problem import (
+from fedjax_comp.algorithms.data_quantization import data_quantization
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.links.data_uplink import data_uplink
+from fedjax_comp.algorithms.links.example_link import Cache
+from fedjax_comp.base import Algorithm, Cohort, Compressor, Examples
+from fedjax_comp.compress import identity
+from fedjax_comp.data import FederatedData, sample_minibatches
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.problem import (
     Federation,
     build_federation,
     initial_key,
     keeps_messages,
 )
-from fedjax_comp.algorithms.data_quantization import data_quantization
-from fedjax_comp.algorithms.data_uplink import data_uplink
-from fedjax_comp.algorithms.example_link import Cache
-from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.base import Algorithm, Cohort, Compressor, Examples
-from fedjax_comp.compress import identity
-from fedjax_comp.data import FederatedData, sample_minibatches
 from fedjax_comp.run import Problem
 from fedjax_comp.training import Sampler, evaluation_program
 

@@ -27,11 +27,11 @@ from experiments.data_quantization.plot import (
     totals,
 )
 from experiments.data_quantization.problem import build_problem, check
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import run_main, use_host_cores
-from experiments.harness.pipelines import attempt, flags_of
-from experiments.harness.table import to_csv
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import attempt, flags_of
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.metrics import Row
 from fedjax_comp.report import (
     Claim,

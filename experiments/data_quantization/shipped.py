@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp.algorithms.example_link import Batch, example_link
+from fedjax_comp.algorithms.links.example_link import Batch, example_link
 from fedjax_comp.base import (
     Algorithm,
     Bits,

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments.harness.flags import training_flags
+from fedjax_comp.experiment.flags import training_flags
 
 
 def define_run() -> flags.FlagValues:

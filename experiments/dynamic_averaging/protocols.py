@@ -11,12 +11,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
 from fedjax_comp import algorithms
 from fedjax_comp.algorithms.dynamic_averaging import Balancing
 from fedjax_comp.algorithms.model_averaging import Trigger
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
 
 

@@ -31,16 +31,16 @@ from experiments.dynamic_averaging.protocols import (
     parse_variants,
 )
 from experiments.dynamic_averaging.stream import build_stream, num_updates
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import run_main, use_host_cores
-from experiments.harness.pipelines import attempt, flags_of
-from experiments.harness.problem import initial_key, keeps_messages
-from experiments.harness.table import to_csv
 from fedjax_comp.algorithms import model_averaging
 from fedjax_comp.base import Algorithm, PyTree, RoundInfo
 from fedjax_comp.data.streams import drift_times, one_learner
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import attempt, flags_of
+from fedjax_comp.experiment.problem import initial_key, keeps_messages
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Claim, Table, format_bytes, write_report
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json, open_run, write_json, write_text

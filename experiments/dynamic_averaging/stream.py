@@ -8,8 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
 from fedjax_comp import data
 from fedjax_comp.base import Examples, Task
 from fedjax_comp.data.streams import (
@@ -25,6 +23,8 @@ from fedjax_comp.data.streams import (
     permuted_labels,
     rotated_images,
 )
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.models import classification
 
 GRAPHICAL = "graphical"

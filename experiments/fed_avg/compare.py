@@ -15,10 +15,10 @@ from rich.table import Table as ConsoleTable
 from experiments.fed_avg.flags import define
 from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import build_problem, claims
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import run_main, use_host_cores
-from experiments.harness.pipelines import flags_of, parse_pipelines
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import flags_of, parse_pipelines
 from fedjax_comp.report import (
     Claim,
     Figure,

@@ -3,8 +3,8 @@
 from absl import flags
 
 from experiments.fed_avg.privacy import define_privacy
-from experiments.harness.flags import common_flags
-from experiments.harness.lateness import define_lateness
+from fedjax_comp.experiment.flags import common_flags
+from fedjax_comp.experiment.lateness import define_lateness
 
 
 def define() -> flags.FlagValues:

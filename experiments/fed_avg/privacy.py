@@ -11,9 +11,9 @@ import jax
 import optax
 from absl import flags
 
-from experiments.harness.main import UsageError
-from experiments.harness.problem import Federation
 from fedjax_comp.base import PyTree
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.problem import Federation
 from fedjax_comp.privacy.accounting import cohort_epsilon, require_library
 from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
 from fedjax_comp.privacy.clipping import clipped

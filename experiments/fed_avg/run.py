@@ -7,19 +7,19 @@ from absl import flags
 
 from experiments.fed_avg.flags import QUICK, define
 from experiments.fed_avg.privacy import make_private, privacy_spent
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute
-from experiments.harness.flags import apply_quick
-from experiments.harness.lateness import counts_late, staleness_of
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.problem import (
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fed_buff import fed_buff
+from fedjax_comp.base import Algorithm
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute
+from fedjax_comp.experiment.flags import apply_quick
+from fedjax_comp.experiment.lateness import counts_late, staleness_of
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.problem import (
     build_federation,
     initial_key,
     keeps_messages,
 )
-from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.algorithms.fed_buff import fed_buff
-from fedjax_comp.base import Algorithm
 from fedjax_comp.network.timed_cohorts import timed_cohorts
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json

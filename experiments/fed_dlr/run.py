@@ -21,22 +21,22 @@ from experiments.fed_dlr.compact import compact_summary
 from experiments.fed_dlr.flags import QUICK, define, define_run
 from experiments.fed_dlr.plot import figures
 from experiments.frontier.pareto import cost_to_target
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.lateness import counts_late
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import (
+from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.base import PyTree
+from fedjax_comp.compress.low_rank.truncation import low_rank_start
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.lateness import counts_late
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import (
     attempt,
     check_names,
     flags_of,
     parse_pipelines,
 )
-from experiments.harness.problem import build_federation, keeps_messages
-from experiments.harness.table import to_csv
-from fedjax_comp.algorithms.fed_dlr import fed_dlr
-from fedjax_comp.base import PyTree
-from fedjax_comp.compress.truncation import low_rank_start
+from fedjax_comp.experiment.problem import build_federation, keeps_messages
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.metrics import Row
 from fedjax_comp.report import Claim, Run, Table, format_bytes, write_report
 from fedjax_comp.run import Problem

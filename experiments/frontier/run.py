@@ -18,13 +18,18 @@ from experiments.fed_avg.run import build_problem, claims
 from experiments.frontier.flags import QUICK, define
 from experiments.frontier.pareto import cost_to_target, pareto_front
 from experiments.frontier.plot import bytes_against_rounds, curves
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import Pipeline, attempt, flags_of, parse_pipelines
-from experiments.harness.problem import build_federation
-from experiments.harness.table import to_csv
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import (
+    Pipeline,
+    attempt,
+    flags_of,
+    parse_pipelines,
+)
+from fedjax_comp.experiment.problem import build_federation
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Claim, Figure, Run, Table, format_bytes, write_report
 from fedjax_comp.run_directory import Json, open_run, write_json, write_text
 

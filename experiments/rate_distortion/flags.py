@@ -2,9 +2,9 @@
 
 from absl import flags
 
-from experiments.harness.flags import run_flags
 from experiments.rate_distortion.sources import NAMES
 from experiments.rate_distortion.table import TABLE, to_text
+from fedjax_comp.experiment.flags import run_flags
 
 
 def define() -> flags.FlagValues:

@@ -14,10 +14,6 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from experiments.harness.expressions import build
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main
-from experiments.harness.table import to_csv
 from experiments.rate_distortion.claims import best_gaps, make_claims
 from experiments.rate_distortion.flags import QUICK, define
 from experiments.rate_distortion.limits import gap_in_bits, least_error
@@ -25,6 +21,10 @@ from experiments.rate_distortion.measure import measure
 from experiments.rate_distortion.plot import error_against_bits
 from experiments.rate_distortion.sources import DRAWN, NAMES, Source, make_sources
 from experiments.rate_distortion.table import SLOW_TRIALS, Entry, parse_entry
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Claim, Table, write_report
 from fedjax_comp.run_directory import (
     Json,

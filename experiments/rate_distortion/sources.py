@@ -18,12 +18,12 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from experiments.harness.expressions import build
-from experiments.harness.flags import common_flags
-from experiments.harness.problem import build_federation, initial_key
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import PyTree
 from fedjax_comp.data import DataUnavailable
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.flags import common_flags
+from fedjax_comp.experiment.problem import build_federation, initial_key
 from fedjax_comp.training import init_state, round_program
 
 Draw = Callable[[jax.Array, int], jax.Array]

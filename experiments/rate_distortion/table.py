@@ -7,8 +7,8 @@ none is stated. Everything is wrapped in `flattened` where its paper sends one v
 
 from typing import NamedTuple
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
 
 CLASSES = ("unbiased", "biased")
 OPTIONS = ("slow", "matrices")

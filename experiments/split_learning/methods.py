@@ -10,9 +10,9 @@ they are not to be those of `--uplink` and `--downlink`.
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
 
 Kind = Literal["round_robin", "parallel", "fed_avg", "large_batch"]

@@ -8,7 +8,7 @@ import jax
 from experiments.split_learning.methods import Method, Variant
 from experiments.split_learning.problem import Setting, build_split, share_of_batch
 from experiments.split_learning.work import client_flops
-from fedjax_comp.algorithms.split_exchange import divide
+from fedjax_comp.algorithms.links.split_exchange import divide
 from fedjax_comp.metrics import Row
 from fedjax_comp.run_directory import Json
 from fedjax_comp.wire.accounting import dense_bits

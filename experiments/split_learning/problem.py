@@ -7,15 +7,15 @@ import optax
 from absl import flags
 from flax import linen as nn
 
-from experiments.harness.expressions import build
-from experiments.harness.main import UsageError
-from experiments.harness.problem import initial_key
 from experiments.split_learning.methods import Method, build_method
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.split_learning import Schedule, split_learning, split_links
 from fedjax_comp.base import Algorithm, Cohort, Compressor, Task
 from fedjax_comp.data.minibatch import sample_minibatches
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.problem import initial_key
 from fedjax_comp.models import classification
 from fedjax_comp.models.split import SplitTask, split_classification
 from fedjax_comp.run import Problem

@@ -12,13 +12,6 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute, read_rows
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import attempt, flags_of
-from experiments.harness.problem import initial_key
-from experiments.harness.table import to_csv
 from experiments.split_learning.claims import measured_claims, published_claims
 from experiments.split_learning.flags import QUICK, define, define_run
 from experiments.split_learning.leakage import leakage_table
@@ -43,6 +36,13 @@ from experiments.split_learning.problem import (
 )
 from experiments.split_learning.published import published_table, resnet_sizes
 from fedjax_comp.checkpoint import Checkpoints
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute, read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import attempt, flags_of
+from fedjax_comp.experiment.problem import initial_key
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Claim, Table, write_report
 from fedjax_comp.run_directory import Json, open_run, write_json, write_text
 from fedjax_comp.training import init_state

@@ -12,17 +12,17 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table as ConsoleTable
 
-from experiments.harness.expressions import build
-from experiments.harness.finish import execute
-from experiments.harness.flags import apply_quick, as_dict, training_flags
-from experiments.harness.main import UsageError, run_main, use_host_cores
-from experiments.harness.pipelines import attempt, flags_of
-from experiments.harness.problem import initial_key
-from experiments.harness.table import to_csv
 from fedjax_comp import data
 from fedjax_comp.algorithms.vertical_split import vertical_split
 from fedjax_comp.base import Compressor
 from fedjax_comp.data.sources import adult
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.finish import execute
+from fedjax_comp.experiment.flags import apply_quick, as_dict, training_flags
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
+from fedjax_comp.experiment.pipelines import attempt, flags_of
+from fedjax_comp.experiment.problem import initial_key
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.models.vertical import (
     VerticalTask,
     even_blocks,

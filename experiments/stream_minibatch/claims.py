@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from experiments.harness.measurements import claim, failure_claim
+from fedjax_comp.experiment.measurements import claim, failure_claim
 from fedjax_comp.run_directory import Json
 
 SLOPE, SLOPE_WITHIN = -1.0, 0.15

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments.harness.main import UsageError
 from fedjax_comp.algorithms.stream_minibatch import angle_error, krasulina_task
 from fedjax_comp.base import Examples, Task
 from fedjax_comp.data.arrivals import Synthetic, synthetic
+from fedjax_comp.experiment.main import UsageError
 
 
 class StreamProblem(NamedTuple):

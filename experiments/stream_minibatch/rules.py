@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments.harness.expressions import COMPRESSORS
-from experiments.harness.main import UsageError
-from experiments.harness.pipelines import check_names, split_name
 from fedjax_comp.algorithms.graphs import Graph, complete, edges, expander, ring, torus
 from fedjax_comp.base import Compressor
+from fedjax_comp.experiment.expressions import COMPRESSORS
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
 
 

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 
-from experiments.harness.flags import apply_quick, as_dict
-from experiments.harness.main import UsageError, run_main
-from experiments.harness.measurements import complete, measure_missing
-from experiments.harness.table import to_csv
 from experiments.stream_minibatch.claims import claims_of
 from experiments.stream_minibatch.flags import QUICK, define
 from experiments.stream_minibatch.plot import draw_figures
 from experiments.stream_minibatch.problems import PROBLEMS
 from experiments.stream_minibatch.rules import Rule, parse_rules
 from experiments.stream_minibatch.simulate import build_algorithm, pace_of, simulate
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import UsageError, run_main
+from fedjax_comp.experiment.measurements import complete, measure_missing
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Table
 from fedjax_comp.run_directory import Json, open_run, write_text
 

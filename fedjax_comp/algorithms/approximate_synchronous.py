@@ -21,7 +21,11 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
-from fedjax_comp.algorithms.significance import Update, significant, significant_link
+from fedjax_comp.algorithms.links.significance import (
+    Update,
+    significant,
+    significant_link,
+)
 from fedjax_comp.base import (
     Algorithm,
     Bits,

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_comp.algorithms.example_rows import values_of
+from fedjax_comp.algorithms.links.example_rows import values_of
 from fedjax_comp.base import Compressor, PyTree, make_context
-from fedjax_comp.compress.lattice import uniform_lattice
-from fedjax_comp.compress.leafwise import shape_of
-from fedjax_comp.compress.quantizer_schemes import eden_fixed_rate
+from fedjax_comp.compress.combine.leafwise import shape_of
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
+from fedjax_comp.compress.schemes.quantizers import eden_fixed_rate
 from fedjax_comp.data.federated import DataSpec
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.codes.fixed_width import bit_width

@@ -23,13 +23,18 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
-from fedjax_comp.algorithms.data_uplink import Upload, data_uplink
-from fedjax_comp.algorithms.example_link import Batch, Cache, example_link, weight_of
 from fedjax_comp.algorithms.importance import (
     Importance,
     draw,
     each_loss,
     probability_exponents,
+)
+from fedjax_comp.algorithms.links.data_uplink import Upload, data_uplink
+from fedjax_comp.algorithms.links.example_link import (
+    Batch,
+    Cache,
+    example_link,
+    weight_of,
 )
 from fedjax_comp.base import (
     Algorithm,
@@ -140,7 +145,7 @@ def data_quantization(
     Raises:
       ValueError: as `example_link`; from `init` for a downlink with memory.
 
-    >>> from fedjax_comp.compress.lattice import uniform_lattice
+    >>> from fedjax_comp.compress.quantize.lattice import uniform_lattice
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
     >>> algorithm = data_quantization(

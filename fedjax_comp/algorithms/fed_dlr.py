@@ -8,8 +8,9 @@ Source: Qiao, Yu, Zhang and Letaief 2021, "Communication-efficient federated lea
 with dual-side low-rank compression" (arXiv 2104.12416). A reconstruction: only the
 abstract was at hand, which says that both the server and the clients approximate by low
 rank, and that the result is a compact model. Ours are the rule of the rank (by energy,
-`fedjax_comp.compress.truncation`), that reconstructed matrices are averaged and never
-the factors (the mean of products is no product of means), and the factored training.
+`fedjax_comp.compress.low_rank.truncation`), that reconstructed matrices are averaged
+and never the factors (the mean of products is no product of means), and the factored
+training.
 
 This is not `fed_avg` with a truncation on each link. There the uplink carries
 differences, and the server keeps what its downlink lost, since it adds the mean
@@ -43,7 +44,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
-from fedjax_comp.compress.truncation import truncation
+from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.wire.accounting import broadcast_traffic, num_bits

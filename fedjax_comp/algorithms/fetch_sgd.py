@@ -31,8 +31,9 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
-from fedjax_comp.compress import flattened, identity, selection
+from fedjax_comp.compress import flattened, identity
 from fedjax_comp.compress.sketch import count_sketch, sketch, unsketch
+from fedjax_comp.compress.sparsify import selection
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.wire.accounting import broadcast_traffic, num_bits

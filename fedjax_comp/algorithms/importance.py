@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp.algorithms.example_link import STEPS_PER_OCTAVE, WEIGHTS
+from fedjax_comp.algorithms.links.example_link import STEPS_PER_OCTAVE, WEIGHTS
 from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.compress import noise
 

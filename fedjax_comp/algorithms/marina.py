@@ -31,7 +31,7 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress import identity
-from fedjax_comp.compress.ladder import ladder
+from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.update import Model, step_towards

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
-from fedjax_comp.algorithms.split_exchange import (
+from fedjax_comp.algorithms.links.split_exchange import (
     Batch,
     Sent,
     front,

@@ -5,39 +5,37 @@ The contract is `fedjax_comp.base.Compressor`. To add one for a single array, wr
 tested by one line in `tests/conformance/compressor_table.py`.
 """
 
-from fedjax_comp.compress.blocks import block_top_k, chunk_top_k
-from fedjax_comp.compress.blockwise import blocks
-from fedjax_comp.compress.budgeted import (
+from fedjax_comp.compress.budget.budgeted import (
     budgeted_quantize,
     budgeted_random_k,
     budgeted_top_k,
 )
-from fedjax_comp.compress.cast import to_dtype
-from fedjax_comp.compress.combinators import (
-    by_rank,
-    chain,
-    flattened,
-    identity,
-    partition,
-)
-from fedjax_comp.compress.common_range import common_range
-from fedjax_comp.compress.counted import threshold, warm_up_top_k
-from fedjax_comp.compress.dct import dct
-from fedjax_comp.compress.differences import differenced
-from fedjax_comp.compress.eden import ecsq, eden
+from fedjax_comp.compress.combine.blockwise import blocks
+from fedjax_comp.compress.combine.chain import chain, identity
+from fedjax_comp.compress.combine.differences import differenced
+from fedjax_comp.compress.combine.feedback import error_feedback
+from fedjax_comp.compress.combine.flattened import flattened
+from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.combine.partition import by_rank, partition
+from fedjax_comp.compress.combine.per_client import per_client
 from fedjax_comp.compress.entropy import entropy_coded
-from fedjax_comp.compress.feedback import error_feedback
-from fedjax_comp.compress.kashin import kashin
-from fedjax_comp.compress.lattice import uniform_lattice
-from fedjax_comp.compress.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.low_rank import low_rank, randomized_low_rank
-from fedjax_comp.compress.natural import natural_compression, natural_dithering, nuqsgd
-from fedjax_comp.compress.one_bit import one_bit, one_sign
-from fedjax_comp.compress.per_client import per_client
-from fedjax_comp.compress.power_sgd import power_sgd
-from fedjax_comp.compress.projection import random_projection
-from fedjax_comp.compress.quantize import qsgd, sign, stochastic_quantize
-from fedjax_comp.compress.quantizer_schemes import (
+from fedjax_comp.compress.low_rank.factors import low_rank, randomized_low_rank
+from fedjax_comp.compress.low_rank.power_sgd import power_sgd
+from fedjax_comp.compress.low_rank.spectral import energy_low_rank, spectral_sample
+from fedjax_comp.compress.low_rank.truncation import low_rank_start, truncation
+from fedjax_comp.compress.quantize.cast import to_dtype
+from fedjax_comp.compress.quantize.common_range import common_range
+from fedjax_comp.compress.quantize.eden import ecsq, eden
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
+from fedjax_comp.compress.quantize.natural import (
+    natural_compression,
+    natural_dithering,
+    nuqsgd,
+)
+from fedjax_comp.compress.quantize.one_bit import one_bit, one_sign
+from fedjax_comp.compress.quantize.scalar import qsgd, sign, stochastic_quantize
+from fedjax_comp.compress.quantize.terngrad import terngrad
+from fedjax_comp.compress.schemes.quantizers import (
     budgeted_eden,
     budgeted_trellis,
     drive,
@@ -47,21 +45,23 @@ from fedjax_comp.compress.quantizer_schemes import (
     qsgd_elias,
     rotated_quantize,
 )
-from fedjax_comp.compress.rotate import rotate
-from fedjax_comp.compress.sketch import count_sketch
-from fedjax_comp.compress.sparse_schemes import (
+from fedjax_comp.compress.schemes.sparsifiers import (
     demo,
     dgc,
     random_mask,
     sketched_update,
     stc,
 )
-from fedjax_comp.compress.sparsify import random_k, top_k
-from fedjax_comp.compress.spectral import energy_low_rank, spectral_sample
-from fedjax_comp.compress.terngrad import terngrad
-from fedjax_comp.compress.trellis import trellis
-from fedjax_comp.compress.truncation import low_rank_start, truncation
-from fedjax_comp.compress.uniform_trellis import uniform_trellis
+from fedjax_comp.compress.sketch import count_sketch
+from fedjax_comp.compress.sparsify.counted import threshold, warm_up_top_k
+from fedjax_comp.compress.sparsify.structured import block_top_k, chunk_top_k
+from fedjax_comp.compress.sparsify.top_k import random_k, top_k
+from fedjax_comp.compress.transform.dct import dct
+from fedjax_comp.compress.transform.kashin import kashin
+from fedjax_comp.compress.transform.projection import random_projection
+from fedjax_comp.compress.transform.rotate import rotate
+from fedjax_comp.compress.trellis.fixed_rate import trellis
+from fedjax_comp.compress.trellis.uniform import uniform_trellis
 from fedjax_comp.wire.codes import (
     elias_delta,
     elias_gamma,

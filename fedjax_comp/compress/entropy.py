@@ -9,7 +9,7 @@ import jax
 
 from fedjax_comp import tree as trees
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
-from fedjax_comp.compress.leafwise import is_open
+from fedjax_comp.compress.combine.leafwise import is_open
 from fedjax_comp.wire.codes import rans, shortest_index_set
 from fedjax_comp.wire.fields import Code, Coded, IndexSet, Symbols, is_field
 

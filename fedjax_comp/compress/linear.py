@@ -9,8 +9,8 @@ compressed domain (Rothchild et al., "FetchSGD", 2020).
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, PyTree
-from fedjax_comp.compress import _checks
 
 
 def sum_payloads(payloads: PyTree, weights: jax.Array | None = None) -> PyTree:
@@ -69,7 +69,7 @@ def decode_sum(
 
     Example:
       >>> from fedjax_comp.base import make_context
-      >>> from fedjax_comp.compress.sparsify import random_k
+      >>> from fedjax_comp.compress.sparsify.top_k import random_k
       >>> shared = random_k(0.5, shared=True)
       >>> context = make_context(jax.random.key(0), 0)
       >>> payloads = jax.vmap(lambda x: shared.encode(context, x, ())[0])(
@@ -79,7 +79,7 @@ def decode_sum(
       >>> sorted(decoded.tolist())
       [0.0, 0.0, 6.0, 6.0]
     """
-    _checks.compressor("compressor", compressor)
+    checks.compressor("compressor", compressor)
     if not compressor.linear:
         raise ValueError(
             "Expected a linear compressor: the decoded sum of messages is not the sum "

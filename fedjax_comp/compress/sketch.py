@@ -11,9 +11,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
-from fedjax_comp.compress import _checks, noise
-from fedjax_comp.compress.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress import noise
+from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 
 
 def _hashes(key: jax.Array, n: int, columns: int) -> tuple[jax.Array, jax.Array]:
@@ -131,8 +132,8 @@ def count_sketch(*, rows: int, columns: int) -> Compressor:
       >>> float(small.decode(context, payload, ())[0][7])
       3.0
     """
-    rows = _checks.integer("rows", rows, minimum=1)
-    columns = _checks.integer("columns", columns, minimum=1, maximum=1 << 30)
+    rows = checks.integer("rows", rows, minimum=1)
+    columns = checks.integer("columns", columns, minimum=1, maximum=1 << 30)
 
     def accepts(like: jax.ShapeDtypeStruct) -> bool:
         return rows * columns < math.prod(like.shape)

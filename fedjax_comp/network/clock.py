@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_comp.network import _checks
+from fedjax_comp import checks
 from fedjax_comp.network.devices import Cost, Device, roofline_seconds
 from fedjax_comp.network.links import Link, arrival, leaves_at
 
@@ -117,7 +117,7 @@ class Policy(NamedTuple):
 def check_policy(policy: Policy) -> Policy:
     """`policy`; `ValueError` for a deadline or a number that cannot be waited for."""
     if policy.deadline_seconds != math.inf:
-        _checks.positive("deadline_seconds", policy.deadline_seconds)
+        checks.positive("deadline_seconds", policy.deadline_seconds)
     if policy.wanted is not None and policy.wanted < 1:
         raise ValueError(f"Expected wanted={policy.wanted} >= 1.")
     return policy

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from fedjax_comp.network import _checks
+from fedjax_comp import checks
 from fedjax_comp.network.allocation import layer_knapsack
 
 ControlState: TypeAlias = dict[str, object]
@@ -126,7 +126,7 @@ def fixed(bits: float) -> Controller:
     >>> fixed(8.0).step({}, None, Statistics(np.ones(2), *[np.ones(2)] * 3, 0, 0, 0))[1]
     array([8., 8.])
     """
-    _checks.positive("bits", bits)
+    checks.positive("bits", bits)
 
     def step(
         state: ControlState, conditions: Conditions, statistics: Statistics
@@ -146,7 +146,7 @@ def kimad(allowed_seconds: float) -> Controller:
     Raises:
       ValueError: unless it is positive.
     """
-    _checks.positive("allowed_seconds", allowed_seconds)
+    checks.positive("allowed_seconds", allowed_seconds)
 
     def step(
         state: ControlState, conditions: Conditions, statistics: Statistics
@@ -175,9 +175,9 @@ def accordion(
       ValueError: unless all are positive.
     """
     for name, value in (("hard_bits", hard_bits), ("gentle_bits", gentle_bits)):
-        _checks.positive(name, value)
-    _checks.positive("threshold", threshold)
-    _checks.positive("interval", interval)
+        checks.positive(name, value)
+    checks.positive("threshold", threshold)
+    checks.positive("interval", interval)
 
     def step(
         state: ControlState, conditions: Conditions, statistics: Statistics
@@ -212,8 +212,8 @@ def ada_quant(
     Raises:
       ValueError: unless both numbers are at least 1.
     """
-    _checks.positive("num_parameters", num_parameters)
-    _checks.positive("levels", levels)
+    checks.positive("num_parameters", num_parameters)
+    checks.positive("levels", levels)
 
     def step(
         state: ControlState, conditions: Conditions, statistics: Statistics
@@ -249,9 +249,9 @@ def dada_quant(
     Raises:
       ValueError: for numbers that are none of these.
     """
-    _checks.positive("num_parameters", num_parameters)
-    _checks.positive("levels", levels)
-    _checks.positive("patience", patience)
+    checks.positive("num_parameters", num_parameters)
+    checks.positive("levels", levels)
+    checks.positive("patience", patience)
     if not 0 <= smoothing < 1:
         raise ValueError(f"Expected smoothing={smoothing} in [0, 1).")
 
@@ -304,8 +304,8 @@ def l_greco(
     Raises:
       ValueError: unless both numbers are positive.
     """
-    _checks.positive("bits_per_coordinate", bits_per_coordinate)
-    _checks.positive("interval", interval)
+    checks.positive("bits_per_coordinate", bits_per_coordinate)
+    checks.positive("interval", interval)
     rates = ladder.bits / ladder.num_parameters
 
     def step(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_comp.network import _checks
+from fedjax_comp import checks
 
 PHONE_TABLE = "traces/devices/raw_ai_benchmark_list.json"
 REFERENCE_PHONE = "Google Pixel 4"
@@ -182,7 +182,7 @@ def mixed(
     """
     shares = {"server": server, "laptop": laptop, "phone": phone}
     for name, share in shares.items():
-        _checks.not_negative(name, share)
+        checks.not_negative(name, share)
     total = sum(shares.values())
     if total == 0:
         raise ValueError("Expected a share above 0 in mixed().")

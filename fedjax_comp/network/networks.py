@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_comp.network import _checks
+from fedjax_comp import checks
 from fedjax_comp.network.links import Channel, Link, Presence
 from fedjax_comp.network.trace_files import read_traces
 from fedjax_comp.network.traces import Trace, rate_trace, rotated, scaled
@@ -49,7 +49,7 @@ def constant(
     >>> len(constant(1.0)(3, 0, None))
     3
     """
-    _checks.positive("megabits_per_second", megabits_per_second)
+    checks.positive("megabits_per_second", megabits_per_second)
     make = _maker(uplink_share, latency_seconds, loss)
     trace = rate_trace(np.ones(1), np.array([megabits_per_second * 1e6]))
     return lambda num_clients, seed, raw_dir: [make(trace, trace)] * num_clients
@@ -77,9 +77,9 @@ def lognormal(
     Raises:
       ValueError: for a rate that is not positive or a negative deviation.
     """
-    _checks.positive("median_megabits_per_second", median_megabits_per_second)
-    _checks.not_negative("sigma_clients", sigma_clients)
-    _checks.not_negative("sigma_seconds", sigma_seconds)
+    checks.positive("median_megabits_per_second", median_megabits_per_second)
+    checks.not_negative("sigma_clients", sigma_clients)
+    checks.not_negative("sigma_seconds", sigma_seconds)
     make = _maker(uplink_share, latency_seconds, loss)
 
     def network(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
@@ -131,8 +131,8 @@ def markov(
     means = (good_seconds, bad_seconds)
     names = ("good", "bad")
     for name, rate, mean in zip(names, rates, means, strict=True):
-        _checks.positive(f"{name}_megabits_per_second", rate)
-        _checks.positive(f"{name}_seconds", mean)
+        checks.positive(f"{name}_megabits_per_second", rate)
+        checks.positive(f"{name}_seconds", mean)
     make = _maker(uplink_share, latency_seconds, loss)
 
     def network(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
@@ -210,8 +210,8 @@ def intermittent(
     Raises:
       ValueError: for a time that is not positive.
     """
-    _checks.positive("present_seconds", present_seconds)
-    _checks.positive("absent_seconds", absent_seconds)
+    checks.positive("present_seconds", present_seconds)
+    checks.positive("absent_seconds", absent_seconds)
 
     def wrapped(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
         links = network(num_clients, seed, raw_dir)
@@ -252,8 +252,8 @@ def _presence(random: np.random.Generator, means: tuple[float, float]) -> Presen
 def _maker(
     uplink_share: float, latency_seconds: float, loss: float
 ) -> Callable[[Trace, Trace], Link]:
-    _checks.positive("uplink_share", uplink_share)
-    _checks.not_negative("latency_seconds", latency_seconds)
+    checks.positive("uplink_share", uplink_share)
+    checks.not_negative("latency_seconds", latency_seconds)
     if not 0 <= loss < 1:
         raise ValueError(f"Expected loss={loss} in [0, 1).")
 

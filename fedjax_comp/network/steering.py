@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import (
     Algorithm,
     Cohort,
@@ -22,7 +23,6 @@ from fedjax_comp.base import (
     RoundInfo,
     fold_context,
 )
-from fedjax_comp.compress import _checks
 
 
 class Steered(NamedTuple):
@@ -102,7 +102,7 @@ def steered(compressor: Compressor, *, per_leaf: bool = False) -> Compressor:
       >>> up.decode(context, payload, up.init(x).receiver)[1].energies.tolist()
       [25.0]
     """
-    _checks.compressor("compressor", compressor)
+    checks.compressor("compressor", compressor)
 
     def init(like: PyTree) -> LinkState:
         leaves = jax.tree.leaves(like)

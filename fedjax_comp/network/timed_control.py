@@ -7,7 +7,7 @@ published on adapting compression takes it for free.
 
 import numpy as np
 
-from fedjax_comp.network import _checks
+from fedjax_comp import checks
 from fedjax_comp.network.allocation import water_filling
 from fedjax_comp.network.control import (
     NOT_INVITED,
@@ -70,7 +70,7 @@ def hardware_aware(
 def _timed(
     ladder: Ladder, kappa: float, least_share: float, *, charge_codec: bool
 ) -> Controller:
-    _checks.not_negative("kappa", kappa)
+    checks.not_negative("kappa", kappa)
     if not 0 <= least_share <= 1:
         raise ValueError(f"Expected least_share={least_share} in [0, 1].")
 

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
-from fedjax_comp.compress import _checks
+from fedjax_comp import checks
 
 ORDERS = (
     *(1 + x / 10 for x in range(1, 100)),
@@ -133,8 +133,8 @@ def cohort_epsilon(
     4.377
     """
     _check(noise_multiplier, rounds, delta)
-    population = _checks.integer("population", population, minimum=1)
-    cohort_size = _checks.integer(
+    population = checks.integer("population", population, minimum=1)
+    cohort_size = checks.integer(
         "cohort_size", cohort_size, minimum=1, maximum=population
     )
     relative = noise_multiplier / 2
@@ -176,7 +176,7 @@ def poisson_epsilon(
       ImportError: with the way out, when `dp-accounting` is missing.
     """
     _check(noise_multiplier, rounds, delta)
-    probability = _checks.fraction("sampling_probability", sampling_probability)
+    probability = checks.fraction("sampling_probability", sampling_probability)
     if probability == 1 or noise_multiplier == 0 or rounds == 0:
         return gaussian_epsilon(
             noise_multiplier=noise_multiplier, rounds=rounds, delta=delta
@@ -190,11 +190,9 @@ def poisson_epsilon(
 
 
 def _check(noise_multiplier: float, rounds: int, delta: float) -> None:
-    _checks.number(
-        "noise_multiplier", noise_multiplier, minimum=0.0, below=float("inf")
-    )
-    _checks.integer("rounds", rounds, minimum=0)
-    _checks.number("delta", delta, minimum=1e-300, below=1.0)
+    checks.number("noise_multiplier", noise_multiplier, minimum=0.0, below=float("inf"))
+    checks.integer("rounds", rounds, minimum=0)
+    checks.number("delta", delta, minimum=1e-300, below=1.0)
 
 
 def has_library() -> bool:
@@ -238,7 +236,7 @@ def rdp_epsilon(
     >>> round(rdp_epsilon(lambda a: a / 2, delta=1e-5), 2)
     4.73
     """
-    _checks.number("delta", delta, minimum=1e-300, below=1.0)
+    checks.number("delta", delta, minimum=1e-300, below=1.0)
     return max(
         0.0,
         min(

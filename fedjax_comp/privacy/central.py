@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.base import Cohort, PyTree
-from fedjax_comp.compress import _checks
 from fedjax_comp.server.aggregate import WeightedSum
 
 Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
@@ -54,7 +54,7 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
     >>> noisy.update(jnp.ones(2), noisy.init(jnp.ones(2)))[0]
     Array([1., 1.], dtype=float32)
     """
-    stddev = _checks.number("stddev", stddev, minimum=0.0, below=float("inf"))
+    stddev = checks.number("stddev", stddev, minimum=0.0, below=float("inf"))
 
     def init(params: PyTree) -> NoiseState:
         del params
@@ -97,7 +97,7 @@ def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
     >>> mean_over(4)(WeightedSum(jnp.array([2.0]), jnp.array(3.0)))
     Array([0.5], dtype=float32)
     """
-    cohort_size = _checks.integer("cohort_size", cohort_size, minimum=1)
+    cohort_size = checks.integer("cohort_size", cohort_size, minimum=1)
     return lambda summed: jax.tree.map(lambda x: x / cohort_size, summed.total)
 
 

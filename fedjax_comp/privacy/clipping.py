@@ -7,9 +7,9 @@ models", 2018, section 2 (flat clipping).
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, PyTree
-from fedjax_comp.compress import _checks
-from fedjax_comp.compress.leafwise import open_leaves, replace_open
+from fedjax_comp.compress.combine.leafwise import open_leaves, replace_open
 
 
 def l2_norm(tree: PyTree) -> jax.Array:
@@ -88,8 +88,8 @@ def clipped(compressor: Compressor, norm: float) -> Compressor:
       >>> float(l2_norm(decoded))
       1.0
     """
-    _checks.compressor("compressor", compressor)
-    norm = _checks.between("norm", norm, above=0, at_most=1e30)
+    checks.compressor("compressor", compressor)
+    norm = checks.between("norm", norm, above=0, at_most=1e30)
 
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
         return compressor.encode(context, clip_by_l2(tree, norm), sender)

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_comp.compress import _checks
+from fedjax_comp import checks
 from fedjax_comp.privacy.masks import RandomBytes
 
 MAX_STDDEV = 1e5
@@ -84,8 +84,8 @@ def discrete_gaussian(
     >>> abs(discrete_gaussian(os.urandom, 1000, stddev=0.01)).max()
     np.int64(0)
     """
-    n = _checks.integer("n", n, minimum=0)
-    stddev = _checks.between("stddev", stddev, above=0, at_most=MAX_STDDEV)
+    n = checks.integer("n", n, minimum=0)
+    stddev = checks.between("stddev", stddev, above=0, at_most=MAX_STDDEV)
     return _invert(random_bytes, n, _table("gaussian", stddev))
 
 
@@ -112,7 +112,7 @@ def skellam(
     >>> skellam(os.urandom, 3, variance=4.0).shape
     (3,)
     """
-    n = _checks.integer("n", n, minimum=0)
-    variance = _checks.between("variance", variance, above=0, at_most=MAX_STDDEV**2)
+    n = checks.integer("n", n, minimum=0)
+    variance = checks.between("variance", variance, above=0, at_most=MAX_STDDEV**2)
     table = _table("poisson", variance / 2)
     return _invert(random_bytes, n, table) - _invert(random_bytes, n, table)

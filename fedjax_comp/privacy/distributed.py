@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fedjax_comp.compress import _checks
+from fedjax_comp import checks
 from fedjax_comp.privacy.masks import RandomBytes
 from fedjax_comp.privacy.messages import Setting
 from fedjax_comp.privacy.secure_sum import SecureSum, Step, secure_sum
@@ -72,10 +72,10 @@ def bounded_rounding(
     >>> round(bounded_rounding(clip=1.0, step=0.001, n=100).bound)
     1001
     """
-    clip = _checks.between("clip", clip, above=0, at_most=1e30)
-    step = _checks.between("step", step, above=0, at_most=1e30)
-    n = _checks.integer("n", n, minimum=1)
-    bias = _checks.number("bias", bias, minimum=1e-300, below=1.0)
+    clip = checks.between("clip", clip, above=0, at_most=1e30)
+    step = checks.between("step", step, above=0, at_most=1e30)
+    n = checks.integer("n", n, minimum=1)
+    bias = checks.number("bias", bias, minimum=1e-300, below=1.0)
     length = clip / step
     likely = math.sqrt(
         length**2 + n / 4 + math.sqrt(-2 * math.log(bias)) * (length + math.sqrt(n) / 2)

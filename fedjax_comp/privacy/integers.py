@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from fedjax_comp import checks
 from fedjax_comp.base import PyTree
-from fedjax_comp.compress import _checks, noise
-from fedjax_comp.compress.common_range import Ranged
+from fedjax_comp.compress import noise
+from fedjax_comp.compress.quantize.common_range import Ranged
 from fedjax_comp.wire.fields import Raw, is_field
 
 MAX_GRID_LEVELS = (1 << 24) - 1
@@ -55,10 +56,10 @@ def integer_grid(levels: int, *, limit: float) -> Grid:
     >>> integer_grid(5, limit=1.0).step
     0.5
     """
-    levels = _checks.integer("levels", levels, minimum=3, maximum=MAX_GRID_LEVELS)
+    levels = checks.integer("levels", levels, minimum=3, maximum=MAX_GRID_LEVELS)
     if levels % 2 == 0:
         raise ValueError(f"Expected levels={levels} to be odd, so that 0 is a level.")
-    return Grid(levels, _checks.between("limit", limit, above=0, at_most=1e30))
+    return Grid(levels, checks.between("limit", limit, above=0, at_most=1e30))
 
 
 def round_to_grid(key: jax.Array, x: jax.Array, grid: Grid) -> jax.Array:

@@ -13,7 +13,7 @@ All of them are records of fixed lengths, places are 16 bits, little-endian:
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from fedjax_comp.compress import _checks
+from fedjax_comp import checks
 from fedjax_comp.privacy.envelopes import SEAL_BYTES
 from fedjax_comp.privacy.errors import ProtocolError
 from fedjax_comp.privacy.masks import KEY_BYTES, Residues, reduce_bits
@@ -69,17 +69,17 @@ def secure_setting(
     >>> secure_setting(parties=10, n=4, bits=16, tag=b"run 1, round 7").threshold
     7
     """
-    parties = _checks.integer("parties", parties, minimum=2, maximum=(1 << 16) - 1)
+    parties = checks.integer("parties", parties, minimum=2, maximum=(1 << 16) - 1)
     if threshold is None:
         threshold = min(parties, 2 * parties // 3 + 1)
-    threshold = _checks.integer("threshold", threshold, minimum=2, maximum=parties)
+    threshold = checks.integer("threshold", threshold, minimum=2, maximum=parties)
     if 2 * threshold <= parties:
         raise ValueError(
             f"Expected threshold={threshold} > parties/2={parties / 2:g}: two halves "
             "of the parties could otherwise be asked for the two secrets of one."
         )
-    n = _checks.integer("n", n, minimum=1)
-    bits = _checks.integer("bits", bits, minimum=1, maximum=64)
+    n = checks.integer("n", n, minimum=1)
+    bits = checks.integer("bits", bits, minimum=1, maximum=64)
     if not isinstance(tag, bytes) or not tag:
         raise ValueError(f"Expected tag={tag!r}, bytes that name the round.")
     return Setting(parties, threshold, n, bits, tag)

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree, make_context
-from fedjax_comp.compress import _checks
-from fedjax_comp.compress.common_range import Ranged
-from fedjax_comp.compress.singular import Factors
+from fedjax_comp.compress.low_rank.singular import Factors
+from fedjax_comp.compress.quantize.common_range import Ranged
 from fedjax_comp.privacy.integers import (
     from_integers,
     integer_grid,
@@ -52,7 +52,7 @@ def qualify(compressor: Compressor, like: PyTree) -> PyTree:
     ...
     ValueError: Expected messages that add: each client chooses its own coordinates...
     """
-    _checks.compressor("compressor", compressor)
+    checks.compressor("compressor", compressor)
     state = compressor.init(like)
     if jax.tree.leaves(state.receiver):
         raise _refusal(

@@ -6,7 +6,7 @@ Shamir, "How to share a secret", 1979, over the field of the smallest prime abov
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedjax_comp.compress import _checks
+from fedjax_comp import checks
 from fedjax_comp.privacy.masks import SEED_BYTES, RandomBytes
 
 PRIME = 2**256 + 297
@@ -48,7 +48,7 @@ def split(
     """
     if len(secret) != SEED_BYTES:
         raise ValueError(f"Expected a secret of {SEED_BYTES} bytes, got {len(secret)}.")
-    threshold = _checks.integer("threshold", threshold, minimum=1, maximum=len(places))
+    threshold = checks.integer("threshold", threshold, minimum=1, maximum=len(places))
     if len(set(places)) != len(places) or min(places) < 1:
         raise ValueError(f"Expected distinct places={list(places)} >= 1.")
     coefficients = [_field_element(random_bytes) for _ in range(threshold - 1)]

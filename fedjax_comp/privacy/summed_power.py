@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from fedjax_comp.compress.low_rank import orthonormal
-from fedjax_comp.compress.singular import matmul
+from fedjax_comp.compress.low_rank.factors import orthonormal
+from fedjax_comp.compress.low_rank.singular import matmul
 
 SumOfArrays = Callable[[Sequence[jax.Array]], jax.Array]
 """Sums one array of each client; by `secure_round`, for instance."""

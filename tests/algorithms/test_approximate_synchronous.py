@@ -15,7 +15,11 @@ from fedjax_comp.algorithms.approximate_synchronous import (
     inverse_root,
 )
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.algorithms.significance import Update, significant, significant_link
+from fedjax_comp.algorithms.links.significance import (
+    Update,
+    significant,
+    significant_link,
+)
 from fedjax_comp.base import Examples, Task, make_context
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.wire.accounting import (

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from fedjax_comp.algorithms.data_advice import advisable, examples_bits, fixed_bits_of
-from fedjax_comp.algorithms.example_link import Batch, example_link
+from fedjax_comp.algorithms.links.example_link import Batch, example_link
 from fedjax_comp.base import Examples, make_context
 from fedjax_comp.compress import chain, entropy_coded, qsgd, top_k
-from fedjax_comp.compress.lattice import uniform_lattice
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.data import DataSpec
 from fedjax_comp.wire.accounting import message_bits, num_bits
 

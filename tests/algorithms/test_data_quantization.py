@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms.data_quantization import data_quantization
-from fedjax_comp.algorithms.data_uplink import data_uplink
-from fedjax_comp.algorithms.example_link import Cache
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.importance import importance, loss_score
+from fedjax_comp.algorithms.links.data_uplink import data_uplink
+from fedjax_comp.algorithms.links.example_link import Cache
 from fedjax_comp.base import Examples
 from fedjax_comp.compress import (
     differenced,
@@ -23,7 +23,7 @@ from fedjax_comp.compress import (
     top_k,
 )
 from fedjax_comp.compress.audit import make_auditor
-from fedjax_comp.compress.lattice import uniform_lattice
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.wire.accounting import num_messages, traffic_bits
 from tests.problems import (
     NUM_CLASSES,

@@ -11,7 +11,7 @@ from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.base import Task
 from fedjax_comp.compress import differenced, error_feedback, identity, sign, top_k
 from fedjax_comp.compress.audit import make_auditor
-from fedjax_comp.compress.truncation import truncation
+from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.wire.accounting import traffic_bits
 from tests.problems import NUM_FEATURES, make_cohort, softmax_task, stack_clients
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_comp.algorithms.example_link import weight_of
 from fedjax_comp.algorithms.importance import (
     draw,
     gradient_norm,
@@ -14,6 +13,7 @@ from fedjax_comp.algorithms.importance import (
     loss_score,
     probability_exponents,
 )
+from fedjax_comp.algorithms.links.example_link import weight_of
 from tests.problems import make_examples, softmax_task
 
 EXAMPLES = make_examples(6)

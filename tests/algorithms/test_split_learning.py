@@ -12,7 +12,7 @@ from fedjax_comp import execution as executions
 from fedjax_comp import models
 from fedjax_comp import tree as trees
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.algorithms.split_exchange import (
+from fedjax_comp.algorithms.links.split_exchange import (
     Labelled,
     divide,
     join,

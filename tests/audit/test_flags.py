@@ -2,10 +2,10 @@
 
 import pytest
 
-from experiments.harness.flags import common_flags
-from experiments.harness.problem import audit_key, keeps_messages
 from fedjax_comp.audit.keys import load_signer, make_key
 from fedjax_comp.audit.note import NoteError
+from fedjax_comp.experiment.flags import common_flags
+from fedjax_comp.experiment.problem import audit_key, keeps_messages
 
 
 def parsed(*argv):

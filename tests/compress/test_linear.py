@@ -18,10 +18,10 @@ from fedjax_comp.compress import (
     to_dtype,
     top_k,
 )
-from fedjax_comp.compress.dct import dct
 from fedjax_comp.compress.linear import decode_sum, sum_payloads
-from fedjax_comp.compress.projection import random_projection
 from fedjax_comp.compress.sketch import count_sketch
+from fedjax_comp.compress.transform.dct import dct
+from fedjax_comp.compress.transform.projection import random_projection
 from tests.conformance.compressor_table import COMPRESSORS
 
 LINEAR = {

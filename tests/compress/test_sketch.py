@@ -7,8 +7,8 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import flattened
-from fedjax_comp.compress.selection import largest_indices
 from fedjax_comp.compress.sketch import count_sketch, mean_of_rows, sketch, unsketch
+from fedjax_comp.compress.sparsify.selection import largest_indices
 
 KEY = jax.random.key(4)
 

@@ -10,13 +10,13 @@ import optax
 
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
-from fedjax_comp.algorithms.data_uplink import data_uplink
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.graphs import ring
+from fedjax_comp.algorithms.links.data_uplink import data_uplink
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import Trigger, model_averaging
 from fedjax_comp.base import Algorithm, Compressor, Execution
@@ -31,10 +31,10 @@ from fedjax_comp.compress import (
     stochastic_quantize,
     top_k,
 )
-from fedjax_comp.compress.ladder import ladder
-from fedjax_comp.compress.lattice import uniform_lattice
+from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.compress.low_rank.truncation import truncation
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.compress.sketch import count_sketch
-from fedjax_comp.compress.truncation import truncation
 from tests.problems import NUM_CLASSES, softmax_task
 
 

@@ -47,24 +47,24 @@ from fedjax_comp.compress import (
     trellis,
     uniform_trellis,
 )
-from fedjax_comp.compress.blocks import block_top_k, chunk_top_k
-from fedjax_comp.compress.counted import threshold, warm_up_top_k
-from fedjax_comp.compress.dct import dct
-from fedjax_comp.compress.ladder import ladder
-from fedjax_comp.compress.lattice import uniform_lattice
-from fedjax_comp.compress.low_rank import randomized_low_rank
-from fedjax_comp.compress.power_sgd import power_sgd
-from fedjax_comp.compress.projection import random_projection
-from fedjax_comp.compress.sketch import count_sketch
-from fedjax_comp.compress.sparse_schemes import (
+from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.compress.low_rank.factors import randomized_low_rank
+from fedjax_comp.compress.low_rank.power_sgd import power_sgd
+from fedjax_comp.compress.low_rank.spectral import energy_low_rank, spectral_sample
+from fedjax_comp.compress.low_rank.truncation import truncation
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
+from fedjax_comp.compress.schemes.sparsifiers import (
     demo,
     dgc,
     random_mask,
     sketched_update,
     stc,
 )
-from fedjax_comp.compress.spectral import energy_low_rank, spectral_sample
-from fedjax_comp.compress.truncation import truncation
+from fedjax_comp.compress.sketch import count_sketch
+from fedjax_comp.compress.sparsify.counted import threshold, warm_up_top_k
+from fedjax_comp.compress.sparsify.structured import block_top_k, chunk_top_k
+from fedjax_comp.compress.transform.dct import dct
+from fedjax_comp.compress.transform.projection import random_projection
 from tests.conformance.compressor_bounds import (
     BFLOAT16_ERROR,
     Entry,

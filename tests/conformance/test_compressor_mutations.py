@@ -15,9 +15,9 @@ from fedjax_comp.compress import (
     stochastic_quantize,
     top_k,
 )
-from fedjax_comp.compress.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize import Quantized
-from fedjax_comp.compress.sparsify import Sparse
+from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.quantize.scalar import Quantized
+from fedjax_comp.compress.sparsify.top_k import Sparse
 from fedjax_comp.wire.codes import rans
 from fedjax_comp.wire.fields import Raw, Symbols
 from tests.conformance import compressor_checks as checks

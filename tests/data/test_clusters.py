@@ -7,7 +7,6 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from experiments.harness.expressions import build
 from fedjax_comp.data import clusters, federate, load
 from fedjax_comp.data.clusters import (
     SizeBounds,
@@ -17,6 +16,7 @@ from fedjax_comp.data.clusters import (
     size_bounds,
     squared_distances,
 )
+from fedjax_comp.experiment.expressions import build
 
 
 def rng():

@@ -13,7 +13,7 @@ from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
 from experiments.data_quantization.plot import crossover_rows
 from experiments.data_quantization.run import COLUMNS, main
 from experiments.data_quantization.shipped import ship
-from fedjax_comp.compress.lattice import uniform_lattice
+from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.data import federated_data, load
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.fed_avg import compare
 from experiments.fed_avg.run import main
-from experiments.harness.finish import read_rows
+from fedjax_comp.experiment.finish import read_rows
 from fedjax_comp.network.timed_cohorts import TimetableClock
 
 SUMMARY_KEYS = {

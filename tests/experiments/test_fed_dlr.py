@@ -14,7 +14,7 @@ from experiments.fed_dlr.run import (
     main,
     parse_methods,
 )
-from experiments.harness.pipelines import parse_pipelines
+from fedjax_comp.experiment.pipelines import parse_pipelines
 from fedjax_comp.report import Run
 from fedjax_comp.saved_model import load_model
 

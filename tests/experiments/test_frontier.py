@@ -8,7 +8,7 @@ import pytest
 from experiments.frontier.pareto import cost_to_target, pareto_front
 from experiments.frontier.run import COLUMNS, add_comparisons, main
 from experiments.frontier.table import PIPELINES, QUICK_PIPELINES
-from experiments.harness.pipelines import parse_pipelines
+from fedjax_comp.experiment.pipelines import parse_pipelines
 
 
 def test_the_table_has_twenty_pipelines_and_all_are_valid():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.harness.measurements import claim, complete, measure_missing
+from fedjax_comp.experiment.measurements import claim, complete, measure_missing
 from fedjax_comp.report import Table
 from fedjax_comp.run_directory import open_run
 

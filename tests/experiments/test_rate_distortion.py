@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness.expressions import build
 from experiments.rate_distortion import limits, measure
 from experiments.rate_distortion.claims import GOALS, make_claims
 from experiments.rate_distortion.flags import define
@@ -17,6 +16,7 @@ from experiments.rate_distortion.run import COLUMNS, main
 from experiments.rate_distortion.sources import DRAWN, Source, drawn
 from experiments.rate_distortion.table import TABLE, parse_entry, to_text
 from fedjax_comp.base import Compressor, LinkState
+from fedjax_comp.experiment.expressions import build
 from fedjax_comp.wire.fields import Raw
 
 

@@ -9,13 +9,13 @@ import optax
 import pytest
 
 from experiments.adaptive.run import compiled_once
-from experiments.harness.conditions import simulate
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import Bits, Traffic
 from fedjax_comp.compress import identity, sign, stochastic_quantize
-from fedjax_comp.compress.ladder import ladder, rung_bits
+from fedjax_comp.compress.budget.ladder import ladder, rung_bits
 from fedjax_comp.execution import scanned
+from fedjax_comp.experiment.conditions import simulate
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.models import classification, linear
 from fedjax_comp.network.clock import Policy

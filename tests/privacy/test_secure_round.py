@@ -33,7 +33,7 @@ from fedjax_comp.compress import (
     top_k,
 )
 from fedjax_comp.compress.linear import decode_sum, sum_payloads
-from fedjax_comp.compress.power_sgd import power_step
+from fedjax_comp.compress.low_rank.power_sgd import power_step
 from fedjax_comp.privacy.integers import (
     bits_for_sum,
     integer_grid,

@@ -1,0 +1,1 @@
+"""What travels on the links of algorithms that send more than a model."""

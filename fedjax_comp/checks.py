@@ -1,0 +1,68 @@
+"""The factories' checks of their arguments, in one wording."""
+
+import math
+import operator
+from typing import Any
+
+from fedjax_comp.base import Compressor
+
+
+def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
+    """`value` as an int; `ValueError` when it is not one or lies outside the range."""
+    bounds = f">= {minimum}" if maximum is None else f"in [{minimum}, {maximum}]"
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"Expected {name}={value!r}, an integer {bounds}.") from None
+    if isinstance(value, bool):
+        raise ValueError(f"Expected {name}={value!r}, an integer {bounds}.")
+    if number < minimum or (maximum is not None and number > maximum):
+        raise ValueError(f"Expected {name}={value!r} {bounds}.")
+    return number
+
+
+def fraction(name: str, value: Any) -> float:
+    """`value` as a float; `ValueError` unless it lies in (0, 1]."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0.0 < value <= 1.0:
+        raise ValueError(f"Expected {name}={value!r} in (0, 1].")
+    return float(value)
+
+
+def number(name: str, value: Any, *, minimum: float, below: float) -> float:
+    """`value` as a float; `ValueError` unless it lies in [minimum, below)."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not minimum <= value < below:
+        raise ValueError(f"Expected {name}={value!r} in [{minimum}, {below}).")
+    return float(value)
+
+
+def compressor(name: str, value: Any) -> Compressor:
+    """`value`; `ValueError` with the way out when it is no compressor."""
+    if isinstance(value, Compressor):
+        return value
+    called = getattr(value, "__name__", None)
+    way_out = f"; write it as a call: {called}(...)" if called else ""
+    raise ValueError(
+        f"Expected {name} to be a compressor, not {called or repr(value)}{way_out}."
+    )
+
+
+def between(name: str, value: Any, *, above: float, at_most: float) -> float:
+    """`value` as a float; `ValueError` unless it lies in (above, at_most]."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not above < value <= at_most:
+        raise ValueError(f"Expected {name}={value!r} in ({above:g}, {at_most:g}].")
+    return float(value)
+
+
+def positive(name: str, value: float) -> None:
+    """`ValueError` unless `value` is finite and above 0."""
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"Expected {name}={value}, a finite number above 0.")
+
+
+def not_negative(name: str, value: float) -> None:
+    """`ValueError` unless `value` is finite and at least 0."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"Expected {name}={value}, a finite number of at least 0.")

@@ -1,0 +1,1 @@
+"""Compressors that spend at most what their link may, decided inside jit."""

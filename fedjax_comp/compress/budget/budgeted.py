@@ -1,0 +1,233 @@
+"""Compressors that spend at most `Context.budget_bits`, decided inside jit.
+
+How many coordinates or bits a leaf gets follows from its share of the budget
+(`fedjax_comp.compress.budget.shares`), which is traced, so that a controller may change
+it every round without a second compilation. What was decided travels, paid for, as a
+`count` or a `width` of the wire's fields. Without a budget (`inf`) each is at its most.
+
+A message is never empty: below its least, the headers of its leaves, a budget cannot be
+kept, and the leaves are sent as zeros. The least of each is in its docstring.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp import checks
+from fedjax_comp.base import Compressor, Context
+from fedjax_comp.compress import noise
+from fedjax_comp.compress.budget.shares import affordable
+from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.quantize.scalar import extrema, symbols_of
+from fedjax_comp.compress.sparsify import selection
+from fedjax_comp.compress.sparsify.top_k import poison, scatter
+from fedjax_comp.wire.codes.fixed_width import bit_width
+from fedjax_comp.wire.fields import IndexSet, Raw, Symbols, keep_prefix
+from fedjax_comp.wire.raw import dtype_bits
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CountedSparse:
+    """Some coordinates of an array, how many was decided inside jit.
+
+    Attributes:
+      values: `[capacity]` in the array's dtype, closed, with a count.
+      indices: where they belong in the raveled array, with the same count.
+    """
+
+    values: Raw
+    indices: IndexSet
+
+
+def budgeted_top_k(max_fraction: float) -> Compressor:
+    """Keeps as many of the largest coordinates of every leaf as its budget allows.
+
+    A coordinate costs its value and `ceil(log2(n))` bits of index; a code behind this
+    stage usually shortens the indices but is not reckoned with. Contractive:
+    `||C(x) - x||^2 <= (1 - k/n) ||x||^2` for the `k` of the round. Closed.
+
+    The least message is two counts a leaf, `2 * capacity.bit_length()` bits with
+    `capacity = round(max_fraction * n)`, and decodes to zeros.
+
+    Args:
+      max_fraction: of a leaf's `n` coordinates that are kept at most, at least 1.
+
+    Returns:
+      A stateless `Compressor`.
+
+    Raises:
+      ValueError: unless `max_fraction` lies in (0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> context = context._replace(budget_bits=jnp.float32(80))
+      >>> x = jnp.array([1.0, -4, 3, 2])
+      >>> payload, _ = budgeted_top_k(1.0).encode(context, x, ())
+      >>> budgeted_top_k(1.0).decode(context, payload, ())[0]  # 2 * 3 + 2 * (32 + 2)
+      Array([ 0., -4.,  3.,  0.], dtype=float32)
+    """
+    max_fraction = checks.fraction("max_fraction", max_fraction)
+
+    def encode(context: Context, x: jax.Array) -> CountedSparse:
+        flat, n = x.reshape(-1), x.size
+        capacity = selection.num_kept(n, fraction=max_fraction, k=None)
+        fits = affordable(
+            context.budget_bits,
+            2 * capacity.bit_length(),
+            dtype_bits(x.dtype) + bit_width(n),
+        )
+        count = jnp.minimum(fits, jnp.float32(capacity)).astype(jnp.uint32)
+        most = selection.largest_indices(flat, capacity)
+        indices, values = selection.largest_of(flat, most, count)
+        return CountedSparse(Raw(values, count), IndexSet(indices, n, count))
+
+    def decode(
+        context: Context, payload: CountedSparse, like: jax.ShapeDtypeStruct
+    ) -> jax.Array:
+        del context
+        indices = payload.indices
+        return scatter(payload.values.values, indices.values, like, indices.count)
+
+    return leafwise(ArrayCode("budgeted_top_k", encode, decode))
+
+
+def budgeted_random_k(max_fraction: float, *, shared: bool = False) -> Compressor:
+    """Keeps as many random coordinates of every leaf as its budget allows.
+
+    No index is sent. Unbiased, with `E||C(x) - x||^2 = (n/k - 1) ||x||^2`, whenever the
+    budget allows one coordinate of every leaf. All values are NaN when a number of the
+    leaf is not finite. Closed.
+
+    The least message is a count a leaf, `capacity.bit_length()` bits with `capacity =
+    round(max_fraction * n)`, and decodes to zeros.
+
+    Args:
+      max_fraction: of a leaf's `n` coordinates that are kept at most, at least 1.
+      shared: whether the whole cohort draws the same coordinates in a round.
+
+    Returns:
+      A stateless `Compressor`.
+
+    Raises:
+      ValueError: unless `max_fraction` lies in (0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> context = context._replace(budget_bits=jnp.float32(70))
+      >>> payload, _ = budgeted_random_k(1.0).encode(context, jnp.ones(4), ())
+      >>> decoded, _ = budgeted_random_k(1.0).decode(context, payload, ())
+      >>> sorted(decoded.tolist())  # a count of 3 bits and 2 numbers of 32
+      [0.0, 0.0, 2.0, 2.0]
+    """
+    max_fraction = checks.fraction("max_fraction", max_fraction)
+
+    def draw(context: Context, n: int) -> jax.Array:
+        key = context.round_key if shared else context.client_key
+        capacity = selection.num_kept(n, fraction=max_fraction, k=None)
+        return selection.random_indices(key, n, capacity)
+
+    def encode(context: Context, x: jax.Array) -> Raw:
+        positions = draw(context, x.size)
+        capacity = positions.size
+        fits = affordable(
+            context.budget_bits, capacity.bit_length(), dtype_bits(x.dtype)
+        )
+        count = jnp.minimum(fits, jnp.float32(capacity)).astype(jnp.uint32)
+        values = poison(x.reshape(-1)[positions], x)
+        return Raw(keep_prefix(values, count), count)
+
+    def decode(context: Context, payload: Raw, like: jax.ShapeDtypeStruct) -> jax.Array:
+        n = math.prod(like.shape)
+        if payload.count is None:
+            raise ValueError("Expected a payload of budgeted_random_k, with a count.")
+        factor = jnp.float32(n) / jnp.maximum(payload.count, 1).astype(jnp.float32)
+        scaled = payload.values.astype(jnp.float32) * factor
+        return scatter(scaled, draw(context, n), like, payload.count)
+
+    return leafwise(ArrayCode("budgeted_random_k", encode, decode))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BudgetedLevels:
+    """An array in as many bits a coordinate as were decided inside jit.
+
+    Attributes:
+      scale: the least and the largest number, float32 `[2]`.
+      symbols: one a coordinate, the shape of the array, with a width.
+    """
+
+    scale: Raw
+    symbols: Symbols
+
+
+def budgeted_quantize(max_bits: int = 8) -> Compressor:
+    """`stochastic_quantize` with `2**b` levels, `b` what the budget allows.
+
+    Every coordinate of a leaf travels in `b` bits, `0 <= b <= max_bits`. Unbiased for
+    `b >= 1` with `E||C(x) - x||^2 <= n / (2 (2**b - 1)^2) ||x||^2`; a leaf with `b = 0`
+    is taken for zero. Closed. Behind a stage that leaves fewer numbers open, such as
+    `top_k`, what the other fields cost is taken off the budget first.
+
+    The least message is 64 bits of scale and `max_bits.bit_length()` of width a leaf.
+
+    Args:
+      max_bits: in `[1, 16]`.
+
+    Returns:
+      A stateless `Compressor`.
+
+    Raises:
+      ValueError: unless `max_bits` is such a number.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> context = context._replace(budget_bits=jnp.float32(64 + 4 + 4 * 2 + 1))
+      >>> payload, _ = budgeted_quantize().encode(context, jnp.arange(4.0), ())
+      >>> int(payload.parts[0].symbols.width), payload.parts[0].symbols.values.tolist()
+      (2, [0, 1, 2, 3])
+    """
+    max_bits = checks.integer("max_bits", max_bits, minimum=1, maximum=16)
+    header_bits = 64 + bit_width(1 << max_bits).bit_length()
+
+    def last_level(width: jax.Array) -> jax.Array:
+        return ((jnp.uint32(1) << width) - 1).astype(jnp.float32)
+
+    def encode(context: Context, x: jax.Array) -> BudgetedLevels:
+        x = x.astype(jnp.float32)
+        low, high = extrema(x)
+        fits = affordable(context.budget_bits, header_bits, x.size)
+        width = jnp.minimum(fits, jnp.float32(max_bits)).astype(jnp.uint32)
+        step = (high - low) / jnp.maximum(last_level(width), 1.0)
+        t = (x - low) / jnp.where(step > 0, step, 1.0)
+        q = noise.bernoulli_round(context.client_key, t)
+        q = jnp.minimum(q, last_level(width))
+        symbols = symbols_of(q, 1 << max_bits)
+        return BudgetedLevels(
+            Raw(jnp.stack([low, high])), dataclasses.replace(symbols, width=width)
+        )
+
+    def decode(
+        context: Context, payload: BudgetedLevels, like: jax.ShapeDtypeStruct
+    ) -> jax.Array:
+        del context
+        low, high = payload.scale.values
+        width = payload.symbols.width
+        if width is None:
+            raise ValueError("Expected a payload of budgeted_quantize, with a width.")
+        step = (high - low) / jnp.maximum(last_level(width), 1.0)
+        x = low + step * payload.symbols.values.astype(jnp.float32)
+        # Not multiplied by zero: a scale that is not finite still shows.
+        empty = jnp.where(jnp.isfinite(step), 0.0, jnp.nan)
+        return jnp.where(width > 0, x, empty).astype(like.dtype)
+
+    return leafwise(ArrayCode("budgeted_quantize", encode, decode))

@@ -1,0 +1,53 @@
+"""Parts of a budget: what each leaf of a message may spend.
+
+`Context.budget_bits` is traced: a controller changes it every round and nothing is
+compiled anew. A lift hands every leaf that it acts on a share of what is left after the
+leaves that pass through it, in proportion to its size, so that a message stays within
+the budget as long as each of its leaves does (`fedjax_comp.compress.budget.budgeted`).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import Context, PyTree
+from fedjax_comp.wire.accounting import num_bits
+
+# float32 holds 24 bits of a budget: shares are made that much smaller than they are,
+# so that no rounding on the way to a number of bits adds up to one bit too many.
+_MARGIN = 1.0 - 2.0**-20
+
+
+def shares(
+    context: Context, sizes: Sequence[int], others: Sequence[PyTree]
+) -> list[Context]:
+    """The context of each leaf, with its share of the budget and the keys it had.
+
+    Args:
+      context: of the whole message, or of a part of it.
+      sizes: numbers in each leaf that shares.
+      others: fields and arrays that travel besides, and are paid first.
+
+    >>> from fedjax_comp.base import make_context
+    >>> context = make_context(jax.random.key(0), 0)
+    >>> context = context._replace(budget_bits=jnp.float32(1000))
+    >>> [round(float(c.budget_bits)) for c in shares(context, [30, 10], [jnp.ones(3)])]
+    [678, 226]
+    """
+    paid = num_bits(list(others))
+    left = context.budget_bits * jnp.float32(_MARGIN) - jnp.float32(paid.fixed)
+    for length in paid.variable:
+        left = left - length.astype(jnp.float32)
+    left = jnp.maximum(left, 0.0)
+    total = max(1, sum(sizes))
+    return [
+        context._replace(budget_bits=left * jnp.float32(size / total * _MARGIN))
+        for size in sizes
+    ]
+
+
+def affordable(budget_bits: jax.Array, header_bits: int, each_bits: int) -> jax.Array:
+    """How many things of `each_bits` bits fit behind a header: float32, maybe `inf`."""
+    left = budget_bits * jnp.float32(_MARGIN) - jnp.float32(header_bits)
+    return jnp.maximum(jnp.floor(left / jnp.float32(each_bits)), 0.0)

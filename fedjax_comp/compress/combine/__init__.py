@@ -1,0 +1,1 @@
+"""Compressors made of compressors: in sequence, over parts of a tree, with memory."""

@@ -1,0 +1,126 @@
+"""Compressors in sequence: each refines what the one before left open."""
+
+import dataclasses
+
+import jax
+
+from fedjax_comp import checks
+from fedjax_comp.base import (
+    Compressor,
+    Context,
+    LinkState,
+    PyTree,
+    fold_context,
+    make_context,
+)
+from fedjax_comp.wire.fields import is_field
+
+
+def identity() -> Compressor:
+    """Sends every leaf as it is, still open: a later stage may refine it.
+
+    Returns:
+      A stateless `Compressor` with `decode(encode(x)) = x`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> identity().encode(make_context(jax.random.key(0), 0), jnp.ones(2), ())[0]
+      Array([1., 1.], dtype=float32)
+    """
+    return Compressor(
+        init=lambda like: LinkState(sender=(), receiver=()),
+        encode=lambda context, tree, sender: (tree, sender),
+        decode=lambda context, payload, receiver: (payload, receiver),
+        linear=True,
+    )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chained:
+    """What the last stage of a chain sends.
+
+    Attributes:
+      payload: the last stage's payload.
+      structures: of every earlier stage's payload, first stage first.
+    """
+
+    payload: PyTree
+    structures: tuple[jax.tree_util.PyTreeDef, ...] = dataclasses.field(
+        metadata={"static": True}
+    )
+
+
+def chain(*stages: Compressor) -> Compressor:
+    """Encodes by each stage in turn and decodes in the opposite order.
+
+    A stage receives the fields and bare arrays of the payload before it as a flat
+    list. It refines those which are open; stage `i` draws from
+    `fold_context(context, i)`.
+
+    Args:
+      *stages: compressors, the first one first.
+
+    Returns:
+      A `Compressor` whose states are tuples, one entry a stage.
+
+    Raises:
+      ValueError: when there is no stage or one is no compressor; from `init` when a
+        later stage finds nothing open.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> from fedjax_comp.compress import to_dtype, top_k
+      >>> uplink = chain(top_k(k=1), to_dtype("bfloat16"))
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> state = uplink.init(jnp.zeros(3))
+      >>> payload, _ = uplink.encode(context, jnp.array([1.0, -4, 2]), state.sender)
+      >>> uplink.decode(context, payload, state.receiver)[0]
+      Array([ 0., -4.,  0.], dtype=float32)
+    """
+    if not stages:
+        raise ValueError("Expected at least one stage in chain(); use identity().")
+    for i, stage in enumerate(stages):
+        checks.compressor(f"stage {i} of chain", stage)
+
+    def init(like: PyTree) -> LinkState:
+        context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+        states: list[LinkState] = []
+        for i, stage in enumerate(stages):
+            states.append(stage.init(like))
+            if i + 1 < len(stages):
+                payload, _ = jax.eval_shape(
+                    stage.encode, context, like, states[-1].sender
+                )
+                like = jax.tree.leaves(payload, is_leaf=is_field)
+        return LinkState(
+            sender=tuple(state.sender for state in states),
+            receiver=tuple(state.receiver for state in states),
+        )
+
+    def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
+        structures, new_sender = [], []
+        for i, stage in enumerate(stages):
+            if i > 0:
+                tree, structure = jax.tree.flatten(tree, is_leaf=is_field)
+                structures.append(structure)
+            tree, state = stage.encode(fold_context(context, i), tree, sender[i])
+            new_sender.append(state)
+        return Chained(tree, tuple(structures)), tuple(new_sender)
+
+    def decode(
+        context: Context, payload: Chained, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tree, new_receiver = payload.payload, list(receiver)
+        for i in reversed(range(len(stages))):
+            tree, new_receiver[i] = stages[i].decode(
+                fold_context(context, i), tree, receiver[i]
+            )
+            if i > 0:
+                tree = jax.tree.unflatten(payload.structures[i - 1], tree)
+        return tree, tuple(new_receiver)
+
+    linear = all(stage.linear for stage in stages)
+    return Compressor(init, encode, decode, linear)

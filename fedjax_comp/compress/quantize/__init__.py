@@ -1,0 +1,1 @@
+"""Quantizers: every coordinate in fewer bits."""

@@ -1,0 +1,116 @@
+"""Numbers in fewer bits by their dtype alone.
+
+The eight-bit dtypes are those of Micikevicius et al., "FP8 formats for deep learning",
+2022: float8_e4m3fn reaches 448 and float8_e5m2 reaches 57344.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import Compressor, Context
+from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.wire.fields import Raw
+
+_NOT_FINITE = -128  # in the place of an exponent
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scaled:
+    """An array in another dtype, as multiples of a power of two.
+
+    Attributes:
+      values: the numbers.
+      exponent: of the power, int8; -128 when some number was none.
+    """
+
+    values: Raw
+    exponent: Raw
+
+
+def scale_exponent(x: jax.Array, largest: float) -> jax.Array:
+    """The least `e` in [-126, 126] for which `max |x| <= 2**e largest`, int8.
+
+    >>> int(scale_exponent(jnp.array([3.0, -5.0]), 1.0))
+    3
+    >>> int(scale_exponent(jnp.array([jnp.nan]), 1.0))
+    -128
+    """
+    magnitude = jnp.max(jnp.abs(x))
+    ratio = jnp.where(magnitude > 0, magnitude, largest) / largest
+    mantissa, exponent = jnp.frexp(ratio)
+    exact = (mantissa == 0.5).astype(jnp.int32)
+    inside = jnp.clip(exponent - exact, -126, 126)
+    return jnp.where(jnp.isfinite(magnitude), inside, _NOT_FINITE).astype(jnp.int8)
+
+
+def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor:
+    """Rounds every open leaf to a float dtype and closes it.
+
+    The error of a coordinate in the dtype's range is at most `2**-p` of it, `p` the
+    significant bits (8 for bfloat16, 11 for float16, 4 for float8_e4m3fn, 3 for
+    float8_e5m2). What is finite and beyond the dtype's range is brought to its end;
+    infinities and NaN stay visible. Below the range there are zeros: updates of 0.001
+    are lost in float8_e4m3fn, and that is what `scaled` is for.
+
+    Args:
+      dtype: of the numbers on the wire, e.g. `"bfloat16"`.
+      scaled: whether each leaf is first divided by the power of two that brings its
+        largest magnitude to the upper end of the range; eight more bits a leaf. With
+        `blocks(32, ...)` around it these are the microscaling formats.
+
+    Returns:
+      A stateless `Compressor`; what it decodes has the dtype that was encoded.
+
+    Raises:
+      ValueError: when `dtype` is not a float dtype, or has no NaN and is not scaled: a
+        broken update would look like a sound one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> payload, _ = to_dtype("bfloat16").encode(context, jnp.array([1.001]), ())
+      >>> payload.parts[0].values.dtype.name
+      'bfloat16'
+      >>> to_dtype("bfloat16").decode(context, payload, ())[0]
+      Array([1.], dtype=float32)
+    """
+    try:
+        wire_dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"Expected dtype={dtype!r}, a float dtype's name.") from None
+    if not jnp.issubdtype(wire_dtype, jnp.floating):
+        raise ValueError(f"Expected dtype={dtype!r}, a float dtype's name.")
+    largest = float(jnp.finfo(wire_dtype).max)
+    if not scaled and not bool(jnp.isnan(jnp.asarray(jnp.nan, wire_dtype))):
+        raise ValueError(
+            f"Expected dtype={dtype!r} with a NaN to show broken numbers by; use "
+            "scaled=True, which shows them by its exponent."
+        )
+
+    def encode(context: Context, x: jax.Array) -> Raw | Scaled:
+        del context
+        if jnp.finfo(x.dtype).bits < 32:
+            x = x.astype(jnp.float32)
+        if scaled:
+            exponent = scale_exponent(x, largest)
+            x = jnp.ldexp(x, -exponent.astype(jnp.int32))
+            return Scaled(Raw(x.astype(wire_dtype)), Raw(exponent))
+        if largest < float(jnp.finfo(x.dtype).max):
+            x = jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x)
+        return Raw(x.astype(wire_dtype))
+
+    def decode(
+        context: Context, payload: Raw | Scaled, like: jax.ShapeDtypeStruct
+    ) -> jax.Array:
+        del context
+        if isinstance(payload, Raw):
+            return payload.values.astype(like.dtype)
+        exponent = payload.exponent.values.astype(jnp.int32)
+        x = jnp.ldexp(payload.values.values.astype(jnp.float32), exponent)
+        return jnp.where(exponent == _NOT_FINITE, jnp.nan, x).astype(like.dtype)
+
+    return leafwise(ArrayCode("to_dtype", encode, decode))

@@ -1,0 +1,1 @@
+"""Pipelines of papers under the papers' names."""

@@ -1,0 +1,1 @@
+"""Sparsifiers: some coordinates travel, the others are taken for zero."""

@@ -1,0 +1,1 @@
+"""Changes of basis in front of a quantizer or a sparsifier."""

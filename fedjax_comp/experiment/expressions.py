@@ -1,0 +1,125 @@
+"""The names that flags may use in their Python expressions."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+
+from fedjax_comp import compress, data, execution, models, network
+from fedjax_comp.base import Compressor
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.expression import parse
+from fedjax_comp.wire import codes
+
+OPTIMIZERS = {
+    name: getattr(optax, name)
+    for name in (
+        "adabelief",
+        "adadelta",
+        "adagrad",
+        "adam",
+        "adamw",
+        "chain",
+        "clip",
+        "clip_by_global_norm",
+        "cosine_decay_schedule",
+        "exponential_decay",
+        "lamb",
+        "lion",
+        "piecewise_constant_schedule",
+        "rmsprop",
+        "sgd",
+        "warmup_cosine_decay_schedule",
+        "yogi",
+    )
+}
+"""Optax's own names, and the schedules that stand in place of a learning rate."""
+
+
+def _factories() -> dict[str, object]:
+    """Every public function below `compress/` that returns a `Compressor`."""
+    found: dict[str, object] = {}
+    for info in pkgutil.walk_packages(compress.__path__, f"{compress.__name__}."):
+        module = importlib.import_module(info.name)
+        for name, made in vars(module).items():
+            if (
+                inspect.isfunction(made)
+                and not name.startswith("_")
+                and made.__module__ == module.__name__
+                and inspect.signature(made).return_annotation is Compressor
+            ):
+                found[name] = made
+    return found
+
+
+COMPRESSORS = {
+    **{name: getattr(codes, name) for name in codes.__all__},
+    **{name: getattr(compress, name) for name in compress.__all__},
+    **_factories(),
+}
+"""The compressors, found where they are written, and what their arguments name."""
+
+NAMES: Mapping[str, Mapping[str, object]] = {
+    "client_optimizer": OPTIMIZERS,
+    "server_optimizer": OPTIMIZERS,
+    "uplink": COMPRESSORS,
+    "downlink": COMPRESSORS,
+    "compressor": COMPRESSORS,
+    "execution": {
+        n: getattr(execution, n)
+        for n in ("auto", "chunked", "scanned", "sharded", "vmapped")
+    },
+    "partition": {
+        n: getattr(data, n)
+        for n in ("clusters", "dirichlet", "iid", "natural", "shards")
+    },
+    "network": {
+        n: getattr(network, n)
+        for n in ("constant", "intermittent", "lognormal", "markov", "recorded")
+    },
+    "devices": {n: getattr(network, n) for n in ("mixed", "phones", "same")},
+    "model": {n: getattr(models, n) for n in models.FACTORIES},
+}
+
+
+KINDS: Mapping[str, type] = {
+    "client_optimizer": optax.GradientTransformation,
+    "server_optimizer": optax.GradientTransformation,
+    "uplink": Compressor,
+    "downlink": Compressor,
+    "compressor": Compressor,
+}
+EXAMPLES = {
+    "client_optimizer": "sgd(0.1)",
+    "server_optimizer": "sgd(1.0)",
+    "uplink": "top_k(0.01)",
+    "downlink": "identity()",
+    "compressor": "qsgd(3)",
+}
+
+
+def build(flag: str, text: str) -> Any:
+    """The object that a flag's expression describes.
+
+    Args:
+      flag: the flag's name, a key of `NAMES`.
+      text: the expression, always a call, such as `top_k(0.01)`.
+
+    Returns:
+      What the call returns.
+
+    Raises:
+      fedjax_comp.expression.ExpressionError: one line with the position and the nearest
+        valid name.
+      UsageError: when the expression is valid but makes something else.
+    """
+    made = parse(text, NAMES[flag], flag=flag)
+    wanted = KINDS.get(flag)
+    if wanted is not None and not isinstance(made, wanted):
+        raise UsageError(
+            f"--{flag}={text} makes no {wanted.__name__}; e.g. {EXAMPLES[flag]} does."
+        )
+    return made

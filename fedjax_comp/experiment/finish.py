@@ -1,0 +1,180 @@
+"""Runs a problem in its directory and writes what the run leaves behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from rich.console import Console
+
+from fedjax_comp.base import PyTree
+from fedjax_comp.experiment.conditions import accuracy_against_time
+from fedjax_comp.experiment.flags import as_dict
+from fedjax_comp.experiment.lateness import put_on_clock
+from fedjax_comp.experiment.problem import audit_key, build_schedule, initial_key
+from fedjax_comp.metrics import Row
+from fedjax_comp.report import (
+    Claim,
+    Figure,
+    Run,
+    Table,
+    accuracy_against_bytes,
+    accuracy_against_rounds,
+    format_bytes,
+    format_value,
+    write_report,
+)
+from fedjax_comp.run import Problem, run
+from fedjax_comp.run_directory import Json, RunDirectory, open_run, write_json
+
+HEADLINES = (
+    "test_accuracy",
+    "best_test_accuracy",
+    "rounds",
+    "uplink_bytes",
+    "downlink_bytes",
+    "simulated_seconds",
+    "joules",
+    "seconds_total",
+)
+"""What a report shows first, where there is such a thing."""
+
+DESCRIBED = ("dataset", "stream", "protocol", "method", "model", "uplink", "downlink")
+"""Flags that a summary repeats, where the experiment has them."""
+
+Claims = Callable[[Json], list[Json]]
+"""`(summary) -> [{name, target, measured, holds}]`: what a run is to show."""
+
+
+def execute(
+    name: str,
+    values: flags.FlagValues,
+    build_problem: Callable[[], Problem],
+    claims: Claims,
+    finish: Callable[[RunDirectory, PyTree], Json] | None = None,
+) -> Json:
+    """Runs or resumes an experiment and completes its directory.
+
+    Args:
+      name: the experiment's name.
+      values: its parsed flags.
+      build_problem: builds what is run; not called when the run has already finished.
+      claims: the experiment's claims.
+      finish: `(directory, params) -> what to add to the summary`, after the last round.
+
+    Returns:
+      The summary.
+
+    Raises:
+      ValueError: for a directory or flags that cannot be used.
+    """
+    settings = as_dict(values)
+    directory = open_run(values.workdir, name, settings)
+    if directory.finished is not None:
+        print(f"{directory.path} has finished; nothing was changed.")
+        print_summary(directory.finished, directory)
+        return directory.finished
+    problem, clock = put_on_clock(values, build_problem(), directory)
+    _, run_key = initial_key(values)
+    ledger, params, measured = run(
+        directory,
+        problem,
+        build_schedule(values),
+        run_key,
+        show_progress=values.progress,
+        audit_key=audit_key(name, values),
+        simulation=clock,
+    )
+    summary = {
+        "experiment": name,
+        **{name: values[name].value for name in DESCRIBED if name in values},
+        **measured,
+        **(finish(directory, params) if finish is not None else {}),
+    }
+    summary["claims"] = claims(summary)
+    write_run_report(directory, summary, ledger.rows)
+    # Last, since its presence is what says that the run has finished.
+    write_json(directory.path / "summary.json", summary)
+    print_summary(summary, directory)
+    return summary
+
+
+def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) -> None:
+    """The figures and `report.html` of one run."""
+    runs = [Run(summary["experiment"], rows)]
+    figures = directory.figures_path
+    by_round = accuracy_against_rounds(runs, figures / "accuracy_against_rounds.png")
+    by_bytes = accuracy_against_bytes(
+        runs,
+        figures / "accuracy_against_bytes.png",
+        columns=("uplink_bytes", "downlink_bytes"),
+    )
+    by_time = []
+    if "simulated_seconds" in summary:
+        path = accuracy_against_time(runs, figures / "accuracy_against_time.png")
+        by_time = [Figure("Test accuracy against simulated time", path)]
+    write_report(
+        directory.path / "report.html",
+        title=f"{summary['experiment']} on {_data_name(summary)}",
+        summary={name: summary[name] for name in HEADLINES if name in summary},
+        settings={
+            **directory.config["flags"],
+            **directory.config["versions"],
+            "git_commit": directory.config["git_commit"],
+        },
+        tables=[
+            evaluations_table(rows),
+            Table("All figures", ("name", "value"), _facts(summary)),
+        ],
+        figures=[
+            Figure("Test accuracy against rounds", by_round),
+            Figure("Test accuracy against bytes sent, both ways", by_bytes),
+            *by_time,
+        ],
+        claims=[Claim(**claim) for claim in summary["claims"]],
+    )
+
+
+def evaluations_table(rows: list[Row], most: int = 40) -> Table:
+    """At most about `most` of the evaluations, evenly spaced, the last one included."""
+    step = max(1, -(-len(rows) // most))
+    shown = rows[::step]
+    if rows and shown[-1] is not rows[-1]:
+        shown.append(rows[-1])
+    columns = tuple(name for name in Row.__annotations__ if name != "observed")
+    note = f"Every {step}th evaluation; all are in metrics.jsonl." if step > 1 else ""
+    return Table(
+        "Evaluations", columns, [[row.get(c) for c in columns] for row in shown], note
+    )
+
+
+def _data_name(summary: Json) -> str:
+    return summary["dataset"] if "dataset" in summary else summary["stream"]
+
+
+def _facts(summary: Json) -> list[tuple[str, str]]:
+    return [
+        (name, format_value(name, value))
+        for name, value in summary.items()
+        if name != "claims"
+    ]
+
+
+def print_summary(summary: Json, directory: RunDirectory) -> None:
+    """The end of a run, for its reader."""
+    saved = summary["dense_uplink_bytes"] / max(summary["uplink_bytes"], 1)
+    Console().print(
+        f"accuracy {summary['test_accuracy']:.4f} "
+        f"(best {summary['best_test_accuracy']:.4f}) after {summary['rounds']} rounds, "
+        f"up {format_bytes(summary['uplink_bytes'])} ({saved:.1f}x fewer than dense), "
+        f"down {format_bytes(summary['downlink_bytes'])}, "
+        f"{summary['seconds_total']:.1f} s\nreport: {directory.path / 'report.html'}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def read_rows(workdir: Path) -> list[Row]:
+    """The evaluation rows of a run directory."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,138 @@
+"""Several runs of one command, each in its own directory below the command's.
+
+Most differ in their compressors alone: those are pipelines.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+from absl import flags
+
+from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.flags import as_dict
+from fedjax_comp.experiment.main import UsageError
+
+Result = TypeVar("Result")
+
+
+class Variant(Protocol):
+    """One of a command's runs: a `NamedTuple` of the flags in which it differs."""
+
+    @property
+    def name(self) -> str:
+        """Of the run and its directory."""
+        ...
+
+    def _asdict(self) -> dict[str, object]: ...
+
+
+class Pipeline(NamedTuple):
+    """A named pair of compressors, as expressions."""
+
+    name: str
+    uplink: str
+    downlink: str
+
+
+def parse_pipeline(text: str) -> Pipeline:
+    """Reads `NAME: UPLINK | DOWNLINK` and checks both expressions.
+
+    Args:
+      text: one value of `--pipeline`.
+
+    Raises:
+      ValueError: when it is not of that form or an expression is not valid.
+
+    >>> parse_pipeline("bf16: to_dtype('bfloat16') | identity()").uplink
+    "to_dtype('bfloat16')"
+    """
+    name, links = split_name(text)
+    uplink, bar, downlink = links.partition("|")
+    if not (name and bar):
+        raise UsageError(
+            f"--pipeline={text!r} is not of the form 'NAME: UPLINK | DOWNLINK', e.g. "
+            "'dense: identity() | identity()'."
+        )
+    pipeline = Pipeline(name, uplink.strip(), downlink.strip())
+    build("uplink", pipeline.uplink)
+    build("downlink", pipeline.downlink)
+    return pipeline
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """What stands before and behind the colon of `NAME: ...`.
+
+    The name is empty when there is none that can be a directory's.
+
+    >>> split_name("ef-sign: sign()"), split_name("../up: sign()")
+    (('ef-sign', 'sign()'), ('', 'sign()'))
+    """
+    name, _, rest = text.partition(":")
+    name = name.strip()
+    plain = name.replace("-", "").replace("_", "").isalnum()
+    return name if plain else "", rest.strip()
+
+
+def check_names(flag: str, names: Sequence[str]) -> None:
+    """Refuses a repeated flag of which two values have the same name."""
+    if len(set(names)) != len(names):
+        raise UsageError(f"--{flag}: names must differ, got {', '.join(names)}.")
+
+
+def parse_pipelines(texts: Iterable[str]) -> list[Pipeline]:
+    """All values of `--pipeline`, each with a name of its own.
+
+    Raises:
+      ValueError: as `parse_pipeline`, and when two have the same name.
+    """
+    pipelines = [parse_pipeline(text) for text in texts]
+    check_names("pipeline", [pipeline.name for pipeline in pipelines])
+    return pipelines
+
+
+def flags_of(
+    variant: Variant, values: flags.FlagValues, own: flags.FlagValues
+) -> flags.FlagValues:
+    """The flags of one variant's own run, in its directory below `--workdir`.
+
+    Args:
+      variant: which one.
+      values: the command's flags.
+      own: the flags of the run, not yet parsed; they are given the command's values.
+
+    Returns:
+      `own`.
+    """
+    own([""])
+    settings = {
+        **as_dict(values),
+        **variant._asdict(),
+        "workdir": str(Path(values.workdir) / variant.name),
+    }
+    for name, value in settings.items():
+        if name in own:
+            own[name].value = value
+    return own
+
+
+def attempt(name: str, run: Callable[[], Result]) -> tuple[Result | None, str]:
+    """Runs one of several, so that its failure does not lose the others.
+
+    Args:
+      name: what it is, for the message.
+      run: what to do.
+
+    Returns:
+      Its result and "", or None and the reason in one line. With `FEDJAX_COMP_DEBUG`
+      set the error is raised instead.
+    """
+    try:
+        return run(), ""
+    except Exception as error:
+        if os.environ.get("FEDJAX_COMP_DEBUG"):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"{name} failed: {reason}")
+        return None, reason

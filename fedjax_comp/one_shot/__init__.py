@@ -1,0 +1,1 @@
+"""Learning with one exchange: no rounds, and so no `Algorithm`."""

@@ -1,0 +1,144 @@
+"""Whatever the budget, the whole message keeps it, and more of it never hurts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.base import make_context
+from fedjax_comp.compress import (
+    budgeted_eden,
+    budgeted_quantize,
+    budgeted_random_k,
+    budgeted_top_k,
+    budgeted_trellis,
+    by_rank,
+    chain,
+    flattened,
+    identity,
+    partition,
+    top_k,
+)
+from fedjax_comp.compress.budget.shares import shares
+from fedjax_comp.wire.accounting import message_bits, num_bits
+from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+
+RNG = np.random.default_rng(0)
+TREE = {
+    "w": jnp.asarray(RNG.standard_normal((30, 20)), jnp.float32),
+    "b": jnp.asarray(RNG.standard_normal(20), jnp.float32),
+    "half": jnp.asarray(RNG.standard_normal(50), jnp.bfloat16),
+    "steps": jnp.arange(3, dtype=jnp.int32),
+}
+STEPS = 3 * 32  # of the integers, which are sent whatever the budget
+OPEN = 30 * 20 + 20 + 50
+
+
+def sender(compressor):
+    """`budget -> (bits, payload, decoded)`, and how often it was traced."""
+    traces = []
+    state = compressor.init(TREE)
+
+    @jax.jit
+    def send(budget):
+        traces.append(1)
+        context = make_context(jax.random.key(0), 0)._replace(budget_bits=budget)
+        payload, _ = compressor.encode(context, TREE, state.sender)
+        decoded, _ = compressor.decode(context, payload, state.receiver)
+        return num_bits(payload), payload, decoded
+
+    return send, traces
+
+
+def error(decoded):
+    names = ("w", "b", "half")
+    return sum(
+        float(jnp.sum((decoded[n] - TREE[n]).astype(jnp.float32) ** 2)) for n in names
+    )
+
+
+CASES = {
+    # The headers are shared out by size as well, so the least budget is that at which
+    # the smallest leaf, of 20 of OPEN coordinates, affords its own.
+    "top_k": (lambda: budgeted_top_k(1.0), 2 * 5 * OPEN / 20, True),
+    "top_k_flattened": (lambda: flattened(budgeted_top_k(0.5)), 2 * 9, True),
+    "random_k": (lambda: budgeted_random_k(1.0), 5 * OPEN / 20, False),
+    "quantize": (lambda: budgeted_quantize(8), 68 * OPEN / 20, False),
+    "quantize_flattened": (lambda: flattened(budgeted_quantize(16)), 69, False),
+    "quantize_behind_top_k": (
+        lambda: flattened(chain(top_k(k=40), budgeted_quantize(8))),
+        40 * 10 + 68,
+        False,
+    ),
+    "eden": (lambda: budgeted_eden((1 / 16, 1 / 2, 1.5, 4)), 80, False),
+    "trellis": (lambda: budgeted_trellis((0.5, 1, 2), states=16), 380, False),
+    "partition": (
+        lambda: partition(
+            {"matrix": budgeted_top_k(1.0), "rest": budgeted_quantize(8)}, by_rank
+        ),
+        68 * OPEN / 20,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_message_exceeds_its_budget(name: str):
+    make, least, monotone = CASES[name]
+    send, traces = sender(make())
+    budgets = np.exp(np.random.default_rng(1).uniform(np.log(least), 10.5, 25))
+    budgets = [STEPS + b + 1 for b in sorted(budgets)]
+    errors = []
+    for budget in budgets:
+        bits, payload, decoded = send(jnp.float32(budget))
+        used = message_bits(bits)
+        assert used <= budget
+        errors.append(error(decoded))
+        np.testing.assert_array_equal(decoded["steps"], TREE["steps"])
+    assert len(to_bytes(payload)) == HEADER_BYTES + -(-used // 8)
+    assert len(traces) == 1
+    if monotone:
+        assert errors == sorted(errors, reverse=True)
+    # Without a budget all is sent, and a budget of nothing costs the headers.
+    assert error(send(jnp.float32(jnp.inf))[2]) <= errors[-1] * (1 + 1e-5)
+    assert message_bits(send(jnp.float32(0))[0]) <= STEPS + least
+    assert len(traces) == 1
+
+
+def test_a_budget_is_used():
+    """Less is left than one more coordinate, or one more bit of each, would cost."""
+    budget = STEPS + 9000.0
+    bits = message_bits(sender(flattened(budgeted_top_k(1.0)))[0](budget)[0])
+    assert budget - (32 + 10) - 1 < bits <= budget
+    bits = message_bits(sender(flattened(budgeted_quantize(16)))[0](budget)[0])
+    assert budget - OPEN - 1 < bits <= budget
+    bits = message_bits(sender(flattened(budgeted_random_k(1.0)))[0](budget)[0])
+    assert budget - 32 - 1 < bits <= budget
+
+
+def test_shares_are_proportional_and_never_more_than_the_whole():
+    context = make_context(jax.random.key(0), 0)
+    for budget in (0.0, 7.0, 1e4, 2.0**33, np.inf):
+        own = shares(
+            context._replace(budget_bits=jnp.float32(budget)), [3, 1], [jnp.ones(2)]
+        )
+        parts = [float(c.budget_bits) for c in own]
+        assert sum(parts) <= max(budget - 64, 0.0)
+        if 64 < budget < np.inf:
+            np.testing.assert_allclose(
+                parts, [0.75 * (budget - 64), 0.25 * (budget - 64)], rtol=1e-4
+            )
+
+
+def test_identity_has_no_use_for_a_budget():
+    assert (
+        message_bits(sender(identity())[0](jnp.float32(0))[0]) == STEPS + 620 * 32 + 800
+    )
+
+
+@pytest.mark.parametrize("make", [budgeted_top_k, budgeted_random_k])
+def test_refusals_name_the_value(make):
+    with pytest.raises(ValueError, match=r"max_fraction=0 in \(0, 1\]"):
+        make(0)
+    with pytest.raises(ValueError, match=r"Expected max_bits=17 in \[1, 16\]"):
+        budgeted_quantize(17)

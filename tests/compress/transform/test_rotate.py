@@ -1,0 +1,72 @@
+"""The rotation is a rotation, at every length, and spreads what it is given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.base import make_context
+from fedjax_comp.compress import rotate
+from fedjax_comp.compress.transform.rotate import hadamard, hadamard_matrix, rotation
+
+
+def sylvester(p: int) -> np.ndarray:
+    """H_2n = [[H_n, H_n], [H_n, -H_n]], orthonormal."""
+    h = np.ones((1, 1))
+    for _ in range(p):
+        h = np.block([[h, h], [h, -h]])
+    return h / np.sqrt(len(h))
+
+
+@pytest.mark.parametrize("p", [0, 1, 3, 6, 7])
+def test_hadamard_equals_the_recursive_definition(p: int):
+    x = np.random.default_rng(p).standard_normal(1 << p).astype(np.float32)
+    np.testing.assert_allclose(hadamard(jnp.asarray(x)), sylvester(p) @ x, atol=1e-5)
+    np.testing.assert_allclose(hadamard_matrix(p), sylvester(p), atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 63, 100])
+def test_rotation_is_orthogonal_and_the_inverse_undoes_it(n: int):
+    key = jax.random.key(n)
+    columns = jax.vmap(lambda x: rotation(key, x))(jnp.eye(n))
+    back = jax.vmap(lambda x: rotation(key, x, inverse=True))(columns)
+    matrix = np.asarray(columns, np.float64)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(n), atol=1e-5)
+    np.testing.assert_allclose(back, np.eye(n), atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1024, 1025, 1536, 2047])
+def test_every_coordinate_is_spread_over_all(n: int):
+    inputs = np.zeros((4, n), np.float32)
+    inputs[np.arange(4), [0, n // 3, n // 2, n - 1]] = 1.0
+    keys = jax.random.split(jax.random.key(0), 64)
+    spread = jax.jit(
+        jax.vmap(jax.vmap(rotation, in_axes=(None, 0)), in_axes=(0, None))
+    )(keys, jnp.asarray(inputs))
+    energy = np.mean(np.asarray(spread, np.float64) ** 2, axis=0)
+    # An even spread puts 1/n everywhere; eighths of the vector are averaged because
+    # 64 draws of one coordinate still vary much. No eighth may be left out, whichever
+    # coordinate the energy came from.
+    eighths = energy[:, : n // 8 * 8].reshape(4, 8, -1).mean(axis=2) * n
+    assert eighths.min() > 0.3, eighths
+    assert eighths.max() < 3.0, eighths
+
+
+def test_the_cohort_shares_the_rotation_and_rounds_do_not():
+    x = jnp.arange(1.0, 9.0)
+
+    def sent(round_seed: int, client: int) -> jax.Array:
+        context = make_context(jax.random.key(round_seed), client)
+        return rotate().encode(context, x, ())[0].parts[0]
+
+    assert bool(jnp.all(sent(0, 0) == sent(0, 1)))
+    assert not bool(jnp.all(sent(0, 0) == sent(1, 0)))
+
+
+def test_long_vectors_are_transformed_as_short_ones_are():
+    """`H_mn = H_m (x) H_n`, with factors small enough to be done the plain way."""
+    m, n = 1 << 3, 1 << 17
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((m, n)), jnp.float32)
+    rows = np.asarray(jax.jit(jax.vmap(hadamard))(x), np.float64)
+    whole = jax.jit(hadamard)(x.reshape(-1)).reshape(m, n)
+    np.testing.assert_allclose(whole, sylvester(3) @ rows, atol=2e-5)
