@@ -7,6 +7,7 @@ everything else is data. Nothing here, or in any module these functions live in,
 Letters used for shapes in the whole package:
 
     K  clients in the population      C  clients in one round's cohort
+    M  messages of one kind in a round
     S  local steps of one client      B  examples in one local batch
     N  examples in the data set       n  parameters (coordinates)      k  kept of n
 
@@ -20,10 +21,12 @@ Two laws hold for every `Compressor` and are tested for every one of them:
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from fedjax_comp.keys import check_key
 
 PyTree = Any
 """A nest of containers with arrays as leaves (what `jax.tree` works on)."""
@@ -55,9 +58,13 @@ def make_context(
     client_id: jax.typing.ArrayLike,
     rank: jax.typing.ArrayLike | None = None,
 ) -> Context:
-    """The context of one client's link in one round, without a budget."""
+    """The context of one client's link in one round, without a budget.
+
+    Raises:
+      ValueError: for a key that `check_key` refuses.
+    """
     return Context(
-        round_key=round_key,
+        round_key=check_key(round_key),
         client_key=jax.random.fold_in(round_key, client_id),
         budget_bits=jnp.asarray(jnp.inf, jnp.float32),
         rank=jnp.asarray(client_id if rank is None else rank).astype(jnp.int32),
@@ -111,7 +118,7 @@ class Bits:
     Attributes:
       fixed: bits known from shapes, a static Python int.
       variable: bits that depend on values, a tuple of uint32 arrays (scalars for one
-        message, `[C]` for a cohort's messages).
+        message, `[M]` for several).
     """
 
     fixed: int = dataclasses.field(metadata={"static": True})
@@ -168,32 +175,82 @@ class Cohort(NamedTuple):
     staleness: jax.Array | None = None
 
 
-class Traffic(NamedTuple):
-    """The messages of one direction in one round.
+SERVER = -1
+"""In `Ends`: the server."""
+
+EVERYONE = -2
+"""In `Ends` of a message kept for an audit: all that listen to a broadcast."""
+
+
+class Ends(NamedTuple):
+    """Who sent each message, and to whom: its direction, as data.
+
+    A client's id, or `SERVER`. What has a client at both ends went from one to the
+    other.
 
     Attributes:
-      bits: length of each message; `variable` arrays are `[C]`.
-      spoke: bool `[C]`, which messages were sent. Only these cost anything.
+      sender: int32 `[M]` (a scalar for one message).
+      receiver: int32 `[M]`, the same.
+    """
+
+    sender: jax.Array
+    receiver: jax.Array
+
+
+class Traffic(NamedTuple):
+    """What the messages of one kind cost in one round.
+
+    A message that several receive is listed once for each of them: each is paid for.
+
+    Attributes:
+      bits: length of each message; `variable` arrays are `[M]`.
+      spoke: bool `[M]`, which messages were sent. Only these cost anything.
+      ends: who sent each, and to whom, `[M]`.
     """
 
     bits: Bits
     spoke: jax.Array
+    ends: Ends
 
 
 class Messages(NamedTuple):
-    """Messages as they were sent, kept for an audit; leaves have a leading axis `C`.
+    """Messages of one kind as they were sent, for an audit; leaves `[M, ...]`.
+
+    A message that several receive is listed once, with `EVERYONE` as its receiver.
 
     Attributes:
       context: the `Context` that both ends used.
       payload: what was sent.
       receiver: the receiver's state before it decoded.
-      spoke: bool `[C]`, which of these were sent.
+      spoke: bool `[M]`, which of these were sent.
+      ends: who sent each, and to whom.
+      used: the trees that the algorithm went on with (added up, trained from): an audit
+        holds them against what the bytes decode to.
     """
 
     context: Context
     payload: PyTree
     receiver: PyTree
     spoke: jax.Array
+    ends: Ends
+    used: PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Observed:
+    """One observation of a round, and how those of several rounds make one number.
+
+    Attributes:
+      value: a scalar, or one number a client (`[C]`), which no ledger keeps.
+      over_rounds: "sum" for what adds up (examples sent), "mean" for a share or an
+        error, "last" for what is so at the end of a round (a size, a level).
+    """
+
+    value: jax.Array
+    over_rounds: Literal["sum", "mean", "last"] = dataclasses.field(
+        default="sum", metadata={"static": True}
+    )
 
 
 class RoundInfo(NamedTuple):
@@ -203,18 +260,16 @@ class RoundInfo(NamedTuple):
       train_loss: mean local training loss of the cohort, weighted by examples.
       client_steps: local optimizer steps taken by the cohort, int32.
       dropped: clients left out of the sum because their update was not finite, int32.
-      uplink: client to server.
-      downlink: server to client.
-      observed: an algorithm's own observations, name to array.
-      messages: direction to `Messages` when the algorithm was asked to keep them.
+      traffic: kind of message (such as "uplink") to what these cost.
+      observed: an algorithm's own observations, by name.
+      messages: kind to `Messages`, when the algorithm was asked to keep them.
     """
 
     train_loss: jax.Array
     client_steps: jax.Array
     dropped: jax.Array
-    uplink: Traffic
-    downlink: Traffic
-    observed: dict[str, jax.Array]
+    traffic: dict[str, Traffic]
+    observed: dict[str, Observed]
     messages: dict[str, Messages]
 
 

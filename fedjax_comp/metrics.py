@@ -1,14 +1,14 @@
 """The ledger: exact totals of a run, as Python ints, and a row for every evaluation."""
 
 import dataclasses
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import jax
 import numpy as np
 
 from fedjax_comp.base import RoundInfo
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
 from fedjax_comp.wire.message import HEADER_BYTES
+from fedjax_comp.wire.traffic import totals
 
 
 class Row(TypedDict):
@@ -35,8 +35,8 @@ class Ledger:
 
     Attributes:
       rounds: rounds done.
-      uplink_bytes: bytes sent by clients.
-      downlink_bytes: bytes received by clients.
+      uplink_bytes: bytes sent by clients, to whomever.
+      downlink_bytes: bytes received by clients, from whomever.
       uplink_messages: messages sent by clients.
       downlink_messages: messages received by clients.
       client_steps: local optimizer steps.
@@ -46,7 +46,8 @@ class Ledger:
       seconds: wall-clock seconds of training and evaluation, compilation apart.
       rows: a `Row` for each evaluation; an algorithm's own totals are in `observed`.
       losses: training losses of the rounds since the last row.
-      observed: the sum over rounds of each scalar in `RoundInfo.observed`.
+      observed: each scalar in `RoundInfo.observed`: its sum over the rounds, its mean
+        or its last value, as the algorithm says.
       simulated_seconds: time on simulated links and devices; None without any.
       joules: energy of the simulated devices; None without any.
       conditions: what a simulation must not forget between two rounds.
@@ -77,18 +78,39 @@ class Ledger:
     def record(self, infos: RoundInfo, num_rounds: int) -> None:
         """Adds the first `num_rounds` of a dispatch's stacked `RoundInfo`."""
         infos = jax.tree.map(lambda x: np.asarray(x)[:num_rounds], infos)
-        self.rounds += num_rounds
-        self.uplink_bytes += traffic_bytes(infos.uplink)
-        self.downlink_bytes += traffic_bytes(infos.downlink)
-        self.uplink_messages += num_messages(infos.uplink)
-        self.downlink_messages += num_messages(infos.downlink)
+        sent = totals(infos.traffic)
+        self.uplink_bytes += sent.uplink_bytes
+        self.downlink_bytes += sent.downlink_bytes
+        self.uplink_messages += sent.uplink_messages
+        self.downlink_messages += sent.downlink_messages
         self.client_steps += int(infos.client_steps.sum(dtype=np.int64))
         self.dropped += int(infos.dropped.sum(dtype=np.int64))
         self.losses += [float(x) for x in infos.train_loss]
-        for name, values in infos.observed.items():
-            if values.ndim == 1:
-                total = float(values.sum(dtype=np.float64))
-                self.observed[name] = self.observed.get(name, 0.0) + total
+        for i in range(num_rounds):
+            self.rounds += 1
+            for name, one in infos.observed.items():
+                if one.value.ndim == 1:
+                    self.observe(name, float(one.value[i]), one.over_rounds)
+
+    def observe(
+        self,
+        name: str,
+        value: float,
+        over_rounds: Literal["sum", "mean", "last"] = "sum",
+    ) -> None:
+        """Adds the observation of the last round, round by round.
+
+        Args:
+          name: what was observed.
+          value: of the round that was recorded last.
+          over_rounds: as in `fedjax_comp.base.Observed`.
+        """
+        before = self.observed.get(name, 0.0)
+        if over_rounds == "sum":
+            value += before
+        elif over_rounds == "mean":
+            value = before + (value - before) / self.rounds
+        self.observed[name] = value
 
     def add_row(self, *, test_accuracy: float, test_loss: float) -> Row:
         """Closes the rounds since the last row with an evaluation."""

@@ -16,16 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp.audit.note import Signer
-from fedjax_comp.audit.recorder import (
-    SENDERS,
-    Recorder,
-    host_copy,
-    params_sha256,
-    with_senders,
-)
+from fedjax_comp.audit.recorder import Recorder, host_copy, params_sha256
 from fedjax_comp.base import Algorithm, Compressor, Examples, PyTree
 from fedjax_comp.checkpoint import Checkpoints
-from fedjax_comp.compress.audit import Audit, make_auditor
+from fedjax_comp.compress.audit import Audit, make_auditor, without_used
 from fedjax_comp.metrics import Ledger, rounds_to_target
 from fedjax_comp.network.simulation import Simulation
 from fedjax_comp.network.steering import admitted
@@ -232,8 +226,8 @@ class _Host:
 
     def _compile_rounds(self, state: TrainState) -> tuple[Callable, TrainState, PyTree]:
         problem, algorithm = self._problem, self._problem.algorithm
-        if self._recorder is not None:
-            algorithm = with_senders(algorithm)
+        if not self._schedule.audit_every:
+            algorithm = without_used(algorithm)
         program = round_program(
             algorithm,
             problem.sample,
@@ -294,10 +288,7 @@ class _Host:
 
     def _log(self, model: PyTree, dispatch: Dispatch) -> None:
         if self._recorder is not None:
-            senders = dispatch.infos.observed[SENDERS][0]
-            self._recorder.record(
-                self._ledger.rounds, model, senders, dispatch.messages
-            )
+            self._recorder.record(self._ledger.rounds, model, dispatch.messages)
 
     def _due(self, period: int) -> bool:
         done = self._ledger.rounds

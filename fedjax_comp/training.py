@@ -27,6 +27,7 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.data import FederatedData
 from fedjax_comp.data.cohort import sample_cohort
+from fedjax_comp.keys import check_key
 
 Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
 """`(key, round, data) -> Cohort`: who takes part in a round, and with what examples."""
@@ -74,8 +75,11 @@ def init_state(
 
     Returns:
       The state, rounds at 0.
+
+    Raises:
+      ValueError: for a key that `fedjax_comp.keys.check_key` refuses.
     """
-    init_key, run_key = jax.random.split(key)
+    init_key, run_key = jax.random.split(check_key(key))
     server, template = algorithm.init(init_key, params)
     # A copy, because the round program donates its state and `params` is the caller's.
     server = jax.tree.map(jnp.copy, server)

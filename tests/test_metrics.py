@@ -1,25 +1,36 @@
 """The ledger counts exactly, and targets are measured as the field does."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp.base import Bits, RoundInfo, Traffic
+from fedjax_comp.base import Bits, Observed, RoundInfo, Traffic
 from fedjax_comp.metrics import Ledger, rounds_to_target
+from fedjax_comp.wire.traffic import to_client, to_server
 
 
 def infos(rounds, clients):
     variable = np.arange(rounds * clients, dtype=np.uint32).reshape(rounds, clients)
     spoke = np.ones((rounds, clients), bool)
     spoke[0, 0] = False
-    traffic = Traffic(Bits(fixed=2**33 + 3, variable=(jnp.asarray(variable),)), spoke)
+    bits = Bits(fixed=2**33 + 3, variable=(jnp.asarray(variable),))
+    ids = jnp.broadcast_to(jnp.arange(clients), spoke.shape)
+    level = jnp.arange(rounds, dtype=jnp.float32) / 8
     return (
         RoundInfo(
             train_loss=jnp.arange(rounds, dtype=jnp.float32),
             client_steps=jnp.full(rounds, 2**30, jnp.int32),
             dropped=jnp.ones(rounds, jnp.int32),
-            uplink=traffic,
-            downlink=traffic,
-            observed={},
+            traffic={
+                "uplink": Traffic(bits, spoke, to_server(ids)),
+                "downlink": Traffic(bits, spoke, to_client(ids)),
+            },
+            observed={
+                "count": Observed(2 * level),
+                "share": Observed(level, "mean"),
+                "size": Observed(level, "last"),
+                "each": Observed(jnp.zeros((rounds, clients))),
+            },
             messages={},
         ),
         variable,
@@ -43,6 +54,19 @@ def test_totals_are_exact_past_32_bits_and_padding_is_ignored():
     row = ledger.add_row(test_accuracy=0.5, test_loss=1.0)
     assert row["train_loss"] == 1.5
     assert row["round"] == 4
+
+
+def test_observations_of_rounds_make_what_the_algorithm_says():
+    info, *_ = infos(5, 3)
+    ledger = Ledger()
+    ledger.record(info, 4)
+    assert ledger.observed == {"count": 1.5, "share": 0.1875, "size": 0.375}
+    # However the rounds are cut into dispatches, the numbers are the same.
+    cut = Ledger()
+    for start, stop in ((0, 1), (1, 4)):
+        part = jax.tree.map(lambda x, a=start, b=stop: x[a:b], info)
+        cut.record(part, stop - start)
+    assert cut.observed == ledger.observed
 
 
 def rows(*points):

@@ -16,7 +16,7 @@ from fedjax_comp.training import (
     round_program,
     uniform_cohorts,
 )
-from fedjax_comp.wire.accounting import num_messages
+from fedjax_comp.wire.traffic import totals
 from tests.problems import NUM_CLASSES, make_examples, softmax_task
 
 TASK = softmax_task()
@@ -85,7 +85,7 @@ def test_any_cut_into_dispatches_gives_the_same_bits_with_one_compilation():
         np.testing.assert_array_equal(a, b)
     assert losses == dispatch.infos.train_loss[:7].tolist()
     assert int(whole.round) == 7
-    assert num_messages(dispatch.infos.uplink) == 3 * 7
+    assert totals(dispatch.infos.traffic).uplink_messages == 3 * 7
 
 
 def test_a_client_not_sampled_keeps_its_memory():

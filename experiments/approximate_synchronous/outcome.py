@@ -8,11 +8,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.approximate_synchronous.clock import total_link_bytes
 from experiments.approximate_synchronous.protocols import Rule, Variant
 from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.metrics import Row
+from fedjax_comp.network.region_clock import total_link_bytes
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json
 from fedjax_comp.training import TrainState, init_state

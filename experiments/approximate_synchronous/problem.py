@@ -3,15 +3,7 @@
 import jax
 from absl import flags
 
-from experiments.approximate_synchronous.clock import timed
 from experiments.approximate_synchronous.protocols import Rule, build_rule
-from experiments.approximate_synchronous.regions import (
-    REGIONS,
-    Links,
-    lan,
-    read_matrix,
-    wan,
-)
 from fedjax_comp import data
 from fedjax_comp.base import Algorithm, Cohort
 from fedjax_comp.data.minibatch import sample_minibatches
@@ -19,6 +11,14 @@ from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.problem import initial_key
 from fedjax_comp.models import classification
+from fedjax_comp.network.region_clock import timed
+from fedjax_comp.network.regions import (
+    REGIONS,
+    Links,
+    lan,
+    read_matrix,
+    wan,
+)
 from fedjax_comp.run import Problem
 from fedjax_comp.training import Sampler, evaluation_program
 

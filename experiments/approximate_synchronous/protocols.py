@@ -12,13 +12,6 @@ from typing import NamedTuple
 
 import optax
 
-from experiments.approximate_synchronous.clock import (
-    Phases,
-    broadcast,
-    overlay,
-    sharded,
-)
-from experiments.approximate_synchronous.regions import hubs_of
 from fedjax_comp.algorithms.approximate_synchronous import (
     approximate_synchronous,
     inverse_root,
@@ -31,6 +24,13 @@ from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.pipelines import check_names, split_name
 from fedjax_comp.expression import parse
+from fedjax_comp.network.region_clock import (
+    Phases,
+    broadcast,
+    overlay,
+    sharded,
+)
+from fedjax_comp.network.regions import hubs_of
 
 MakeAlgorithm = Callable[
     [Task, int, optax.GradientTransformation, Execution], Algorithm

@@ -33,7 +33,6 @@ from experiments.approximate_synchronous.protocols import (
     build_rule,
     parse_variants,
 )
-from experiments.approximate_synchronous.regions import REGIONS
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute, read_rows
 from fedjax_comp.experiment.flags import apply_quick, as_dict
@@ -41,6 +40,7 @@ from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
 from fedjax_comp.experiment.pipelines import attempt, flags_of
 from fedjax_comp.experiment.problem import initial_key
 from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.network.regions import REGIONS
 from fedjax_comp.report import Claim, Table, format_bytes, write_report
 from fedjax_comp.run_directory import Json, open_run, write_json, write_text
 

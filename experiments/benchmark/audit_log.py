@@ -28,16 +28,16 @@ from fedjax_comp.audit.entry import Entry, format_entry, sha256_hex
 from fedjax_comp.audit.log import Log
 from fedjax_comp.audit.note import make_signer
 from fedjax_comp.audit.recorder import (
-    SENDERS,
     Recorder,
     host_copy,
     params_sha256,
     rows,
-    with_senders,
 )
 from fedjax_comp.base import Algorithm, Cohort, Messages, PyTree
+from fedjax_comp.compress.audit import without_used
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import use_host_cores
+from fedjax_comp.keys import make_key
 from fedjax_comp.training import Dispatch, TrainState, init_state, round_program
 from fedjax_comp.wire.message import to_bytes
 
@@ -103,9 +103,9 @@ def compile_round(cohort: Cohort, *, keep_messages: bool) -> Program:
         keep_messages=keep_messages,
     )
     if keep_messages:
-        algorithm = with_senders(algorithm)
-    params = jax.jit(task.init)(jax.random.key(0))
-    state = init_state(jax.random.key(1), algorithm, params, FLAGS.num_clients)
+        algorithm = without_used(algorithm)
+    params = jax.jit(task.init)(make_key(0))
+    state = init_state(make_key(1), algorithm, params, FLAGS.num_clients)
     program = round_program(algorithm, lambda key, at, data: data, max_rounds=1)
     compiled = jax.jit(program, donate_argnums=0)
 
@@ -130,8 +130,7 @@ def run_rounds(
             model = host_copy(program.algorithm.params(state.server))
         state, dispatch = program.step(state)
         if recorder is not None:
-            senders = dispatch.infos.observed[SENDERS][0]
-            recorder.record(first + i, model, senders, dispatch.messages)
+            recorder.record(first + i, model, dispatch.messages)
     if recorder is not None:
         recorder.flush()
     took = Seconds(*(x / count for x in since(started)))
@@ -164,7 +163,7 @@ def part_by_part(
     hashes = [sha256_hex(data) for data in written]
     times.append(now())
     log.append(
-        format_entry(Entry(1, "uplink", f"client {i}", "server", x, HEX, HEX))
+        format_entry(Entry(1, "uplink", i, f"client {i}", "server", x, HEX, HEX))
         for i, x in enumerate(hashes)
     )
     log.checkpoint()

@@ -28,6 +28,7 @@ from experiments.benchmark import torch_loop
 from fedjax_comp import execution, models
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import ClientBatches, Cohort, Examples, Execution, PyTree
+from fedjax_comp.keys import make_key
 
 FLAGS = flags.FLAGS
 LEARNING_RATE, SCALE = 0.1, 1 / 255
@@ -82,7 +83,7 @@ def jax_round(
     algorithm = fed_avg(
         task, client_optimizer=optax.sgd(LEARNING_RATE), execution=strategy
     )
-    key = jax.random.key(0)
+    key = make_key(0)
     before = jax.jit(task.init)(key)
     server, client = algorithm.init(key, before)
     num_clients = cohort.clients.client_id.shape[0]

@@ -30,6 +30,7 @@ from fedjax_comp.compress import noise
 from fedjax_comp.compress.quantize.scalar import extrema, symbols_of
 from fedjax_comp.compress.sparsify import selection
 from fedjax_comp.compress.transform.rotate import hadamard
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.words import pack_words
 
 FLAGS = flags.FLAGS
@@ -83,7 +84,7 @@ def copy_on_host(x: jax.Array) -> Round:
 def contenders(x: jax.Array, k: int) -> dict[str, Round]:
     """Name to run; the copy is the host's own on a CPU."""
     on_cpu = jax.default_backend() == "cpu"
-    key = jax.random.key(1)
+    key = make_key(1)
 
     def exact(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         indices = selection.largest_indices(x, k)
@@ -167,7 +168,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Expected --fraction={FLAGS.fraction} in (0, 1].")
     n = 1 << FLAGS.log2_n
     k = selection.num_kept(n, fraction=FLAGS.fraction, k=None)
-    x = jax.random.normal(jax.random.key(0), (n,))
+    x = jax.random.normal(make_key(0), (n,))
     print(
         f"n = 2**{FLAGS.log2_n} float32, k = {k}; jax {jax.__version__} on "
         f"{jax.default_backend()}"

@@ -27,6 +27,7 @@ from fedjax_comp.compress import (
     trellis,
     uniform_trellis,
 )
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
 
 FLAGS = flags.FLAGS
@@ -67,7 +68,7 @@ def least_seconds(run: Callable[..., PyTree], *args: PyTree) -> float:
 
 def measure(quantizer: Compressor, x: jax.Array, seed: int) -> tuple[float, ...]:
     """Rate, error, seconds to encode and to decode; `x` is `[devices, n]`."""
-    context = make_context(jax.random.key(seed), 0)
+    context = make_context(make_key(seed), 0)
     before = identity() if FLAGS.updates is None else rotate()
     compressor = chain(before, quantizer)
     spread = jax.sharding.PartitionSpec("part")
@@ -120,7 +121,7 @@ def main(argv: list[str]) -> None:
                 rows = []
                 for seed in range(FLAGS.seeds):
                     if FLAGS.updates is None:
-                        key = jax.random.key(1000 + seed)
+                        key = make_key(1000 + seed)
                         x = jax.random.normal(key, (parts, FLAGS.n // parts))
                     else:
                         vector = np.load(FLAGS.updates, allow_pickle=False).ravel()

@@ -15,6 +15,7 @@ from absl import app, flags
 
 from fedjax_comp.compress.trellis.codebook import Float32Array, spread_codebook
 from fedjax_comp.compress.trellis.viterbi import cheapest_path
+from fedjax_comp.keys import make_key
 
 FLAGS = flags.FLAGS
 STEPS = 1024
@@ -87,7 +88,7 @@ def train(
     levels = jnp.asarray(start)
     total = np.zeros((states, v))
     for i in range(iterations):
-        key = jax.random.fold_in(jax.random.key(seed), i)
+        key = jax.random.fold_in(make_key(seed), i)
         levels, error, distortion = iterate(key, levels)
         if i >= iterations - average:
             total += np.asarray(levels)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -25,13 +26,13 @@ class Material(NamedTuple):
       train: NumPy, `x` float32 `[N, d]`.
       test: on the device, `x` float32 `[M, d]`.
       num_classes: labels are in `[0, num_classes)`.
-      stored_bits: of one input as it is stored: what raw data would cost.
+      stored: shape and dtype of one input as it is stored, to tell what raw data cost.
     """
 
     train: Examples
     test: Examples
     num_classes: int
-    stored_bits: int
+    stored: jax.ShapeDtypeStruct
 
 
 def sweeps(values: flags.FlagValues) -> dict[str, list[Cell]]:
@@ -73,7 +74,7 @@ def load_material(values: flags.FlagValues) -> Material:
             jnp.asarray(flat(dataset.test.x[test])), jnp.asarray(dataset.test.y[test])
         ),
         num_classes=dataset.num_classes,
-        stored_bits=stored.size * stored.dtype.itemsize * 8,
+        stored=jax.ShapeDtypeStruct(stored.shape, stored.dtype),
     )
 
 

@@ -10,9 +10,10 @@ from experiments.data_collaboration.learn import Learning
 from experiments.data_collaboration.variants import Variant
 from fedjax_comp.base import Compressor, Examples, make_context
 from fedjax_comp.one_shot.data_collaboration import Shared, collaborate
+from fedjax_comp.one_shot.data_dispatch import shipment
 from fedjax_comp.one_shot.private_maps import apply_map
 from fedjax_comp.run_directory import Json
-from fedjax_comp.wire.accounting import dense_bits
+from fedjax_comp.wire.accounting import message_bytes
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
 
 
@@ -32,17 +33,18 @@ def centralised(
     users: Sequence[Examples],
     test: Examples,
     *,
-    stored_bits: int,
+    stored: jax.ShapeDtypeStruct,
     num_classes: int,
 ) -> Json:
     """Raw data on one machine, as they are stored; the model comes back."""
     together: Examples = jax.tree.map(lambda *x: np.concatenate(x), *users)
     (model,) = learning.train(key, [together])
-    label_bits = (num_classes - 1).bit_length()
-    sent = sum(-(-len(user.y) * (stored_bits + label_bits) // 8) for user in users)
-    return _row(
-        learning.score(model, test), sent, len(users) * _bytes(dense_bits(model))
-    )
+    sent = 0
+    for user in users:
+        raw = jnp.zeros((len(user.y), *stored.shape), stored.dtype)
+        sent += message_bytes(shipment(Examples(raw, user.y), num_classes))
+    returned = len(users) * message_bytes(model)
+    return _row(learning.score(model, test), sent, returned)
 
 
 def federated_averaging(
@@ -98,7 +100,7 @@ def collaboration(
         learning.score(model, Examples(apply_map(private, test.x) @ g, test.y))
         for private, g in zip(maps, common, strict=True)
     ]
-    returned = sum(_bytes(dense_bits(g)) + _bytes(dense_bits(model)) for g in common)
+    returned = sum(message_bytes(g) + message_bytes(model) for g in common)
     return _row(float(np.mean(scores)), sent, returned)
 
 
@@ -109,7 +111,3 @@ def _row(accuracy: float, uplink_bytes: int, downlink_bytes: int) -> Json:
         "downlink_bytes": downlink_bytes,
         "total_bytes": uplink_bytes + downlink_bytes,
     }
-
-
-def _bytes(bits: int) -> int:
-    return -(-bits // 8)

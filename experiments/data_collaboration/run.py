@@ -32,6 +32,7 @@ from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import UsageError, run_main
 from fedjax_comp.experiment.measurements import complete, measure_missing
 from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.keys import make_key
 from fedjax_comp.one_shot.data_collaboration import upload_link
 from fedjax_comp.one_shot.private_maps import apply_map
 from fedjax_comp.report import Table
@@ -137,7 +138,7 @@ def make_jobs(
         users, public = draw(
             material, cell, seed=values.seed, trial=trial, num_public=values.num_public
         )
-        key = jax.random.fold_in(jax.random.key(values.seed), trial)
+        key = jax.random.fold_in(make_key(values.seed), trial)
         key = jax.random.fold_in(key, zlib.crc32(name.encode()))
         if name == "individual":
             row = individual(raw, key, users, material.test)
@@ -147,7 +148,7 @@ def make_jobs(
                 key,
                 users,
                 material.test,
-                stored_bits=material.stored_bits,
+                stored=material.stored,
                 num_classes=material.num_classes,
             )
         elif name == "fed_avg":
@@ -186,7 +187,7 @@ def check_variants(
     """Tries every variant on its smallest cell, so that a mistake ends the command."""
     fewest = min(cell.examples for cell in cells)
     inputs = jax.ShapeDtypeStruct((1, material.train.x.shape[1]), jnp.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: make_key(0))
     for i, variant in enumerate(variants):
         examples = values.base_examples if i else fewest
         x = jax.ShapeDtypeStruct((examples, *inputs.shape[1:]), jnp.float32)

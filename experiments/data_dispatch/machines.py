@@ -13,6 +13,7 @@ from fedjax_comp import data
 from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.keys import make_key
 from fedjax_comp.models import classification
 from fedjax_comp.one_shot.data_dispatch import (
     Dispatcher,
@@ -21,7 +22,7 @@ from fedjax_comp.one_shot.data_dispatch import (
 )
 from fedjax_comp.one_shot.independent import independent_models
 from fedjax_comp.run_directory import Json
-from fedjax_comp.wire.accounting import dense_bits, message_bits, num_bits
+from fedjax_comp.wire.accounting import message_bytes
 
 
 class Machines(NamedTuple):
@@ -113,9 +114,7 @@ def measure(
     sizes = np.diff(offsets)
     # Rounded up, so that trials with other sizes are the same program.
     largest = -(-int(sizes.max()) // 512) * 512
-    key, init_key = jax.random.split(
-        jax.random.fold_in(jax.random.key(values.seed), trial)
-    )
+    key, init_key = jax.random.split(jax.random.fold_in(make_key(values.seed), trial))
     models = machines.train(num_machines, largest)(
         key,
         machines.task.init(init_key),
@@ -135,7 +134,7 @@ def measure(
         "test_accuracy": float(correct / count),
         "test_loss": float(loss / count),
         "uplink_bytes": sent_bytes,
-        "model_bytes": -(-dense_bits(machines.task.init(init_key)) // 8),
+        "model_bytes": message_bytes(machines.task.init(init_key)),
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),
         "copies": len(order) / len(stored.y),
@@ -146,8 +145,7 @@ def measure(
 def _shipment_bytes(examples: Examples, size: int, num_classes: int) -> int:
     """Bytes of a shipment of `size` examples, whichever they are."""
     first: Examples = jax.tree.map(lambda x: x[:1].repeat(size, 0), examples)
-    bits = jax.eval_shape(lambda: num_bits(shipment(first, num_classes)))
-    return -(-message_bits(bits) // 8)
+    return message_bytes(jax.eval_shape(lambda: shipment(first, num_classes)))
 
 
 def _padded(order: np.ndarray, length: int) -> jax.Array:

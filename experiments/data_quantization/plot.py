@@ -14,6 +14,7 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.compress import eden_fixed_rate, flattened, top_k
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.data import DataSpec
+from fedjax_comp.keys import make_key
 from fedjax_comp.models import ModelFn
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
@@ -36,7 +37,7 @@ def shapes_of(model: ModelFn, spec: DataSpec) -> PyTree:
     """The parameters' shapes, of which nothing is computed."""
     x = jnp.zeros((1, *spec.input_shape))
     init = model(spec.num_classes).init
-    return jax.eval_shape(init, jax.random.key(0), x)["params"]
+    return jax.eval_shape(init, make_key(0), x)["params"]
 
 
 def all_models() -> list[Model]:

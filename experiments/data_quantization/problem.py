@@ -5,11 +5,11 @@ import optax
 from absl import flags
 
 from experiments.data_quantization.methods import Data, Gradient, Shipped, build_method
-from experiments.data_quantization.shipped import ship, shipped_first
 from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.links.data_uplink import data_uplink
 from fedjax_comp.algorithms.links.example_link import Cache
+from fedjax_comp.algorithms.shipped_data import ship, shipped_first
 from fedjax_comp.base import Algorithm, Cohort, Compressor, Examples
 from fedjax_comp.compress import identity
 from fedjax_comp.data import FederatedData, sample_minibatches

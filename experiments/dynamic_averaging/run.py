@@ -8,7 +8,6 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 from absl import flags
 from rich.console import Console
 from rich.table import Table as ConsoleTable
@@ -32,6 +31,7 @@ from experiments.dynamic_averaging.protocols import (
 )
 from experiments.dynamic_averaging.stream import build_stream, num_updates
 from fedjax_comp.algorithms import model_averaging
+from fedjax_comp.algorithms.model_averaging import averaging_links
 from fedjax_comp.base import Algorithm, PyTree, RoundInfo
 from fedjax_comp.data.streams import drift_times, one_learner
 from fedjax_comp.experiment.expressions import build
@@ -165,7 +165,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
             stream.task, execution, batch_size=values.eval_batch_size
         ),
         test=stream.held_out,
-        links={"uplink": uplink, "downlink": downlink},
+        links=averaging_links(uplink, downlink),
     )
 
 
@@ -174,11 +174,7 @@ def unsent(algorithm: Algorithm) -> Algorithm:
 
     def run_round(*arguments: PyTree) -> tuple[PyTree, PyTree, RoundInfo]:
         server, clients, info = algorithm.round(*arguments)
-        up, down = (
-            traffic._replace(spoke=jnp.zeros_like(traffic.spoke))
-            for traffic in (info.uplink, info.downlink)
-        )
-        silent = info._replace(uplink=up, downlink=down, messages={})
+        silent = info._replace(traffic={}, messages={})
         return server, clients, silent
 
     return algorithm._replace(round=run_round)

@@ -25,6 +25,7 @@ from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import UsageError, run_main
 from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.keys import make_key
 from fedjax_comp.report import Claim, Table, write_report
 from fedjax_comp.run_directory import (
     Json,
@@ -127,7 +128,7 @@ def measure_row(entry: Entry, source: Source, values: flags.FlagValues) -> Json:
         num_trials = min(num_trials, SLOW_TRIALS)
     # The same draws whatever else is measured.
     key = jax.random.fold_in(
-        jax.random.key(values.seed), zlib.crc32(entry.expression.encode())
+        make_key(values.seed), zlib.crc32(entry.expression.encode())
     )
     compressor = build("compressor", entry.expression)
     measured = measure(compressor, source, key, num_trials=num_trials)

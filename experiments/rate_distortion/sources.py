@@ -24,6 +24,7 @@ from fedjax_comp.data import DataUnavailable
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import common_flags
 from fedjax_comp.experiment.problem import build_federation, initial_key
+from fedjax_comp.keys import make_key
 from fedjax_comp.training import init_state, round_program
 
 Draw = Callable[[jax.Array, int], jax.Array]
@@ -112,7 +113,7 @@ def make_sources(values: flags.FlagValues, folder: Path) -> list[Source]:
 
 def drawn(name: str, values: flags.FlagValues) -> Source:
     """Vectors of a distribution, from `--seed`."""
-    key = jax.random.fold_in(jax.random.key(values.seed), NAMES.index(name))
+    key = jax.random.fold_in(make_key(values.seed), NAMES.index(name))
     keys = jax.random.split(key, values.num_clients)
     return Source(name, [DRAWN[name](k, values.dimension) for k in keys])
 

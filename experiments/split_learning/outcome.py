@@ -9,9 +9,10 @@ from experiments.split_learning.methods import Method, Variant
 from experiments.split_learning.problem import Setting, build_split, share_of_batch
 from experiments.split_learning.work import client_flops
 from fedjax_comp.algorithms.links.split_exchange import divide
+from fedjax_comp.keys import make_key
 from fedjax_comp.metrics import Row
 from fedjax_comp.run_directory import Json
-from fedjax_comp.wire.accounting import dense_bits
+from fedjax_comp.wire.accounting import message_bytes
 
 COLUMNS = (
     "name",
@@ -99,8 +100,8 @@ def measured(
 
 def handover_bytes(method: Method, setting: Setting) -> int:
     """Of the client's part, one way."""
-    params = jax.eval_shape(setting.task.init, jax.random.key(0))
-    return dense_bits(divide(build_split(setting, method.cuts), params).client) // 8
+    params = jax.eval_shape(setting.task.init, make_key(0))
+    return message_bytes(divide(build_split(setting, method.cuts), params).client)
 
 
 def failed(variant: Variant, reason: str) -> Json:

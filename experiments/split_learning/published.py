@@ -21,10 +21,11 @@ from experiments.split_learning.work import flops, part_flops
 from fedjax_comp import models
 from fedjax_comp import tree as trees
 from fedjax_comp.base import Examples
+from fedjax_comp.keys import make_key
 from fedjax_comp.models.convolution import conv_lax
 from fedjax_comp.models.split import SplitTask, params_of, split_classification
 from fedjax_comp.run_directory import Json
-from fedjax_comp.wire.accounting import dense_bits, message_bits, num_bits
+from fedjax_comp.wire.accounting import message_bytes
 from fedjax_comp.wire.fields import Symbols
 
 GIGABYTES = {
@@ -70,19 +71,19 @@ def resnet_sizes() -> Sizes:
     task = _split(
         models.resnet(50, width=88, convolve=conv_lax)(100), "Block_0", num_classes=100
     )
-    params = jax.eval_shape(task.task.init, jax.random.key(0))
+    params = jax.eval_shape(task.task.init, make_key(0))
     own = params_of(task.parts[0].names, params)
     x = jax.ShapeDtypeStruct((BATCH_SIZE, *IMAGE), jnp.float32)
     hidden = jax.eval_shape(task.parts[0].apply, own, x)
     labels = Symbols(
         jnp.zeros(BATCH_SIZE, jnp.uint32), task.num_classes, jnp.uint32(BATCH_SIZE)
     )
-    up = dense_bits(hidden) + message_bits(num_bits(labels))
+    up = message_bytes((hidden, labels))
     return Sizes(
         trees.size(params),
         trees.size(own),
         trees.size(hidden) // BATCH_SIZE,
-        -(-up // 8) + dense_bits(hidden) // 8,
+        up + message_bytes(hidden),
     )
 
 
@@ -113,7 +114,7 @@ def vgg_work_ratio() -> float:
         "Conv_1",
         num_classes=10,
     )
-    params = jax.eval_shape(task.task.init, jax.random.key(0))
+    params = jax.eval_shape(task.task.init, make_key(0))
     x = jax.ShapeDtypeStruct((BATCH_SIZE, *IMAGE), jnp.float32)
     y = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.int32)
     mask = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.bool_)

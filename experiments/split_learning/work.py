@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from experiments.split_learning.methods import Method
 from experiments.split_learning.problem import Setting, build_split
 from fedjax_comp.base import Examples, PyTree
+from fedjax_comp.keys import make_key
 from fedjax_comp.models.split import Part, params_of
 
 
@@ -40,7 +41,7 @@ def client_flops(method: Method, setting: Setting, batch_size: int) -> float:
     )
     y = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     mask = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
-    params = jax.eval_shape(setting.task.init, jax.random.key(0))
+    params = jax.eval_shape(setting.task.init, make_key(0))
     if not method.cuts:
         return flops(
             jax.value_and_grad(setting.task.loss), params, Examples(x, y), mask

@@ -12,6 +12,7 @@ from fedjax_comp.algorithms.stream_minibatch import angle_error, krasulina_task
 from fedjax_comp.base import Examples, Task
 from fedjax_comp.data.arrivals import Synthetic, synthetic
 from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.keys import make_key
 
 
 class StreamProblem(NamedTuple):
@@ -47,7 +48,7 @@ def pca(values: flags.FlagValues) -> StreamProblem:
         leading = stream.root[:, 0] / jnp.linalg.norm(stream.root[:, 0])
         return angle_error(v, leading)
 
-    keys = jax.random.split(jax.random.key(values.seed), values.num_trials)
+    keys = jax.random.split(make_key(values.seed), values.num_trials)
     return StreamProblem(
         task=krasulina_task(values.dimension),
         data=jax.vmap(lambda key: synthetic(key, eigenvalues))(keys),
@@ -60,7 +61,7 @@ def logistic(values: flags.FlagValues) -> StreamProblem:
     """Logistic regression on white samples; the error is `||w - w*||^2 / ||w*||^2`."""
     if not values.margin > 0:
         raise UsageError(f"--margin={values.margin} leaves nothing to be learned.")
-    keys = jax.random.split(jax.random.key(values.seed), values.num_trials)
+    keys = jax.random.split(make_key(values.seed), values.num_trials)
     white = [1.0] * values.dimension
 
     def error(w: jax.Array, stream: Synthetic) -> jax.Array:

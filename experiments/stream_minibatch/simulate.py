@@ -22,6 +22,7 @@ from fedjax_comp.algorithms.stream_minibatch import (
 )
 from fedjax_comp.base import Algorithm, Traffic
 from fedjax_comp.data.arrivals import ArrivalSpec, Synthetic, arrivals, draw_synthetic
+from fedjax_comp.keys import make_key
 from fedjax_comp.run_directory import Json
 from fedjax_comp.training import TrainState, init_state
 
@@ -101,10 +102,10 @@ def simulate(rule: Rule, problem: StreamProblem, values: flags.FlagValues) -> Js
         key = jax.random.fold_in(state.key, state.round)
         cohort = sample(key, state.round, data)
         server, nodes, info = algorithm.round(key, state.server, state.clients, cohort)
-        sent = [_cost(traffic) for traffic in (info.uplink, info.downlink)]
+        sent = [_cost(traffic) for traffic in info.traffic.values()]
         totals = Totals(
-            totals.sent + sent[0][0] + sent[1][0],
-            totals.messages + sent[0][1] + sent[1][1],
+            totals.sent + sum(each for each, _ in sent),
+            totals.messages + sum(count for _, count in sent),
             totals.dropped + info.dropped.astype(jnp.uint32),
         )
         return TrainState(state.key, state.round + 1, server, nodes), totals
@@ -132,7 +133,7 @@ def simulate(rule: Rule, problem: StreamProblem, values: flags.FlagValues) -> Js
         params = problem.task.init(model_key)
         return init_state(run_key, algorithm, params, rule.nodes)
 
-    keys = jax.random.split(jax.random.key(values.seed + 1), values.num_trials)
+    keys = jax.random.split(make_key(values.seed + 1), values.num_trials)
     state = jax.vmap(begin)(keys)
     program = jax.jit(jax.vmap(advance, in_axes=(0, 0, None)))
     done = sent = messages = dropped = 0
@@ -212,7 +213,7 @@ def _point(arrived: float, errors: np.ndarray) -> Json:
 
 
 def _cost(traffic: Traffic) -> tuple[jax.Array, jax.Array]:
-    """Bytes and messages of one round in one direction, uint32."""
+    """Bytes and messages of one kind in one round, uint32."""
     bits = jnp.full(traffic.spoke.shape, traffic.bits.fixed, jnp.uint32)
     for array in traffic.bits.variable:
         bits = bits + array

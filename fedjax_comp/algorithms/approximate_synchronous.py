@@ -27,20 +27,23 @@ from fedjax_comp.algorithms.links.significance import (
     significant_link,
 )
 from fedjax_comp.base import (
+    EVERYONE,
     Algorithm,
     Bits,
     ClientBatches,
     Cohort,
+    Ends,
     Examples,
     Execution,
     Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
     Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps
+from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
 from fedjax_comp.execution import scanned
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.fields import Code
@@ -152,7 +155,7 @@ def approximate_synchronous(
     Returns:
       An `Algorithm` of `Centres` and `CentreState`; its model is the mean of the
       replicas. A message counts once for each of the `N - 1` that receive it, both
-      among those sent and those received. `observed` has the coordinates sent,
+      as sent and as received. `observed` has the coordinates sent,
       `significant`, and for each centre whether its message is `waited_for`.
 
     Raises:
@@ -218,7 +221,8 @@ def approximate_synchronous(
             keep = significant(owed, _vector(replica), limit) & batches.active
             context = make_context(key, batches.client_id)
             payload, _ = link.encode(context, Update(owed, keep), ())
-            sent = jnp.where(batches.active, link.decode(context, payload, ())[0][0], 0)
+            decoded, _ = link.decode(context, payload, ())
+            sent = jnp.where(batches.active, decoded[0], 0)
             bits = num_bits(payload)
             length = sum(
                 (v.astype(jnp.float32) for v in bits.variable),
@@ -245,7 +249,14 @@ def approximate_synchronous(
                 bits=bits,
                 waited_for=waited_for,
                 messages=(
-                    Messages(context, payload, (), batches.active)
+                    Messages(
+                        context,
+                        payload,
+                        (),
+                        batches.active,
+                        Ends(batches.client_id, jnp.int32(EVERYONE)),
+                        decoded,
+                    )
                     if keep_messages
                     else None
                 ),
@@ -265,21 +276,18 @@ def approximate_synchronous(
         base = _vector(centres.base) + total.update
         replicas = jax.vmap(lambda lead: _like(centres.base, base + lead))(done.lead)
         after = Centres(_like(centres.base, base), replicas, centres.round + 1)
-        others = num_centres - 1
-        traffic = Traffic(
-            Bits(
-                done.bits.fixed, tuple(jnp.tile(v, others) for v in done.bits.variable)
-            ),
-            jnp.tile(clients.active, others),
-        )
         info = RoundInfo(
-            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
+            train_loss=mean_loss(total.info),
             client_steps=total.info.steps,
             dropped=total.dropped,
-            uplink=traffic,
-            downlink=traffic,
-            observed={"significant": total.sent, "waited_for": done.waited_for},
-            messages={"uplink": done.messages} if keep_messages else {},
+            traffic={
+                "updates": _to_all_others(done.bits, clients.active, clients.client_id)
+            },
+            observed={
+                "significant": Observed(total.sent),
+                "waited_for": Observed(done.waited_for),
+            },
+            messages={"updates": done.messages} if keep_messages else {},
         )
         return after, done.state, info
 
@@ -287,6 +295,17 @@ def approximate_synchronous(
         return jax.tree.map(lambda x: x.mean(axis=0), centres.replicas)
 
     return Algorithm(init=init, round=run_round, params=mean_replica)
+
+
+def _to_all_others(bits: Bits, active: jax.Array, centre: jax.Array) -> Traffic:
+    """A message of every centre to every other one, `N (N - 1)` of them."""
+    others = active.shape[0] - 1
+    receivers = [jnp.roll(centre, -turn) for turn in range(1, others + 1)]
+    return Traffic(
+        Bits(bits.fixed, tuple(jnp.tile(v, others) for v in bits.variable)),
+        jnp.tile(active, others),
+        Ends(jnp.tile(centre, others), jnp.concatenate(receivers)),
+    )
 
 
 def _vector(tree: PyTree) -> jax.Array:

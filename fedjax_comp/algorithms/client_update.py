@@ -1,7 +1,8 @@
-"""One client's part of a round of federated averaging: train, encode, be counted.
+"""One client's part of a round with a server: train, encode, be counted.
 
 Algorithms that send the difference that local training made share it: what they differ
-in is where a client starts from and what becomes of the sum.
+in is where a client starts from and what becomes of the sum. Those that send something
+else share `send` and what is observed of a round.
 """
 
 from collections.abc import Callable
@@ -17,17 +18,20 @@ from fedjax_comp.base import (
     ClientBatches,
     Compressor,
     Context,
+    Ends,
     Examples,
     LinkState,
     Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import LocalInfo
+from fedjax_comp.client.sgd import LocalInfo, mean_loss
 from fedjax_comp.server.aggregate import WeightedSum, weighted
 from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.traffic import to_server
 
 
 class Start(NamedTuple):
@@ -47,7 +51,7 @@ class Summand(NamedTuple):
     """What an `Execution` adds up over a cohort.
 
     Attributes:
-      update: the decoded updates, weighted by examples.
+      update: what was decoded of the messages, weighted by examples.
       info: of the local training, zeros for a client that stayed silent.
       dropped: clients left out because something was not finite, int32.
     """
@@ -58,17 +62,106 @@ class Summand(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What an `Execution` hands back of each client.
+    """What an `Execution` hands back of each client's message.
 
     Attributes:
-      bits: of its message.
+      bits: its length.
       spoke: bool, whether it was sent.
+      ends: from the client to the server.
       messages: the message itself where an audit wants it, else None.
     """
 
     bits: Bits
     spoke: jax.Array
+    ends: Ends
     messages: Messages | None
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the messages cost."""
+        return Traffic(self.bits, self.spoke, self.ends)
+
+
+def sent_to_server(
+    context: Context,
+    payload: PyTree,
+    receiver: PyTree,
+    spoke: jax.Array,
+    *,
+    client_id: jax.Array,
+    used: PyTree,
+    keep_message: bool,
+) -> Sent:
+    """A client's message to the server.
+
+    Args:
+      context: what both ends know.
+      payload: what is sent.
+      receiver: the server's memory of the link before it decoded.
+      spoke: bool scalar, whether it is sent.
+      client_id: who sends it, int32 scalar.
+      used: what the server goes on with: the very tree that is added up.
+      keep_message: keep the message itself, for an audit.
+    """
+    ends = to_server(client_id)
+    message = Messages(context, payload, receiver, spoke, ends, used)
+    return Sent(num_bits(payload), spoke, ends, message if keep_message else None)
+
+
+def send(
+    uplink: Compressor,
+    context: Context,
+    value: PyTree,
+    link: LinkState,
+    *,
+    batches: ClientBatches,
+    info: LocalInfo,
+    instead: PyTree | None = None,
+    scale: jax.Array | None = None,
+    keep_message: bool,
+) -> tuple[Summand, tuple[LinkState, Sent]]:
+    """Sends what a client has to say and adds it to the cohort's sum.
+
+    A client whose value is not finite stays silent and keeps its memory; one whose
+    decoded value is not finite is left out of the sum.
+
+    Args:
+      uplink: the compressor.
+      context: of the message.
+      value: what is sent.
+      link: the link's memory.
+      batches: whose work it was, for the id and the weight.
+      info: of the local training.
+      instead: what the encoder sees in place of a value that is not finite (its memory
+        would keep the NaN); zeros when None.
+      scale: multiplies what was decoded and not its weight; nothing when None.
+      keep_message: keep the message itself, for an audit.
+    """
+    healthy = tree.all_finite(value)
+    speaks = batches.active & healthy
+    harmless = optax.tree.zeros_like(value) if instead is None else instead
+    payload, sender = uplink.encode(
+        context, tree.where(healthy, value, harmless), link.sender
+    )
+    decoded, receiver = uplink.decode(context, payload, link.receiver)
+    counts = speaks & tree.all_finite(decoded)
+    scaled = decoded if scale is None else optax.tree.scale(scale, decoded)
+    summand = Summand(
+        update=weighted(scaled, batches.num_examples.astype(jnp.float32), counts),
+        info=tree.where(speaks, info, optax.tree.zeros_like(info)),
+        dropped=(batches.active & ~counts).astype(jnp.int32),
+    )
+    message = sent_to_server(
+        context,
+        payload,
+        link.receiver,
+        speaks,
+        client_id=batches.client_id,
+        used=decoded,
+        keep_message=keep_message,
+    )
+    remembered = tree.where(speaks, LinkState(sender, receiver), link)
+    return summand, (remembered, message)
 
 
 ClientUpdate = Callable[..., tuple[Summand, tuple[LinkState, Sent]]]
@@ -83,18 +176,15 @@ def update_and_send(
 ) -> ClientUpdate:
     """The function that a cohort maps over its clients.
 
-    A client whose update is not finite stays silent and keeps its memory; one whose
-    decoded update is not finite is left out of the sum.
-
     Args:
       train: the local training, such as `local_sgd`.
       uplink: compressor of the update.
       keep_messages: return the message itself, for an audit.
 
     Returns:
-      `(start, examples, batches, link, rank, scale) -> (Summand, (LinkState, Sent))`.
-      `rank` is `Context.rank`; `scale`, if any, multiplies the decoded update and not
-      its weight.
+      `(start, examples, batches, link, rank, scale) -> (Summand, (LinkState, Sent))`,
+      the difference that training made, sent as `send` does. `rank` is `Context.rank`;
+      `scale`, if any, multiplies the decoded update and not its weight.
     """
 
     def update(
@@ -106,35 +196,18 @@ def update_and_send(
         scale: jax.Array | None = None,
     ) -> tuple[Summand, tuple[LinkState, Sent]]:
         local, info = train(start.received, examples, batches)
-        delta = optax.tree.sub(local, start.received)
-        healthy = tree.all_finite(delta)
-        speaks = batches.active & healthy
-        # The encoder never sees a broken update: its memory would keep the NaN.
-        clean = tree.where(healthy, delta, optax.tree.zeros_like(delta))
-        context = make_context(start.uplink_key, batches.client_id, rank)
-        payload, sender = uplink.encode(context, clean, link.sender)
-        decoded, receiver = uplink.decode(context, payload, link.receiver)
-        counts = speaks & tree.all_finite(decoded)
-        if scale is not None:
-            decoded = optax.tree.scale(scale, decoded)
-        summand = Summand(
-            update=weighted(decoded, batches.num_examples.astype(jnp.float32), counts),
-            info=tree.where(speaks, info, optax.tree.zeros_like(info)),
-            dropped=(batches.active & ~counts).astype(jnp.int32),
+        return send(
+            uplink,
+            make_context(start.uplink_key, batches.client_id, rank),
+            optax.tree.sub(local, start.received),
+            link,
+            batches=batches,
+            info=info,
+            scale=scale,
+            keep_message=keep_messages,
         )
-        message = Messages(context, payload, link.receiver, speaks)
-        kept = message if keep_messages else None
-        remembered = tree.where(speaks, LinkState(sender, receiver), link)
-        return summand, (remembered, Sent(num_bits(payload), speaks, kept))
 
     return update
-
-
-def one_message(
-    context: Context, payload: PyTree, receiver: PyTree, spoke: jax.Array
-) -> Messages:
-    """A single message, such as a broadcast, as the cohort of one that audits read."""
-    return jax.tree.map(lambda x: x[None], Messages(context, payload, receiver, spoke))
 
 
 def round_info(
@@ -142,7 +215,7 @@ def round_info(
     sent: Sent,
     downlink: Traffic,
     spoken: Messages | None = None,
-    **observed: jax.Array,
+    **observed: Observed,
 ) -> RoundInfo:
     """What is observed of a round of such clients.
 
@@ -155,11 +228,10 @@ def round_info(
     """
     kept = {"uplink": sent.messages, "downlink": spoken}
     return RoundInfo(
-        train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
+        train_loss=mean_loss(total.info),
         client_steps=total.info.steps,
         dropped=total.dropped,
-        uplink=Traffic(sent.bits, sent.spoke),
-        downlink=downlink,
+        traffic={"uplink": sent.traffic, "downlink": downlink},
         observed=observed,
         messages={name: x for name, x in kept.items() if x is not None},
     )

@@ -21,21 +21,24 @@ import optax
 from fedjax_comp import tree
 from fedjax_comp.algorithms.graphs import Graph, is_connected, metropolis_weights
 from fedjax_comp.base import (
+    EVERYONE,
     Algorithm,
     Bits,
     ClientBatches,
     Cohort,
     Compressor,
+    Ends,
     Examples,
     Execution,
     Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
     Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo
+from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.wire.accounting import num_bits
@@ -83,8 +86,9 @@ def consensus_sgd(
 
     Returns:
       An `Algorithm` whose server state, the mean of the nodes' models, is known to none
-      of them and only evaluated; a client's state is its `Learner`. `uplink` counts a
-      message for every edge, way and round; nothing goes down. `observed` has
+      of them and only evaluated; a client's state is its `Learner`. `neighbours`
+      counts a message for every edge, way and round, sent by one client and received by
+      another. `observed` has
       `disagreement`, the mean squared distance of a node's gradient estimate to the
       mean of all able nodes.
 
@@ -157,7 +161,10 @@ def consensus_sgd(
             return heard, payload, num_bits(payload)
 
         heard, payload, bits = jax.vmap(one_node)(contexts, h)
-        messages = Messages(contexts, payload, state.receiver, able)
+        to_neighbours = Ends(ids, jnp.full_like(ids, EVERYONE))
+        messages = Messages(
+            contexts, payload, state.receiver, able, to_neighbours, heard
+        )
         return heard, _Said(bits, messages if keep_messages else None)
 
     def run_round(
@@ -188,17 +195,20 @@ def consensus_sgd(
             lambda new, old: jnp.where(_along(able, new), new, old), stepped, nodes
         )
         mean = jax.tree.map(lambda x: x.mean(0), nodes.params)
-        spoke = _spoken(graph, able)
+        spoke, neighbour = _spoken(graph, able)
+        ends = Ends(jnp.broadcast_to(ids, spoke.shape), ids[neighbour])
         round_info = RoundInfo(
-            train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
+            train_loss=mean_loss(info),
             client_steps=info.steps,
             dropped=dropped,
-            uplink=Traffic(
-                _every_edge(said.bits, graph.max_degree),
-                jnp.tile(spoke.reshape(-1), rounds),
-            ),
-            downlink=Traffic(Bits(0), jnp.zeros(1, bool)),
-            observed={"disagreement": _disagreement(h, able)},
+            traffic={
+                "neighbours": Traffic(
+                    _every_edge(said.bits, graph.max_degree),
+                    jnp.tile(spoke.reshape(-1), rounds),
+                    jax.tree.map(lambda x: jnp.tile(x.reshape(-1), rounds), ends),
+                )
+            },
+            observed={"disagreement": Observed(_disagreement(h, able), "mean")},
             messages={},
         )
         if said.messages is not None:
@@ -207,7 +217,7 @@ def consensus_sgd(
             )
             told = jnp.tile(spoke.any(0), rounds)
             round_info = round_info._replace(
-                messages={"uplink": together._replace(spoke=told)}
+                messages={"neighbours": together._replace(spoke=told)}
             )
         return mean, nodes, round_info
 
@@ -226,14 +236,19 @@ def _exchange(links: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return exchange
 
 
-def _spoken(graph: Graph, able: jax.Array) -> jax.Array:
-    """Which nodes send to their first, second, ... neighbour, bool `[degree, N]`."""
-    slots = []
+def _spoken(graph: Graph, able: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Which nodes send to their first, second, ... neighbour, and who that is.
+
+    Returns:
+      Bool and int32 `[degree, N]`.
+    """
+    slots, neighbours = [], []
     for slot in range(graph.max_degree):
         has = [len(near) > slot for near in graph.neighbours]
         to = [near[slot] if len(near) > slot else 0 for near in graph.neighbours]
-        slots.append(jnp.asarray(has) & able & able[jnp.asarray(to)])
-    return jnp.stack(slots)
+        neighbours.append(jnp.asarray(to, jnp.int32))
+        slots.append(jnp.asarray(has) & able & able[neighbours[-1]])
+    return jnp.stack(slots), jnp.stack(neighbours)
 
 
 def _every_edge(bits: Bits, degree: int) -> Bits:

@@ -18,6 +18,7 @@ from fedjax_comp.compress.combine.leafwise import shape_of
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.compress.schemes.quantizers import eden_fixed_rate
 from fedjax_comp.data.federated import DataSpec
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.codes.fixed_width import bit_width
 from fedjax_comp.wire.fields import fields
@@ -133,7 +134,7 @@ def fixed_bits_of(compressor: Compressor, like: PyTree) -> int:
     like = jax.tree.map(shape_of, like)
 
     def length(tree: PyTree) -> PyTree:
-        context = make_context(jax.random.key(0), 0)
+        context = make_context(make_key(0), 0)
         sender = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype),
             jax.eval_shape(lambda: compressor.init(like).sender),
@@ -162,7 +163,7 @@ def examples_bits(quantizer: Compressor, spec: DataSpec, count: int) -> int:
     3174
     """
     one = jax.ShapeDtypeStruct(spec.input_shape, jnp.float32)
-    context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+    context = jax.eval_shape(lambda: make_context(make_key(0), 0))
     payload, _ = jax.eval_shape(
         quantizer.encode, context, one, quantizer.init(one).sender
     )

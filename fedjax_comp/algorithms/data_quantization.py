@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
+from fedjax_comp.algorithms.client_update import Sent, sent_to_server
 from fedjax_comp.algorithms.importance import (
     Importance,
     draw,
@@ -38,7 +39,6 @@ from fedjax_comp.algorithms.links.example_link import (
 )
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
@@ -46,18 +46,18 @@ from fedjax_comp.base import (
     Execution,
     LinkState,
     Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
-    Traffic,
     fold_context,
     make_context,
 )
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.broadcast import Broadcast, broadcast
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 
 
 class ServerState(NamedTuple):
@@ -87,12 +87,6 @@ class _Summand(NamedTuple):
     steps: jax.Array
     examples_sent: jax.Array
     dropped: jax.Array
-
-
-class _Sent(NamedTuple):
-    bits: Bits
-    spoke: jax.Array
-    messages: Messages | None
 
 
 def data_quantization(
@@ -219,20 +213,15 @@ def data_quantization(
         key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
     ) -> tuple[ServerState, ClientState, RoundInfo]:
         down_key, up_key = jax.random.split(key)
-        down_context = make_context(down_key, 0)
-        received, broadcast = server.model.params, ()
-        down_sender, down_receiver = server.downlink
+        context, params = make_context(down_key, 0), server.model.params
+        memory = server.downlink
+        said = Broadcast(params, memory, (), context, memory.receiver)
         if needs_model:
-            broadcast, down_sender = down.encode(
-                down_context, server.model.params, down_sender
-            )
-            received, down_receiver = down.decode(
-                down_context, broadcast, down_receiver
-            )
+            said = broadcast(down, context, params, memory)
 
         def client_fn(
             shared: _Shared, client: tuple[ClientBatches, ClientState, jax.Array]
-        ) -> tuple[_Summand, tuple[ClientState, _Sent]]:
+        ) -> tuple[_Summand, tuple[ClientState, Sent]]:
             batches, state, rank = client
             params, context = (
                 shared.received,
@@ -262,7 +251,7 @@ def data_quantization(
             there = decoded._replace(examples=_unscaled(decoded.examples, scale))
             loss, estimate = gradient_of(params, there)
             healthy = healthy & scored
-            refined, owed, memory = (), (), ()
+            refined, owed, memory, correction = (), (), (), ()
             if refinement is not None:
                 residual = optax.tree.sub(gradient_of(params, own)[1], estimate)
                 healthy = healthy & tree.all_finite(residual)
@@ -289,17 +278,23 @@ def data_quantization(
                 examples_sent=jnp.where(speaks, sent.sum(dtype=jnp.int32), 0),
                 dropped=(batches.active & ~counts).astype(jnp.int32),
             )
-            message = Messages(context, (payload, refined), receivers, speaks)
             uplink = LinkState((kept_sent, owed), (store, memory))
             remembered = tree.where(speaks, ClientState(uplink, threshold), state)
-            bits = num_bits((payload, refined))
-            kept = message if keep_messages else None
-            return summand, (remembered, _Sent(bits, speaks, kept))
+            message = sent_to_server(
+                context,
+                (payload, refined),
+                receivers,
+                speaks,
+                client_id=batches.client_id,
+                used=Upload(decoded, correction),
+                keep_message=keep_messages,
+            )
+            return summand, (remembered, message)
 
         active = cohort.clients.active
         ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
         total, (states, sent) = run_cohort(client_fn)(
-            _Shared(received, up_key, cohort.examples),
+            _Shared(said.received, up_key, cohort.examples),
             (cohort.clients, clients, ranks),
         )
         towards = jax.tree.map(jnp.negative, weighted_mean(total.gradient))
@@ -309,25 +304,24 @@ def data_quantization(
         heard = active if needs_model else jnp.zeros_like(active)
         messages: dict[str, Messages] = {}
         if keep_messages:
-            one = Messages(
-                down_context, broadcast, server.downlink.receiver, heard.any()
-            )
+            assert sent.messages is not None  # as `client_fn` keeps it
             messages = {
                 "uplink": sent.messages,
-                "downlink": jax.tree.map(lambda leaf: leaf[None], one),
+                "downlink": said.messages(heard.any()),
             }
         used = jnp.maximum(total.examples_used, 1).astype(jnp.float32)
         info = RoundInfo(
             train_loss=total.loss_sum / used,
             client_steps=total.steps,
             dropped=total.dropped,
-            uplink=Traffic(sent.bits, sent.spoke),
-            downlink=broadcast_traffic(broadcast, heard),
-            observed={"examples_sent": total.examples_sent},
+            traffic={
+                "uplink": sent.traffic,
+                "downlink": said.traffic(heard, cohort.clients.client_id),
+            },
+            observed={"examples_sent": Observed(total.examples_sent)},
             messages=messages,
         )
-        new_server = ServerState(model, LinkState(down_sender, down_receiver))
-        return new_server, states, info
+        return ServerState(model, said.link), states, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

@@ -17,7 +17,6 @@ from fedjax_comp.algorithms.client_update import (
     Sent,
     Start,
     Summand,
-    one_message,
     round_info,
     update_and_send,
 )
@@ -38,8 +37,8 @@ from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted_mean
+from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import broadcast_traffic
 
 
 class ServerState(NamedTuple):
@@ -135,12 +134,8 @@ def fed_avg(
         cohort: Cohort,
     ) -> tuple[ServerState, LinkState, RoundInfo]:
         down_key, up_key = jax.random.split(key)
-        down_context = make_context(down_key, 0)
-        broadcast, down_sender = down.encode(
-            down_context, server.model.params, server.downlink.sender
-        )
-        received, down_receiver = down.decode(
-            down_context, broadcast, server.downlink.receiver
+        said = broadcast(
+            down, make_context(down_key, 0), server.model.params, server.downlink
         )
 
         def client_fn(
@@ -150,7 +145,7 @@ def fed_avg(
             start = Start(shared.received, shared.uplink_key)
             return client_update(start, shared.examples, batches, link, rank)
 
-        shared = _Shared(received, up_key, cohort.examples)
+        shared = _Shared(said.received, up_key, cohort.examples)
         active = cohort.clients.active
         ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
         total, (links, sent) = run_cohort(client_fn)(
@@ -162,17 +157,12 @@ def fed_avg(
             aggregation(total.update),
             total.update.weight > 0,
         )
-        heard = active
-        if population is not None and jax.tree.leaves(down_receiver):
-            heard = jnp.ones(population, bool)
-        spoken = None
-        if keep_messages:
-            spoken = one_message(
-                down_context, broadcast, server.downlink.receiver, active.any()
-            )
-        info = round_info(total, sent, broadcast_traffic(broadcast, heard), spoken)
-        new_server = ServerState(model, LinkState(down_sender, down_receiver))
-        return new_server, links, info
+        heard = said.traffic(active, cohort.clients.client_id)
+        if population is not None and jax.tree.leaves(said.state):
+            heard = said.traffic(jnp.ones(population, bool))
+        spoken = said.messages(active.any()) if keep_messages else None
+        info = round_info(total, sent, heard, spoken)
+        return ServerState(model, said.link), links, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

@@ -21,7 +21,6 @@ from fedjax_comp.algorithms.client_update import (
     Sent,
     Start,
     Summand,
-    one_message,
     round_info,
     update_and_send,
 )
@@ -34,6 +33,7 @@ from fedjax_comp.base import (
     Examples,
     Execution,
     LinkState,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
@@ -44,8 +44,10 @@ from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
+from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.update import Model, step_towards
 from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.traffic import to_client
 
 
 class Versions(NamedTuple):
@@ -174,13 +176,11 @@ def fed_buff(
         key: jax.Array, server: ServerState, clients: LinkState, cohort: Cohort
     ) -> tuple[ServerState, LinkState, RoundInfo]:
         down_key, up_key = jax.random.split(key)
-        context = make_context(down_key, 0)
-        broadcast, sender = down.encode(
-            context, server.model.params, server.downlink.sender
+        said = broadcast(
+            down, make_context(down_key, 0), server.model.params, server.downlink
         )
-        received, _ = down.decode(context, broadcast, server.downlink.receiver)
-        bits = num_bits(broadcast)
-        newest = Versions(received, jax.random.key_data(up_key), bits.variable)
+        bits = num_bits(said.payload)
+        newest = Versions(said.received, jax.random.key_data(up_key), bits.variable)
         versions = jax.tree.map(
             lambda ring, x: ring.at[server.step % kept].set(x), server.versions, newest
         )
@@ -220,21 +220,16 @@ def fed_buff(
             weighted_mean(total.update),
             total.update.weight > 0,
         )
-        heard = Bits(bits.fixed, tuple(ring[places] for ring in versions.lengths))
-        spoken = None
-        if keep_messages:
-            spoken = one_message(
-                context, broadcast, server.downlink.receiver, active.any()
-            )
+        lengths = Bits(bits.fixed, tuple(ring[places] for ring in versions.lengths))
+        heard = Traffic(lengths, active, to_client(cohort.clients.client_id))
         info = round_info(
             total,
             sent,
-            Traffic(heard, active),
-            spoken,
-            staleness=jnp.sum(jnp.where(active, staleness, 0)),
+            heard,
+            said.messages(active.any()) if keep_messages else None,
+            staleness=Observed(jnp.sum(jnp.where(active, staleness, 0))),
         )
-        downlink = LinkState(sender, server.downlink.receiver)
-        return ServerState(model, downlink, versions, server.step + 1), links, info
+        return ServerState(model, said.link, versions, server.step + 1), links, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

@@ -25,10 +25,9 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
-from fedjax_comp.algorithms.client_update import one_message
+from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
@@ -36,18 +35,17 @@ from fedjax_comp.base import (
     Examples,
     Execution,
     LinkState,
-    Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
-    Traffic,
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
+from fedjax_comp.server.aggregate import weighted_mean
+from fedjax_comp.server.broadcast import Broadcast, broadcast
 from fedjax_comp.wire.fields import Coded, IndexSet, Symbols, fields
 
 
@@ -72,18 +70,6 @@ class _Shared(NamedTuple):
     context: Context
     up_key: jax.Array
     examples: Examples
-
-
-class _Summand(NamedTuple):
-    models: WeightedSum
-    info: LocalInfo
-    dropped: jax.Array
-
-
-class _Sent(NamedTuple):
-    bits: Bits
-    spoke: jax.Array
-    messages: Messages | None
 
 
 def fed_dlr(
@@ -141,11 +127,9 @@ def fed_dlr(
 
     def truncate(key: jax.Array, model: PyTree, link: LinkState) -> ServerState:
         """The server's state with a new model, as the clients will know it."""
-        context = make_context(key, 0)
-        broadcast, sender = down.encode(context, model, link.sender)
-        received, _ = down.decode(context, broadcast, link.receiver)
+        said = broadcast(down, make_context(key, 0), model, link)
         words = jax.random.key_data(key)
-        return ServerState(received, broadcast, words, LinkState(sender, link.receiver))
+        return ServerState(said.received, said.payload, words, said.link)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
         link = down.init(params)
@@ -168,27 +152,19 @@ def fed_dlr(
 
         def client_fn(
             shared: _Shared, client: tuple[ClientBatches, LinkState, jax.Array]
-        ) -> tuple[_Summand, tuple[LinkState, _Sent]]:
+        ) -> tuple[Summand, tuple[LinkState, Sent]]:
             batches, link, rank = client
             local, info = train(shared, batches)
-            healthy = tree.all_finite(local)
-            speaks = batches.active & healthy
-            # The encoder never sees a broken model: its memory would keep the NaN.
-            clean = tree.where(healthy, local, shared.server.model)
-            own = make_context(shared.up_key, batches.client_id, rank)
-            payload, sender = up.encode(own, clean, link.sender)
-            decoded, receiver = up.decode(own, payload, link.receiver)
-            counts = speaks & tree.all_finite(decoded)
-            weight = batches.num_examples.astype(jnp.float32)
-            summand = _Summand(
-                models=weighted(decoded, weight, counts),
-                info=tree.where(speaks, info, optax.tree.zeros_like(info)),
-                dropped=(batches.active & ~counts).astype(jnp.int32),
+            return send(
+                up,
+                make_context(shared.up_key, batches.client_id, rank),
+                local,
+                link,
+                batches=batches,
+                info=info,
+                instead=shared.server.model,
+                keep_message=keep_messages,
             )
-            message = Messages(own, payload, link.receiver, speaks)
-            kept = message if keep_messages else None
-            remembered = tree.where(speaks, LinkState(sender, receiver), link)
-            return summand, (remembered, _Sent(num_bits(payload), speaks, kept))
 
         def train(shared: _Shared, batches: ClientBatches) -> tuple[PyTree, LocalInfo]:
             if not factored:
@@ -216,24 +192,21 @@ def fed_dlr(
         total, (links, sent) = run_cohort(client_fn)(
             shared, (cohort.clients, clients, ranks)
         )
-        average = weighted_mean(total.models)
+        average = weighted_mean(total.update)
         truncated = truncate(down_key, average, server.downlink)
-        anyone = total.models.weight > 0
-        messages: dict[str, Messages] = {}
-        if keep_messages:
-            broadcast = one_message(
-                context, server.broadcast, server.downlink.receiver, active.any()
-            )
-            messages = {"uplink": sent.messages, "downlink": broadcast}
-        info = RoundInfo(
-            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
-            client_steps=total.info.steps,
-            dropped=total.dropped,
-            uplink=Traffic(sent.bits, sent.spoke),
-            downlink=broadcast_traffic(server.broadcast, active),
-            observed={"downlink_loss": _lost(average, truncated.model)},
-            messages=messages,
+        # What the clients heard this round was encoded at the end of the last one.
+        memory = server.downlink.receiver
+        said = Broadcast(
+            server.model, server.downlink, server.broadcast, context, memory
         )
+        info = round_info(
+            total,
+            sent,
+            said.traffic(active, cohort.clients.client_id),
+            said.messages(active.any()) if keep_messages else None,
+            downlink_loss=Observed(_lost(average, truncated.model), "mean"),
+        )
+        anyone = total.update.weight > 0
         return tree.where(anyone, truncated, server), links, info
 
     return Algorithm(init=init, round=run_round, params=lambda server: server.model)

@@ -12,31 +12,30 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
-from fedjax_comp.algorithms.client_update import one_message
+from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
+    Context,
     Examples,
     Execution,
     LinkState,
-    Messages,
     PyTree,
     RoundInfo,
     Task,
-    Traffic,
     fold_context,
     make_context,
 )
-from fedjax_comp.client.sgd import LocalInfo, local_sgd
+from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import flattened, identity
 from fedjax_comp.compress.sketch import count_sketch, sketch, unsketch
 from fedjax_comp.compress.sparsify import selection
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
+from fedjax_comp.keys import make_key
+from fedjax_comp.server.aggregate import weighted_mean
+from fedjax_comp.server.broadcast import broadcast
 
 
 class ServerState(NamedTuple):
@@ -61,16 +60,29 @@ class _Shared(NamedTuple):
     examples: Examples
 
 
-class _Summand(NamedTuple):
-    sketch: WeightedSum
-    info: LocalInfo
-    dropped: jax.Array
+def sketch_link(*, rows: int, columns: int) -> Compressor:
+    """The uplink of `fetch_sgd`: an update goes in, its sketch comes out.
 
+    The server adds sketches up and never decodes a single one, so that what is
+    "decoded" here is the table itself, float32 `[rows, columns]`.
 
-class _Sent(NamedTuple):
-    bits: Bits
-    spoke: jax.Array
-    messages: Messages | None
+    Args:
+      rows: hashes of every coordinate.
+      columns: counters of each hash.
+
+    Raises:
+      ValueError: as `count_sketch`.
+    """
+    sketched = flattened(count_sketch(rows=rows, columns=columns))
+
+    def decode(
+        context: Context, payload: PyTree, receiver: PyTree
+    ) -> tuple[jax.Array, PyTree]:
+        del context
+        (table,) = jax.tree.leaves(payload)
+        return table, receiver
+
+    return Compressor(sketched.init, sketched.encode, decode, linear=True)
 
 
 def fetch_sgd(
@@ -113,7 +125,7 @@ def fetch_sgd(
 
     Returns:
       An `Algorithm` of `ServerState`; clients remember nothing. Its uplink is
-      `flattened(count_sketch(rows=rows, columns=columns))`.
+      `sketch_link(rows=rows, columns=columns)`.
 
     Raises:
       ValueError: for a number out of its range; from `init` for a sketch that is no
@@ -136,7 +148,7 @@ def fetch_sgd(
         raise ValueError(f"Expected a finite learning_rate={learning_rate} > 0.")
     if k < 1:
         raise ValueError(f"Expected k={k} >= 1.")
-    up = flattened(count_sketch(rows=rows, columns=columns))
+    up = sketch_link(rows=rows, columns=columns)
     down = identity() if downlink is None else downlink
     run_cohort = scanned() if execution is None else execution
     train_locally = local_sgd(task, client_optimizer)
@@ -160,7 +172,7 @@ def fetch_sgd(
 
     def apply_heaviest(server: ServerState, mean: jax.Array) -> ServerState:
         # Leaf 0 of the one vector that `flattened` hands to the sketch.
-        hash_key = jax.random.key(server.hash_seed)
+        hash_key = make_key(server.hash_seed)
         key = fold_context(make_context(hash_key, 0), 0).round_key
         velocity = momentum * server.momentum + mean
         owed = server.owed + learning_rate * velocity
@@ -181,54 +193,36 @@ def fetch_sgd(
         clients: LinkState,
         cohort: Cohort,
     ) -> tuple[ServerState, LinkState, RoundInfo]:
-        down_context = make_context(key, 0)
-        down_state = down.init(server.params)
-        broadcast, _ = down.encode(down_context, server.params, down_state.sender)
-        received, _ = down.decode(down_context, broadcast, down_state.receiver)
+        link = down.init(server.params)
+        said = broadcast(down, make_context(key, 0), server.params, link)
 
-        def client_fn(
-            shared: _Shared, batches: ClientBatches
-        ) -> tuple[_Summand, _Sent]:
+        def client_fn(shared: _Shared, batches: ClientBatches) -> tuple[Summand, Sent]:
             local, info = train_locally(shared.received, shared.examples, batches)
-            delta = optax.tree.sub(local, shared.received)
-            healthy = tree.all_finite(delta)
-            context = make_context(shared.hash_key, batches.client_id)
-            payload, _ = up.encode(context, delta, ())
-            speaks = batches.active & healthy
-            # Finite coordinates may still add up to infinity in a sketch.
-            counts = speaks & tree.all_finite(payload)
-            (table,) = jax.tree.leaves(payload)
-            weight = batches.num_examples.astype(jnp.float32)
-            summand = _Summand(
-                sketch=weighted(table, weight, counts),
-                info=tree.where(speaks, info, optax.tree.zeros_like(info)),
-                dropped=(batches.active & ~counts).astype(jnp.int32),
+            summand, (_, sent) = send(
+                up,
+                make_context(shared.hash_key, batches.client_id),
+                optax.tree.sub(local, shared.received),
+                LinkState((), ()),
+                batches=batches,
+                info=info,
+                keep_message=keep_messages,
             )
-            kept = Messages(context, payload, (), speaks) if keep_messages else None
-            return summand, _Sent(num_bits(payload), speaks, kept)
+            return summand, sent
 
-        shared = _Shared(received, jax.random.key(server.hash_seed), cohort.examples)
+        shared = _Shared(said.received, make_key(server.hash_seed), cohort.examples)
         total, sent = run_cohort(client_fn)(shared, cohort.clients)
-        moved = apply_heaviest(server, weighted_mean(total.sketch))
-        anyone = total.sketch.weight > 0
+        moved = apply_heaviest(server, weighted_mean(total.update))
+        anyone = total.update.weight > 0
         kept_state = jax.tree.map(
             lambda new, old: jnp.where(anyone, new, old), moved, server
         )
         active = cohort.clients.active
-        info = RoundInfo(
-            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
-            client_steps=total.info.steps,
-            dropped=total.dropped,
-            uplink=Traffic(sent.bits, sent.spoke),
-            downlink=broadcast_traffic(broadcast, active),
-            observed={},
-            messages={},
+        info = round_info(
+            total,
+            sent,
+            said.traffic(active, cohort.clients.client_id),
+            said.messages(active.any()) if keep_messages else None,
         )
-        if keep_messages:
-            spoken = one_message(
-                down_context, broadcast, down_state.receiver, active.any()
-            )
-            info = info._replace(messages={"uplink": sent.messages, "downlink": spoken})
         return kept_state, clients, info
 
     return Algorithm(init=init, round=run_round, params=lambda server: server.params)

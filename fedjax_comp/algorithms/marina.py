@@ -13,29 +13,28 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
+from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
     Examples,
     Execution,
     LinkState,
-    Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
-    Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import LocalInfo, local_sgd
+from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.aggregate import weighted_mean
+from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.wire.accounting import broadcast_traffic, num_bits
 
 
 class ServerState(NamedTuple):
@@ -62,18 +61,6 @@ class _Shared(NamedTuple):
     in_full: jax.Array
     uplink_key: jax.Array
     examples: Examples
-
-
-class _Summand(NamedTuple):
-    update: WeightedSum
-    info: LocalInfo
-    dropped: jax.Array
-
-
-class _Sent(NamedTuple):
-    bits: Bits
-    spoke: jax.Array
-    messages: Messages | None
 
 
 def marina(
@@ -171,77 +158,55 @@ def marina(
         cohort: Cohort,
     ) -> tuple[ServerState, LinkState, RoundInfo]:
         down_key, up_key, coin_key = jax.random.split(key, 3)
-        down_context = make_context(down_key, 0)
-        broadcast, down_sender = down.encode(
-            down_context, server.model.params, server.downlink.sender
-        )
-        received, down_receiver = down.decode(
-            down_context, broadcast, server.downlink.receiver
+        said = broadcast(
+            down, make_context(down_key, 0), server.model.params, server.downlink
         )
         in_full = jax.random.bernoulli(coin_key, probability) | ~server.started
 
-        def client_fn(
-            shared: _Shared, batches: ClientBatches
-        ) -> tuple[_Summand, _Sent]:
+        def client_fn(shared: _Shared, batches: ClientBatches) -> tuple[Summand, Sent]:
             local, info = train_locally(shared.received, shared.examples, batches)
             delta = optax.tree.sub(local, shared.received)
             before, _ = train_locally(shared.heard, shared.examples, batches)
             earlier = optax.tree.sub(before, shared.heard)
             news = tree.where(shared.in_full, delta, optax.tree.sub(delta, earlier))
-            healthy = tree.all_finite(news)
-            speaks = batches.active & healthy
             # The ladder sends the last rung that fits: all of it, or nothing does.
             context = make_context(shared.uplink_key, batches.client_id)._replace(
                 budget_bits=jnp.where(shared.in_full, jnp.inf, 0.0)
             )
-            clean = tree.where(healthy, news, optax.tree.zeros_like(news))
-            payload, _ = up.encode(context, clean, _MEMORYLESS)
-            decoded, _ = up.decode(context, payload, _MEMORYLESS)
-            counts = speaks & tree.all_finite(decoded)
-            weight = batches.num_examples.astype(jnp.float32)
-            summand = _Summand(
-                update=weighted(decoded, weight, counts),
-                info=tree.where(speaks, info, optax.tree.zeros_like(info)),
-                dropped=(batches.active & ~counts).astype(jnp.int32),
+            summand, (_, sent) = send(
+                up,
+                context,
+                news,
+                LinkState(_MEMORYLESS, _MEMORYLESS),
+                batches=batches,
+                info=info,
+                keep_message=keep_messages,
             )
-            message = Messages(context, payload, _MEMORYLESS, speaks)
-            return summand, _Sent(
-                num_bits(payload), speaks, message if keep_messages else None
-            )
+            return summand, sent
 
-        shared = _Shared(received, server.heard, in_full, up_key, cohort.examples)
+        shared = _Shared(said.received, server.heard, in_full, up_key, cohort.examples)
         total, sent = run_cohort(client_fn)(shared, cohort.clients)
         anyone = total.update.weight > 0
         mean = weighted_mean(total.update)
         estimate = tree.where(in_full, mean, optax.tree.add(server.estimate, mean))
         after = ServerState(
             model=step_towards(update_server, server.model, estimate, anyone),
-            downlink=LinkState(down_sender, down_receiver),
-            heard=tree.where(anyone, received, server.heard),
+            downlink=said.link,
+            heard=tree.where(anyone, said.received, server.heard),
             estimate=tree.where(anyone, estimate, server.estimate),
             started=server.started | anyone,
         )
         active = cohort.clients.active
         heard = jnp.ones(population or active.shape[0], bool)
-        info = RoundInfo(
-            train_loss=total.info.loss_sum / jnp.maximum(total.info.examples_used, 1),
-            client_steps=2 * total.info.steps,
-            dropped=total.dropped,
-            uplink=Traffic(sent.bits, sent.spoke),
-            downlink=broadcast_traffic(broadcast, heard),
-            observed={"in_full": in_full},
-            messages={},
+        info = round_info(
+            total,
+            sent,
+            said.traffic(heard, None if population else cohort.clients.client_id),
+            said.messages(jnp.array(True)) if keep_messages else None,
+            in_full=Observed(in_full),
         )
-        if keep_messages:
-            once = Messages(
-                down_context, broadcast, server.downlink.receiver, jnp.array(True)
-            )
-            info = info._replace(
-                messages={
-                    "uplink": sent.messages,
-                    "downlink": jax.tree.map(lambda x: x[None], once),
-                }
-            )
+        # Every client trains twice, at this model and at the last one.
+        info = info._replace(client_steps=2 * info.client_steps)
         return after, clients, info
 
     return Algorithm(

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree
+from fedjax_comp.algorithms.client_update import Sent, sent_to_server
+from fedjax_comp.algorithms.links import notices
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
@@ -27,23 +28,23 @@ from fedjax_comp.base import (
     Execution,
     LinkState,
     Messages,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
-    Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps
+from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
-from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.server.broadcast import broadcast
+from fedjax_comp.wire.traffic import to_client
 
-POLL_BITS = 8
-"""What it costs to ask a learner for its model: a message of one byte."""
+POLL = 1
+"""The notice that asks a learner for its model."""
 
-PARTIAL_BITS = 8
-"""What it costs to say that an average is not of all: a byte behind it. Its members
-must know, since they are not to move r."""
+PARTIAL = 2
+"""The notice that an average is not of all: its members are not to move r."""
 
 
 class Moved(NamedTuple):
@@ -110,8 +111,17 @@ class _Trained(NamedTuple):
     uplink: LinkState
     difference: PyTree
     healthy: jax.Array
-    bits: Bits
-    messages: Messages | None
+    sent: Sent
+
+
+def averaging_links(uplink: Compressor, downlink: Compressor) -> dict[str, Compressor]:
+    """The compressor of every kind of message of `model_averaging`, for audits."""
+    return {
+        "uplink": uplink,
+        "downlink": downlink,
+        "polls": notices.LINK,
+        "partial_notices": notices.LINK,
+    }
 
 
 def model_averaging(
@@ -173,6 +183,7 @@ def model_averaging(
         key: jax.Array, coordinator: Coordinator, states: LearnerState, cohort: Cohort
     ) -> tuple[Coordinator, LearnerState, RoundInfo]:
         up_key, down_key, trigger_key = jax.random.split(key, 3)
+        notice_key = jax.random.fold_in(key, 0)
 
         def client_fn(
             shared: tuple[PyTree, Examples],
@@ -189,14 +200,20 @@ def model_averaging(
                 context, optax.tree.sub(learner.params, reference), state.uplink.sender
             )
             difference, receiver = up.decode(context, payload, state.uplink.receiver)
-            message = Messages(context, payload, state.uplink.receiver, healthy)
             trained = _Trained(
                 learner=learner,
                 uplink=LinkState(sender, receiver),
                 difference=difference,
                 healthy=healthy,
-                bits=num_bits(payload),
-                messages=message if keep_messages else None,
+                sent=sent_to_server(
+                    context,
+                    payload,
+                    state.uplink.receiver,
+                    healthy,
+                    client_id=batches.client_id,
+                    used=difference,
+                    keep_message=keep_messages,
+                ),
             )
             return tree.where(healthy, info, optax.tree.zeros_like(info)), trained
 
@@ -218,12 +235,13 @@ def model_averaging(
         hearers = members | everyone
         partial = violators.any() & jnp.any(able & ~members)
 
-        down_context = make_context(down_key, 0)
-        broadcast, down_sender = down.encode(
-            down_context, mean_of(moved, members), coordinator.downlink.sender
+        said = broadcast(
+            down,
+            make_context(down_key, 0),
+            mean_of(moved, members),
+            coordinator.downlink,
         )
-        heard, _ = down.decode(down_context, broadcast, coordinator.downlink.receiver)
-        received = optax.tree.add(reference, heard)
+        received = optax.tree.add(reference, said.received)
         learners = trained.learner._replace(
             params=jax.tree.map(
                 lambda own, common: jnp.where(_along(hearers, own), common[None], own),
@@ -241,33 +259,37 @@ def model_averaging(
             reference=tree.where(everyone, received, reference),
             average=tree.where(anyone, received, coordinator.average),
             violations=jnp.where(everyone, 0, seen),
-            downlink=LinkState(
-                tree.where(anyone, down_sender, coordinator.downlink.sender),
-                coordinator.downlink.receiver,
-            ),
+            downlink=tree.where(anyone, said.link, coordinator.downlink),
         )
+        to_learners = to_client(clients.client_id)
+        polls, poll_messages = notices.notices(notice_key, POLL, polled, to_learners)
+        partly, partly_messages = notices.notices(
+            notice_key, PARTIAL, hearers & partial, to_learners
+        )
+        sent = trained.sent._replace(spoke=members)
         messages: dict[str, Messages] = {}
-        if keep_messages:
-            one = Messages(
-                down_context, broadcast, coordinator.downlink.receiver, anyone
-            )
+        if sent.messages is not None:
             messages = {
-                "uplink": trained.messages._replace(spoke=members),
-                "downlink": jax.tree.map(lambda x: x[None], one),
+                "uplink": sent.messages._replace(spoke=members),
+                "downlink": said.messages(anyone),
+                "polls": poll_messages,
+                "partial_notices": partly_messages,
             }
         round_info = RoundInfo(
-            train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
+            train_loss=mean_loss(info),
             client_steps=info.steps,
             dropped=jnp.sum(clients.active & ~able, dtype=jnp.int32),
-            uplink=Traffic(trained.bits, members),
-            downlink=Traffic(
-                _with_notices(num_bits(broadcast), polled, partial), hearers
-            ),
+            traffic={
+                "uplink": sent.traffic,
+                "downlink": said.traffic(hearers, clients.client_id),
+                "polls": polls,
+                "partial_notices": partly,
+            },
             observed={
-                "loss_sum": info.loss_sum,
-                "violators": violators.sum(dtype=jnp.int32),
-                "members": members.sum(dtype=jnp.int32),
-                "full": everyone,
+                "loss_sum": Observed(info.loss_sum),
+                "violators": Observed(violators.sum(dtype=jnp.int32)),
+                "members": Observed(members.sum(dtype=jnp.int32)),
+                "full": Observed(everyone),
             },
             messages=messages,
         )
@@ -290,11 +312,3 @@ def mean_of(moved: Moved, members: jax.Array) -> PyTree:
 
 def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
-
-
-def _with_notices(bits: Bits, polled: jax.Array, partial: jax.Array) -> Bits:
-    """The broadcast's bits for each learner, with what it is told beside it."""
-    each = tuple(jnp.broadcast_to(v, polled.shape) for v in bits.variable)
-    polls = polled.astype(jnp.uint32) * POLL_BITS
-    notices = polls + partial.astype(jnp.uint32) * PARTIAL_BITS
-    return Bits(bits.fixed, (*each, notices))

@@ -22,8 +22,6 @@ import optax
 
 from fedjax_comp import tree as trees
 from fedjax_comp.algorithms.links.split_exchange import (
-    DOWNLINK,
-    UPLINK,
     Batch,
     Places,
     Sent,
@@ -32,21 +30,19 @@ from fedjax_comp.algorithms.links.split_exchange import (
     finite,
     front,
     join,
-    message_lengths,
+    send,
     with_labels,
 )
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     ClientBatches,
     Cohort,
     Compressor,
     Examples,
     Execution,
-    Messages,
+    Observed,
     PyTree,
     RoundInfo,
-    Traffic,
     make_context,
 )
 from fedjax_comp.client.sgd import Learner
@@ -54,7 +50,7 @@ from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.models.split import SplitTask
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.wire.accounting import dense_bits
+from fedjax_comp.wire.traffic import to_client, to_server
 
 Schedule = Literal["round_robin", "parallel"]
 """One client after the other with weights handed over, or all at once, averaged."""
@@ -77,8 +73,26 @@ class Turn(NamedTuple):
 
 
 class _Said(NamedTuple):
+    """The messages of a batch, or of a hand-over, and whether they were sent."""
+
     sent: dict[str, Sent]
     spoke: jax.Array
+
+
+_Spoken = tuple[_Said, _Said]
+"""Of the hand-overs `[C]`, and of the batches `[C, S]`."""
+
+
+def _hand_over(
+    key: jax.Array, before: PyTree, after: PyTree, batches: ClientBatches
+) -> _Said:
+    """A client's weights on their way to it before its turn, and back after it."""
+    client = batches.client_id
+    context = make_context(key, client)
+    _, received = send(identity(), context, before, to_client(client))
+    _, returned = send(identity(), context, after, to_server(client))
+    sent = {"weights_down": received, "weights_up": returned}
+    return _Said(sent, batches.active)
 
 
 def split_learning(
@@ -172,7 +186,9 @@ def split_learning(
             batch = front(Batch(examples.x[rows], examples.y[rows], mask))
             context = make_context(jax.random.fold_in(key, index), batches.client_id)
             params = Places(*(learner.params for learner in learners))
-            outcome = exchange(task, up, down, context, params, batch)
+            outcome = exchange(
+                task, up, down, context, batches.client_id, params, batch
+            )
             present = batches.active & jnp.any(mask)
             learns = present & finite(outcome)
             examples_used = jnp.sum(mask, dtype=jnp.float32)
@@ -199,26 +215,30 @@ def split_learning(
 
     def in_turns(
         key: jax.Array, learners: Places, cohort: Cohort
-    ) -> tuple[Places, Turn, _Said]:
+    ) -> tuple[Places, Turn, _Spoken]:
         def next_client(
-            learners: Places, batches: ClientBatches
-        ) -> tuple[Places, tuple[Turn, _Said]]:
-            learners, turn, said = take_turn(key, learners, cohort.examples, batches)
-            return learners, (turn, said)
+            before: Places, batches: ClientBatches
+        ) -> tuple[Places, tuple[Turn, _Spoken]]:
+            after, turn, said = take_turn(key, before, cohort.examples, batches)
+            # The optimizer's state goes with the weights.
+            handed = _hand_over(key, before.client, after.client, batches)
+            return after, (turn, (handed, said))
 
-        learners, (turns, said) = jax.lax.scan(next_client, learners, cohort.clients)
-        return learners, turns, said
+        learners, (turns, spoken) = jax.lax.scan(next_client, learners, cohort.clients)
+        return learners, turns, spoken
 
     def at_once(
         key: jax.Array, learners: Places, cohort: Cohort
-    ) -> tuple[Places, Turn, _Said]:
+    ) -> tuple[Places, Turn, _Spoken]:
         start = Places(*(learner.params for learner in learners))
 
         def client_fn(
             shared: tuple[Places, Examples, jax.Array], batches: ClientBatches
-        ) -> tuple[WeightedSum, tuple[Turn, _Said]]:
+        ) -> tuple[WeightedSum, tuple[Turn, _Spoken]]:
             start, examples, key = shared
             learners, turn, said = take_turn(key, fresh(start), examples, batches)
+            trained = learners.client.params
+            handed = _hand_over(key, start.client, trained, batches)
             moved = Places(
                 *(
                     optax.tree.sub(learner.params, before)
@@ -226,29 +246,35 @@ def split_learning(
                 )
             )
             weight = batches.num_examples.astype(jnp.float32)
-            return weighted(moved, weight, batches.active), (turn, said)
+            return weighted(moved, weight, batches.active), (turn, (handed, said))
 
-        total, (turns, said) = run_cohort(client_fn)(
+        total, (turns, spoken) = run_cohort(client_fn)(
             (start, cohort.examples, key), cohort.clients
         )
-        return fresh(optax.tree.add(start, weighted_mean(total))), turns, said
+        return fresh(optax.tree.add(start, weighted_mean(total))), turns, spoken
 
     def run_round(
         key: jax.Array, learners: Places, clients: tuple[()], cohort: Cohort
     ) -> tuple[Places, tuple[()], RoundInfo]:
         train = in_turns if schedule == "round_robin" else at_once
-        trained, turns, said = train(key, learners, cohort)
+        trained, turns, spoken = train(key, learners, cohort)
         active = cohort.clients.active
-        handed = learners.client if schedule == "round_robin" else learners.client[0]
-        handover = Bits(dense_bits(handed))
         info = RoundInfo(
             train_loss=turns.loss_sum.sum() / jnp.maximum(turns.examples.sum(), 1),
             client_steps=turns.steps.sum(dtype=jnp.int32),
             dropped=jnp.sum(turns.broken, dtype=jnp.int32),
-            uplink=_traffic(said, UPLINK, handover, active),
-            downlink=_traffic(said, DOWNLINK, handover, active),
-            observed={"turns": active.sum(dtype=jnp.int32)},
-            messages=_messages(said) if keep_messages else {},
+            traffic={
+                kind: one.traffic(said.spoke)
+                for said in spoken
+                for kind, one in said.sent.items()
+            },
+            observed={"turns": Observed(active.sum(dtype=jnp.int32))},
+            messages={
+                kind: one.messages(said.spoke)
+                for said in spoken
+                for kind, one in said.sent.items()
+                if keep_messages
+            },
         )
         return trained, clients, info
 
@@ -263,37 +289,14 @@ def split_links(
     task: SplitTask, uplink: Compressor, downlink: Compressor
 ) -> dict[str, Compressor]:
     """The compressor of every kind of message, by name, for audits."""
+    handed = {"weights_down": identity(), "weights_up": identity()}
     if len(task.parts) == 2:
         labelled = with_labels(uplink, num_classes=task.num_classes)
-        return {"activations": labelled, "gradients": downlink}
+        return {"activations": labelled, "gradients": downlink, **handed}
     return {
-        **dict.fromkeys(UPLINK, uplink),
-        **dict.fromkeys(DOWNLINK, downlink),
-    }
-
-
-def _traffic(
-    said: _Said, names: tuple[str, ...], handover: Bits, active: jax.Array
-) -> Traffic:
-    """All messages of one direction: their lengths differ, so each has its own."""
-    lengths = [
-        message_lengths(said.sent[name].bits, said.spoke)
-        for name in names
-        if name in said.sent
-    ]
-    spoke = [said.spoke.ravel()] * len(lengths)
-    lengths.append(message_lengths(handover, active))
-    return Traffic(
-        Bits(0, (jnp.concatenate(lengths),)), jnp.concatenate([*spoke, active])
-    )
-
-
-def _messages(said: _Said) -> dict[str, Messages]:
-    """The messages of all clients and batches, one after another."""
-    return {
-        name: jax.tree.map(
-            lambda x: x.reshape(-1, *x.shape[2:]),
-            sent.message._replace(spoke=said.spoke),
-        )
-        for name, sent in said.sent.items()
+        "activations": uplink,
+        "output_gradients": uplink,
+        "outputs": downlink,
+        "gradients": downlink,
+        **handed,
     }

@@ -20,34 +20,31 @@ from fedjax_comp.algorithms.links.split_exchange import (
     Sent,
     front,
     keep,
-    message_lengths,
     send,
 )
 from fedjax_comp.base import (
     Algorithm,
-    Bits,
     Cohort,
     Compressor,
     Examples,
-    Messages,
     PyTree,
     RoundInfo,
-    Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo
+from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.models.vertical import VerticalTask, bottom_name, take_block
+from fedjax_comp.wire.traffic import to_client, to_server
 
 
 class _Outcome(NamedTuple):
     loss: jax.Array
     gradients: PyTree
-    sent: dict[str, list[Sent]]
+    sent: dict[str, Sent]
 
 
 class _Said(NamedTuple):
-    sent: dict[str, list[Sent]]
+    sent: dict[str, Sent]
     spoke: jax.Array
 
 
@@ -74,8 +71,9 @@ def vertical_split(
         of holder `i` are `activations_i` and `gradients_i`.
 
     Returns:
-      An `Algorithm` of `Learner`; clients have no state. `Traffic` has one entry for
-      every batch and holder.
+      An `Algorithm` of `Learner`; clients have no state. Every holder has kinds of
+      messages of its own, `activations_i` and `gradients_i`, with an entry for every
+      batch; holder `i` is the client in their `Ends`.
 
     Raises:
       ValueError: from a round for a cohort of several clients or a compressor with
@@ -107,7 +105,7 @@ def vertical_split(
 
     def exchange(key: jax.Array, params: PyTree, batch: Batch) -> _Outcome:
         x = batch.x * jnp.asarray(task.scale, batch.x.dtype)
-        sent: dict[str, list[Sent]] = {"activations": [], "gradients": []}
+        sent: dict[str, Sent] = {}
         pulls, received = [], []
         contexts = [make_context(key, i) for i in holders]
         for i, block in enumerate(task.blocks):
@@ -117,8 +115,9 @@ def vertical_split(
                 return keep(batch.mask, cast(jax.Array, out))
 
             hidden, pull = jax.vjp(forward, params[bottom_name(i)])
-            decoded, message = send(up, contexts[i], hidden)
-            sent["activations"].append(message)
+            decoded, sent[f"activations_{i}"] = send(
+                up, contexts[i], hidden, to_server(i)
+            )
             pulls.append(pull)
             received.append(decoded)
 
@@ -132,8 +131,9 @@ def vertical_split(
         gradients = {"top": of_top}
         back = jax.random.fold_in(key, len(task.blocks))
         for i in holders:
-            returned, message = send(down, make_context(back, i), of_hidden[i])
-            sent["gradients"].append(message)
+            returned, sent[f"gradients_{i}"] = send(
+                down, make_context(back, i), of_hidden[i], to_client(i)
+            )
             (gradients[bottom_name(i)],) = pulls[i](returned)
         return _Outcome(loss, gradients, sent)
 
@@ -177,30 +177,17 @@ def vertical_split(
             step, (learner, nothing), (steps, batches.rows, batches.mask)
         )
         round_info = RoundInfo(
-            train_loss=info.loss_sum / jnp.maximum(info.examples_used, 1),
+            train_loss=mean_loss(info),
             client_steps=info.steps * len(task.blocks),
             dropped=jnp.any(broken).astype(jnp.int32),
-            uplink=_traffic(said, "activations"),
-            downlink=_traffic(said, "gradients"),
+            traffic={kind: one.traffic(said.spoke) for kind, one in said.sent.items()},
             observed={},
-            messages=_messages(said) if keep_messages else {},
+            messages={
+                kind: one.messages(said.spoke)
+                for kind, one in said.sent.items()
+                if keep_messages
+            },
         )
         return learner, clients, round_info
 
     return Algorithm(init=init, round=run_round, params=lambda learner: learner.params)
-
-
-def _traffic(said: _Said, name: str) -> Traffic:
-    """One entry for every batch and holder: holders' messages differ in length."""
-    sent = said.sent[name]
-    lengths = [message_lengths(one.bits, said.spoke) for one in sent]
-    spoke = jnp.tile(said.spoke, len(sent))
-    return Traffic(Bits(0, (jnp.concatenate(lengths),)), spoke)
-
-
-def _messages(said: _Said) -> dict[str, Messages]:
-    return {
-        f"{name}_{i}": one.message._replace(spoke=said.spoke)
-        for name, sent in said.sent.items()
-        for i, one in enumerate(sent)
-    }

@@ -1,6 +1,6 @@
 """Which entry it was: two lists of leaf hashes compared, and what happened told.
 
-Entries differ in their round, direction, sender or receiver, so that no two of a log
+Entries differ in their round, kind or number, so that no two of a log
 have the same hash. What is found where another was expected therefore tells a removed
 entry from an altered one, and one that was put in from one that was moved.
 """

@@ -11,12 +11,12 @@ from typing import NamedTuple
 MAX_ENTRY_BYTES = 65_535
 """The most bytes of one entry (a limit of the tiled log formats)."""
 
-SERVER = "server"
-COHORT = "cohort"
+SERVER_NAME = "server"
+EVERYONE_NAME = "everyone"
 RESULT = "result"
-"""The direction of the last entry, whose message is the model that came out."""
+"""The kind of the last entry, whose message is the model that came out."""
 SILENCE = "silence"
-"""The direction of a round's only entry when nobody sent anything."""
+"""The kind of a round's only entry when nobody sent anything."""
 
 
 class Entry(NamedTuple):
@@ -24,9 +24,10 @@ class Entry(NamedTuple):
 
     Attributes:
       round: the round it belongs to, from 1; for the result the last one.
-      direction: of the link, such as "uplink", or `RESULT`, or `SILENCE`.
-      sender: who sent it: "client 12" or `SERVER`.
-      receiver: to whom: "client 12", `SERVER`, or `COHORT` for a broadcast.
+      kind: of the message, such as "uplink", or `RESULT`, or `SILENCE`.
+      number: which of the round's messages of its kind, from 0.
+      sender: who sent it: "client 12" or `SERVER_NAME`.
+      receiver: to whom: "client 12", `SERVER_NAME`, or `EVERYONE_NAME` for a broadcast.
       message: SHA-256 of the message's bytes, frame and all, in hex (of the result,
         the `params_sha256` of the summary).
       model: `params_sha256` of the model before the round, in hex.
@@ -34,7 +35,8 @@ class Entry(NamedTuple):
     """
 
     round: int
-    direction: str
+    kind: str
+    number: int
     sender: str
     receiver: str
     message: str
@@ -45,8 +47,9 @@ class Entry(NamedTuple):
 def format_entry(entry: Entry) -> bytes:
     """The line of an entry, without its newline: these bytes are hashed.
 
-    >>> format_entry(Entry(1, "uplink", "client 3", "server", "aa", "bb", "cc"))[:44]
-    b'{"round":1,"direction":"uplink","sender":"cl'
+    >>> entry = Entry(1, "uplink", 0, "client 3", "server", "aa", "bb", "cc")
+    >>> format_entry(entry)[:44]
+    b'{"round":1,"kind":"uplink","number":0,"sende'
     """
     return json.dumps(entry._asdict(), separators=(",", ":")).encode("ascii")
 
@@ -62,8 +65,9 @@ def parse_entry(line: bytes) -> Entry:
         entry = Entry(**values)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"Expected an entry, got {line[:40]!r}.") from error
-    texts = all(isinstance(x, str) for x in entry[1:])
-    if type(entry.round) is not int or not texts or format_entry(entry) != line:
+    counts = type(entry.round) is type(entry.number) is int
+    texts = all(isinstance(x, str) for x in (entry.kind, *entry[3:]))
+    if not (counts and texts) or format_entry(entry) != line:
         raise ValueError(f"Expected an entry as it is written, got {line[:40]!r}.")
     return entry
 
@@ -71,15 +75,15 @@ def parse_entry(line: bytes) -> Entry:
 def describe(line: bytes) -> str:
     """What an entry is about, for a person, whatever its bytes are.
 
-    >>> line = format_entry(Entry(1, "uplink", "client 3", "server", "aa", "bb", "cc"))
-    >>> describe(line)
+    >>> entry = Entry(1, "uplink", 0, "client 3", "server", "aa", "bb", "cc")
+    >>> describe(format_entry(entry))
     'round 1, uplink, client 3 to server'
     """
     try:
         entry = parse_entry(line)
     except ValueError:
         return "unreadable"
-    return f"round {entry.round}, {entry.direction}, {entry.sender} to {entry.receiver}"
+    return f"round {entry.round}, {entry.kind}, {entry.sender} to {entry.receiver}"
 
 
 def sha256_hex(data: bytes) -> str:

@@ -8,7 +8,7 @@ so a log that is slower than the rounds holds them back instead of filling the m
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from fedjax_comp.audit.entry import (
-    COHORT,
+    EVERYONE_NAME,
     RESULT,
-    SERVER,
+    SERVER_NAME,
     SILENCE,
     Entry,
     format_entry,
@@ -28,31 +28,16 @@ from fedjax_comp.audit.entry import (
 )
 from fedjax_comp.audit.log import FOLDER, Log, LogError
 from fedjax_comp.audit.note import Signer
-from fedjax_comp.base import Algorithm, Cohort, Messages, PyTree, RoundInfo
+from fedjax_comp.base import EVERYONE, SERVER, Ends, Messages, PyTree
 from fedjax_comp.wire.message import to_bytes
-
-SENDERS = "cohort"
-"""Under this name `with_senders` puts who took part into `RoundInfo.observed`."""
 
 
 class Sent(NamedTuple):
-    """The messages of one direction: `payload` and `spoke` of `Messages`."""
+    """The messages of one kind: `payload`, `spoke` and `ends` of `Messages`."""
 
     payload: PyTree
     spoke: jax.Array
-
-
-def with_senders(algorithm: Algorithm) -> Algorithm:
-    """The same algorithm, which also observes the clients' ids, int32 `[C]`."""
-
-    def run_round(
-        key: jax.Array, server: PyTree, clients: PyTree, cohort: Cohort
-    ) -> tuple[PyTree, PyTree, RoundInfo]:
-        server, clients, info = algorithm.round(key, server, clients, cohort)
-        observed = {**info.observed, SENDERS: cohort.clients.client_id}
-        return server, clients, info._replace(observed=observed)
-
-    return algorithm._replace(round=run_round)
+    ends: Ends
 
 
 def params_sha256(params: PyTree) -> str:
@@ -117,7 +102,7 @@ class Recorder:
         done, last = 0, 0
         for line in self._log.lines:
             entry = _parse(line)
-            if entry.round > rounds or entry.direction == RESULT:
+            if entry.round > rounds or entry.kind == RESULT:
                 break
             done, last = done + 1, entry.round
         if last != rounds:
@@ -131,7 +116,6 @@ class Recorder:
         self,
         round_index: int,
         model: PyTree,
-        senders: jax.Array,
         messages: Mapping[str, Messages],
     ) -> None:
         """Logs one round, later.
@@ -139,7 +123,6 @@ class Recorder:
         Args:
           round_index: the round, from 1.
           model: the parameters before the round, copied to the host.
-          senders: the clients of the cohort, int32 `[C]`.
           messages: the round's messages.
 
         Raises:
@@ -152,11 +135,9 @@ class Recorder:
                 "keep_messages=True."
             )
         # Contexts and receivers' states go now, so that only payloads take memory.
-        sent = {name: Sent(x.payload, x.spoke) for name, x in messages.items()}
+        sent = {name: Sent(x.payload, x.spoke, x.ends) for name, x in messages.items()}
         self._wait()
-        self._pending = self._thread.submit(
-            self._record, round_index, model, senders, sent
-        )
+        self._pending = self._thread.submit(self._record, round_index, model, sent)
 
     def flush(self) -> None:
         """Returns when every round so far is logged, signed and durable.
@@ -174,7 +155,7 @@ class Recorder:
         """
         self._wait()
         digest = params_sha256(params)
-        entry = Entry(rounds, RESULT, SERVER, "", digest, digest, self._config)
+        entry = Entry(rounds, RESULT, 0, SERVER_NAME, "", digest, digest, self._config)
         self._log.append([format_entry(entry)])
         self._log.checkpoint()
 
@@ -189,44 +170,50 @@ class Recorder:
         self,
         round_index: int,
         model: PyTree,
-        senders: jax.Array,
         messages: dict[str, Sent],
     ) -> None:
-        before, ids = params_sha256(model), np.asarray(senders).tolist()
+        before = params_sha256(model)
         entries = [
-            Entry(round_index, name, *ends, digest, before, self._config)
-            for name, sent in messages.items()
-            for ends, digest in digests(name, sent, ids)
+            Entry(round_index, kind, number, *ends, digest, before, self._config)
+            for kind, sent in messages.items()
+            for number, ends, digest in digests(sent)
         ]
         if not entries:
-            nothing = Entry(round_index, SILENCE, "", "", "", before, self._config)
+            nothing = Entry(round_index, SILENCE, 0, "", "", "", before, self._config)
             entries = [nothing]
         self._log.append([format_entry(entry) for entry in entries])
         self._log.checkpoint()
 
 
-def digests(
-    direction: str, sent: Sent, ids: Sequence[int]
-) -> list[tuple[tuple[str, str], str]]:
-    """Ends and SHA-256 of every message that was sent in one direction.
+def digests(sent: Sent) -> list[tuple[int, tuple[str, str], str]]:
+    """Place, ends and SHA-256 of every message that was sent.
 
     Args:
-      direction: what begins with "down" comes from the server.
-      sent: the messages; with an axis of 1 where it is a broadcast, else of `C`.
-      ids: the clients of the cohort.
+      sent: the messages of one kind, leaves `[M, ...]`.
 
     Returns:
-      `((sender, receiver), hash of the message's bytes)` for each.
+      `(place, (sender, receiver), hash of the message's bytes)` for each.
     """
-    downwards = direction.startswith("down")
     spoke = np.asarray(sent.spoke)
-    made = []
+    senders, receivers = (np.asarray(x).tolist() for x in sent.ends)
     payloads = rows(sent.payload, spoke.size)
-    for i in np.flatnonzero(spoke).tolist():
-        client = COHORT if downwards and spoke.size == 1 else f"client {ids[i]}"
-        ends = (SERVER, client) if downwards else (client, SERVER)
-        made.append((ends, sha256_hex(to_bytes(payloads[i]))))
-    return made
+    return [
+        (
+            i,
+            (party(senders[i]), party(receivers[i])),
+            sha256_hex(to_bytes(payloads[i])),
+        )
+        for i in np.flatnonzero(spoke).tolist()
+    ]
+
+
+def party(end: int) -> str:
+    """One of `Ends` in the words of an entry.
+
+    >>> party(12), party(-1)
+    ('client 12', 'server')
+    """
+    return {SERVER: SERVER_NAME, EVERYONE: EVERYONE_NAME}.get(end, f"client {end}")
 
 
 def rows(stacked: PyTree, count: int) -> list[PyTree]:

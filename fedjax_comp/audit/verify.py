@@ -178,7 +178,7 @@ def _meaning_faults(
             entry = parse_entry(line)
         except ValueError as error:
             return [f"entry {i}: {error}"]
-        same_round = entry.round == round_index and entry.direction != RESULT
+        same_round = entry.round == round_index and entry.kind != RESULT
         if entry.round < round_index or (same_round and entry.model != model):
             return [f"{_entry(lines, i)} does not follow from the one before it."]
         if entry.config != config:
@@ -209,7 +209,7 @@ def _summary_faults(path: Path, lines: list[bytes]) -> list[str]:
 
 def _has_result(lines: list[bytes]) -> bool:
     try:
-        return bool(lines) and parse_entry(lines[-1]).direction == RESULT
+        return bool(lines) and parse_entry(lines[-1]).kind == RESULT
     except ValueError:
         return False
 

@@ -30,6 +30,15 @@ class LocalInfo(NamedTuple):
     steps: jax.Array
 
 
+def mean_loss(info: LocalInfo) -> jax.Array:
+    """The mean loss over the examples used, 0 where there was none.
+
+    >>> float(mean_loss(LocalInfo(jnp.float32(6), jnp.float32(4), jnp.int32(2))))
+    1.5
+    """
+    return info.loss_sum / jnp.maximum(info.examples_used, 1)
+
+
 LocalUpdate = Callable[[PyTree, Examples, ClientBatches], tuple[PyTree, LocalInfo]]
 """`(params, examples, batches) -> (params, LocalInfo)`: one client's local training."""
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from fedjax_comp.base import ClientBatches, Cohort, Examples, PyTree
 from fedjax_comp.data.sources.contract import Dataset
+from fedjax_comp.keys import make_key
 
 
 class StreamSpec(NamedTuple):
@@ -106,7 +107,7 @@ def example_data(
     rng = np.random.default_rng(seed)
     order = np.arange(count) if in_order else rng.permutation(count)
     return StreamData(
-        key=jax.random.key(seed),
+        key=make_key(seed),
         drifts=jnp.asarray(drifts, jnp.int32),
         examples=jax.tree.map(jnp.asarray, dataset.train),
         order=jnp.asarray(order, jnp.int32),
@@ -205,7 +206,7 @@ def rotated_images() -> Drift:
 def graphical_data(*, drifts: np.ndarray, seed: int) -> StreamData:
     """The data of a `graphical_model` stream: a key and its drifts."""
     nothing = jnp.zeros(0, jnp.int32)
-    return StreamData(jax.random.key(seed), jnp.asarray(drifts, jnp.int32), (), nothing)
+    return StreamData(make_key(seed), jnp.asarray(drifts, jnp.int32), (), nothing)
 
 
 def graphical_model(spec: StreamSpec, *, num_features: int = 50) -> Stream:

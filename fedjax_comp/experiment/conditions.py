@@ -20,6 +20,7 @@ from fedjax_comp.base import Bits, Compressor, PyTree, make_context
 from fedjax_comp.data.sources.loading import RAW_DATA_VARIABLE
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.keys import make_key
 from fedjax_comp.network.clock import Policy, check_policy
 from fedjax_comp.network.devices import (
     NOTHING,
@@ -135,7 +136,7 @@ def fixed_bytes(link: Compressor, like: PyTree) -> int | None:
 
     def length(tree: PyTree) -> Bits:
         state = link.init(tree)
-        context = make_context(jax.random.key(0), 0)
+        context = make_context(make_key(0), 0)
         return num_bits(link.encode(context, tree, state.sender)[0])
 
     try:
@@ -215,7 +216,7 @@ def codec_measures(
         for x in leaves
     ]
     tree = jax.tree.unflatten(structure, numbers)
-    context = make_context(jax.random.key(1), 0)
+    context = make_context(make_key(1), 0)
     state = link.init(tree)
     encode = jax.jit(link.encode).lower(context, tree, state.sender).compile()
     payload, _ = encode(context, tree, state.sender)

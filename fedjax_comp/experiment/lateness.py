@@ -15,13 +15,14 @@ from absl import flags
 from fedjax_comp.data import FederatedData
 from fedjax_comp.experiment.conditions import build_simulation, complete_setting
 from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.keys import make_key
 from fedjax_comp.network.simulation import Simulation
 from fedjax_comp.network.timed_cohorts import TimetableClock, timed
 from fedjax_comp.network.timetable import Timetable, buffered, carried, trips
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import RunDirectory
 from fedjax_comp.training import init_state, round_program
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.traffic import totals
 
 MAX_STALENESS, EXPONENT = 10, 0.5
 _SEED = 0x7A
@@ -184,12 +185,12 @@ def pilot_bytes(problem: Problem, cohort_size: int) -> tuple[int, int]:
     nothing = np.zeros(1)
     first = Timetable(row, 0 * row, row >= 0, nothing, nothing, nothing)
     state = init_state(
-        jax.random.key(0), problem.algorithm, problem.params, problem.num_clients
+        make_key(0), problem.algorithm, problem.params, problem.num_clients
     )
     step = jax.jit(round_program(problem.algorithm, problem.sample, max_rounds=1))
     _, dispatch = step(state, timed(problem.data, first), jnp.int32(1))
-    up, down = dispatch.infos.uplink, dispatch.infos.downlink
+    sent = totals(dispatch.infos.traffic)
     return (
-        math.ceil(traffic_bytes(up) / max(1, num_messages(up))),
-        math.ceil(traffic_bytes(down) / max(1, num_messages(down))),
+        math.ceil(sent.uplink_bytes / max(1, sent.uplink_messages)),
+        math.ceil(sent.downlink_bytes / max(1, sent.downlink_messages)),
     )

@@ -15,6 +15,7 @@ from fedjax_comp.base import Compressor, Execution, Task
 from fedjax_comp.compress import identity
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.keys import make_key
 from fedjax_comp.models import classification
 from fedjax_comp.run import Schedule
 from fedjax_comp.training import Sampler, uniform_cohorts
@@ -118,5 +119,5 @@ def audit_key(name: str, values: flags.FlagValues) -> Signer | None:
 
 def initial_key(values: flags.FlagValues) -> tuple[jax.Array, jax.Array]:
     """The keys of the model and of the run, both from `--seed`."""
-    model_key, run_key = jax.random.split(jax.random.key(values.seed))
+    model_key, run_key = jax.random.split(make_key(values.seed))
     return model_key, run_key

@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax.extend.core import Literal
 
 from fedjax_comp.base import Examples, PyTree, Task
+from fedjax_comp.keys import make_key
 from fedjax_comp.models.task import classification
 
 
@@ -253,7 +254,7 @@ def _trace(
         with nn.intercept_methods(note):
             return module.init(key, x)["params"]
 
-    params = jax.eval_shape(init, jax.random.key(0), one)
+    params = jax.eval_shape(init, make_key(0), one)
     outside = set(params) - {call.name for call in calls}
     if outside:
         raise ValueError(

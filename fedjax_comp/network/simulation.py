@@ -21,7 +21,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from fedjax_comp.base import PyTree, RoundInfo, Traffic
+from fedjax_comp.base import PyTree, RoundInfo
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round
 from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
@@ -41,6 +41,7 @@ from fedjax_comp.network.links import arrival, is_present
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.steering import Present, admit, heard_energies, steer
 from fedjax_comp.training import Invited, TrainState
+from fedjax_comp.wire.traffic import bytes_by_client
 
 CohortOf = Callable[[TrainState], Invited]
 """Who is in the round that comes next; NumPy arrays."""
@@ -210,9 +211,9 @@ class Simulation:
         plan, setting = self._plan, self._setting
         if plan is None:
             raise ValueError("Expected before_round() first.")
-        num_clients = len(setting.links)
-        up = client_bytes(infos.uplink, plan.ids, num_clients)
-        down = client_bytes(infos.downlink, plan.ids, num_clients)
+        moved = bytes_by_client(infos.traffic, len(setting.links))
+        up = [moved.sent[k] for k in plan.ids]
+        down = [moved.received[k] for k in plan.ids]
         joules, end, last_decode = 0.0, plan.end, 0.0
         for i, k in enumerate(plan.ids):
             expected = plan.visits[i]
@@ -238,7 +239,7 @@ class Simulation:
                 cost = setting.uplink.decode[plan.rungs[i]]
                 last_decode = max(last_decode, roofline_seconds(cost, setting.server))
             learn(setting, ledger, k, seen, down[i], up[i])
-        joules += self._listeners(ledger, infos.downlink, plan)
+        joules += self._listeners(ledger, moved.received, plan)
         ledger.observed["late_clients"] = ledger.observed.get(
             "late_clients", 0.0
         ) + float(plan.late.sum())
@@ -326,50 +327,16 @@ class Simulation:
                                    for bits in totals]  # fmt: skip
         return rungs, sizes, budgets, conditions.fresh_rates
 
-    def _listeners(self, ledger: Ledger, traffic: Traffic, plan: _Plan) -> float:
+    def _listeners(self, ledger: Ledger, sizes: list[int | None], plan: _Plan) -> float:
         """Joules of clients outside the cohort that heard a broadcast."""
         setting, joules = self._setting, 0.0
-        everyone = np.arange(len(setting.links))
-        if np.asarray(traffic.spoke)[0].size in (plan.ids.size,):
-            return joules
-        sizes = client_bytes(traffic, everyone, everyone.size)
-        for k in np.setdiff1d(everyone, plan.ids):
+        for k in np.setdiff1d(np.arange(len(setting.links)), plan.ids):
             size = sizes[k]
             if size is not None:
                 random = np.random.default_rng([setting.seed, round_of(ledger), int(k)])
                 end = arrival(setting.links[k].down, plan.start, size, random=random)
                 joules += setting.devices[k].receive_watts * (end - plan.start)
         return joules
-
-
-def client_bytes(
-    traffic: Traffic, ids: np.ndarray, num_clients: int
-) -> list[int | None]:
-    """The bytes of each client's message in the first round of a dispatch.
-
-    Args:
-      traffic: of one direction, `[R, C]` in the order of the cohort or `[R, K]`.
-      ids: of the cohort, `[C]`.
-      num_clients: `K`.
-
-    Returns:
-      One for each of `ids`; None where there was no message.
-
-    Raises:
-      ValueError: for any other number of messages.
-    """
-    spoke = np.asarray(traffic.spoke)[0]
-    bits = np.full(spoke.shape, traffic.bits.fixed, np.uint64)
-    for array in traffic.bits.variable:
-        bits = bits + np.asarray(array)[0].astype(np.uint64)
-    if spoke.shape == (num_clients,) and spoke.size != ids.size:
-        spoke, bits = spoke[ids], bits[ids]
-    if spoke.shape != ids.shape:
-        raise ValueError(
-            f"Expected one message for each of {ids.size} clients to simulate a "
-            f"network, got {spoke.size}: leave --network and --devices out here."
-        )
-    return [int(b + 7) // 8 if s else None for s, b in zip(spoke, bits, strict=True)]
 
 
 def _seconds_of(ledger: Ledger) -> float:

@@ -13,6 +13,7 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree, make_context
 from fedjax_comp.compress.low_rank.singular import Factors
 from fedjax_comp.compress.quantize.common_range import Ranged
+from fedjax_comp.keys import make_key
 from fedjax_comp.privacy.integers import (
     from_integers,
     integer_grid,
@@ -59,7 +60,7 @@ def qualify(compressor: Compressor, like: PyTree) -> PyTree:
             "the receiver remembers each client's messages, which is what it must not "
             "see"
         )
-    context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+    context = jax.eval_shape(lambda: make_context(make_key(0), 0))
     template, _ = jax.eval_shape(compressor.encode, context, like, state.sender)
     parts = parts_of(template)
     if not parts:
@@ -148,7 +149,7 @@ def _require_linear_decoding(
     one, two = rng.integers(-most, most, (2, length), endpoint=True)
 
     def decoded(vector: np.ndarray, client: int) -> np.ndarray:
-        context: Context = make_context(jax.random.key(0), client)
+        context: Context = make_context(make_key(0), client)
         payload = from_integers(vector, template, _PROBE_GRID)
         tree, _ = compressor.decode(context, payload, state.receiver)
         leaves = [

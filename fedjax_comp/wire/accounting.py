@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp.base import Bits, PyTree, Traffic
+from fedjax_comp.base import Bits, PyTree
 from fedjax_comp.wire.codes.fixed_width import (
     count_bits,
     fixed_width,
@@ -86,56 +86,21 @@ def message_bits(bits: Bits) -> int:
         if np.ndim(array):
             raise ValueError(
                 f"Expected the bits of one message, got shape {np.shape(array)}: "
-                "use traffic_bits."
+                "use fedjax_comp.wire.traffic."
             )
     return bits.fixed + sum(int(array) for array in bits.variable)
 
 
-def _spoken_bits(traffic: Traffic) -> np.ndarray:
-    spoke = np.asarray(traffic.spoke, bool)
-    total = np.full(spoke.shape, traffic.bits.fixed, np.uint64)
-    for array in traffic.bits.variable:
-        total = total + np.asarray(array).astype(np.uint64)
-    return total[spoke]
-
-
-def traffic_bits(traffic: Traffic) -> int:
-    """Bits of all messages sent; `spoke` and the lengths are `[C]` or `[R, C]`."""
-    return sum(_spoken_bits(traffic).tolist())
-
-
-def traffic_bytes(traffic: Traffic) -> int:
-    """Bytes of all messages sent, each rounded up to whole bytes, without headers.
+def message_bytes(payload: PyTree) -> int:
+    """The bytes of one message without its frame, on the host.
 
     Args:
-      traffic: one direction's messages; `spoke` and the lengths are `[C]`, or `[R, C]`
-        for `R` rounds.
+      payload: as in `num_bits`.
 
-    >>> traffic_bytes(Traffic(Bits(9), np.array([True, False, True])))
-    4
+    >>> message_bytes({"w": jnp.zeros(3), "s": Symbols(jnp.zeros(5, jnp.uint8), 3)})
+    14
     """
-    return sum((_spoken_bits(traffic) + np.uint64(7) >> np.uint64(3)).tolist())
-
-
-def num_messages(traffic: Traffic) -> int:
-    """How many messages were sent."""
-    return int(np.sum(np.asarray(traffic.spoke), dtype=np.int64))
-
-
-def broadcast_traffic(payload: PyTree, heard: jax.Array) -> Traffic:
-    """One message that several clients hear, each of whom is paid for.
-
-    Args:
-      payload: what is broadcast.
-      heard: bool `[C]`, or `[K]` when the whole population listens.
-
-    >>> sent = broadcast_traffic(jnp.zeros(3), jnp.array([True, False, True]))
-    >>> traffic_bytes(sent)
-    24
-    """
-    bits = num_bits(payload)
-    each = tuple(jnp.broadcast_to(v, heard.shape) for v in bits.variable)
-    return Traffic(Bits(bits.fixed, each), heard)
+    return -(-message_bits(num_bits(payload)) // 8)
 
 
 def dense_bits(tree: PyTree) -> int:

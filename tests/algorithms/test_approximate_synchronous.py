@@ -22,13 +22,9 @@ from fedjax_comp.algorithms.links.significance import (
 )
 from fedjax_comp.base import Examples, Task, make_context
 from fedjax_comp.compress.audit import make_auditor
-from fedjax_comp.wire.accounting import (
-    message_bits,
-    num_bits,
-    num_messages,
-    traffic_bytes,
-)
+from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.codes import shortest_index_set
+from fedjax_comp.wire.traffic import sent, totals
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 SIZES = [6, 3, 8]
@@ -169,10 +165,10 @@ def test_a_message_is_dense_where_pairs_would_be_longer(code):
 def test_bytes_count_once_for_every_receiver():
     _, _, _, infos = run(0.5, keep_messages=True, delay=1)
     for info in infos:
-        messages = info.messages["uplink"]
+        messages = info.messages["updates"]
         audit = make_auditor(significant_link())(messages)
         assert (audit.audited, audit.failures) == (CENTRES, ())
-        assert num_messages(info.uplink) == CENTRES * (CENTRES - 1)
+        assert totals(info.traffic).uplink_messages == CENTRES * (CENTRES - 1)
         lengths = sum(
             -(
                 -message_bits(
@@ -182,13 +178,19 @@ def test_bytes_count_once_for_every_receiver():
             )
             for i in range(CENTRES)
         )
-        assert traffic_bytes(info.uplink) == (CENTRES - 1) * lengths
-        assert traffic_bytes(info.downlink) == traffic_bytes(info.uplink)
+        assert totals(info.traffic).uplink_bytes == (CENTRES - 1) * lengths
+        assert totals(info.traffic).downlink_bytes == totals(info.traffic).uplink_bytes
+        # Everybody hears everybody else, and nobody itself.
+        rows = sent(info.traffic)
+        pairs = set(zip(rows.sender.tolist(), rows.receiver.tolist(), strict=True))
+        everyone = range(CENTRES)
+        assert pairs == {(i, j) for i in everyone for j in everyone if i != j}
+        assert messages.ends.sender.tolist() == list(everyone)
 
 
 def test_a_higher_threshold_sends_less():
     sent = [
-        sum(int(info.observed["significant"]) for info in run(threshold)[3])
+        sum(int(info.observed["significant"].value) for info in run(threshold)[3])
         for threshold in (0.0, 0.2, 2.0)
     ]
     assert sent[0] > sent[1] > sent[2] > 0
@@ -205,7 +207,7 @@ def test_silent_and_broken_centres():
         clients=cohort.clients._replace(active=jnp.array([True, False, True]))
     )
     _, centres, states, infos = run(0.2, cohort=idle)
-    assert num_messages(infos[-1].uplink) == 2 * (CENTRES - 1)
+    assert totals(infos[-1].traffic).uplink_messages == 2 * (CENTRES - 1)
     assert not np.any(states.unsent[1])
     x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
     spoilt = cohort.examples._replace(x=x)

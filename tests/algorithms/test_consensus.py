@@ -9,7 +9,7 @@ from fedjax_comp.algorithms import graphs
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
 from fedjax_comp.compress import error_feedback, qsgd, top_k
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 
@@ -41,9 +41,9 @@ def test_a_complete_graph_is_exact_averaging():
     # Everybody has the same model, and nothing is left to agree on.
     for leaf in jax.tree.leaves(nodes.params):
         np.testing.assert_allclose(leaf[0], leaf[3], rtol=1e-5, atol=1e-6)
-    assert float(info.observed["disagreement"]) < 1e-10
-    assert num_messages(info.uplink) == 12
-    assert traffic_bytes(info.uplink) == 12 * 18 * 4
+    assert float(info.observed["disagreement"].value) < 1e-10
+    assert totals(info.traffic).uplink_messages == 12
+    assert totals(info.traffic).uplink_bytes == 12 * 18 * 4
 
 
 def test_many_rounds_approach_it_and_the_mean_is_exact_from_the_first():
@@ -59,8 +59,8 @@ def test_many_rounds_approach_it_and_the_mean_is_exact_from_the_first():
             expected,
         )
         # Two ways, six edges.
-        assert num_messages(info.uplink) == 12 * rounds
-        now = float(info.observed["disagreement"])
+        assert totals(info.traffic).uplink_messages == 12 * rounds
+        now = float(info.observed["disagreement"].value)
         assert now < before / 4
         before = now
 
@@ -75,8 +75,8 @@ def test_compressed_messages_keep_the_mean_too():
         coarse,
         plain,
     )
-    assert num_messages(info.uplink) == 3 * 10
-    assert traffic_bytes(info.uplink) < 3 * 10 * 18 * 4 / 2
+    assert totals(info.traffic).uplink_messages == 3 * 10
+    assert totals(info.traffic).uplink_bytes < 3 * 10 * 18 * 4 / 2
 
 
 def test_mistakes():

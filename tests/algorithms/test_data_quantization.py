@@ -24,7 +24,7 @@ from fedjax_comp.compress import (
 )
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
-from fedjax_comp.wire.accounting import num_messages, traffic_bits
+from fedjax_comp.wire.traffic import totals
 from tests.problems import (
     NUM_CLASSES,
     NUM_FEATURES,
@@ -124,18 +124,18 @@ def test_the_model_is_sent_only_to_those_who_need_it():
         _, _, traffic[name] = jax.jit(algorithm.round)(
             jax.random.key(0), server, clients, cohort
         )
-    assert num_messages(traffic["plain"].downlink) == 0
-    assert num_messages(traffic["weighted"].downlink) == 2
+    assert totals(traffic["plain"].traffic).downlink_messages == 0
+    assert totals(traffic["weighted"].traffic).downlink_messages == 2
     model_bits = 32 * (NUM_FEATURES + 1) * NUM_CLASSES
-    assert traffic_bits(traffic["weighted"].downlink) == 2 * model_bits
+    assert totals(traffic["weighted"].traffic).downlink_bits == 2 * model_bits
     # Of each example five bits, a flag and a label; of each client three counts.
     counts = (4).bit_length() + (20).bit_length() + (4).bit_length()
     plain = 7 * (5 + 1 + 2) + 2 * counts
-    assert traffic_bits(traffic["plain"].uplink) == plain
+    assert totals(traffic["plain"].traffic).uplink_bits == plain
     # And a weight; of each client its count, and how many examples were drawn.
-    sent = int(traffic["weighted"].observed["examples_sent"])
+    sent = int(traffic["weighted"].observed["examples_sent"].value)
     weighted = sent * (5 + 1 + 2 + 6) + 2 * (counts + 3 + 3)
-    assert traffic_bits(traffic["weighted"].uplink) == weighted
+    assert totals(traffic["weighted"].traffic).uplink_bits == weighted
 
 
 def test_every_part_together_passes_through_bytes():
@@ -163,7 +163,7 @@ def test_every_part_together_passes_through_bytes():
         found = audit(info.messages["uplink"])
         assert found.audited == 2
         assert not found.failures
-        sent.append(int(info.observed["examples_sent"]))
+        sent.append(int(info.observed["examples_sent"].value))
     assert 0 < sum(sent) < 4 * 7
     # Of each client's examples only those it ever sent are kept, once each.
     store = clients.uplink.receiver[0]

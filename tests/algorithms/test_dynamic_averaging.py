@@ -10,15 +10,13 @@ from hypothesis import strategies as st
 
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, never, periodic
 from fedjax_comp.algorithms.model_averaging import (
-    PARTIAL_BITS,
-    POLL_BITS,
     Members,
     Moved,
     mean_of,
     model_averaging,
 )
 from fedjax_comp.compress import qsgd
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -65,9 +63,9 @@ def test_delta_zero_is_periodic_averaging_bit_for_bit():
     equal(dynamic_server.reference, periodic_server.reference)
     equal(dynamic_clients, periodic_clients)
     for ours, theirs in zip(infos, others, strict=True):
-        assert traffic_bytes(ours.uplink) == traffic_bytes(theirs.uplink)
-        assert traffic_bytes(ours.uplink) == NUM_LEARNERS * MODEL_BYTES
-        assert bool(ours.observed["full"])
+        assert totals(ours.traffic).uplink_bytes == totals(theirs.traffic).uplink_bytes
+        assert totals(ours.traffic).uplink_bytes == NUM_LEARNERS * MODEL_BYTES
+        assert bool(ours.observed["full"].value)
 
 
 def test_delta_infinity_sends_nothing_and_is_never_averaging():
@@ -76,7 +74,11 @@ def test_delta_infinity_sends_nothing_and_is_never_averaging():
     equal(clients, alone)
     equal(server.reference, TASK.init(jax.random.key(1)))
     for info in infos:
-        assert traffic_bytes(info.uplink) == traffic_bytes(info.downlink) == 0
+        assert (
+            totals(info.traffic).uplink_bytes
+            == totals(info.traffic).downlink_bytes
+            == 0
+        )
 
 
 def test_periodic_is_the_weighted_mean_of_the_learners():
@@ -152,11 +154,12 @@ def test_polls_and_partial_averages_are_paid_for():
         return Members(first_two, polled=first_two & ~first, violators=first)
 
     _, _, (info,) = run(trigger, rounds=1)
-    assert traffic_bytes(info.uplink) == 2 * MODEL_BYTES
-    notices = POLL_BITS // 8 + 2 * (PARTIAL_BITS // 8)
-    assert traffic_bytes(info.downlink) == 2 * MODEL_BYTES + notices
-    assert int(info.observed["violators"]) == 1
-    assert not bool(info.observed["full"])
+    assert totals(info.traffic).uplink_bytes == 2 * MODEL_BYTES
+    # One learner is asked, and both members hear that the average is not of all.
+    notices = 1 + 2
+    assert totals(info.traffic).downlink_bytes == 2 * MODEL_BYTES + notices
+    assert int(info.observed["violators"].value) == 1
+    assert not bool(info.observed["full"].value)
 
 
 def everyone(key, state):
@@ -172,10 +175,10 @@ def broken_cohort(learner):
 
 def test_a_learner_that_began_again_hears_of_a_new_reference_and_pays_for_it():
     server, clients, (info,) = run(everyone, rounds=1, cohort=broken_cohort(2))
-    assert bool(info.observed["full"])
+    assert bool(info.observed["full"].value)
     assert int(info.dropped) == 1
-    assert num_messages(info.uplink) == NUM_LEARNERS - 1
-    assert num_messages(info.downlink) == NUM_LEARNERS
+    assert totals(info.traffic).uplink_messages == NUM_LEARNERS - 1
+    assert totals(info.traffic).downlink_messages == NUM_LEARNERS
     for i in range(NUM_LEARNERS):
         own = jax.tree.map(lambda x, i=i: x[i], clients.learner.params)
         equal(own, server.reference)
@@ -185,8 +188,8 @@ def test_no_synchronisation_is_full_while_a_learner_is_away():
     active = jnp.arange(NUM_LEARNERS) != 1
     away = COHORT._replace(clients=COHORT.clients._replace(active=active))
     server, _, (info,) = run(everyone, rounds=1, cohort=away)
-    assert not bool(info.observed["full"])
-    assert num_messages(info.downlink) == NUM_LEARNERS - 1
+    assert not bool(info.observed["full"].value)
+    assert totals(info.traffic).downlink_messages == NUM_LEARNERS - 1
     start = TASK.init(jax.random.key(1))
     equal(server.reference, start)
     # The coordinator's own model is the last average, full or not.
@@ -224,7 +227,7 @@ def test_losses_are_summed_before_each_update():
     total = 0.0
     for i in range(3):
         server, clients, info = step(jax.random.key(i), server, clients, COHORT)
-        total += float(info.observed["loss_sum"])
+        total += float(info.observed["loss_sum"].value)
     x, y = (np.asarray(a) for a in COHORT.examples)
     rows, mask = (np.asarray(a) for a in (COHORT.clients.rows, COHORT.clients.mask))
     weights = np.array([6, 4, 6, 2, 5, 6], np.float64) / 29

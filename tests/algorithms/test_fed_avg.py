@@ -11,7 +11,7 @@ from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.base import Compressor, LinkState
 from fedjax_comp.compress import error_feedback, identity, one_sign, top_k
 from fedjax_comp.server.aggregate import majority_vote
-from fedjax_comp.wire.accounting import traffic_bytes
+from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -77,8 +77,12 @@ def test_dense_links_cost_the_model_each_way():
     cohort = make_cohort([7, 0, 12], batch_size=4)
     _, _, info = one_round(cohort)
     # The empty client neither hears nor speaks.
-    assert traffic_bytes(info.uplink) == traffic_bytes(info.downlink) == 2 * MODEL_BYTES
-    assert info.uplink.spoke.tolist() == [True, False, True]
+    assert (
+        totals(info.traffic).uplink_bytes
+        == totals(info.traffic).downlink_bytes
+        == 2 * MODEL_BYTES
+    )
+    assert info.traffic["uplink"].spoke.tolist() == [True, False, True]
 
 
 def test_a_broken_client_is_dropped_and_counted():
@@ -93,7 +97,7 @@ def test_a_broken_client_is_dropped_and_counted():
     expected, _, _ = one_round(without, uplink=uplink)
     jax.tree.map(np.testing.assert_array_equal, got, expected)
     assert int(info.dropped) == 1
-    assert info.uplink.spoke.tolist() == [True, False, True]
+    assert info.traffic["uplink"].spoke.tolist() == [True, False, True]
     assert np.isfinite(info.train_loss)
     for leaf in jax.tree.leaves(clients):
         np.testing.assert_array_equal(leaf[1], np.zeros_like(leaf[1]))
@@ -115,7 +119,7 @@ def test_nobody_active_changes_nothing():
     with jax.numpy_dtype_promotion("standard"):  # optax's adam mixes int and float
         got, _, info = one_round(idle, server_optimizer=optax.adam(0.1))
     jax.tree.map(np.testing.assert_array_equal, got, PARAMS)
-    assert traffic_bytes(info.uplink) == traffic_bytes(info.downlink) == 0
+    assert totals(info.traffic).uplink_bytes == totals(info.traffic).downlink_bytes == 0
 
 
 def test_server_optimizers_see_the_negated_mean_update():
@@ -153,8 +157,8 @@ def test_a_downlink_with_memory_is_paid_for_by_everyone():
     with pytest.raises(ValueError, match="population=K"):
         one_round(cohort, downlink=remembering())
     got, _, info = one_round(cohort, downlink=remembering(), population=9)
-    assert traffic_bytes(info.downlink) == 9 * MODEL_BYTES
-    assert traffic_bytes(info.uplink) == 2 * MODEL_BYTES
+    assert totals(info.traffic).downlink_bytes == 9 * MODEL_BYTES
+    assert totals(info.traffic).uplink_bytes == 2 * MODEL_BYTES
     expected, _, _ = one_round(cohort)
     assert_close(got, expected)
 

@@ -12,7 +12,7 @@ from fedjax_comp.base import Task
 from fedjax_comp.compress import differenced, error_feedback, identity, sign, top_k
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.compress.low_rank.truncation import truncation
-from fedjax_comp.wire.accounting import traffic_bits
+from fedjax_comp.wire.traffic import totals
 from tests.problems import NUM_FEATURES, make_cohort, softmax_task, stack_clients
 
 OUTPUTS = 12
@@ -63,7 +63,7 @@ def test_truncations_that_lose_nothing_are_federated_averaging():
     expected, other = _run(theirs, rounds=2)
     _assert_close(ours.params(server), theirs.params(expected))
     np.testing.assert_allclose(infos[1].train_loss, other[1].train_loss, rtol=1e-5)
-    assert float(infos[1].observed["downlink_loss"]) == 0
+    assert float(infos[1].observed["downlink_loss"].value) == 0
 
 
 def _truncated(kernel, energy):
@@ -105,8 +105,10 @@ def test_a_round_in_numpy():
     assert None not in ranks
     count_bits = (5 * 12).bit_length()
     numbers = [3 + rank * (5 + 12) for rank in ranks]
-    assert traffic_bits(info.uplink) == 32 * sum(numbers) + 3 * count_bits
-    assert traffic_bits(info.downlink) == 3 * (32 * (3 + rank_down * 17) + count_bits)
+    assert totals(info.traffic).uplink_bits == 32 * sum(numbers) + 3 * count_bits
+    assert totals(info.traffic).downlink_bits == 3 * (
+        32 * (3 + rank_down * 17) + count_bits
+    )
 
 
 @pytest.mark.parametrize("factored", [False, True])
@@ -130,7 +132,7 @@ def test_every_message_decodes_from_its_bytes_as_ranks_change(factored):
             audit = auditors[direction](messages)
             assert audit.audited > 0
             assert audit.failures == ()
-        counts |= set(np.asarray(info.uplink.bits.variable[0]).tolist())
+        counts |= set(np.asarray(info.traffic["uplink"].bits.variable[0]).tolist())
     assert len(counts) > 1
 
 
@@ -149,7 +151,7 @@ def test_factored_training_stays_within_the_rank_that_was_sent():
     values = np.linalg.svd(kernel, compute_uv=False)
     assert values[1] < 1e-5 * values[0]
     # One client's model is of rank one as it comes, so that truncating takes nothing.
-    assert max(float(info.observed["downlink_loss"]) for info in infos) < 1e-10
+    assert max(float(info.observed["downlink_loss"].value) for info in infos) < 1e-10
     losses = [float(info.train_loss) for info in infos]
     assert losses[2] < losses[1] < losses[0]
 
@@ -174,7 +176,7 @@ def test_a_round_without_clients_changes_nothing():
     nobody = COHORT.clients._replace(active=jnp.zeros(3, bool))
     after, (info,) = _run(algorithm, cohort=COHORT._replace(clients=nobody))
     _assert_close(after.model, server.model, rtol=0, atol=0)
-    assert traffic_bits(info.uplink) == traffic_bits(info.downlink) == 0
+    assert totals(info.traffic).uplink_bits == totals(info.traffic).downlink_bits == 0
 
 
 def test_a_client_that_breaks_is_left_out():

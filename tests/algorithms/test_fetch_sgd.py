@@ -13,7 +13,7 @@ from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.base import Task, fold_context, make_context
 from fedjax_comp.compress import stochastic_quantize
 from fedjax_comp.compress.sketch import sketch
-from fedjax_comp.wire.accounting import traffic_bytes
+from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -75,8 +75,8 @@ def test_equals_the_recursion_with_a_matrix_for_the_sketch():
 
 def test_a_message_is_the_sketch_and_nothing_else():
     _, infos = run([make_cohort([7, 0, 12], batch_size=4)], k=3)
-    assert traffic_bytes(infos[0].uplink) == 2 * 4 * ROWS * COLUMNS
-    assert infos[0].uplink.spoke.tolist() == [True, False, True]
+    assert totals(infos[0].traffic).uplink_bytes == 2 * 4 * ROWS * COLUMNS
+    assert infos[0].traffic["uplink"].spoke.tolist() == [True, False, True]
 
 
 def test_nobody_active_changes_nothing():

@@ -19,7 +19,7 @@ from fedjax_comp.compress import (
     stochastic_quantize,
     top_k,
 )
-from fedjax_comp.wire.accounting import traffic_bytes
+from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -51,7 +51,9 @@ def test_always_in_full_is_fed_avg():
         np.testing.assert_array_equal, got[-1].model.params, expected[-1].model.params
     )
     # Three messages of 18 float32 numbers behind the bit that says which kind.
-    assert [traffic_bytes(info.uplink) for info in infos] == [3 * (4 * 18 + 1)] * 4
+    assert [totals(info.traffic).uplink_bytes for info in infos] == [
+        3 * (4 * 18 + 1)
+    ] * 4
 
 
 def test_differences_that_lose_next_to_nothing_are_fed_avg():
@@ -59,7 +61,9 @@ def test_differences_that_lose_next_to_nothing_are_fed_avg():
     fine = stochastic_quantize(levels=2**16)
     got, infos = run(marina(TASK, **options, uplink=fine, probability=1e-9), 5)
     expected, _ = run(fed_avg(TASK, **options), 5)
-    assert [bool(info.observed["in_full"]) for info in infos] == [True] + 4 * [False]
+    assert [bool(info.observed["in_full"].value) for info in infos] == [True] + 4 * [
+        False
+    ]
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4),
         got[-1].model.params,
@@ -107,11 +111,12 @@ def test_it_reaches_the_optimum_of_clients_that_differ_where_plain_noise_stays()
     assert np.max(np.abs(ours[-1].model.params - optimum)) < 1e-3
     assert np.max(np.abs(noisy[-1].model.params - optimum)) > 0.05
     # A Bernoulli count: further than 6 standard deviations with chance below 2e-8.
-    in_full = sum(bool(info.observed["in_full"]) for info in infos[1:])
+    in_full = sum(bool(info.observed["in_full"].value) for info in infos[1:])
     spread = np.sqrt(keep * (1 - keep) * (rounds - 1))
     assert abs(in_full - keep * (rounds - 1)) < 6 * spread
     sizes = {
-        bool(info.observed["in_full"]): traffic_bytes(info.uplink) for info in infos
+        bool(info.observed["in_full"].value): totals(info.traffic).uplink_bytes
+        for info in infos
     }
     assert sizes == {True: 3 * (4 * n + 1), False: 3 * (4 * 4 + 1)}
 
@@ -125,13 +130,13 @@ def test_all_of_the_population_hears_and_nobody_active_changes_nothing():
         population=10,
     )
     servers, infos = run(algorithm, 1)
-    assert traffic_bytes(infos[0].downlink) == 10 * 4 * 18
+    assert totals(infos[0].traffic).downlink_bytes == 10 * 4 * 18
     clients = COHORT.clients._replace(active=jnp.zeros(3, bool))
     silent = COHORT._replace(clients=clients)
     after, _, info = algorithm.round(jax.random.key(5), servers[1], ((), ()), silent)
     assert_close(after.model.params, servers[1].model.params)
     assert_close(after.estimate, servers[1].estimate)
-    assert traffic_bytes(info.uplink) == 0
+    assert totals(info.traffic).uplink_bytes == 0
 
 
 def test_refusals_name_the_cause():

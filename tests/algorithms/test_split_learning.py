@@ -29,7 +29,7 @@ from fedjax_comp.compress import (
 )
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.models.split import split_classification
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.traffic import to_client, to_server, totals
 from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort, stack_clients
 
 SIZES = [6, 3, 8]
@@ -115,19 +115,23 @@ def test_bytes_are_those_of_activations_labels_gradients_and_weights():
     weights = 4 * (NUM_FEATURES * 6 + 6)
     activations = 6 * 3 * 6 * 4
     labels = sum(-(-(2 * n + 2) // 8) for n in (3, 3, 3, 3, 3, 2))
-    assert traffic_bytes(info.uplink) == activations + labels + 3 * weights
-    assert traffic_bytes(info.downlink) == activations + 3 * weights
-    assert num_messages(info.uplink) == num_messages(info.downlink) == 6 + 3
+    assert totals(info.traffic).uplink_bytes == activations + labels + 3 * weights
+    assert totals(info.traffic).downlink_bytes == activations + 3 * weights
+    assert (
+        totals(info.traffic).uplink_messages
+        == totals(info.traffic).downlink_messages
+        == 6 + 3
+    )
     # With momentum, its state is handed over, too.
     _, heavy = run(VANILLA, client_optimizer=optax.sgd(0.3, momentum=0.5))
-    more = traffic_bytes(heavy.downlink) - traffic_bytes(info.downlink)
+    more = totals(heavy.traffic).downlink_bytes - totals(info.traffic).downlink_bytes
     assert more == 3 * weights
 
 
 def test_labels_do_not_leave_a_u_shaped_client():
     _, info = run(U_SHAPED)
     weights = 4 * (NUM_FEATURES * 6 + 6 + 5 * NUM_CLASSES + NUM_CLASSES)
-    assert traffic_bytes(info.uplink) == 6 * 3 * (6 + 5) * 4 + 3 * weights
+    assert totals(info.traffic).uplink_bytes == 6 * 3 * (6 + 5) * 4 + 3 * weights
     cohort = make_cohort(SIZES, BATCH)
     other = cohort._replace(
         examples=cohort.examples._replace(y=(cohort.examples.y + 1) % NUM_CLASSES)
@@ -153,7 +157,45 @@ def test_every_message_decodes_from_its_bytes(cuts):
     assert links.keys() == info.messages.keys()
     for name, messages in info.messages.items():
         audit = make_auditor(links[name])(messages)
-        assert (audit.audited, audit.failures) == (6, ())
+        # A hand-over each way for each of three clients, six batches in all.
+        count = 3 if name.startswith("weights") else 6
+        assert (audit.audited, audit.failures) == (count, ())
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "parallel"])
+@pytest.mark.parametrize("cuts", [VANILLA, U_SHAPED])
+def test_every_message_says_who_sent_it_and_which_way(cuts, schedule):
+    cohort = make_cohort(SIZES, BATCH)
+    ids = jnp.array([7, 4, 9], jnp.int32)
+    named = cohort._replace(clients=cohort.clients._replace(client_id=ids))
+    _, info = run(cuts, named, schedule=schedule, keep_messages=True)
+    assert info.traffic.keys() == info.messages.keys()
+    steps = cohort.clients.mask.any(axis=2)
+    of_batches = np.repeat(ids, np.asarray(steps.sum(axis=1)))
+    for kind, way in {
+        "activations": to_server,
+        "output_gradients": to_server,
+        "weights_up": to_server,
+        "gradients": to_client,
+        "outputs": to_client,
+        "weights_down": to_client,
+    }.items():
+        if kind not in info.messages:
+            assert cuts == VANILLA
+            continue
+        clients = ids if kind.startswith("weights") else of_batches
+        messages = info.messages[kind]
+        found = [x[messages.spoke] for x in messages.ends]
+        jax.tree.map(np.testing.assert_array_equal, found, list(way(clients)))
+        jax.tree.map(
+            np.testing.assert_array_equal, info.traffic[kind].ends, messages.ends
+        )
+
+
+def test_a_turn_begins_with_what_the_last_one_handed_over():
+    _, info = run(VANILLA, keep_messages=True)
+    down, up = (info.messages[f"weights_{way}"].payload for way in ("down", "up"))
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b[:-1]), down, up)
 
 
 def test_gradients_go_straight_through_the_compressor():
@@ -185,7 +227,7 @@ def test_silent_and_broken_clients(schedule):
         clients=cohort.clients._replace(active=jnp.array([True, False, True]))
     )
     params, info = run(VANILLA, idle, schedule=schedule)
-    assert num_messages(info.uplink) == 2 + 3 + 2
+    assert totals(info.traffic).uplink_messages == 2 + 3 + 2
     x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
     spoilt = cohort.examples._replace(x=x)
     # What a silent client holds does not matter; what a broken one learns is left out.
@@ -194,7 +236,9 @@ def test_silent_and_broken_clients(schedule):
     learnt, info = run(VANILLA, cohort._replace(examples=spoilt), schedule=schedule)
     assert int(info.dropped) == 1
     assert bool(trees.all_finite((learnt, info.train_loss)))
-    assert num_messages(info.uplink) == 2 + 3 + 3  # its weights, but no activations
+    assert (
+        totals(info.traffic).uplink_messages == 2 + 3 + 3
+    )  # its weights, but no activations
 
 
 def test_labels_behind_the_count_do_not_travel():

@@ -26,7 +26,7 @@ from fedjax_comp.data.arrivals import (
     draw_synthetic,
     synthetic,
 )
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.traffic import totals
 from tests.problems import make_examples, softmax_task
 
 
@@ -195,5 +195,5 @@ def test_exact_averaging_is_a_step_along_the_mean_gradient():
             algorithm.params(server),
             params,
         )
-        assert num_messages(info.uplink) == 3
-        assert traffic_bytes(info.uplink) == 3 * 4 * 18
+        assert totals(info.traffic).uplink_messages == 3
+        assert totals(info.traffic).uplink_bytes == 3 * 4 * 18

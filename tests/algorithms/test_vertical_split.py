@@ -10,7 +10,7 @@ from fedjax_comp.algorithms.vertical_split import vertical_split
 from fedjax_comp.compress import error_feedback, identity, stochastic_quantize, top_k
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.models.vertical import even_blocks, vertical_classification
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
+from fedjax_comp.wire.traffic import to_client, to_server, totals
 from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort
 
 BLOCKS = even_blocks([1] * NUM_FEATURES, 2)
@@ -47,9 +47,9 @@ def test_it_is_training_of_the_whole_model():
         params = jax.tree.map(lambda w, g: w - 0.3 * g, params, gradients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params)
     # Three batches of two holders.
-    assert num_messages(info.uplink) == 6
-    assert traffic_bytes(info.uplink) == 6 * BATCH * OUTPUTS * 4
-    assert traffic_bytes(info.downlink) == traffic_bytes(info.uplink)
+    assert totals(info.traffic).uplink_messages == 6
+    assert totals(info.traffic).uplink_bytes == 6 * BATCH * OUTPUTS * 4
+    assert totals(info.traffic).downlink_bytes == totals(info.traffic).uplink_bytes
 
 
 def test_a_holder_sends_nothing_of_the_features_it_has_not():
@@ -73,6 +73,10 @@ def test_compressed_messages_decode_from_their_bytes():
         link = up if name.startswith("activations") else down
         audit = make_auditor(link)(messages)
         assert (audit.audited, audit.failures) == (3, ()), name
+        way, holder = name.split("_")
+        ends = to_server if way == "activations" else to_client
+        expected = list(ends(np.full(3, int(holder))))
+        jax.tree.map(np.testing.assert_array_equal, list(messages.ends), expected)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def make_entry(i, per_round=10, salt=""):
     at = 1 + i // per_round
     message, model = sha256_hex(f"{salt}{i}".encode()), sha256_hex(str(at).encode())
     client = f"client {i % per_round}"
-    return Entry(at, "uplink", client, "server", message, model, CONFIG_SHA256)
+    return Entry(at, "uplink", 0, client, "server", message, model, CONFIG_SHA256)
 
 
 def make_lines(count, per_round=10, salt=""):
@@ -26,7 +26,7 @@ def make_lines(count, per_round=10, salt=""):
     entries = [make_entry(i, per_round, salt) for i in range(count - 1)]
     last = entries[-1]
     result = last._replace(
-        direction=RESULT, sender="server", receiver="", message=last.model
+        kind=RESULT, sender="server", receiver="", message=last.model
     )
     return [format_entry(entry) for entry in [*entries, result]]
 

@@ -1,6 +1,5 @@
 """A run's messages become its log: all of them, by the hash of their bytes."""
 
-import json
 import shutil
 
 import jax
@@ -20,22 +19,21 @@ from fedjax_comp.audit.entry import (
 from fedjax_comp.audit.log import LogError, read_log
 from fedjax_comp.audit.note import split_notes
 from fedjax_comp.audit.recorder import (
-    SENDERS,
     Recorder,
     Sent,
     digests,
     params_sha256,
     rows,
-    with_senders,
 )
 from fedjax_comp.audit.verify import verify_run
-from fedjax_comp.base import Messages
+from fedjax_comp.base import EVERYONE, Ends, Messages
 from fedjax_comp.compress import qsgd
 from fedjax_comp.run import Problem, Schedule, run
 from fedjax_comp.run_directory import open_run, write_json
 from fedjax_comp.training import Evaluation, init_state
 from fedjax_comp.wire.fields import Raw, Symbols
 from fedjax_comp.wire.message import to_bytes
+from fedjax_comp.wire.traffic import to_client, to_server
 from tests.audit.logs import SIGNER
 from tests.problems import make_cohort, make_examples, softmax_task
 
@@ -126,18 +124,16 @@ def test_every_message_of_every_round_has_an_entry(whole):
     assert {entry.config for entry in entries} == {config}
     *sent, result = entries
     clients = {"server": None, **{f"client {i}": i for i in range(len(SIZES))}}
-    found = [
-        (x.round, x.direction, clients[x.sender], x.message, x.model) for x in sent
-    ]
+    found = [(x.round, x.kind, clients[x.sender], x.message, x.model) for x in sent]
     assert sorted(found, key=str) == sorted(replay(), key=str)
     # The client without examples says nothing; a broadcast is one message.
     assert len(found) == ROUNDS * (3 + 1)
-    uplink = [x for x in sent if x.direction == "uplink"]
+    uplink = [x for x in sent if x.kind == "uplink"]
     assert len(uplink) == ledger.uplink_messages
     assert {x.receiver for x in uplink} == {"server"}
-    assert {x.receiver for x in sent if x.direction == "downlink"} == {"cohort"}
+    assert {x.receiver for x in sent if x.kind == "downlink"} == {"everyone"}
     final = params_sha256(params)
-    assert result[:3] == (ROUNDS, RESULT, "server")
+    assert result[:4] == (ROUNDS, RESULT, 0, "server")
     assert (result.message, result.model) == (final, final)
 
 
@@ -208,17 +204,19 @@ def test_an_algorithm_without_messages_is_refused(tmp_path):
         Recorder(tmp_path, SIGNER) as recorder,
         pytest.raises(ValueError, match="keep_messages=True"),
     ):
-        recorder.record(1, {}, jnp.arange(2), {})
+        recorder.record(1, {}, {})
 
 
 def test_a_log_that_cannot_be_written_stops_the_run(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    one = Messages((), jnp.zeros((2, 3)), (), jnp.ones(2, bool))
+    one = Messages(
+        (), jnp.zeros((2, 3)), (), jnp.ones(2, bool), to_server(jnp.arange(2)), ()
+    )
     with Recorder(tmp_path, SIGNER) as recorder:
-        recorder.record(1, {}, jnp.arange(2), {"uplink": one})
+        recorder.record(1, {}, {"uplink": one})
         recorder.flush()
         bad = one._replace(payload=Symbols(jnp.full((2, 3), 9, jnp.uint8), 4))
-        recorder.record(2, {}, jnp.arange(2), {"uplink": bad})
+        recorder.record(2, {}, {"uplink": bad})
         with pytest.raises(ValueError, match="9"):
             recorder.flush()
         assert recorder.entries == 2
@@ -228,10 +226,12 @@ def test_a_log_that_cannot_be_written_stops_the_run(tmp_path):
 
 def test_a_round_in_which_nobody_speaks_is_logged_too(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    quiet = Messages((), jnp.zeros((2, 3)), (), jnp.zeros(2, bool))
+    quiet = Messages(
+        (), jnp.zeros((2, 3)), (), jnp.zeros(2, bool), to_server(jnp.arange(2)), ()
+    )
     with Recorder(tmp_path, SIGNER) as recorder:
         for t in (1, 2):
-            recorder.record(t, {}, jnp.arange(2), {"uplink": quiet})
+            recorder.record(t, {}, {"uplink": quiet})
         recorder.flush()
     with Recorder(tmp_path, SIGNER) as recorder:
         recorder.resume(2)
@@ -240,7 +240,7 @@ def test_a_round_in_which_nobody_speaks_is_logged_too(tmp_path):
             recorder.resume(3)
     lines = read_log(tmp_path / "audit").lines
     entries = [parse_entry(line) for line in lines]
-    assert [(x.round, x.direction) for x in entries] == [(1, SILENCE), (2, SILENCE)]
+    assert [(x.round, x.kind) for x in entries] == [(1, SILENCE), (2, SILENCE)]
     assert [format_entry(x) for x in entries] == lines
 
 
@@ -266,22 +266,16 @@ def test_rows_of_an_array_on_several_devices():
 
 
 def test_ends_of_messages():
-    one = Sent(jnp.zeros((1, 2)), jnp.ones(1, bool))
-    some = Sent(jnp.zeros((3, 2)), jnp.array([True, False, True]))
-    ids = [7, 8, 9]
-    ends = [x for x, _ in digests("uplink", some, ids)]
-    assert ends == [("client 7", "server"), ("client 9", "server")]
-    assert [x for x, _ in digests("downlink", one, ids)] == [("server", "cohort")]
-    ends = [x for x, _ in digests("downlink", some, ids)]
+    nothing, both = jnp.zeros((3, 2)), jnp.array([True, False, True])
+    ids = jnp.array([7, 8, 9])
+    up = Sent(nothing, both, to_server(ids))
+    found = [(place, *ends) for place, ends, _ in digests(up)]
+    assert found == [(0, "client 7", "server"), (2, "client 9", "server")]
+    down = Sent(nothing, both, to_client(ids))
+    ends = [x for _, x, _ in digests(down)]
     assert ends == [("server", "client 7"), ("server", "client 9")]
-
-
-def test_senders_are_observed_beside_what_is():
-    made = problem()
-    algorithm = with_senders(made.algorithm)
-    state = init_state(KEY, algorithm, made.params, made.num_clients)
-    _, _, info = jax.eval_shape(
-        algorithm.round, KEY, state.server, state.clients, made.data
-    )
-    assert info.observed[SENDERS].shape == (len(SIZES),)
-    assert json.dumps(sorted(info.observed)) == json.dumps([SENDERS])
+    peers = Sent(nothing, both, Ends(ids, ids[::-1]))
+    ends = [x for _, x, _ in digests(peers)]
+    assert ends == [("client 7", "client 9"), ("client 9", "client 7")]
+    said = Sent(jnp.zeros((1, 2)), jnp.ones(1, bool), to_client(jnp.array([EVERYONE])))
+    assert [x for _, x, _ in digests(said)] == [("server", "everyone")]

@@ -13,10 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import execution as executions
-from fedjax_comp.base import Algorithm, Cohort, PyTree, RoundInfo
+from fedjax_comp.base import (
+    EVERYONE,
+    SERVER,
+    Algorithm,
+    Cohort,
+    Messages,
+    PyTree,
+    RoundInfo,
+    Traffic,
+)
 from fedjax_comp.compress.audit import make_auditor
-from fedjax_comp.wire.accounting import num_messages, traffic_bytes
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+from fedjax_comp.wire.traffic import sent, whole_bytes
 from tests.conformance.algorithm_table import Entry
 from tests.problems import make_cohort, softmax_task, stack_clients
 
@@ -27,6 +36,8 @@ STRATEGIES = {
     "sharded": executions.sharded(),
 }
 SIZES = [6, 3, 9]
+IDS = [5, 3, 8]
+"""Of the cohort's clients: a place in the cohort is not a client."""
 
 
 class Outcome(NamedTuple):
@@ -86,10 +97,12 @@ def check_executions_agree(entry: Entry) -> None:
         np.testing.assert_allclose(
             got.infos[0].train_loss, expected.infos[0].train_loss, rtol=1e-5
         )
-        for name in ("uplink", "downlink"):
-            ours, theirs = (getattr(x.infos[0], name) for x in (got, expected))
-            np.testing.assert_array_equal(ours.spoke, theirs.spoke)
-            assert ours.bits.fixed == theirs.bits.fixed
+        ours, theirs = (x.infos[0].traffic for x in (got, expected))
+        assert ours.keys() == theirs.keys()
+        for kind in ours:
+            np.testing.assert_array_equal(ours[kind].spoke, theirs[kind].spoke)
+            jax.tree.map(_equal, ours[kind].ends, theirs[kind].ends)
+            assert ours[kind].bits.fixed == theirs[kind].bits.fixed
 
 
 def check_one_trace_and_stable_state(entry: Entry) -> None:
@@ -102,22 +115,36 @@ def check_one_trace_and_stable_state(entry: Entry) -> None:
 def check_bytes(entry: Entry) -> None:
     """The ledger's bytes are those of the messages, which decode from them alone."""
     cohort = make_cohort(SIZES, batch_size=3)
-    silent = cohort.clients._replace(active=jnp.array([True, False, True]))
+    clients = cohort.clients._replace(client_id=jnp.array(IDS, jnp.int32))
+    silent = clients._replace(active=jnp.array([True, False, True]))
     program = compiled(entry.make, "scanned", keep_messages=True)
-    for clients in (cohort.clients, silent):
-        for info in run(program, cohort._replace(clients=clients)).infos:
-            for name, messages in info.messages.items():
-                audit = make_auditor(entry.links[name])(messages)
+    for each in (clients, silent):
+        for info in run(program, cohort._replace(clients=each)).infos:
+            assert info.messages.keys() == info.traffic.keys()
+            for kind, messages in info.messages.items():
+                audit = make_auditor(entry.links[kind])(messages)
                 assert not audit.failures, audit.failures
-                sent = np.flatnonzero(messages.spoke)
-                written = 0
-                for i in sent:
-                    payload = jax.tree.map(lambda x, i=int(i): x[i], messages.payload)
-                    written += len(to_bytes(payload)) - HEADER_BYTES
-                traffic = getattr(info, name)
-                # A broadcast is one message that several clients hear.
-                copies = num_messages(traffic) // max(len(sent), 1)
-                assert traffic_bytes(traffic) == written * copies, name
+                _same_messages(info.traffic[kind], messages)
+
+
+def _same_messages(traffic: Traffic, messages: Messages) -> None:
+    """What is paid for is what was sent: lengths, senders and receivers."""
+    paid = sent({"": traffic})
+    columns = (x.tolist() for x in paid._replace(bits=whole_bytes(paid.bits)))
+    counted = list(zip(*columns, strict=True))
+    ends = [np.asarray(x).tolist() for x in messages.ends]
+    written = []
+    for i in np.flatnonzero(messages.spoke).tolist():
+        payload = jax.tree.map(lambda x, i=i: x[i], messages.payload)
+        size = len(to_bytes(payload)) - HEADER_BYTES
+        written.append((size, ends[0][i], ends[1][i]))
+    assert {*ends[0], *ends[1]} <= {*IDS, SERVER, EVERYONE}
+    if any(receiver == EVERYONE for *_, receiver in written):
+        # A broadcast is one message that several clients hear.
+        assert {x[:2] for x in counted} == {x[:2] for x in written}
+        assert {x[2] for x in counted} <= set(IDS)
+    else:
+        assert sorted(counted) == sorted(written)
 
 
 def check_silence(entry: Entry) -> None:
@@ -131,8 +158,9 @@ def check_silence(entry: Entry) -> None:
     server, clients, info = program.step(
         jax.random.key(3), before.server, before.clients, idle
     )
-    assert not bool(info.uplink.spoke[1])
-    assert num_messages(info.uplink) == 2
+    said, silent = sent(info.traffic), int(idle.clients.client_id[1])
+    assert silent not in said.sender.tolist()
+    assert set(said.sender[said.sender >= 0].tolist()) == {0, 2}
     jax.tree.map(lambda a, b: _equal(a[1], b[1]), clients, before.clients)
     # What it holds cannot matter either.
     examples = cohort.examples._replace(x=cohort.examples.x.at[SIZES[0]].set(jnp.inf))

@@ -14,17 +14,20 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
-from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
+from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.links.data_uplink import data_uplink
 from fedjax_comp.algorithms.marina import marina
-from fedjax_comp.algorithms.model_averaging import Trigger, model_averaging
+from fedjax_comp.algorithms.model_averaging import (
+    Trigger,
+    averaging_links,
+    model_averaging,
+)
 from fedjax_comp.base import Algorithm, Compressor, Execution
 from fedjax_comp.compress import (
     chain,
     entropy_coded,
     error_feedback,
-    flattened,
     identity,
     qsgd,
     random_k,
@@ -34,7 +37,6 @@ from fedjax_comp.compress import (
 from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
-from fedjax_comp.compress.sketch import count_sketch
 from tests.problems import NUM_CLASSES, softmax_task
 
 
@@ -43,7 +45,7 @@ class Entry(NamedTuple):
 
     Attributes:
       make: `(execution, keep_messages) -> Algorithm` on `softmax_task()`.
-      links: direction to the compressor of its messages.
+      links: kind to the compressor of its messages.
     """
 
     make: Callable[[Execution, bool], Algorithm]
@@ -82,7 +84,7 @@ def _averaging(uplink: Compressor, downlink: Compressor, trigger: Trigger) -> En
             keep_messages=keep_messages,
         )
 
-    return Entry(make, {"uplink": uplink, "downlink": downlink})
+    return Entry(make, averaging_links(uplink, downlink))
 
 
 def _fetch_sgd(downlink: Compressor) -> Entry:
@@ -98,7 +100,7 @@ def _fetch_sgd(downlink: Compressor) -> Entry:
             keep_messages=keep_messages,
         )
 
-    uplink = flattened(count_sketch(rows=3, columns=5))
+    uplink = sketch_link(rows=3, columns=5)
     return Entry(make, {"uplink": uplink, "downlink": downlink})
 
 
@@ -147,7 +149,7 @@ def _consensus(compressor: Compressor) -> Entry:
             keep_messages=keep_messages,
         )
 
-    return Entry(make, {"uplink": compressor})
+    return Entry(make, {"neighbours": compressor})
 
 
 _LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")

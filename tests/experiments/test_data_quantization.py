@@ -12,7 +12,7 @@ from experiments.data_quantization.methods import build_method, parse_variants
 from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
 from experiments.data_quantization.plot import crossover_rows
 from experiments.data_quantization.run import COLUMNS, main
-from experiments.data_quantization.shipped import ship
+from fedjax_comp.algorithms.shipped_data import ship
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.data import federated_data, load
 

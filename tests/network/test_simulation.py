@@ -11,7 +11,6 @@ import pytest
 from experiments.adaptive.run import compiled_once
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.base import Bits, Traffic
 from fedjax_comp.compress import identity, sign, stochastic_quantize
 from fedjax_comp.compress.budget.ladder import ladder, rung_bits
 from fedjax_comp.execution import scanned
@@ -23,7 +22,6 @@ from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import NOTHING, Cost, Device
 from fedjax_comp.network.links import Link, constant_channel, packet_sizes
 from fedjax_comp.network.setting import Codec, Setting
-from fedjax_comp.network.simulation import client_bytes
 from fedjax_comp.network.steering import steered
 from fedjax_comp.network.timed_control import water_filled
 from fedjax_comp.run import Problem, Schedule, run
@@ -149,15 +147,7 @@ def test_a_controller_resumes_where_it_was(tmp_path, population):
     assert rows[-1] - rows[-2] < rows[1] - rows[0]
 
 
-def test_messages_are_told_by_client():
-    ids = np.array([2, 0])
-    spoke = np.array([[True, False]])
-    lengths = (np.array([[5, 6]], np.uint32),)
-    assert client_bytes(Traffic(Bits(4, lengths), spoke), ids, 3) == [2, None]
-    everyone = np.array([[True, False, True]])
-    assert client_bytes(Traffic(Bits(16), everyone), ids, 3) == [2, 2]
-    with pytest.raises(ValueError, match="--network"):
-        client_bytes(Traffic(Bits(16), np.ones((1, 5), bool)), ids, 3)
+def test_a_controller_needs_a_ladder():
     with pytest.raises(ValueError, match="ladder"):
         simulate(Setting([], [], controller=water_filled(_LADDER)), _PROBLEM)
 

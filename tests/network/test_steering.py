@@ -11,6 +11,7 @@ from fedjax_comp.compress import budgeted_quantize, budgeted_top_k, error_feedba
 from fedjax_comp.network.steering import admit, admitted, heard_energies, steer, steered
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import from_bytes, to_bytes
+from fedjax_comp.wire.traffic import to_server
 
 
 def test_budgets_are_kept_without_compiling_anew():
@@ -59,9 +60,9 @@ def test_every_leaf_has_its_own_budget():
 def test_only_who_is_admitted_takes_part():
     def run_round(key, server, clients, cohort):
         active = cohort.clients.active
-        traffic = Traffic(Bits(8), active)
+        uplink = Traffic(Bits(8), active, to_server(cohort.clients.client_id))
         info = RoundInfo(
-            jnp.zeros(()), jnp.int32(0), jnp.int32(0), traffic, traffic, {}, {}
+            jnp.zeros(()), jnp.int32(0), jnp.int32(0), {"uplink": uplink}, {}, {}
         )
         return server + jnp.sum(active), clients + 1, info
 
@@ -84,6 +85,6 @@ def test_only_who_is_admitted_takes_part():
         jax.random.key(0), server, clients, Cohort(None, batches)
     )
     assert int(server) == 2
-    assert info.uplink.spoke.tolist() == [True, False, False, True]
+    assert info.traffic["uplink"].spoke.tolist() == [True, False, False, True]
     assert clients.inner.tolist() == [1.0] * 4
     assert clients.allowed.tolist() == [True, False, True, True]

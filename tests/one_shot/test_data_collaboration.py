@@ -11,6 +11,7 @@ from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.one_shot import data_collaboration as dc
 from fedjax_comp.one_shot import private_maps as maps
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+from fedjax_comp.wire.traffic import to_server
 
 KEY = jax.random.key(0)
 
@@ -116,12 +117,14 @@ def test_an_upload_is_its_bytes(compressor):
     shared = dc.Shared(inputs(6, 3), inputs(4, 3), jnp.arange(6, dtype=jnp.int32))
     state, context = link.init(shared), make_context(KEY, 0)
     message, _ = link.encode(context, shared, state.sender)
+    received, _ = link.decode(context, message, state.receiver)
     batch = jax.tree.map(
         lambda a: a[None],
-        Messages(context, message, state.receiver, jnp.array(True)),
+        Messages(
+            context, message, state.receiver, jnp.array(True), to_server(0), received
+        ),
     )
     assert not make_auditor(link)(batch).failures
-    received, _ = link.decode(context, message, state.receiver)
     np.testing.assert_array_equal(received.labels, shared.labels)
     if compressor is None:
         np.testing.assert_array_equal(received.x, shared.x)

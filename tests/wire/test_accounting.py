@@ -2,19 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from fedjax_comp.base import Bits, Traffic, make_context
+from fedjax_comp.base import Bits, make_context
 from fedjax_comp.compress import stochastic_quantize, to_dtype
 from fedjax_comp.wire.accounting import (
     add_bits,
     dense_bits,
     message_bits,
     num_bits,
-    num_messages,
-    traffic_bits,
-    traffic_bytes,
 )
 from fedjax_comp.wire.codes import rans
 from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
@@ -47,34 +43,10 @@ def test_sums_beyond_32_bits_are_exact():
     most = jnp.uint32(2**32 - 1)
     bits = add_bits(Bits(2**40 + 1, (most,)), Bits(1), Bits(0, (most, most)))
     assert message_bits(bits) == 2**40 + 2 + 3 * (2**32 - 1)
-    stacked = Bits(2**40 + 1, (jnp.full((5, 3), most), jnp.full((5, 3), most)))
-    traffic = Traffic(stacked, jnp.ones((5, 3), bool))
-    each = 2**40 + 1 + 2 * (2**32 - 1)
-    assert traffic_bits(traffic) == 15 * each
-    assert traffic_bytes(traffic) == 15 * -(-each // 8)
-
-
-@pytest.mark.parametrize("shape", [(4,), (3, 4)])
-def test_only_spoken_messages_cost_and_each_is_rounded_up(shape):
-    rng = np.random.default_rng(0)
-    spoke = rng.random(shape) < 0.5
-    first, second = rng.integers(0, 50, (2, *shape)).astype(np.uint32)
-    traffic = Traffic(Bits(3, (jnp.asarray(first), jnp.asarray(second))), spoke)
-    expected = [
-        3 + int(a) + int(b)
-        for a, b, s in zip(first.flat, second.flat, spoke.flat, strict=True)
-        if s
-    ]
-    assert traffic_bits(traffic) == sum(expected)
-    assert traffic_bytes(traffic) == sum(-(-bits // 8) for bits in expected)
-    assert num_messages(traffic) == len(expected)
-    static = Traffic(Bits(9), spoke)
-    assert traffic_bytes(static) == 2 * len(expected)
-    assert isinstance(traffic_bytes(static), int)
 
 
 def test_one_message_is_not_a_cohort():
-    with pytest.raises(ValueError, match="use traffic_bits"):
+    with pytest.raises(ValueError, match=r"wire\.traffic"):
         message_bits(Bits(1, (jnp.zeros(3, jnp.uint32),)))
 
 

@@ -30,6 +30,7 @@ from fedjax_comp.base import (
     fold_context,
     make_context,
 )
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.codes.fixed_width import length_in_jit
 from fedjax_comp.wire.fields import Symbols, is_field, keep_prefix
 
@@ -187,9 +188,9 @@ def example_link(
             return LinkState((), ())
         x = jax.ShapeDtypeStruct(cache.input_shape, jnp.float32)
         sender = memoryless(quantizer, x).sender
-        context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+        context = jax.eval_shape(lambda: make_context(make_key(0), 0))
         payload, _ = jax.eval_shape(quantizer.encode, context, x, sender)
-        words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+        words = jax.eval_shape(lambda: jax.random.key_data(make_key(0))).shape
         room, nothing = cache.capacity, jnp.zeros((), jnp.int32)
         store = Store(
             rows=tuple(

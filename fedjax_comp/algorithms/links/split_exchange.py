@@ -22,20 +22,17 @@ from fedjax_comp.base import (
     Bits,
     Compressor,
     Context,
+    Ends,
     LinkState,
     Messages,
     PyTree,
+    Traffic,
     fold_context,
 )
 from fedjax_comp.models.split import Part, SplitTask, params_of
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.fields import Symbols, keep_prefix
-
-UPLINK = ("activations", "output_gradients")
-"""What a client may send of a batch; the second only where labels stay with it."""
-
-DOWNLINK = ("gradients", "outputs")
-"""What a client may be sent of a batch."""
+from fedjax_comp.wire.traffic import to_client, to_server
 
 
 class Batch(NamedTuple):
@@ -65,15 +62,31 @@ class Places(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """One message.
+    """One message; `spoke` is left to whoever knows.
 
     Attributes:
       bits: its length.
-      message: as it was sent; `spoke` is left to whoever knows.
+      message: as it was sent.
     """
 
     bits: Bits
     message: Messages
+
+    def traffic(self, spoke: jax.Array) -> Traffic:
+        """What several of them cost, in one row: leaves `[...]` as in `spoke`."""
+        like = spoke.shape
+        return Traffic(
+            Bits(self.bits.fixed, tuple(v.reshape(-1) for v in self.bits.variable)),
+            spoke.reshape(-1),
+            Ends(*(jnp.broadcast_to(x, like).reshape(-1) for x in self.message.ends)),
+        )
+
+    def messages(self, spoke: jax.Array) -> Messages:
+        """Several of them in one row, for an audit."""
+        axes = spoke.ndim
+        return jax.tree.map(
+            lambda x: x.reshape(-1, *x.shape[axes:]), self.message._replace(spoke=spoke)
+        )
 
 
 class Exchange(NamedTuple):
@@ -220,15 +233,16 @@ def keep(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     return jnp.where(shown, leaf, jnp.zeros((), leaf.dtype))
 
 
-def send(link: Compressor, context: Context, tree: PyTree) -> tuple[PyTree, Sent]:
+def send(
+    link: Compressor, context: Context, tree: PyTree, ends: Ends
+) -> tuple[PyTree, Sent]:
     """What is decoded of a tree at the other end, and the message it travelled in."""
     state = memoryless(link, tree)
     payload, _ = link.encode(context, tree, state.sender)
     decoded, _ = link.decode(context, payload, state.receiver)
     spoke = jnp.asarray(True)
-    return decoded, Sent(
-        num_bits(payload), Messages(context, payload, state.receiver, spoke)
-    )
+    message = Messages(context, payload, state.receiver, spoke, ends, decoded)
+    return decoded, Sent(num_bits(payload), message)
 
 
 def exchange(
@@ -236,6 +250,7 @@ def exchange(
     uplink: Compressor,
     downlink: Compressor,
     context: Context,
+    client_id: jax.Array,
     params: Places,
     batch: Batch,
 ) -> Exchange:
@@ -250,6 +265,7 @@ def exchange(
       uplink: of what the client sends, without memory.
       downlink: of what it is sent, without memory.
       context: of the batch; each message has its own part of it.
+      client_id: whose batch it is, int32 scalar.
       params: the parts' parameters.
       batch: from `front`.
 
@@ -257,7 +273,7 @@ def exchange(
       The loss, the gradients and the messages.
     """
     run = _exchange_vanilla if len(task.parts) == 2 else _exchange_u_shaped
-    return run(task, uplink, downlink, context, params, batch)
+    return run(task, uplink, downlink, context, client_id, params, batch)
 
 
 def _exchange_vanilla(
@@ -265,6 +281,7 @@ def _exchange_vanilla(
     uplink: Compressor,
     downlink: Compressor,
     context: Context,
+    client_id: jax.Array,
     params: Places,
     batch: Batch,
 ) -> Exchange:
@@ -273,7 +290,10 @@ def _exchange_vanilla(
     count = jnp.sum(batch.mask, dtype=jnp.uint32)
     link = with_labels(uplink, num_classes=task.num_classes)
     received, sent_up = send(
-        link, fold_context(context, 0), Labelled(hidden, batch.y, count)
+        link,
+        fold_context(context, 0),
+        Labelled(hidden, batch.y, count),
+        to_server(client_id),
     )
     known = jnp.arange(batch.mask.shape[0], dtype=jnp.uint32) < received.num_examples
 
@@ -283,7 +303,9 @@ def _exchange_vanilla(
     loss, (of_top, of_hidden) = jax.value_and_grad(loss_of, argnums=(0, 1))(
         params.server, received.activations
     )
-    returned, sent_down = send(downlink, fold_context(context, 1), of_hidden)
+    returned, sent_down = send(
+        downlink, fold_context(context, 1), of_hidden, to_client(client_id)
+    )
     gradients = Places((pull(returned)[0],), of_top)
     return Exchange(loss, gradients, {"activations": sent_up, "gradients": sent_down})
 
@@ -293,6 +315,7 @@ def _exchange_u_shaped(
     uplink: Compressor,
     downlink: Compressor,
     context: Context,
+    client_id: jax.Array,
     params: Places,
     batch: Batch,
 ) -> Exchange:
@@ -300,9 +323,10 @@ def _exchange_u_shaped(
     of_client = params.client
     hidden, pull = _forward(bottom, of_client[0], batch.x, batch.mask)
     sent: dict[str, Sent] = {}
-    received, sent["activations"] = send(uplink, fold_context(context, 0), hidden)
+    up, down = to_server(client_id), to_client(client_id)
+    received, sent["activations"] = send(uplink, fold_context(context, 0), hidden, up)
     outputs, pull_middle = jax.vjp(middle.apply, params.server, received)
-    heard, sent["outputs"] = send(downlink, fold_context(context, 2), outputs)
+    heard, sent["outputs"] = send(downlink, fold_context(context, 2), outputs, down)
 
     def loss_of(params: PyTree, outputs: jax.Array) -> jax.Array:
         return task.loss(tail.apply(params, outputs), batch.y, batch.mask)
@@ -311,10 +335,12 @@ def _exchange_u_shaped(
         of_client[1], heard
     )
     answered, sent["output_gradients"] = send(
-        uplink, fold_context(context, 3), of_outputs
+        uplink, fold_context(context, 3), of_outputs, up
     )
     of_middle, of_hidden = pull_middle(answered)
-    returned, sent["gradients"] = send(downlink, fold_context(context, 1), of_hidden)
+    returned, sent["gradients"] = send(
+        downlink, fold_context(context, 1), of_hidden, down
+    )
     return Exchange(loss, Places((pull(returned)[0], of_tail), of_middle), sent)
 
 
@@ -328,25 +354,3 @@ def _forward(
 def finite(outcome: Exchange) -> jax.Array:
     """Whether the batch may be learnt from."""
     return trees.all_finite((outcome.loss, outcome.gradients))
-
-
-def message_lengths(bits: Bits, like: jax.Array) -> jax.Array:
-    """The lengths in bits of several messages, uint32, one after another.
-
-    Args:
-      bits: of these messages; its arrays have the shape of `like`.
-      like: an array with an entry for each message.
-
-    Raises:
-      ValueError: for messages of 2**32 bits or more.
-
-    >>> message_lengths(Bits(8, (jnp.array([1, 2]),)), jnp.zeros(2)).tolist()
-    [9, 10]
-    """
-    if bits.fixed >= 1 << 32:
-        raise ValueError(
-            f"Expected messages of fewer than 2**32 bits, got {bits.fixed}: take "
-            "smaller batches or another cut."
-        )
-    fixed = jnp.full(like.size, bits.fixed, jnp.uint32)
-    return sum((v.astype(jnp.uint32).ravel() for v in bits.variable), start=fixed)

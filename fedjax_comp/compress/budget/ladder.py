@@ -24,6 +24,7 @@ from fedjax_comp.base import (
     fold_context,
     make_context,
 )
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.bitstream import BitReader, BitWriter
 from fedjax_comp.wire.codes.fixed_width import bit_width
@@ -194,7 +195,7 @@ def rung_bits(rungs: tuple[Compressor, ...], like: PyTree) -> tuple[int, ...]:
 
         def length(tree: PyTree, rung: Compressor = rung) -> Bits:
             state = rung.init(tree)
-            context = make_context(jax.random.key(0), 0)
+            context = make_context(make_key(0), 0)
             return num_bits(rung.encode(context, tree, state.sender)[0])
 
         bits = jax.eval_shape(length, like)

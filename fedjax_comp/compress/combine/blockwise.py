@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, PyTree, fold_context, make_context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.fields import Coded, IndexSet, fields
 
 
@@ -41,9 +42,7 @@ def _require_fixed_shape(compressor: Compressor, size: int) -> None:
             "it, e.g. error_feedback(blocks(256, sign()))."
         )
     payload = jax.eval_shape(
-        lambda x: compressor.encode(
-            make_context(jax.random.key(0), 0), x, state.sender
-        )[0],
+        lambda x: compressor.encode(make_context(make_key(0), 0), x, state.sender)[0],
         like,
     )
     for field in fields(payload):

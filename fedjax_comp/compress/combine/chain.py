@@ -13,6 +13,7 @@ from fedjax_comp.base import (
     fold_context,
     make_context,
 )
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.fields import is_field
 
 
@@ -86,7 +87,7 @@ def chain(*stages: Compressor) -> Compressor:
         checks.compressor(f"stage {i} of chain", stage)
 
     def init(like: PyTree) -> LinkState:
-        context = jax.eval_shape(lambda: make_context(jax.random.key(0), 0))
+        context = jax.eval_shape(lambda: make_context(make_key(0), 0))
         states: list[LinkState] = []
         for i, stage in enumerate(stages):
             states.append(stage.init(like))

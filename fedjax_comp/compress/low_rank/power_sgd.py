@@ -26,6 +26,7 @@ from fedjax_comp.compress.low_rank.factors import (
     product,
 )
 from fedjax_comp.compress.low_rank.singular import Factors, matmul
+from fedjax_comp.keys import make_key
 from fedjax_comp.wire.fields import is_field
 
 
@@ -92,7 +93,7 @@ def power_sgd(rank: int) -> Compressor:
     def init(like: PyTree) -> LinkState:
         require_open("power_sgd", like, accepts)
         leaves = jax.tree.leaves(like, is_leaf=is_field)
-        key = jax.random.key(0)
+        key = make_key(0)
         start = tuple(
             jax.random.normal(
                 jax.random.fold_in(key, i),

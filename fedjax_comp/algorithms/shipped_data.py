@@ -22,6 +22,7 @@ from fedjax_comp.base import (
 from fedjax_comp.data import FederatedData
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import from_bytes, to_bytes
+from fedjax_comp.wire.traffic import to_server
 
 
 class Shipment(NamedTuple):
@@ -115,11 +116,9 @@ def shipped_first(algorithm: Algorithm, bits: Sequence[int]) -> Algorithm:
     ) -> tuple[PyTree, PyTree, RoundInfo]:
         inner, clients, info = algorithm.round(key, server.inner, clients, cohort)
         speaks = (lengths > 0) & ~server.started
-        nobody = jnp.zeros_like(speaks)
-        info = info._replace(
-            uplink=Traffic(Bits(0, (lengths,)), speaks),
-            downlink=Traffic(Bits(0), nobody),
-        )
+        ends = to_server(jnp.arange(lengths.shape[0]))
+        shipped = Traffic(Bits(0, (lengths,)), speaks, ends)
+        info = info._replace(traffic={"examples": shipped})
         return _Started(inner, jnp.asarray(True)), clients, info
 
     return Algorithm(init, run_round, lambda server: algorithm.params(server.inner))

@@ -14,8 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.approximate_synchronous.regions import Links
-from fedjax_comp.base import Algorithm, Cohort, PyTree, RoundInfo
+from fedjax_comp.base import (
+    Algorithm,
+    Cohort,
+    Observed,
+    PyTree,
+    RoundInfo,
+    Traffic,
+)
+from fedjax_comp.network.regions import Links
 
 Phases = Callable[[jax.Array], jax.Array]
 """`(bits[N] of every centre's message) -> bits[P, N, N] on each link in each phase`."""
@@ -85,7 +92,7 @@ def tick(
     Returns:
       The clock after it, and by how many seconds the end of the last round is later.
 
-    >>> from experiments.approximate_synchronous.regions import lan
+    >>> from fedjax_comp.network.regions import lan
     >>> everywhere = 8e6 * (1 - jnp.eye(2))[None]
     >>> _, seconds = tick(
     ...     new_clock(2, 0),
@@ -178,7 +185,7 @@ def timed(
     """The same algorithm, observed on links.
 
     Args:
-      algorithm: its uplink has a message of each centre.
+      algorithm: each centre sends one message a round, to however many others.
       phases: how these get to the others.
       networks: the links to time it on, by name.
       num_centres: `N`.
@@ -200,21 +207,23 @@ def timed(
         key: jax.Array, state: Timed, clients: PyTree, cohort: Cohort
     ) -> tuple[Timed, PyTree, RoundInfo]:
         server, clients, info = algorithm.round(key, state.server, clients, cohort)
-        bits = message_bits(info, num_centres)
+        bits = message_bits(info.traffic, num_centres)
         loads = phases(bits)
-        waits = jnp.any(info.observed.get("waited_for", jnp.zeros(1, bool)))
+        waited_for = info.observed.get("waited_for")
+        waits = jnp.any(waited_for.value if waited_for else jnp.zeros(1, bool))
         observed = dict(info.observed)
         clocks = {}
         for name, links in networks.items():
-            clocks[name], observed[f"seconds_{name}"] = tick(
+            clocks[name], seconds = tick(
                 state.clocks[name],
                 links,
                 loads,
                 compute_seconds=jnp.float32(compute_seconds),
                 waits=waits,
             )
+            observed[f"seconds_{name}"] = Observed(seconds)
         of_links = jnp.ceil(loads.sum(axis=0) / 8).astype(jnp.uint32)
-        observed["link_bytes"] = of_links.sum(dtype=jnp.uint32)
+        observed["link_bytes"] = Observed(of_links.sum(dtype=jnp.uint32))
         so_far = state.link_bytes + of_links
         after = Timed(
             server,
@@ -227,13 +236,31 @@ def timed(
     return Algorithm(init, run_round, lambda state: algorithm.params(state.server))
 
 
-def message_bits(info: RoundInfo, num_centres: int) -> jax.Array:
-    """The length of each centre's message, float32 `[N]`, zero where it sent none."""
-    bits = info.uplink.bits
-    each = jnp.full(num_centres, bits.fixed, jnp.float32)
-    for part in bits.variable:
-        each = each + part[:num_centres].astype(jnp.float32)
-    return jnp.where(info.uplink.spoke[:num_centres], each, 0)
+def message_bits(traffic: Mapping[str, Traffic], num_centres: int) -> jax.Array:
+    """The length of each centre's message, float32 `[N]`, zero where it sent none.
+
+    What a centre sends to several others is the same message, and counts once here.
+
+    Args:
+      traffic: of a round whose clients are the centres.
+      num_centres: `N`.
+
+    >>> from fedjax_comp.base import Bits, Ends
+    >>> ends = Ends(jnp.array([1, 1, 0]), jnp.array([0, 2, 1]))
+    >>> spoke = jnp.array([True, True, False])
+    >>> one = Traffic(Bits(8, (jnp.array([2, 2, 4]),)), spoke, ends)
+    >>> message_bits({"updates": one}, 3).tolist()
+    [0.0, 10.0, 0.0]
+    """
+    longest = jnp.zeros(num_centres, jnp.float32)
+    for kind in traffic.values():
+        each = jnp.full(kind.spoke.shape, kind.bits.fixed, jnp.float32)
+        for part in kind.bits.variable:
+            each = each + part.astype(jnp.float32)
+        sender = kind.ends.sender
+        each = jnp.where(kind.spoke & (sender >= 0), each, 0)
+        longest = longest.at[jnp.maximum(sender, 0)].max(each)
+    return longest
 
 
 def total_link_bytes(state: Timed) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""What the server tells everybody: one message, encoded once and decoded by each."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp.base import (
+    EVERYONE,
+    Compressor,
+    Context,
+    LinkState,
+    Messages,
+    PyTree,
+    Traffic,
+)
+from fedjax_comp.wire.traffic import broadcast_traffic, to_client
+
+
+class Broadcast(NamedTuple):
+    """A broadcast that was made.
+
+    Attributes:
+      received: what every listener decodes of it.
+      link: the link's memory afterwards.
+      payload: what is sent.
+      context: what both ends know.
+      state: the receivers' memory before they decoded.
+    """
+
+    received: PyTree
+    link: LinkState
+    payload: PyTree
+    context: Context
+    state: PyTree
+
+    def traffic(self, heard: jax.Array, client: jax.Array | None = None) -> Traffic:
+        """What it costs; the arguments are those of `broadcast_traffic`."""
+        return broadcast_traffic(self.payload, heard, client)
+
+    def messages(self, spoke: jax.Array) -> Messages:
+        """The message for an audit, `[1]`, whoever heard it; `spoke` is a scalar."""
+        one = Messages(
+            context=self.context,
+            payload=self.payload,
+            receiver=self.state,
+            spoke=spoke,
+            ends=to_client(EVERYONE),
+            used=self.received,
+        )
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+
+
+def broadcast(
+    compressor: Compressor, context: Context, tree: PyTree, link: LinkState
+) -> Broadcast:
+    """Encodes what the server has to say, and decodes it as its listeners do.
+
+    Args:
+      compressor: of the downlink.
+      context: of the message.
+      tree: what is to be heard.
+      link: the memory of the downlink; all listeners have the same.
+
+    >>> from fedjax_comp.base import make_context
+    >>> from fedjax_comp.compress import identity
+    >>> from fedjax_comp.keys import make_key
+    >>> context = make_context(make_key(0), 0)
+    >>> link = identity().init(jnp.ones(2))
+    >>> said = broadcast(identity(), context, jnp.ones(2), link)
+    >>> said.received.tolist(), said.messages(jnp.array(True)).ends.receiver.tolist()
+    ([1.0, 1.0], [-2])
+    """
+    payload, sender = compressor.encode(context, tree, link.sender)
+    received, receiver = compressor.decode(context, payload, link.receiver)
+    return Broadcast(
+        received, LinkState(sender, receiver), payload, context, link.receiver
+    )
