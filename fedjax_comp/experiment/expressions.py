@@ -10,7 +10,7 @@ import optax
 
 from fedjax_comp import compress, data, execution, models, network
 from fedjax_comp.base import Compressor
-from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.expression import parse
 from fedjax_comp.wire import codes
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import flags
 
+from fedjax_comp.experiment.errors import UsageError
 
-class UsageError(ValueError):
-    """A mistake in the flags; the message is one line for the user."""
+__all__ = ["UsageError", "run_main", "use_host_cores"]
 
 
 def run_main(

@@ -17,6 +17,7 @@ from fedjax_comp.audit.entry import (
     parse_entry,
     sha256_hex,
 )
+from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.log import LogError, read_log
 from fedjax_comp.audit.note import split_notes
 from fedjax_comp.audit.recorder import (
@@ -82,7 +83,7 @@ def logged_run(path, *, signer=SIGNER, **options):
         Schedule(ROUNDS, eval_every=2, checkpoint_every=2),
         KEY,
         show_progress=False,
-        audit_key=signer,
+        hooks=[] if signer is None else [logged(signer)],
     )
     write_json(path / "summary.json", summary)
     return ledger, params

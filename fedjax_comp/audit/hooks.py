@@ -1,0 +1,94 @@
+"""What a run does about its messages: writes all to a log, audits some."""
+
+import sys
+from collections.abc import Mapping
+
+from fedjax_comp.audit.note import Signer
+from fedjax_comp.audit.recorder import SENDERS, Recorder, host_copy, with_senders
+from fedjax_comp.base import Compressor, PyTree
+from fedjax_comp.compress.audit import Audit, make_auditor
+from fedjax_comp.hooks import Hook, Live
+from fedjax_comp.training import Dispatch, TrainState
+
+
+def logged(signer: Signer) -> Hook:
+    """Keeps a tamper-evident log of every message in `DIR/audit`.
+
+    Args:
+      signer: the log's key.
+
+    Returns:
+      A hook for rounds one by one; the algorithm must keep its messages. A checkpoint
+      waits until the log is durable, so that none knows of a round that the log lost.
+    """
+    opened: list[Recorder] = []
+    model: list[PyTree] = [None]
+
+    def begin(live: Live, state: TrainState) -> TrainState:
+        opened[:] = [live.exits.enter_context(Recorder(live.directory.path, signer))]
+        opened[0].resume(live.ledger.rounds)
+        return state
+
+    def before(live: Live, state: TrainState) -> TrainState:
+        # Copied, because the dispatch takes the state's memory.
+        model[0] = host_copy(live.problem.algorithm.params(state.server))
+        return state
+
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state
+        senders = dispatch.infos.observed[SENDERS][0]
+        opened[0].record(live.ledger.rounds, model[0], senders, dispatch.messages)
+
+    def checkpoint(live: Live, state: TrainState) -> None:
+        del live, state
+        opened[0].flush()
+
+    def finish(live: Live, params: PyTree) -> None:
+        opened[0].finish(live.ledger.rounds, params)
+
+    return Hook(
+        wrap=with_senders,
+        begin=begin,
+        before=before,
+        after=after,
+        checkpoint=checkpoint,
+        finish=finish,
+        every=1,
+    )
+
+
+def audited(links: Mapping[str, Compressor], every: int) -> Hook:
+    """Audits the messages of every so many rounds, and counts them in the ledger.
+
+    Args:
+      links: direction to the compressor of its messages.
+      every: period in rounds; the last round is audited too. 0 audits nothing.
+
+    Returns:
+      A hook that raises `ValueError` where there are no messages to audit.
+    """
+    if not every:
+        return Hook()
+    auditors = {name: make_auditor(link) for name, link in links.items()}
+
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state
+        if not live.is_due(every):
+            return
+        if not dispatch.messages:
+            raise ValueError(
+                "--audit_every needs an algorithm that keeps its messages: make it "
+                "with keep_messages=True."
+            )
+        ledger = live.ledger
+        for name, sent in dispatch.messages.items():
+            audit: Audit = auditors[name](sent)
+            ledger.audited_messages += audit.audited
+            ledger.audit_failures += len(audit.failures)
+            for failure in audit.failures:
+                print(
+                    f"audit of round {ledger.rounds}, {name}: {failure}",
+                    file=sys.stderr,
+                )
+
+    return Hook(after=after, every=every)
