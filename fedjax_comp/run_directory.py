@@ -174,24 +174,30 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def check_format(path: Path, found: object, expected: int) -> None:
+def check_format(
+    path: Path,
+    found: object,
+    expected: int,
+    *,
+    way_out: str = "choose another --workdir",
+) -> None:
     """Refuses what is of another format.
 
     Args:
       path: of the file or directory that is read.
       found: the number that it carries; None where it carries none.
       expected: the number of the only format that is read.
+      way_out: what the user can do.
 
     Raises:
-      RunDirectoryError: when they differ, with the way out.
+      RunDirectoryError: when they differ.
 
     >>> check_format(Path("runs/a/config.json"), 1, 1)
     """
     if found != expected or isinstance(found, bool):
-        has = "no format number" if found is None else f"format {found!r}"
+        has = "none" if found is None else repr(found)
         raise RunDirectoryError(
-            f"{path} has {has}, and this version reads format {expected}: choose "
-            "another --workdir."
+            f"Expected format {expected} in {path}, got {has}: {way_out}."
         )
 
 

@@ -22,6 +22,7 @@ from fedjax_comp.network.codec_cost import (
     read_or_measure,
 )
 from fedjax_comp.network.devices import NOTHING, Cost, Device, training_flops
+from fedjax_comp.network.links import Link
 from fedjax_comp.network.setting import Codec, Setting
 from fedjax_comp.network.simulate import simulate
 from fedjax_comp.problem import Problem
@@ -88,11 +89,38 @@ def build_setting(
     Raises:
       ValueError: for flags that cannot be meant.
     """
+    policy = _policy(values)
+    if policy is None:
+        return None
+    links, devices = _links_and_devices(values, num_clients)
+    train = NOTHING
+    if values.devices:
+        size = sum(x.size for x in jax.tree.leaves(params))
+        each = training_flops(size, 1, flops_per_example=values.training_flops)
+        train = Cost(each, 0.0)
+    return Setting(links, devices, policy, train, seed=values.seed)
+
+
+def check_conditions(values: flags.FlagValues) -> None:
+    """Builds links and devices that the flags name, for their mistakes.
+
+    Raises:
+      ValueError: for flags that cannot be meant.
+    """
+    if "network" not in values or _policy(values) is None:
+        return
+    if "num_clients" in values:
+        _links_and_devices(values, values.num_clients)
+
+
+def _policy(values: flags.FlagValues) -> Policy | None:
+    """What the server waits for; None where nothing is simulated."""
     if values.training_flops is not None and not values.devices:
         raise UsageError("--training_flops needs --devices that train.")
+    goal = values.report_goal if "report_goal" in values else None
     policy = Policy(
         float("inf") if values.deadline_seconds is None else values.deadline_seconds,
-        values.report_goal,
+        goal,
     )
     if not values.network and not values.devices:
         if policy != Policy():
@@ -102,20 +130,20 @@ def build_setting(
             )
         return None
     try:
-        check_policy(policy)
+        return check_policy(policy)
     except ValueError as error:
         raise UsageError(f"--deadline_seconds, --report_goal: {error}") from None
-    network = build("network", values.network or "constant(1e9, latency_seconds=0)")
+
+
+def _links_and_devices(
+    values: flags.FlagValues, num_clients: int
+) -> tuple[Sequence[Link], Sequence[Device]]:
     raw_dir = raw_directory(values)
+    network = build("network", values.network or "constant(1e9, latency_seconds=0)")
     links = network(num_clients, values.seed, raw_dir)
-    devices: Sequence[Device] = [IDEAL] * num_clients
-    train = NOTHING
-    if values.devices:
-        devices = build("devices", values.devices)(num_clients, values.seed, raw_dir)
-        size = sum(x.size for x in jax.tree.leaves(params))
-        each = training_flops(size, 1, flops_per_example=values.training_flops)
-        train = Cost(each, 0.0)
-    return Setting(links, devices, policy, train, seed=values.seed)
+    if not values.devices:
+        return links, [IDEAL] * num_clients
+    return links, build("devices", values.devices)(num_clients, values.seed, raw_dir)
 
 
 def raw_directory(values: flags.FlagValues) -> Path | None:
