@@ -35,6 +35,7 @@ def define_run() -> flags.FlagValues:
     values = common_flags(**DEFAULTS)
     # The method has its own links, and a round is one step of the server's optimizer.
     without(values, "uplink", "client_optimizer")
+    values["audit_every"].help = "Rounds between audits (0: none); not of shipped(...)."
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     text("method", "", "What is sent, as an expression.", flag_values=values)
     whole(
