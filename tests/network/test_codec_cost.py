@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from fedjax_comp.compress import sign, top_k
+from fedjax_comp.compress import chain, entropy_coded, qsgd, sign, top_k
 from fedjax_comp.hooks import Live
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.codec_cost import (
@@ -44,4 +44,4 @@ def test_costs_of_another_format_are_refused(tmp_path, number):
 
 def test_bytes_are_known_from_shapes_alone_or_not_at_all():
     assert fixed_bytes(sign(), MODEL) == 64 // 8 + 4
-    assert fixed_bytes(top_k(0.5), {"w": jnp.ones(64, jnp.int32)}) is None
+    assert fixed_bytes(chain(qsgd(4), entropy_coded()), MODEL) is None
