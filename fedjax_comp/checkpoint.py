@@ -1,7 +1,8 @@
 """Checkpoints of a run by orbax: all state and the ledger in one atomic directory.
 
 A checkpoint is a directory that orbax writes under another name and renames when it is
-whole, so a run killed at any moment finds the last whole one.
+whole, so a run killed at any moment finds the last whole one. Its ledger carries the
+number of the format, `FORMAT`; one of another format is refused.
 """
 
 import dataclasses
@@ -15,7 +16,36 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from fedjax_comp.base import PyTree
+from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.metrics import Ledger
+from fedjax_comp.run_directory import check_format
+from fedjax_comp.training import TrainState
+
+FORMAT = 1
+"""Of checkpoints; raised whenever an older one could not be resumed."""
+
+
+def saved() -> Hook:
+    """Resumes a run from its last checkpoint, and saves the next ones.
+
+    It stands first: what it restores is there for all others to begin with, and what
+    they have put into the ledger is there when it saves (`fedjax_comp.hooks`).
+    """
+    opened: list[Checkpoints] = []
+
+    def begin(live: Live, state: TrainState) -> TrainState:
+        folder = live.directory.path / "checkpoints"
+        opened[:] = [live.exits.enter_context(Checkpoints(folder))]
+        restored = opened[0].restore(state)
+        if restored is None:
+            return state
+        state, live.ledger = restored
+        return state
+
+    def checkpoint(live: Live, state: TrainState) -> None:
+        opened[0].save(state, live.ledger)
+
+    return Hook(begin=begin, checkpoint=checkpoint)
 
 
 class Checkpoints:
@@ -28,6 +58,7 @@ class Checkpoints:
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
+        self._directory = directory
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
             options=ocp.CheckpointManagerOptions(
@@ -47,7 +78,9 @@ class Checkpoints:
             ledger.rounds,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_to_arrays(state)),
-                ledger=ocp.args.JsonSave(dataclasses.asdict(ledger)),
+                ledger=ocp.args.JsonSave(
+                    {"format": FORMAT, **dataclasses.asdict(ledger)}
+                ),
             ),
         )
 
@@ -59,18 +92,25 @@ class Checkpoints:
 
         Returns:
           The state and its ledger, or None when there is no checkpoint.
+
+        Raises:
+          RunDirectoryError: for a checkpoint of another format.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
+        # Before the state is read: that of another format has other leaves.
+        kept: dict[str, Any] = self._manager.restore(
+            step, args=ocp.args.Composite(ledger=ocp.args.JsonRestore())
+        ).ledger
+        check_format(self._directory / str(step), kept.pop("format", None), FORMAT)
         restored: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_to_arrays(template)),
-                ledger=ocp.args.JsonRestore(),
+                state=ocp.args.StandardRestore(_to_arrays(template))
             ),
         )
-        return _from_arrays(restored.state, template), Ledger(**restored.ledger)
+        return _from_arrays(restored.state, template), Ledger(**kept)
 
 
 def _to_arrays(state: PyTree) -> dict[str, np.ndarray]:

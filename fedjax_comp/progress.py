@@ -8,10 +8,34 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from fedjax_comp.metrics import Ledger
+from fedjax_comp.hooks import Hook, Live
+from fedjax_comp.metrics import Ledger, Row
 from fedjax_comp.report.units import format_bytes
+from fedjax_comp.training import Dispatch, TrainState
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def shown() -> Hook:
+    """Shows the progress of a run on standard error."""
+    bars: list[Progress] = []
+
+    def begin(live: Live, state: TrainState) -> TrainState:
+        bar = Progress(live.schedule.num_rounds, live.ledger)
+        bars[:] = [live.exits.enter_context(bar)]
+        return state
+
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state, dispatch
+        # The last round is shown once, with its accuracy.
+        if live.ledger.rounds < live.schedule.num_rounds:
+            bars[0].update(live.ledger)
+
+    def row(live: Live, row: Row) -> None:
+        if row["round"]:
+            bars[0].update(live.ledger)
+
+    return Hook(begin=begin, after=after, row=row)
 
 
 class Progress:
@@ -20,14 +44,13 @@ class Progress:
     Args:
       num_rounds: rounds in all.
       ledger: the ledger at the start.
-      enabled: False shows nothing.
     """
 
-    def __init__(self, num_rounds: int, ledger: Ledger, *, enabled: bool) -> None:
-        self._num_rounds, self._enabled = num_rounds, enabled
+    def __init__(self, num_rounds: int, ledger: Ledger) -> None:
+        self._num_rounds = num_rounds
         self._started, self._last_line = time.perf_counter(), 0.0
         self._rounds_before, self._steps_before = ledger.rounds, ledger.client_steps
-        self._on_terminal = enabled and sys.stderr.isatty()
+        self._on_terminal = sys.stderr.isatty()
         self._bar = RichProgress(
             TextColumn("round"),
             MofNCompleteColumn(),
@@ -50,8 +73,6 @@ class Progress:
 
     def update(self, ledger: Ledger) -> None:
         """Shows the ledger as it is now."""
-        if not self._enabled:
-            return
         if self._on_terminal:
             self._bar.update(
                 self._task, completed=ledger.rounds, status=self._status(ledger)

@@ -7,6 +7,7 @@
 
 Every file is written under another name and renamed, so a reader or a killed run never
 sees half of one (`metrics.jsonl` grows by whole lines and is rewritten on resuming).
+JSON files carry the number of their format, `FORMAT`; one of another is refused.
 """
 
 import importlib.metadata
@@ -25,6 +26,9 @@ SPEED_ONLY_FLAGS = frozenset(
     {"workdir", "data_dir", "raw_dir", "progress", "audit_key"}
 )
 """Flags that say where things lie or how they are shown, not what a run is."""
+
+FORMAT = 1
+"""Of JSON files; raised whenever an older one would be misread."""
 
 Json = dict[str, Any]
 
@@ -57,39 +61,29 @@ class RunDirectory(NamedTuple):
         return self.path / "figures"
 
 
-def open_run(
+def find_run(
     workdir: str | Path, experiment: str, flags: Mapping[str, Any]
 ) -> RunDirectory:
-    """Opens a directory for a run, new or to be resumed.
+    """Looks into a directory for a run, new or to be resumed, and writes nothing.
 
     Args:
-      workdir: the directory; made when it does not exist.
+      workdir: the directory; it need not exist.
       experiment: the experiment's name.
       flags: every flag of the run, JSON-able values.
 
     Returns:
-      The directory, with `finished` set when there is nothing left to do.
+      The directory, with `finished` set when there is nothing left to do. Before
+      anything is written to it, `begin_run` must have been called.
 
     Raises:
-      RunDirectoryError: when it cannot be written, or holds a run of another
-        experiment or with other flags (named in the message).
+      RunDirectoryError: when it holds a run of another experiment, with other flags
+        (named in the message) or of another format.
     """
     path = Path(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise RunDirectoryError(
-            f"--workdir={workdir} cannot be written: {error.strerror or error}."
-        ) from error
-    config_path = path / "config.json"
+    config_path, summary_path = path / "config.json", path / "summary.json"
     if not config_path.exists():
-        config = _describe(experiment, flags)
-        write_json(config_path, config)
-        return RunDirectory(path, config, None)
-    config = _read_json(config_path)
+        return RunDirectory(path, _describe(experiment, flags), None)
+    config = read_json(config_path)
     if config.get("experiment") != experiment:
         raise RunDirectoryError(
             f"--workdir={workdir} holds a run of experiment "
@@ -101,9 +95,49 @@ def open_run(
             f"--workdir={workdir} holds a run with other flags ({'; '.join(differing)})"
             "; choose another one or use the same flags."
         )
-    summary_path = path / "summary.json"
-    finished = _read_json(summary_path) if summary_path.exists() else None
+    finished = read_json(summary_path) if summary_path.exists() else None
     return RunDirectory(path, config, finished)
+
+
+def begin_run(directory: RunDirectory) -> None:
+    """Makes a directory that `find_run` found, with its `config.json`.
+
+    Raises:
+      RunDirectoryError: when it cannot be written.
+    """
+    path = directory.path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunDirectoryError(
+            f"--workdir={path} cannot be written: {error.strerror or error}."
+        ) from error
+    if not (path / "config.json").exists():
+        write_json(path / "config.json", directory.config)
+
+
+def open_run(
+    workdir: str | Path, experiment: str, flags: Mapping[str, Any]
+) -> RunDirectory:
+    """`find_run`, then `begin_run`: for what has been built already.
+
+    Args:
+      workdir: the directory; made when it does not exist.
+      experiment: the experiment's name.
+      flags: every flag of the run, JSON-able values.
+
+    Returns:
+      The directory, with `finished` set when there is nothing left to do.
+
+    Raises:
+      RunDirectoryError: as those.
+    """
+    directory = find_run(workdir, experiment, flags)
+    begin_run(directory)
+    return directory
 
 
 def write_rows(directory: RunDirectory, rows: Iterable[Row]) -> None:
@@ -119,8 +153,52 @@ def append_row(directory: RunDirectory, row: Row) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Writes JSON, either wholly or not at all."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+    """Writes JSON with the number of its format, either wholly or not at all."""
+    numbered = {"format": FORMAT, **value}
+    write_text(path, json.dumps(numbered, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: Path) -> Json:
+    """What `write_json` has written, without the number of its format.
+
+    Raises:
+      RunDirectoryError: when it cannot be read or is of another format.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{path} does not hold a JSON object.")
+    check_format(path, value.pop("format", None), FORMAT)
+    return value
+
+
+def check_format(
+    path: Path,
+    found: object,
+    expected: int,
+    *,
+    way_out: str = "choose another --workdir",
+) -> None:
+    """Refuses what is of another format.
+
+    Args:
+      path: of the file or directory that is read.
+      found: the number that it carries; None where it carries none.
+      expected: the number of the only format that is read.
+      way_out: what the user can do.
+
+    Raises:
+      RunDirectoryError: when they differ.
+
+    >>> check_format(Path("runs/a/config.json"), 1, 1)
+    """
+    if found != expected or isinstance(found, bool):
+        has = "none" if found is None else repr(found)
+        raise RunDirectoryError(
+            f"Expected format {expected} in {path}, got {has}: {way_out}."
+        )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -160,16 +238,6 @@ def _differing(old: Json, new: Json) -> list[str]:
         for name in names
         if old.get(name) != new.get(name)
     ]
-
-
-def _read_json(path: Path) -> Json:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path} does not hold a JSON object.")
-    return value
 
 
 def _git_commit() -> str | None:

@@ -7,8 +7,11 @@ the state of a run and need the code that made it.
 """
 
 import dataclasses
+import importlib
+import inspect
 import json
 import os
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,29 +21,37 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import serialization
 
+from fedjax_comp import models
 from fedjax_comp.base import PyTree
-from fedjax_comp.models.cnn import CNN
-from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
-from fedjax_comp.models.factorized import Compact, Factorized
-from fedjax_comp.models.fedpara import FedParaMLP
-from fedjax_comp.models.linear import Linear
-from fedjax_comp.models.lstm import CharLSTM
-from fedjax_comp.models.mlp import MLP
-from fedjax_comp.models.resnet import ResNet
-from fedjax_comp.models.vgg import VGG
-from fedjax_comp.run_directory import Json, write_json
+from fedjax_comp.models import convolution
+from fedjax_comp.models.factorized import Compact
+from fedjax_comp.run_directory import Json, check_format, write_json
 
 FORMAT = 1
 ARCHITECTURE, PARAMETERS = "architecture.json", "params.msgpack"
 
-MODULES: Mapping[str, type[nn.Module]] = {
-    made.__name__: made
-    for made in (CNN, CharLSTM, Factorized, FedParaMLP, Linear, MLP, ResNet, VGG)
-}
-"""The modules that a file may name."""
 
-FUNCTIONS = {made.__name__: made for made in (conv_direct, conv_lax, conv_patches)}
-"""The ways of convolving that it may name."""
+def _modules() -> dict[str, type[nn.Module]]:
+    """Every public flax module written below `models/`, by name."""
+    found: dict[str, type[nn.Module]] = {}
+    for info in pkgutil.iter_modules(models.__path__, f"{models.__name__}."):
+        written_in = importlib.import_module(info.name)
+        for name, made in vars(written_in).items():
+            own = getattr(made, "__module__", None) == info.name
+            if own and inspect.isclass(made) and issubclass(made, nn.Module):
+                found[name] = made
+    return {name: found[name] for name in sorted(found) if not name.startswith("_")}
+
+
+MODULES: Mapping[str, type[nn.Module]] = _modules()
+"""The modules that a file may name, found where they are written."""
+
+FUNCTIONS = {
+    name: made
+    for name, made in inspect.getmembers(convolution, inspect.isfunction)
+    if name.startswith("conv_") and made.__module__ == convolution.__name__
+}
+"""The ways of convolving that it may name: each `conv_...` of `models.convolution`."""
 
 
 def describe(module: nn.Module) -> Json:
@@ -139,8 +150,10 @@ def load_model(directory: Path) -> Compact:
             f"Expected a model in {directory}: {Path(error.filename).name} is missing."
         ) from error
     architecture = json.loads(text)
-    if not isinstance(architecture, dict) or architecture.get("format") != FORMAT:
-        raise ValueError(f"Expected format {FORMAT} in {directory / ARCHITECTURE}.")
+    number = architecture.get("format") if isinstance(architecture, dict) else None
+    check_format(
+        directory / ARCHITECTURE, number, FORMAT, way_out="save the model again"
+    )
     params = serialization.msgpack_restore(data)
     return Compact(build_module(architecture), jax.tree.map(jnp.asarray, params))
 

@@ -116,7 +116,13 @@ def test_params_sha256_is_of_the_leaves_in_path_order():
 def test_another_configuration_is_refused(tmp_path, flag):
     command = [sys.executable, "-m", "experiments.fed_avg", f"--workdir={tmp_path}"]
     (tmp_path / "config.json").write_text(
-        json.dumps({"experiment": "fed_avg", "flags": {"seed": 0, "uplink": "x"}})
+        json.dumps(
+            {
+                "format": 1,
+                "experiment": "fed_avg",
+                "flags": {"seed": 0, "uplink": "x"},
+            }
+        )
     )
     done = subprocess.run(
         [*command, flag], cwd=ROOT, capture_output=True, text=True, check=False

@@ -7,6 +7,8 @@ import pytest
 from fedjax_comp.run_directory import (
     RunDirectoryError,
     append_row,
+    begin_run,
+    find_run,
     open_run,
     write_json,
     write_rows,
@@ -64,3 +66,29 @@ def test_rows_are_whole_lines(tmp_path):
     assert [json.loads(line)["round"] for line in lines] == [0, 1]
     write_rows(directory, [{"round": 0}])
     assert directory.metrics_path.read_text() == '{"round": 0}\n'
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("number", [None, 0, 2, "1", True])
+def test_another_format_is_refused_in_one_line(tmp_path, name, number):
+    directory = open_run(tmp_path, "fed_avg", FLAGS)
+    write_json(tmp_path / "summary.json", {"rounds": 5})
+    value = json.loads((tmp_path / name).read_text())
+    assert value["format"] == 1
+    del value["format"]
+    if number is not None:
+        value = {"format": number, **value}
+    (tmp_path / name).write_text(json.dumps(value))
+    with pytest.raises(RunDirectoryError) as error:
+        open_run(tmp_path, "fed_avg", FLAGS)
+    line = str(error.value)
+    assert str(directory.path / name) in line
+    assert f"got {'none' if number is None else repr(number)}" in line
+    assert "choose another --workdir" in line
+
+
+def test_finding_a_run_writes_nothing(tmp_path):
+    found = find_run(tmp_path / "run", "fed_avg", FLAGS)
+    assert not list(tmp_path.iterdir())
+    begin_run(found)
+    assert open_run(tmp_path / "run", "fed_avg", FLAGS) == found

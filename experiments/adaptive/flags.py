@@ -3,7 +3,7 @@
 from absl import flags
 
 from experiments.adaptive.methods import METHODS, RUNGS
-from fedjax_comp.experiment.flags import common_flags
+from fedjax_comp.experiment.flags import AUDITS, common_flags, without
 
 DEFAULTS: dict[str, object] = {
     "dataset": "digits",
@@ -43,7 +43,7 @@ QUICK = {
 
 def define_run() -> flags.FlagValues:
     """The flags of one run, not yet parsed."""
-    values = common_flags(**DEFAULTS)
+    values = without(common_flags(**DEFAULTS), *AUDITS, "uplink")
     flags.DEFINE_string("method", "fixed-1", "What sets budgets.", flag_values=values)
     _define_rungs(values)
     flags.DEFINE_string("costs", "", "File of the measured ladder.", flag_values=values)
@@ -61,7 +61,10 @@ def _define_rungs(values: flags.FlagValues) -> None:
 
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.adaptive`, not yet parsed."""
-    values = common_flags(**DEFAULTS)
+    # The experiment sets links, compressor and report goal itself.
+    values = without(
+        common_flags(**DEFAULTS), *AUDITS, "uplink", "network", "report_goal"
+    )
     flags.DEFINE_multi_string(
         "method",
         list(METHODS),

@@ -1,7 +1,6 @@
 """The ladder as measured on this machine: sizes, errors and costs; once, then read."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +11,11 @@ import numpy as np
 from experiments.adaptive.methods import LEAF_RUNGS, RUNGS
 from fedjax_comp.base import PyTree
 from fedjax_comp.compress.budget.ladder import rung_bits
-from fedjax_comp.experiment.conditions import codec_measures, host_device
+from fedjax_comp.network.codec_cost import codec_measures, host_device
 from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import Cost
 from fedjax_comp.network.setting import Codec
-from fedjax_comp.run_directory import Json, write_json
+from fedjax_comp.run_directory import Json, read_json
 from fedjax_comp.wire.codes.fixed_width import bit_width
 
 
@@ -33,7 +32,9 @@ class Measured(NamedTuple):
 
 
 def measured_ladder(path: Path, names: Sequence[str], params: PyTree) -> Json:
-    """What is measured of every rung: read when there, else measured and written.
+    """What is measured of every rung: read when there, else measured.
+
+    Writing it is left to the caller.
 
     Args:
       path: of the file.
@@ -41,8 +42,7 @@ def measured_ladder(path: Path, names: Sequence[str], params: PyTree) -> Json:
       params: the model, whose shapes travel.
     """
     if path.is_file():
-        read: Json = json.loads(path.read_text(encoding="utf-8"))
-        return read
+        return read_json(path)
     host = host_device()
     num_parameters = sum(x.size for x in jax.tree.leaves(params))
     rungs = []
@@ -57,13 +57,11 @@ def measured_ladder(path: Path, names: Sequence[str], params: PyTree) -> Json:
                 "decode": dataclasses.asdict(decode),
             }
         )
-    made: Json = {
+    return {
         "host": dataclasses.asdict(host),
         "num_parameters": num_parameters,
         "rungs": rungs,
     }
-    write_json(path, made)
-    return made
 
 
 def as_ladder(measured: Json, *, per_leaf: bool) -> Measured:

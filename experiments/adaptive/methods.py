@@ -54,18 +54,20 @@ class Method(NamedTuple):
     Attributes:
       make: `(ladder) -> Controller`, of the measured ladder.
       per_leaf: whether every leaf has a budget of its own.
-      wanted: share of the cohort that closes a round (over-selection); 1 is all.
+      report_share: share of the cohort that closes a round (over-selection); 1 is all.
     """
 
     make: Callable[[Ladder], Controller]
     per_leaf: bool = False
-    wanted: float = 1.0
+    report_share: float = 1.0
 
 
-def _fixed(name: str, wanted: float = 1.0) -> Method:
+def _fixed(name: str, report_share: float = 1.0) -> Method:
     rate = float(name.removesuffix("-trellis"))
     # A rung is a few bits of scale above its rate, and far from the next one.
-    return Method(lambda ladder: control.fixed(_bits(ladder, rate)), wanted=wanted)
+    return Method(
+        lambda ladder: control.fixed(_bits(ladder, rate)), report_share=report_share
+    )
 
 
 def _bits(ladder: Ladder, rate: float) -> float:

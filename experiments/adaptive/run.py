@@ -27,7 +27,7 @@ from experiments.adaptive.outcome import (
 )
 from experiments.adaptive.plot import draw_figures
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.experiment.conditions import build_setting, fixed_bytes, simulate
+from fedjax_comp.experiment.conditions import build_setting
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import read_rows
 from fedjax_comp.experiment.flags import apply_quick, as_dict
@@ -41,12 +41,16 @@ from fedjax_comp.experiment.problem import (
 )
 from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.metrics import Row
+from fedjax_comp.network.codec_cost import fixed_bytes
+from fedjax_comp.network.simulate import simulate
 from fedjax_comp.report import Claim, Run, Table, write_report
 from fedjax_comp.run import Problem
 from fedjax_comp.run import run as run_problem
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
+    begin_run,
+    find_run,
     open_run,
     write_json,
     write_text,
@@ -72,7 +76,7 @@ class Variant(NamedTuple):
     network: str
     seed: int
     costs: str
-    wanted: int | None
+    report_goal: int | None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -187,9 +191,6 @@ def check_flags(values: flags.FlagValues) -> None:
         raise UsageError("--rung: at least two are needed to choose from.")
     if values.target_accuracy is None:
         raise UsageError("--target_accuracy is what the methods are compared at.")
-    for name in ("network", "uplink"):
-        if values[name].present:
-            raise UsageError(f"--{name}: the experiment sets it itself.")
     build("client_optimizer", values.client_optimizer)
     build("devices", values.devices)
 
@@ -198,26 +199,24 @@ def run_one(
     name: str, method: str, condition: Condition, seed: int, values: flags.FlagValues
 ) -> Json:
     """One run, or its summary when it has finished before."""
-    share = METHODS[method].wanted
+    share = METHODS[method].report_share
     variant = Variant(
         name=name,
         method=method,
         network=condition.network,
         seed=seed,
         costs=str(Path(values.workdir) / COSTS),
-        wanted=None if share == 1 else max(1, round(share * values.cohort_size)),
+        report_goal=None if share == 1 else max(1, round(share * values.cohort_size)),
     )
     own = flags_of(variant, values, define_run())
     settings = as_dict(own)
     del settings["costs"]
-    directory = open_run(own.workdir, f"{NAME}.run", settings)
+    directory = find_run(own.workdir, f"{NAME}.run", settings)
     if directory.finished is not None:
         return directory.finished
     problem = build_problem(own)
-    measured = as_ladder(
-        measured_ladder(Path(own.costs), own.rung, problem.params),
-        per_leaf=METHODS[method].per_leaf,
-    )
+    costs = measured_ladder(Path(own.costs), own.rung, problem.params)
+    measured = as_ladder(costs, per_leaf=METHODS[method].per_leaf)
     setting = build_setting(own, problem.num_clients, problem.params)
     if setting is None:
         raise UsageError("--devices: the experiment needs devices.")
@@ -227,14 +226,18 @@ def run_one(
         controller=METHODS[method].make(measured.ladder),
         ladder=measured.ladder,
     )
+    schedule, clock = build_schedule(own), simulate(setting, problem)
     _, run_key = initial_key(own)
+    if not Path(own.costs).exists():
+        write_json(Path(own.costs), costs)
+    begin_run(directory)
     ledger, _, summary = run_problem(
         directory,
         problem,
-        build_schedule(own),
+        schedule,
         run_key,
+        hooks=[clock],
         show_progress=own.progress,
-        simulation=simulate(setting, problem),
     )
     result: Json = {
         "experiment": f"{NAME}.run",

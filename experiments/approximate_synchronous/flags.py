@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from fedjax_comp.experiment.flags import training_flags
+from fedjax_comp.experiment.flags import AUDITS, CONDITIONS, training_flags, without
 
 
 def define_run() -> flags.FlagValues:
@@ -14,8 +14,8 @@ def define_run() -> flags.FlagValues:
         eval_every=10,
         checkpoint_every=0,
     )
-    for name in ("uplink", "downlink", "num_rounds"):
-        delattr(values, name)
+    # A protocol has its own links; centres are timed on links between them.
+    without(values, "uplink", "downlink", "num_rounds", *AUDITS, *CONDITIONS)
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     text("dataset", "mnist", "Data set: mnist, digits, ...", flag_values=values)
     text("partition", "iid()", "How examples are split.", flag_values=values)
@@ -73,8 +73,7 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.approximate_synchronous`."""
     values = define_run()
-    for name in ("num_rounds", "protocol", "stop_at_target"):
-        delattr(values, name)
+    without(values, "num_rounds", "protocol", "stop_at_target")
     flags.DEFINE_multi_string(
         "protocol",
         list(PROTOCOLS),

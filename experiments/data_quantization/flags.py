@@ -3,7 +3,7 @@
 from absl import flags
 
 from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
-from fedjax_comp.experiment.flags import common_flags
+from fedjax_comp.experiment.flags import common_flags, without
 
 DEFAULTS = {
     "dataset": "mnist",
@@ -34,8 +34,8 @@ def define_run() -> flags.FlagValues:
     """All flags of one pipeline's own run, not yet parsed."""
     values = common_flags(**DEFAULTS)
     # The method has its own links, and a round is one step of the server's optimizer.
-    for name in ("uplink", "client_optimizer"):
-        delattr(values, name)
+    without(values, "uplink", "client_optimizer")
+    values["audit_every"].help = "Rounds between audits (0: none); not of shipped(...)."
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     text("method", "", "What is sent, as an expression.", flag_values=values)
     whole(
@@ -51,7 +51,7 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.data_quantization`, not yet parsed."""
     values = define_run()
-    del values.method
+    without(values, "method")
     flags.DEFINE_multi_string(
         "pipeline",
         list(PIPELINES),

@@ -16,6 +16,7 @@ from rich.table import Table as ConsoleTable
 from experiments.data_quantization.claims import add_comparisons, claims_of
 from experiments.data_quantization.flags import QUICK, define, define_run
 from experiments.data_quantization.methods import (
+    Shipped,
     Variant,
     build_method,
     parse_variants,
@@ -29,7 +30,7 @@ from experiments.data_quantization.plot import (
 from experiments.data_quantization.problem import build_problem, check
 from fedjax_comp.experiment.finish import execute, read_rows
 from fedjax_comp.experiment.flags import apply_quick, as_dict
-from fedjax_comp.experiment.main import run_main, use_host_cores
+from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
 from fedjax_comp.experiment.pipelines import attempt, flags_of
 from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.metrics import Row
@@ -82,6 +83,12 @@ def run(values: flags.FlagValues) -> Json:
     """Runs the pipelines one after another; `ValueError` for a mistake."""
     variants = parse_variants(values.pipeline)
     check(values)
+    shipped = [one.name for one in variants if _is_shipped(one)]
+    if values.audit_log and shipped:
+        raise UsageError(
+            f"--audit_log: {', '.join(shipped)} sends its data before the first round, "
+            "where there is no log; give the other --pipeline alone."
+        )
     settings = as_dict(values)
     del settings["pipeline"]  # further ones may be added to a directory
     directory = open_run(values.workdir, NAME, settings)
@@ -155,8 +162,14 @@ def run(values: flags.FlagValues) -> Json:
 def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, list[Row]]:
     """One pipeline's run, or its results when it has finished before."""
     own = flags_of(variant, values, define_run())
+    if _is_shipped(variant):
+        own["audit_every"].value = 0  # what is sent before the rounds is kept nowhere
     summary = execute(NAME, own, functools.partial(build_problem, own), run_claims)
     return summary, read_rows(Path(own.workdir))
+
+
+def _is_shipped(variant: Variant) -> bool:
+    return isinstance(build_method(variant.method), Shipped)
 
 
 def run_claims(summary: Json) -> list[Json]:

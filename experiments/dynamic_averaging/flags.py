@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from fedjax_comp.experiment.flags import training_flags
+from fedjax_comp.experiment.flags import training_flags, without
 
 
 def define_run() -> flags.FlagValues:
@@ -46,8 +46,7 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.dynamic_averaging`; periods count updates."""
     values = define_run()
-    for name in ("num_rounds", "target_accuracy", "stop_at_target", "protocol"):
-        delattr(values, name)
+    without(values, "num_rounds", "target_accuracy", "stop_at_target", "protocol")
     flags.DEFINE_multi_string(
         "protocol",
         list(PROTOCOLS),

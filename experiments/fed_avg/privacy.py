@@ -48,6 +48,11 @@ def define_privacy(values: flags.FlagValues) -> None:
         flags.DEFINE_float(name, default, text, flag_values=values)
 
 
+def is_private(values: flags.FlagValues) -> bool:
+    """Whether the flags, where the experiment has them, ask for privacy."""
+    return "dp_clip" in values and values.dp_clip is not None
+
+
 def make_private(
     values: flags.FlagValues,
     federation: Federation,
@@ -59,9 +64,9 @@ def make_private(
     Raises:
       UsageError: when a flag is none, or `dp-accounting` is needed and missing.
     """
-    if values.dp_clip is None:
+    if not is_private(values):
         for name in ("dp_noise_multiplier", "dp_delta"):
-            if values[name].present:
+            if name in values and values[name].present:
                 raise UsageError(f"--{name} needs --dp_clip: nothing is private yet.")
         return Mechanism(federation, server_optimizer, weighted_mean)
     try:
@@ -93,7 +98,7 @@ def privacy_spent(
 
     def finish(directory: RunDirectory, params: PyTree) -> Json:
         del directory, params
-        if values.dp_clip is None:
+        if not is_private(values):
             return {}
         return {
             "epsilon": _epsilon(values, rounds=values.num_rounds),

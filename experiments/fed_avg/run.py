@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from experiments.fed_avg.flags import QUICK, define
-from experiments.fed_avg.privacy import make_private, privacy_spent
+from experiments.fed_avg.privacy import is_private, make_private, privacy_spent
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.base import Algorithm
@@ -52,7 +52,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         values, build_federation(values), server_optimizer, run_key
     )
     late = counts_late(values)
-    if late and values.dp_clip is not None:
+    if late and is_private(values):
         raise UsageError(
             "--dp_clip: epsilon is accounted for cohorts drawn uniformly, which those "
             "of --concurrency and --late_updates=carry are not."

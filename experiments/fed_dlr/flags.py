@@ -3,6 +3,7 @@
 from absl import flags
 
 from experiments.fed_avg.flags import define as define_fed_avg
+from fedjax_comp.experiment.flags import without
 
 DENSE = "dense: identity() | identity()"
 DOWNLINK = "chain(stochastic_quantize(levels=256), entropy_coded())"
@@ -36,7 +37,8 @@ QUICK_TRUNCATED = (f"fed-dlr-95: {both('truncation(0.95)')}",)
 
 def define_run() -> flags.FlagValues:
     """The flags of one run, one pipeline, not yet parsed."""
-    values = define_fed_avg()
+    # FedDLR clips nothing and adds no noise.
+    values = without(define_fed_avg(), "dp_clip", "dp_noise_multiplier", "dp_delta")
     for name, value in DEFAULTS.items():
         values.set_default(name, value)
     flags.DEFINE_enum(

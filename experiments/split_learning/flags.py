@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from fedjax_comp.experiment.flags import training_flags
+from fedjax_comp.experiment.flags import CONDITIONS, training_flags, without
 
 
 def define_run() -> flags.FlagValues:
@@ -15,6 +15,8 @@ def define_run() -> flags.FlagValues:
         checkpoint_every=0,
         execution="scanned()",
     )
+    # A client has many messages in a round, of which the clock times one.
+    without(values, *CONDITIONS)
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     text("dataset", "mnist", "Data set: mnist, digits, ...", flag_values=values)
     text("partition", "iid()", "How examples are split.", flag_values=values)
@@ -33,8 +35,7 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.split_learning`; periods count epochs."""
     values = define_run()
-    for name in ("method", "num_clients", "target_accuracy", "stop_at_target"):
-        delattr(values, name)
+    without(values, "method", "num_clients", "target_accuracy", "stop_at_target")
     flags.DEFINE_multi_string(
         "method",
         list(METHODS),

@@ -15,7 +15,7 @@ from fedjax_comp.base import Algorithm, Cohort, Compressor, Task
 from fedjax_comp.data.minibatch import sample_minibatches
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.problem import initial_key
+from fedjax_comp.experiment.problem import initial_key, keeps_messages
 from fedjax_comp.models import classification
 from fedjax_comp.models.split import SplitTask, split_classification
 from fedjax_comp.run import Problem
@@ -101,7 +101,7 @@ def build_algorithm(
     uplink = build("uplink", values.uplink)
     downlink = build("downlink", values.downlink)
     execution = build("execution", values.execution)
-    keep = values.audit_every > 0
+    keep = keeps_messages(values)
     if method.kind == "round_robin" or method.kind == "parallel":
         task = build_split(setting, method.cuts)
         schedule: Schedule = method.kind

@@ -18,10 +18,16 @@ from fedjax_comp.base import Compressor
 from fedjax_comp.data.sources import adult
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
-from fedjax_comp.experiment.flags import apply_quick, as_dict, training_flags
+from fedjax_comp.experiment.flags import (
+    CONDITIONS,
+    apply_quick,
+    as_dict,
+    training_flags,
+    without,
+)
 from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
 from fedjax_comp.experiment.pipelines import attempt, flags_of
-from fedjax_comp.experiment.problem import initial_key
+from fedjax_comp.experiment.problem import initial_key, keeps_messages
 from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.models.vertical import (
     VerticalTask,
@@ -78,6 +84,7 @@ def define_run() -> flags.FlagValues:
         checkpoint_every=0,
         execution="scanned()",
     )
+    without(values, *CONDITIONS)
     flags.DEFINE_enum("dataset", "wdbc", TABLES, "The table.", flag_values=values)
     flags.DEFINE_string("top", "mlp(16)", "The server's model.", flag_values=values)
     whole = flags.DEFINE_integer
@@ -98,8 +105,7 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.split_learning.vertical`."""
     values = define_run()
-    for name in ("holders", "blocks", "target_accuracy", "stop_at_target"):
-        delattr(values, name)
+    without(values, "holders", "blocks", "target_accuracy", "stop_at_target")
     flags.DEFINE_multi_integer(
         "holders", [1, 2, 5], "Numbers of holders.", flag_values=values
     )
@@ -234,7 +240,7 @@ def build_problem(values: flags.FlagValues, dataset: data.Dataset) -> Problem:
             optimizer=build("client_optimizer", values.client_optimizer),
             uplink=uplink,
             downlink=downlink,
-            keep_messages=values.audit_every > 0,
+            keep_messages=keeps_messages(values),
         ),
         sample=uniform_cohorts(cohort_size=1, epochs=1, batch_size=values.batch_size),
         data=population,

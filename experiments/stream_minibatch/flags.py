@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from fedjax_comp.experiment.flags import run_flags
+from fedjax_comp.experiment.flags import run_flags, without
 
 PCA = (
     "B-16: minibatch(16, discarded=0)",
@@ -28,7 +28,7 @@ SGD = (
 
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.stream_minibatch`, not yet parsed."""
-    values = run_flags()
+    values = without(run_flags(), "data_dir", "raw_dir")  # samples are drawn
     whole, number = flags.DEFINE_integer, flags.DEFINE_float
     flags.DEFINE_multi_string(
         "pca",

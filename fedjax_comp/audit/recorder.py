@@ -127,13 +127,7 @@ class Recorder:
 
         Raises:
           LogError: when an earlier round could not be logged.
-          ValueError: when there are no messages to log.
         """
-        if not messages:
-            raise ValueError(
-                "--audit_log needs an algorithm that keeps its messages: make it with "
-                "keep_messages=True."
-            )
         # Contexts and receivers' states go now, so that only payloads take memory.
         sent = {name: Sent(x.payload, x.spoke, x.ends) for name, x in messages.items()}
         self._wait()

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import optax
+from absl import flags
 
 from fedjax_comp import compress, data, execution, models, network
 from fedjax_comp.base import Compressor
-from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.expression import parse
 from fedjax_comp.wire import codes
 
@@ -123,3 +124,15 @@ def build(flag: str, text: str) -> Any:
             f"--{flag}={text} makes no {wanted.__name__}; e.g. {EXAMPLES[flag]} does."
         )
     return made
+
+
+def check_expressions(values: flags.FlagValues) -> None:
+    """Builds what every flag of one expression describes, so that mistakes come first.
+
+    Raises:
+      ValueError: as `build`, for the first mistake.
+    """
+    for name in NAMES:
+        text = values[name].value if name in values else None
+        if isinstance(text, str) and text:
+            build(name, text)

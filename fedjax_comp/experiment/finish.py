@@ -11,8 +11,14 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.experiment.flags import as_dict
 from fedjax_comp.experiment.lateness import put_on_clock
-from fedjax_comp.experiment.problem import audit_key, build_schedule, initial_key
+from fedjax_comp.experiment.problem import (
+    build_schedule,
+    check_audits,
+    initial_key,
+    log_hooks,
+)
 from fedjax_comp.metrics import Row
+from fedjax_comp.problem import Problem
 from fedjax_comp.report import (
     Claim,
     Figure,
@@ -24,8 +30,14 @@ from fedjax_comp.report import (
     format_value,
     write_report,
 )
-from fedjax_comp.run import Problem, run
-from fedjax_comp.run_directory import Json, RunDirectory, open_run, write_json
+from fedjax_comp.run import run
+from fedjax_comp.run_directory import (
+    Json,
+    RunDirectory,
+    begin_run,
+    find_run,
+    write_json,
+)
 
 HEADLINES = (
     "test_accuracy",
@@ -55,6 +67,9 @@ def execute(
 ) -> Json:
     """Runs or resumes an experiment and completes its directory.
 
+    All is built before anything is written: a mistake leaves no directory that would
+    refuse the corrected command.
+
     Args:
       name: the experiment's name.
       values: its parsed flags.
@@ -68,22 +83,23 @@ def execute(
     Raises:
       ValueError: for a directory or flags that cannot be used.
     """
-    settings = as_dict(values)
-    directory = open_run(values.workdir, name, settings)
+    directory = find_run(values.workdir, name, as_dict(values))
     if directory.finished is not None:
         print(f"{directory.path} has finished; nothing was changed.")
         print_summary(directory.finished, directory)
         return directory.finished
-    problem, clock = put_on_clock(values, build_problem(), directory)
+    check_audits(values)
+    schedule = build_schedule(values)
+    problem, clock = put_on_clock(values, build_problem())
     _, run_key = initial_key(values)
+    begin_run(directory)
     ledger, params, measured = run(
         directory,
         problem,
-        build_schedule(values),
+        schedule,
         run_key,
+        hooks=[*clock, *log_hooks(name, values)],
         show_progress=values.progress,
-        audit_key=audit_key(name, values),
-        simulation=clock,
     )
     summary = {
         "experiment": name,

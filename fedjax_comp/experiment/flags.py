@@ -1,9 +1,23 @@
 """Flags that every experiment has; an experiment adds its own to the same object.
 
-Each experiment owns a `flags.FlagValues`, so that several can be imported at once.
+Each experiment owns a `flags.FlagValues`, so that several can be imported at once. It
+takes away the common flags that it cannot honour (`without`): the command then refuses
+them in one line, and `--help` does not show them.
 """
 
 from absl import flags
+
+AUDITS = ("audit_every", "audit_log", "audit_key")
+"""Flags of an experiment whose algorithms keep their messages."""
+
+CONDITIONS = (
+    "network",
+    "devices",
+    "deadline_seconds",
+    "report_goal",
+    "training_flops",
+)
+"""Flags of an experiment in which every message is some client's or to a client."""
 
 
 def run_flags(**defaults: object) -> flags.FlagValues:
@@ -155,7 +169,7 @@ def define_conditions(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "wanted",
+        "report_goal",
         None,
         "Arrivals that close a round, out of the cohort (over-selection).",
         flag_values=values,
@@ -211,6 +225,27 @@ def common_flags(**defaults: object) -> flags.FlagValues:
     )
     for name, value in defaults.items():
         values.set_default(name, value)
+    return values
+
+
+def without(values: flags.FlagValues, *names: str) -> flags.FlagValues:
+    """The same flags, but for those that an experiment cannot honour.
+
+    Args:
+      values: not yet parsed; changed.
+      *names: the flags to take away.
+
+    Returns:
+      `values`.
+
+    Raises:
+      AttributeError: for a flag that does not exist.
+
+    >>> "seed" in without(run_flags(), "seed")
+    False
+    """
+    for name in names:
+        delattr(values, name)
     return values
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from absl import flags
 
 from fedjax_comp.data import FederatedData
-from fedjax_comp.experiment.conditions import build_simulation, complete_setting
-from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.conditions import build_conditions, simulation_hooks
+from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
-from fedjax_comp.network.simulation import Simulation
-from fedjax_comp.network.timed_cohorts import TimetableClock, timed
+from fedjax_comp.network.setting import Setting
+from fedjax_comp.network.timed_cohorts import timed, timetable_clock
 from fedjax_comp.network.timetable import Timetable, buffered, carried, trips
-from fedjax_comp.run import Problem
-from fedjax_comp.run_directory import RunDirectory
+from fedjax_comp.problem import Problem
 from fedjax_comp.training import init_state, round_program
 from fedjax_comp.wire.traffic import totals
 
@@ -43,8 +43,8 @@ def define_lateness(values: flags.FlagValues) -> None:
         "late_updates",
         None,
         ["drop", "carry"],
-        "Updates behind --deadline_seconds or --wanted: drop them (the default), or "
-        "count them in the round in which they arrive.",
+        "Updates behind --deadline_seconds or --report_goal: drop them (the default), "
+        "or count them in the round in which they arrive.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -70,16 +70,16 @@ def counts_late(values: flags.FlagValues) -> bool:
       UsageError: for flags that do not go together.
     """
     carry = values.late_updates == "carry"
-    bounded = values.deadline_seconds is not None or values.wanted is not None
+    bounded = values.deadline_seconds is not None or values.report_goal is not None
     if values.concurrency is not None and (carry or bounded):
         raise UsageError(
             "--concurrency: FedBuff has no rounds, so leave --late_updates, "
-            "--deadline_seconds and --wanted out."
+            "--deadline_seconds and --report_goal out."
         )
     if carry and not bounded:
         raise UsageError(
             "--late_updates=carry: nothing is late without --deadline_seconds or "
-            "--wanted."
+            "--report_goal."
         )
     late = carry or values.concurrency is not None
     if late and not (values.network or values.devices):
@@ -111,34 +111,35 @@ def staleness_of(values: flags.FlagValues) -> Staleness:
 
 
 def put_on_clock(
-    values: flags.FlagValues, problem: Problem, directory: RunDirectory
-) -> tuple[Problem, Simulation | TimetableClock | None]:
+    values: flags.FlagValues, problem: Problem
+) -> tuple[Problem, list[Hook]]:
     """A problem and the clock it runs by, if any.
 
     Args:
       values: the flags.
       problem: with late updates one on `Timed` data, whose data are the population.
-      directory: where measured costs are kept.
 
     Returns:
-      The problem, its data timed where it follows a timetable, and the clock.
+      The problem, its data timed where it follows a timetable, and the hooks of the
+      clock.
 
     Raises:
       ValueError: for flags that cannot be meant.
     """
     if "concurrency" not in values or not counts_late(values):
-        return problem, build_simulation(values, problem, directory)
-    table = make_timetable(values, problem, directory)
-    return problem._replace(data=timed(problem.data, table)), TimetableClock(table)
+        return problem, simulation_hooks(values, problem)
+    conditions = build_conditions(values, problem)
+    if conditions is None:
+        raise UsageError("--network, --devices: a timetable needs one of them.")
+    table = make_timetable(values, problem, conditions.setting)
+    hooks = [conditions.kept, timetable_clock(table)]
+    return problem._replace(data=timed(problem.data, table)), hooks
 
 
 def make_timetable(
-    values: flags.FlagValues, problem: Problem, directory: RunDirectory
+    values: flags.FlagValues, problem: Problem, setting: Setting
 ) -> Timetable:
     """Who arrives when, by the flags."""
-    setting = complete_setting(values, problem, directory)
-    if setting is None:
-        raise UsageError("--network, --devices: a timetable needs one of them.")
     population: FederatedData = problem.data
     up, down = setting.uplink_bytes, setting.downlink_bytes
     if up is None or down is None:

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import jax
 from absl import flags
 
+from fedjax_comp.experiment.conditions import check_conditions
+from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.expressions import check_expressions
 
-class UsageError(ValueError):
-    """A mistake in the flags; the message is one line for the user."""
+__all__ = ["UsageError", "run_main", "use_host_cores"]
 
 
 def run_main(
@@ -20,6 +22,9 @@ def run_main(
     argv: Sequence[str] | None = None,
 ) -> None:
     """Parses flags and runs an experiment.
+
+    Whatever one flag says by itself is built first, so that a mistake in it is told
+    before the experiment has written anything.
 
     Args:
       name: the experiment's name, as in `python -m experiments.<name>`.
@@ -46,6 +51,10 @@ def run_main(
     try:
         if values.workdir is None:
             raise UsageError("--workdir=DIR is required.")
+        if "execution" in values:
+            use_host_cores()  # before anything is put on a device
+        check_expressions(values)
+        check_conditions(values)
         body(values)
     except ValueError as error:
         if os.environ.get("FEDJAX_COMP_DEBUG"):

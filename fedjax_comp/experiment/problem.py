@@ -8,16 +8,18 @@ import jax.numpy as jnp
 from absl import flags
 
 from fedjax_comp import data
+from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.keys import load_or_make, load_signer
 from fedjax_comp.audit.log import FOLDER, PRIVATE_KEY
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import Compressor, Execution, Task
 from fedjax_comp.compress import identity
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
 from fedjax_comp.models import classification
-from fedjax_comp.run import Schedule
+from fedjax_comp.problem import Schedule
 from fedjax_comp.training import Sampler, uniform_cohorts
 
 
@@ -48,9 +50,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
             f"--cohort_size={values.cohort_size} is larger than the population, "
             f"--num_clients={values.num_clients}."
         )
-    target = values.target_accuracy
-    if target is not None and not 0 < target <= 1:
-        raise UsageError(f"--target_accuracy={target} is outside (0, 1].")
+    build_schedule(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
     downlink = build("downlink", values.downlink)
@@ -86,20 +86,53 @@ def _is_symbolic(population: data.FederatedData) -> bool:
 
 
 def build_schedule(values: flags.FlagValues) -> Schedule:
-    """When the host is needed, from the common flags."""
+    """When the host is needed, from the common flags.
+
+    An experiment without `--audit_every` or without a target has none.
+
+    Raises:
+      UsageError: for a target that is no accuracy, or one to stop at that is missing.
+    """
+    target = values.target_accuracy if "target_accuracy" in values else None
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"--target_accuracy={target} is outside (0, 1].")
+    stop = values.stop_at_target if "stop_at_target" in values else False
+    if stop and target is None:
+        raise UsageError("--stop_at_target needs --target_accuracy to stop at.")
     return Schedule(
         num_rounds=values.num_rounds,
         eval_every=values.eval_every,
         checkpoint_every=values.checkpoint_every,
-        audit_every=values.audit_every,
-        target_accuracy=values.target_accuracy,
-        stop_at_target=values.stop_at_target,
+        audit_every=values.audit_every if "audit_every" in values else 0,
+        target_accuracy=target,
+        stop_at_target=stop,
     )
 
 
 def keeps_messages(values: flags.FlagValues) -> bool:
     """Whether the flags want messages: for audits, or for the log of all of them."""
+    if "audit_every" not in values:
+        return False
     return bool(values.audit_every or values.audit_log)
+
+
+def check_audits(values: flags.FlagValues) -> None:
+    """Refuses a key for no log, and one that cannot be read; writes nothing.
+
+    Raises:
+      ValueError: when it does.
+    """
+    if "audit_log" not in values or values.audit_key is None:
+        return
+    if not values.audit_log:
+        raise UsageError("--audit_key needs --audit_log: there is no log to sign.")
+    load_signer(Path(values.audit_key))
+
+
+def log_hooks(name: str, values: flags.FlagValues) -> list[Hook]:
+    """The log of all messages, where the flags ask for one; makes its key."""
+    signer = audit_key(name, values)
+    return [] if signer is None else [logged(signer)]
 
 
 def audit_key(name: str, values: flags.FlagValues) -> Signer | None:
@@ -108,7 +141,7 @@ def audit_key(name: str, values: flags.FlagValues) -> Signer | None:
     Raises:
       ValueError: for a file that holds no such key.
     """
-    if not values.audit_log:
+    if "audit_log" not in values or not values.audit_log:
         return None
     if values.audit_key is not None:
         return load_signer(Path(values.audit_key))

@@ -105,21 +105,21 @@ class Policy(NamedTuple):
 
     Attributes:
       deadline_seconds: after the start of a round; what is not there then is late.
-      wanted: arrivals after which the round is closed; None for all. With more clients
-        invited than wanted this is over-selection (Bonawitz et al., "Towards federated
+      report_goal: arrivals after which the round is closed; None for all. With more
+        clients invited this is over-selection (Bonawitz et al., "Towards federated
         learning at scale", 2019, section 2.2).
     """
 
     deadline_seconds: float = math.inf
-    wanted: int | None = None
+    report_goal: int | None = None
 
 
 def check_policy(policy: Policy) -> Policy:
     """`policy`; `ValueError` for a deadline or a number that cannot be waited for."""
     if policy.deadline_seconds != math.inf:
         checks.positive("deadline_seconds", policy.deadline_seconds)
-    if policy.wanted is not None and policy.wanted < 1:
-        raise ValueError(f"Expected wanted={policy.wanted} >= 1.")
+    if policy.report_goal is not None and policy.report_goal < 1:
+        raise ValueError(f"Expected report_goal={policy.report_goal} >= 1.")
     return policy
 
 
@@ -152,12 +152,12 @@ def close_round(start: float, arrivals: np.ndarray, policy: Policy) -> Closed:
 
     >>> close_round(10.0, np.array([12.0, 30.0, 11.0]), Policy(deadline_seconds=5.0))
     Closed(end=15.0, in_time=array([ True, False,  True]))
-    >>> close_round(10.0, np.array([12.0, 30.0, 11.0]), Policy(wanted=2)).end
+    >>> close_round(10.0, np.array([12.0, 30.0, 11.0]), Policy(report_goal=2)).end
     12.0
     """
     deadline = start + policy.deadline_seconds
     come = np.isfinite(arrivals)
-    expected = int(come.sum()) if policy.wanted is None else policy.wanted
+    expected = int(come.sum()) if policy.report_goal is None else policy.report_goal
     in_order = np.sort(arrivals[come])
     if 0 < expected <= in_order.size and in_order[expected - 1] <= deadline:
         end = float(in_order[expected - 1])

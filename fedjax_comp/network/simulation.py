@@ -80,7 +80,7 @@ class _Plan(NamedTuple):
 
 
 class Simulation:
-    """The clock of one run; `fedjax_comp.run.run` calls it around every round.
+    """The clock of one run; `fedjax_comp.network.simulate` makes a hook of it.
 
     Everything it must not forget is in the ledger, and so in every checkpoint.
 
@@ -92,9 +92,6 @@ class Simulation:
     Raises:
       ValueError: when there is a controller and no ladder.
     """
-
-    steers = True
-    """It gives orders before every round, so rounds are dispatched one by one."""
 
     def __init__(
         self,

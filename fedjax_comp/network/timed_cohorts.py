@@ -5,12 +5,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_comp.base import Cohort, RoundInfo
+from fedjax_comp.base import Cohort
 from fedjax_comp.data import FederatedData
 from fedjax_comp.data.cohort import make_batches
-from fedjax_comp.metrics import Ledger
+from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.network.timetable import Timetable
-from fedjax_comp.training import Sampler, TrainState
+from fedjax_comp.training import Dispatch, Sampler, TrainState
 
 
 class Timed(NamedTuple):
@@ -73,41 +73,34 @@ def timed_cohorts(*, epochs: int, batch_size: int) -> Sampler:
     return sample
 
 
-class TimetableClock:
+def timetable_clock(table: Timetable) -> Hook:
     """The clock of a run that follows a timetable; it gives no orders.
 
     Args:
       table: of at least as many steps as the run has rounds.
+
+    Returns:
+      A hook whose `after` sets the ledger's clock to the last round it has recorded,
+      and raises `ValueError` when the timetable is shorter than the run.
     """
 
-    steers = False
-
-    def __init__(self, table: Timetable) -> None:
-        self._table = table
-
-    def begin(self, ledger: Ledger) -> None:
-        """Starts the clock of a run that is not resumed."""
+    def begin(live: Live, state: TrainState) -> TrainState:
+        ledger = live.ledger
         if ledger.simulated_seconds is None:
             ledger.simulated_seconds, ledger.joules = 0.0, 0.0
-
-    def before_round(self, state: TrainState, ledger: Ledger) -> TrainState:
-        """Nothing: who takes part is in the run's data."""
-        del ledger
         return state
 
-    def after_round(self, state: TrainState, infos: RoundInfo, ledger: Ledger) -> None:
-        """Sets the ledger's clock to the last round it has recorded.
-
-        Raises:
-          ValueError: when the timetable is shorter than the run.
-        """
-        del state, infos
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state, dispatch
+        ledger = live.ledger
         last = ledger.rounds - 1
-        if last >= self._table.seconds.size:
+        if last >= table.seconds.size:
             raise ValueError(
                 f"Expected a timetable of {ledger.rounds} steps or more, got "
-                f"{self._table.seconds.size}."
+                f"{table.seconds.size}."
             )
-        ledger.simulated_seconds = float(self._table.seconds[last])
-        ledger.joules = float(self._table.joules[last])
-        ledger.observed["discarded_clients"] = float(self._table.discarded[last])
+        ledger.simulated_seconds = float(table.seconds[last])
+        ledger.joules = float(table.joules[last])
+        ledger.observed["discarded_clients"] = float(table.discarded[last])
+
+    return Hook(begin=begin, after=after)

@@ -16,6 +16,7 @@ from fedjax_comp.audit.entry import (
     parse_entry,
     sha256_hex,
 )
+from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.log import LogError, read_log
 from fedjax_comp.audit.note import split_notes
 from fedjax_comp.audit.recorder import (
@@ -80,7 +81,7 @@ def logged_run(path, *, signer=SIGNER, **options):
         Schedule(ROUNDS, eval_every=2, checkpoint_every=2),
         KEY,
         show_progress=False,
-        audit_key=signer,
+        hooks=[] if signer is None else [logged(signer)],
     )
     write_json(path / "summary.json", summary)
     return ledger, params
@@ -199,12 +200,10 @@ def test_a_log_that_ends_before_the_checkpoint_is_refused(whole, tmp_path):
 
 
 def test_an_algorithm_without_messages_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    with (
-        Recorder(tmp_path, SIGNER) as recorder,
-        pytest.raises(ValueError, match="keep_messages=True"),
-    ):
-        recorder.record(1, {}, {})
+    directory = open_run(tmp_path, "log", {})
+    made = problem(keep_messages=False)
+    with pytest.raises(ValueError, match=r"--audit_log .* keep_messages=True"):
+        run(directory, made, Schedule(1), KEY, hooks=[logged(SIGNER)])
 
 
 def test_a_log_that_cannot_be_written_stops_the_run(tmp_path):

@@ -72,7 +72,7 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
         ("--rung=3", "--rung='3'"),
         ("--condition=constant()", "NAME: NETWORK"),
         ("--condition=a: constnat()", "constant"),
-        ("--network=constant()", "sets it itself"),
+        ("--network=constant()", "Unknown command line flag 'network'"),
         ("--devices=same('toaster')", "toaster"),
     ],
 )

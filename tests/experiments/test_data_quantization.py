@@ -144,6 +144,7 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
         ("--local_epochs=2", "--local_epochs=2"),
         ("--batch_size=0", "--batch_size=0"),
         ("--uplink=identity()", "uplink"),
+        ("--audit_log", "sends its data before the first round"),
         ("--cohort_size=11", "--cohort_size=11"),
         ("--dataset=mnits", "did you mean mnist"),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.fed_avg import compare
 from experiments.fed_avg.run import main
+from fedjax_comp.experiment import lateness
 from fedjax_comp.experiment.finish import read_rows
-from fedjax_comp.network.timed_cohorts import TimetableClock
 
 SUMMARY_KEYS = {
     "experiment",
@@ -107,7 +107,7 @@ def test_training_learns(tmp_path):
 
 LATE = {
     "buffered": ["--concurrency=12", "--cohort_size=4", "--audit_every=6"],
-    "carried": ["--wanted=4", "--late_updates=carry", "--max_staleness=3"],
+    "carried": ["--report_goal=4", "--late_updates=carry", "--max_staleness=3"],
 }
 
 
@@ -134,17 +134,22 @@ def test_late_updates_are_trained_on(tmp_path, monkeypatch, kind):
     assert (np.diff(times) > 0).all()
     assert summary["simulated_seconds"] == times[-1]
 
-    def die(self, state, infos, ledger):
-        after_round(self, state, infos, ledger)
-        if ledger.rounds > 3:
-            raise MemoryError
+    def dies(table):
+        clock = timetable_clock(table)
 
-    after_round = TimetableClock.after_round
+        def after(live, state, dispatch):
+            clock.after(live, state, dispatch)
+            if live.ledger.rounds > 3:
+                raise MemoryError
+
+        return clock._replace(after=after)
+
+    timetable_clock = lateness.timetable_clock
     part.mkdir()
     # What a message costs is measured once a directory, and never twice the same.
     shutil.copy(whole / "costs.json", part)
     with monkeypatch.context() as patch:
-        patch.setattr(TimetableClock, "after_round", die)
+        patch.setattr(lateness, "timetable_clock", dies)
         with pytest.raises(MemoryError):
             main(["", f"--workdir={part}", "--num_rounds=6", *flags])
     main(["", f"--workdir={part}", "--num_rounds=6", *flags])

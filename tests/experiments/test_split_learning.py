@@ -52,6 +52,25 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert "nothing was changed" in capsys.readouterr().out
 
 
+def test_a_log_alone_has_its_messages(tmp_path):
+    flags = [
+        f"--workdir={tmp_path}",
+        *SMALL,
+        "--num_rounds=1",
+        "--audit_log",
+        "--batch_size=20",
+        "--clients=3",
+        "--leakage_examples=0",
+        '--method=split: vanilla("Dense_1")',
+    ]
+    main(["split_learning", *flags])
+    (split,) = json.loads((tmp_path / "summary.json").read_text())["methods"]
+    assert not split["reason"]
+    assert split["audited_messages"] == 0
+    log = tmp_path / "split-3" / "audit" / "log.jsonl"
+    assert len(log.read_text().splitlines()) >= 3 * 2 + 1
+
+
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [

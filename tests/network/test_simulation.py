@@ -14,7 +14,6 @@ from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.compress import identity, sign, stochastic_quantize
 from fedjax_comp.compress.budget.ladder import ladder, rung_bits
 from fedjax_comp.execution import scanned
-from fedjax_comp.experiment.conditions import simulate
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.models import classification, linear
 from fedjax_comp.network.clock import Policy
@@ -22,6 +21,7 @@ from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import NOTHING, Cost, Device
 from fedjax_comp.network.links import Link, constant_channel, packet_sizes
 from fedjax_comp.network.setting import Codec, Setting
+from fedjax_comp.network.simulate import simulate
 from fedjax_comp.network.steering import steered
 from fedjax_comp.network.timed_control import water_filled
 from fedjax_comp.run import Problem, Schedule, run
@@ -76,7 +76,7 @@ def go(path, problem, setting, rounds, *, stop=None):
         Schedule(stop or rounds, checkpoint_every=1),
         jax.random.key(1),
         show_progress=False,
-        simulation=simulate(setting, problem),
+        hooks=[simulate(setting, problem)],
     )
 
 

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 
+from fedjax_comp.hooks import Live
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import Policy
 from fedjax_comp.network.devices import Cost, Device
 from fedjax_comp.network.links import Link, Presence, constant_channel, packet_sizes
 from fedjax_comp.network.setting import Codec, Setting
-from fedjax_comp.network.timed_cohorts import TimetableClock
+from fedjax_comp.network.timed_cohorts import timetable_clock
 from fedjax_comp.network.timetable import Trip, buffered, carried, trips
 
 TIMES = np.array([1.0, 2.5, 4.0, 0.7, 3.3, 9.1])
@@ -130,7 +131,7 @@ def test_a_deadline_that_all_meet_carries_nothing():
 
 
 def test_over_selection_carries_the_rest():
-    table = make_carried(policy=Policy(wanted=1), max_staleness=40)
+    table = make_carried(policy=Policy(report_goal=1), max_staleness=40)
     # Who is waited for is one of this round; the others come later.
     assert (np.diff(table.seconds, prepend=0.0) > 0).all()
     assert table.staleness[table.active].max() > 0
@@ -166,16 +167,17 @@ def test_a_trip_by_hand():
 
 
 def test_a_clock_goes_by_its_timetable_and_not_beyond():
-    clock, ledger = TimetableClock(make_carried(num_rounds=3)), Ledger()
-    clock.begin(ledger)
+    clock, ledger = timetable_clock(make_carried(num_rounds=3)), Ledger()
+    live = Live(None, None, None, ledger, None)
+    clock.begin(live, None)
     assert (ledger.simulated_seconds, ledger.joules) == (0.0, 0.0)
     ledger.rounds = 2
-    clock.begin(ledger)  # a resumed run keeps its time
-    clock.after_round(None, None, ledger)
+    clock.begin(live, None)  # a resumed run keeps its time
+    clock.after(live, None, None)
     assert ledger.simulated_seconds == make_carried(num_rounds=3).seconds[1]
     ledger.rounds = 4
     with pytest.raises(ValueError, match="timetable of 4 steps or more, got 3"):
-        clock.after_round(None, None, ledger)
+        clock.after(live, None, None)
 
 
 def test_what_cannot_be_is_refused():

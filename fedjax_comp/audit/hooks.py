@@ -1,0 +1,98 @@
+"""What a run does about its messages: writes all to a log, audits some."""
+
+import sys
+from collections.abc import Mapping
+
+from fedjax_comp.audit.note import Signer
+from fedjax_comp.audit.recorder import Recorder, host_copy
+from fedjax_comp.base import Compressor, PyTree
+from fedjax_comp.compress.audit import Audit, make_auditor, without_used
+from fedjax_comp.hooks import Hook, Live
+from fedjax_comp.training import Dispatch, TrainState
+from fedjax_comp.wire.traffic import sent
+
+
+def logged(signer: Signer) -> Hook:
+    """Keeps a tamper-evident log of every message in `DIR/audit`.
+
+    Args:
+      signer: the log's key.
+
+    Returns:
+      A hook for rounds one by one; the algorithm must keep its messages. A checkpoint
+      waits until the log is durable, so that none knows of a round that the log lost.
+    """
+    opened: list[Recorder] = []
+    model: list[PyTree] = [None]
+
+    def begin(live: Live, state: TrainState) -> TrainState:
+        opened[:] = [live.exits.enter_context(Recorder(live.directory.path, signer))]
+        opened[0].resume(live.ledger.rounds)
+        return state
+
+    def before(live: Live, state: TrainState) -> TrainState:
+        # Copied, because the dispatch takes the state's memory.
+        model[0] = host_copy(live.problem.algorithm.params(state.server))
+        return state
+
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state
+        _require_messages("--audit_log", dispatch)
+        opened[0].record(live.ledger.rounds, model[0], dispatch.messages)
+
+    def checkpoint(live: Live, state: TrainState) -> None:
+        del live, state
+        opened[0].flush()
+
+    def finish(live: Live, params: PyTree) -> None:
+        opened[0].finish(live.ledger.rounds, params)
+
+    return Hook(
+        begin=begin,
+        before=before,
+        after=after,
+        checkpoint=checkpoint,
+        finish=finish,
+        every=1,
+    )
+
+
+def audited(links: Mapping[str, Compressor], every: int) -> Hook:
+    """Audits the messages of every so many rounds, and counts them in the ledger.
+
+    Args:
+      links: kind to the compressor of its messages.
+      every: period in rounds; the last round is audited too. 0 audits nothing.
+
+    Returns:
+      A hook that raises `ValueError` where messages were sent and none was kept.
+    """
+    if not every:
+        return Hook(wrap=without_used)
+    auditors = {name: make_auditor(link) for name, link in links.items()}
+
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state
+        if not live.is_due(every):
+            return
+        ledger = live.ledger
+        _require_messages("--audit_every", dispatch)
+        for kind, messages in dispatch.messages.items():
+            audit: Audit = auditors[kind](messages)
+            ledger.audited_messages += audit.audited
+            ledger.audit_failures += len(audit.failures)
+            for failure in audit.failures:
+                print(
+                    f"audit of round {ledger.rounds}, {kind}: {failure}",
+                    file=sys.stderr,
+                )
+
+    return Hook(after=after, every=every)
+
+
+def _require_messages(flag: str, dispatch: Dispatch) -> None:
+    if not dispatch.messages and sent(dispatch.infos.traffic).bits.size:
+        raise ValueError(
+            f"{flag} needs an algorithm that keeps its messages: make it with "
+            "keep_messages=True."
+        )

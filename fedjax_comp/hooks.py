@@ -1,0 +1,120 @@
+"""What the host does between the rounds of a run, as functions that `run` calls.
+
+A `Hook` is all that `fedjax_comp.run.run` knows of checkpoints, logs, audits, clocks
+and progress, and of what you add yourself:
+
+    def to_tracker(live, row):
+        tracker.log(row, step=row["round"])
+
+    run(directory, problem, schedule, key, hooks=[Hook(row=to_tracker)])
+
+Hooks are called in the order of their list, but for `checkpoint`, which goes backwards.
+`run` puts the one that saves checkpoints first. So its `begin` restores the ledger
+before any other hook looks at it, and its `checkpoint` saves last: by then the log has
+made its rounds durable, and all that a clock or an audit must not forget is in the
+ledger. A hook that keeps files of its own makes them durable in `checkpoint`.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fedjax_comp.base import Algorithm, PyTree
+from fedjax_comp.metrics import Ledger, Row
+from fedjax_comp.problem import Problem, Schedule
+from fedjax_comp.report.events import write_events
+from fedjax_comp.run_directory import RunDirectory, append_row, write_rows
+from fedjax_comp.training import Dispatch, TrainState
+
+
+@dataclasses.dataclass
+class Live:
+    """A run in progress, as its hooks see it.
+
+    Attributes:
+      directory: the run directory.
+      problem: what is run, its algorithm as the hooks have wrapped it.
+      schedule: when the host is needed.
+      ledger: the totals so far; hooks may add to it.
+      exits: closes what hooks have opened, however the run ends.
+    """
+
+    directory: RunDirectory
+    problem: Problem
+    schedule: Schedule
+    ledger: Ledger
+    exits: contextlib.ExitStack
+
+    def is_due(self, period: int) -> bool:
+        """Whether something of this period is due after the rounds done so far.
+
+        What has a period is due after the last round as well; 0 is never.
+        """
+        done = self.ledger.rounds
+        last = done == self.schedule.num_rounds
+        return period != 0 and (last or done % period == 0)
+
+
+def _same_algorithm(algorithm: Algorithm) -> Algorithm:
+    return algorithm
+
+
+def _same_state(live: Live, state: TrainState) -> TrainState:
+    del live
+    return state
+
+
+def _nothing(*arguments: object) -> None:
+    del arguments
+
+
+class Hook(NamedTuple):
+    """Functions called around the dispatches of a run; each does nothing by default.
+
+    Attributes:
+      wrap: `(algorithm) -> algorithm`, once, before the state is made.
+      begin: `(live, state) -> state`, once, before the first evaluation. Files are
+        opened here, with `live.exits`.
+      before: `(live, state) -> state`, before every dispatch; `live.ledger` is that of
+        the rounds done.
+      after: `(live, state, dispatch)`, after every dispatch, its rounds in the ledger
+        and not yet evaluated.
+      row: `(live, row)`, after every evaluation, that before the first round included.
+      checkpoint: `(live, state)`, when a checkpoint is due; called backwards.
+      finish: `(live, params)`, once, after the last round.
+      every: a dispatch ends after every so many rounds (0: anywhere). With 1 rounds go
+        one by one: a dispatch returns the messages of its last round only.
+    """
+
+    wrap: Callable[[Algorithm], Algorithm] = _same_algorithm
+    begin: Callable[[Live, TrainState], TrainState] = _same_state
+    before: Callable[[Live, TrainState], TrainState] = _same_state
+    after: Callable[[Live, TrainState, Dispatch], None] = _nothing
+    row: Callable[[Live, Row], None] = _nothing
+    checkpoint: Callable[[Live, TrainState], None] = _nothing
+    finish: Callable[[Live, PyTree], None] = _nothing
+    every: int = 0
+
+
+def rows_kept() -> Hook:
+    """Keeps `metrics.jsonl`: a line for every evaluation."""
+
+    def begin(live: Live, state: TrainState) -> TrainState:
+        # Rows behind the checkpoint will be made again.
+        write_rows(live.directory, live.ledger.rows)
+        return state
+
+    def row(live: Live, row: Row) -> None:
+        append_row(live.directory, row)
+
+    return Hook(begin=begin, row=row)
+
+
+def events_kept() -> Hook:
+    """Keeps `events/` for TensorBoard: written with every checkpoint and at the end."""
+
+    def write(live: Live, _: object) -> None:
+        write_events(live.directory.path / "events", live.ledger.rows)
+
+    return Hook(checkpoint=write, finish=write)
