@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,6 +11,10 @@ from experiments.split_learning import published, vertical
 from experiments.split_learning.leakage import distance_correlation
 from experiments.split_learning.methods import METHODS
 from experiments.split_learning.run import main
+from fedjax_comp.audit.entry import parse_entry
+from fedjax_comp.audit.keys import load_verifier
+from fedjax_comp.audit.log import FOLDER, PUBLIC_KEY
+from fedjax_comp.audit.verify import verify_run
 
 SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
 
@@ -38,7 +43,8 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert split["handover_megabytes"] == pytest.approx(2 * weights / 1e6)
     assert averaging["downlink_bytes"] == 3 * 4 * (260 + 15 + 40)
     assert 0 < split["client_gigaflops"] < averaging["client_gigaflops"]
-    assert split["audited_messages"] == 12
+    # Activations and gradients of six batches, and three hand-overs each way.
+    assert split["audited_messages"] == 6 + 6 + 3 + 3
     assert split["audit_failures"] == 0
     cuts = [row["cut"] for row in summary["leakage"]]
     assert cuts == ["Dense_1", "Dense_2"]
@@ -52,13 +58,15 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert "nothing was changed" in capsys.readouterr().out
 
 
-def test_a_log_alone_has_its_messages(tmp_path):
+@pytest.mark.parametrize("batches", [1, 2])
+def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
     flags = [
         f"--workdir={tmp_path}",
         *SMALL,
         "--num_rounds=1",
         "--audit_log",
         "--batch_size=20",
+        f"--num_train={60 * batches}",
         "--clients=3",
         "--leakage_examples=0",
         '--method=split: vanilla("Dense_1")',
@@ -67,8 +75,17 @@ def test_a_log_alone_has_its_messages(tmp_path):
     (split,) = json.loads((tmp_path / "summary.json").read_text())["methods"]
     assert not split["reason"]
     assert split["audited_messages"] == 0
-    log = tmp_path / "split-3" / "audit" / "log.jsonl"
-    assert len(log.read_text().splitlines()) >= 3 * 2 + 1
+    lines = (tmp_path / "split-3" / "audit" / "log.jsonl").read_bytes().splitlines()
+    *entries, _ = map(parse_entry, lines)
+    ways = Counter((x.kind, x.sender, x.receiver) for x in entries)
+    expected = Counter()
+    for client in ("client 0", "client 1", "client 2"):
+        expected["activations", client, "server"] = batches
+        expected["gradients", "server", client] = batches
+        expected["weights_down", "server", client] = 1
+        expected["weights_up", client, "server"] = 1
+    assert ways == expected
+    assert not verify_run(tmp_path / "split-3", load_verifier(str(tmp_path / "split-3" / FOLDER / PUBLIC_KEY))).faults
 
 
 @pytest.mark.parametrize(
@@ -141,6 +158,7 @@ def test_vertical_quick_run(tmp_path, raw_data_dir):
             "--num_rounds=3",
             "--holders=2",
             "--audit_every=3",
+            "--audit_log",
         ]
     )
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -151,6 +169,19 @@ def test_vertical_quick_run(tmp_path, raw_data_dir):
     assert compressed["uplink_bytes"] < together["uplink_bytes"] / 5
     assert together["accuracy"] > together["majority"] + 0.2
     assert all(run["audit_failures"] == 0 for run in summary["runs"])
+    logs = sorted(tmp_path.glob("*/audit/log.jsonl"))
+    assert len(logs) == 3
+    for log in logs:
+        *entries, _ = map(parse_entry, log.read_bytes().splitlines())
+        ways = Counter((x.kind, x.sender, x.receiver) for x in entries)
+        holders = {"activations": range(2), "gradients": range(2)}
+        assert len(ways) in (2, 4)  # one holder alone, or two
+        for (kind, *ends), count in ways.items():
+            name, holder = kind.split("_")
+            client = f"client {int(holder)}"
+            assert int(holder) in holders[name]
+            way = (client, "server") if name == "activations" else ("server", client)
+            assert (tuple(ends), count) == (way, 3 * 15)
 
 
 def test_vertical_mistakes(tmp_path, raw_data_dir, capsys):
