@@ -1,6 +1,7 @@
 """The ledger: exact totals of a run, as Python ints, and a row for every evaluation."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict
 
 import jax
@@ -133,7 +134,53 @@ class Ledger:
         return row
 
 
-def rounds_to_target(rows: list[Row], target: float) -> float | None:
+def to_target(rows: Sequence[Row], target: float | None) -> dict[str, float | None]:
+    """What it cost to reach a target: totals at the first evaluation that has it.
+
+    Args:
+      rows: evaluations in order.
+      target: a test accuracy; None for no target.
+
+    Returns:
+      `rounds_to_target`, `uplink_bytes_to_target`, `downlink_bytes_to_target`,
+      `total_bytes_to_target`, `simulated_seconds_to_target` and `joules_to_target`:
+      None where the target was not reached, or nothing was simulated.
+
+    >>> row = {"round": 3, "test_accuracy": 0.9, "uplink_bytes": 5, "downlink_bytes": 7}
+    >>> found = to_target([row], 0.9)
+    >>> found["rounds_to_target"], found["total_bytes_to_target"]
+    (3, 12)
+    """
+    found = {f"{name}_to_target": None for name in TO_TARGET}
+    first = next(
+        (row for row in rows if target is not None and row["test_accuracy"] >= target),
+        None,
+    )
+    if first is None:
+        return dict(found)
+    up, down = first["uplink_bytes"], first["downlink_bytes"]
+    return {
+        "rounds_to_target": first["round"],
+        "uplink_bytes_to_target": up,
+        "downlink_bytes_to_target": down,
+        "total_bytes_to_target": up + down,
+        "simulated_seconds_to_target": first.get("simulated_seconds"),
+        "joules_to_target": first.get("joules"),
+    }
+
+
+TO_TARGET = (
+    "rounds",
+    "uplink_bytes",
+    "downlink_bytes",
+    "total_bytes",
+    "simulated_seconds",
+    "joules",
+)
+"""What `to_target` tells, each with `_to_target` behind it."""
+
+
+def interpolated_rounds_to_target(rows: list[Row], target: float) -> float | None:
     """Rounds to a target accuracy: best so far, crossings interpolated linearly.
 
     Args:
@@ -145,7 +192,7 @@ def rounds_to_target(rows: list[Row], target: float) -> float | None:
       section 3, measure rounds this way).
 
     >>> rows = [{"round": 0, "test_accuracy": 0.1}, {"round": 10, "test_accuracy": 0.9}]
-    >>> rounds_to_target(rows, 0.5)
+    >>> interpolated_rounds_to_target(rows, 0.5)
     5.0
     """
     best, last_round = None, 0

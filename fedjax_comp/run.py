@@ -20,7 +20,7 @@ from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import saved
 from fedjax_comp.hooks import Hook, Live, events_kept, rows_kept
-from fedjax_comp.metrics import Ledger, rounds_to_target
+from fedjax_comp.metrics import Ledger, interpolated_rounds_to_target, to_target
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.progress import shown
 from fedjax_comp.run_directory import Json, RunDirectory
@@ -195,11 +195,15 @@ def _summary(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "test_loss": ledger.rows[-1]["test_loss"],
         "best_test_accuracy": max(row["test_accuracy"] for row in ledger.rows),
         "target_accuracy": target,
-        "rounds_to_target": (
-            None if target is None else rounds_to_target(ledger.rows, target)
+        "interpolated_rounds_to_target": (
+            None
+            if target is None
+            else interpolated_rounds_to_target(ledger.rows, target)
         ),
+        **to_target(ledger.rows, target),
         "uplink_bytes": ledger.uplink_bytes,
         "downlink_bytes": ledger.downlink_bytes,
+        "total_bytes": ledger.uplink_bytes + ledger.downlink_bytes,
         "dense_uplink_bytes": ledger.uplink_messages * model_bytes,
         "dense_downlink_bytes": ledger.downlink_messages * model_bytes,
         "uplink_messages": ledger.uplink_messages,
@@ -207,7 +211,8 @@ def _summary(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "overhead_bytes": ledger.overhead_bytes,
         "dropped_updates": ledger.dropped,
         "observed": dict(ledger.observed),
-        **_simulated(ledger, target),
+        "simulated_seconds": ledger.simulated_seconds,
+        "joules": ledger.joules,
         "audited_messages": ledger.audited_messages,
         "audit_failures": ledger.audit_failures,
         "seconds_total": seconds,
@@ -216,22 +221,6 @@ def _summary(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "params_sha256": params_sha256(params),
-    }
-
-
-def _simulated(ledger: Ledger, target: float | None) -> Json:
-    """Time and energy on simulated links, and the time to the target."""
-    if ledger.simulated_seconds is None:
-        return {}
-    reached = [
-        row["simulated_seconds"]
-        for row in ledger.rows
-        if target is not None and row["test_accuracy"] >= target
-    ]
-    return {
-        "simulated_seconds": ledger.simulated_seconds,
-        "joules": ledger.joules,
-        "simulated_seconds_to_target": reached[0] if reached else None,
     }
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp.base import Bits, Observed, RoundInfo, Traffic
-from fedjax_comp.metrics import Ledger, rounds_to_target
+from fedjax_comp.metrics import Ledger, interpolated_rounds_to_target, to_target
 from fedjax_comp.wire.traffic import to_client, to_server
 
 
@@ -73,11 +73,30 @@ def rows(*points):
     return [{"round": r, "test_accuracy": a} for r, a in points]
 
 
-def test_rounds_to_target_uses_the_best_so_far():
+def test_interpolated_rounds_use_the_best_so_far():
     # Best so far is 0.6 at round 10 (0.2 at 20 is not), so 0.7 is crossed between 20
     # and 30, a quarter of the way from 0.6 to 1.0.
     curve = rows((0, 0.1), (10, 0.6), (20, 0.2), (30, 1.0))
-    assert rounds_to_target(curve, 0.7) == 22.5
-    assert rounds_to_target(curve, 0.05) == 0.0
-    assert rounds_to_target(rows((0, 0.1), (10, 0.6)), 0.9) is None
-    assert rounds_to_target([], 0.9) is None
+    assert interpolated_rounds_to_target(curve, 0.7) == 22.5
+    assert interpolated_rounds_to_target(curve, 0.05) == 0.0
+    assert interpolated_rounds_to_target(rows((0, 0.1), (10, 0.6)), 0.9) is None
+    assert interpolated_rounds_to_target([], 0.9) is None
+
+
+def test_the_cost_of_a_target_is_that_of_the_first_evaluation_with_it():
+    curve = [
+        {"round": r, "test_accuracy": a, "uplink_bytes": 2 * r, "downlink_bytes": r}
+        for r, a in ((0, 0.1), (10, 0.6), (20, 0.2), (30, 1.0))
+    ]
+    found = to_target(curve, 0.5)
+    assert found == {
+        "rounds_to_target": 10,
+        "uplink_bytes_to_target": 20,
+        "downlink_bytes_to_target": 10,
+        "total_bytes_to_target": 30,
+        "simulated_seconds_to_target": None,
+        "joules_to_target": None,
+    }
+    assert to_target(curve, 0.1)["total_bytes_to_target"] == 0
+    for nothing in (to_target(curve, None), to_target([], 0.5), to_target(curve, 1.1)):
+        assert nothing == dict.fromkeys(found)

@@ -1,35 +1,30 @@
-"""Several pipelines on one task, side by side: `python -m experiments.fed_avg.compare`.
-
-Each pipeline is a FedAvg run in its own directory below `--workdir` (so the whole is
-resumable); the table, the figures and the report lie beside them.
-"""
+"""Pipelines on one task, side by side: `python -m experiments.fed_avg.compare`."""
 
 import functools
-from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
-from rich.console import Console
-from rich.table import Table as ConsoleTable
 
-from experiments.fed_avg.flags import define
+from experiments.fed_avg.flags import define as define_run
 from experiments.fed_avg.privacy import privacy_spent
-from experiments.fed_avg.run import build_problem, claims
-from fedjax_comp.experiment.finish import execute, read_rows
-from fedjax_comp.experiment.flags import apply_quick, as_dict
-from fedjax_comp.experiment.main import run_main, use_host_cores
-from fedjax_comp.experiment.pipelines import flags_of, parse_pipelines
+from experiments.fed_avg.run import build_problem, check_task, claims
+from fedjax_comp.experiment.comparison import Comparison, Results, run_of
+from fedjax_comp.experiment.finish import execute
+from fedjax_comp.experiment.outcome import (
+    add_ratios,
+    claim,
+    failure_claims,
+    formatted,
+    number,
+)
+from fedjax_comp.experiment.pipelines import Pipeline, flags_of, parse_pipelines
 from fedjax_comp.report import (
-    Claim,
     Figure,
     Run,
-    Table,
     accuracy_against_bytes,
     accuracy_against_rounds,
     format_bytes,
-    write_report,
 )
-from fedjax_comp.run_directory import Json, open_run, write_json
+from fedjax_comp.run_directory import Json
 
 PIPELINES = (
     "dense: identity() | identity()",
@@ -38,170 +33,119 @@ PIPELINES = (
         "entropy_coded())) | chain(stochastic_quantize(levels=256), entropy_coded())"
     ),
 )
-QUICK = {"num_rounds": 20, "eval_every": 5, "audit_every": 20}
 TOLERANCE = 0.02
 """Accuracy a compressed pipeline may lose against the first one and still count."""
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command: runs every pipeline, then the comparison."""
-    values = define()
-    values.set_default("num_rounds", 150)
-    values.set_default("eval_every", 5)
-    values.set_default("audit_every", 50)
-    flags.DEFINE_multi_string(
-        "pipeline", list(PIPELINES), "NAME: UPLINK | DOWNLINK", flag_values=values
-    )
-
-    def body(values: flags.FlagValues) -> None:
-        apply_quick(values, **QUICK)
-        use_host_cores()
-        compare(values)
-
-    run_main("fed_avg.compare", values, body, argv)
-
-
-def compare(values: flags.FlagValues) -> Json:
-    """Runs the pipelines one after another and writes the comparison."""
-    pipelines = parse_pipelines(values.pipeline)
-    names = [pipeline.name for pipeline in pipelines]
-    directory = open_run(values.workdir, "fed_avg.compare", as_dict(values))
-    summaries: dict[str, Json] = {}
-    runs = []
-    for pipeline in pipelines:
-        own = flags_of(pipeline, values, define())
-        build_own = functools.partial(build_problem, own)
-        summaries[pipeline.name] = execute(
-            "fed_avg", own, build_own, claims, privacy_spent(own)
-        )
-        runs.append(Run(pipeline.name, read_rows(Path(own.workdir))))
-    result: Json = {
-        "experiment": "fed_avg.compare",
-        "dataset": values.dataset,
-        "model": values.model,
-        "pipelines": summaries,
-        "claims": comparison_claims(summaries),
-    }
-    table = comparison_table(summaries)
-    figures = directory.figures_path
-    by_round = accuracy_against_rounds(runs, figures / "accuracy_against_rounds.png")
-    up = accuracy_against_bytes(runs, figures / "accuracy_against_uplink_bytes.png")
-    both = accuracy_against_bytes(
-        runs,
-        figures / "accuracy_against_bytes.png",
-        columns=("uplink_bytes", "downlink_bytes"),
-    )
-    report = write_report(
-        directory.path / "report.html",
-        title=f"FedAvg on {values.dataset}: {' against '.join(names)}",
-        summary={
-            f"{name}_accuracy": s["test_accuracy"] for name, s in summaries.items()
-        },
-        settings={**directory.config["flags"], **directory.config["versions"]},
-        tables=[table],
-        figures=[
-            Figure("Test accuracy against rounds", by_round),
-            Figure("Test accuracy against bytes sent by clients", up),
-            Figure("Test accuracy against bytes sent, both ways", both),
-        ],
-        claims=[Claim(**claim) for claim in result["claims"]],
-    )
-    write_json(directory.path / "summary.json", result)
-    print_table(summaries)
-    print(f"report: {report}")
-    return result
-
-
 COLUMNS = (
-    "pipeline",
     "test_accuracy",
     "best_test_accuracy",
     "rounds",
     "uplink_bytes",
     "downlink_bytes",
-    "uplink_ratio",
-    "total_ratio",
+    "total_bytes",
+    "uplink_bytes_ratio",
+    "total_bytes_ratio",
+    "rounds_to_target",
+    "total_bytes_to_target",
     "audited_messages",
     "audit_failures",
+    "algorithm",
+    "uplink",
+    "downlink",
 )
 
 
-def comparison_table(summaries: dict[str, Json]) -> Table:
-    """One row a pipeline; ratios are dense bytes over bytes sent in the same run."""
-    rows = []
-    for name, s in summaries.items():
-        up_ratio, total_ratio = ratios(s)
-        rows.append(
-            [
-                name,
-                s["test_accuracy"],
-                s["best_test_accuracy"],
-                s["rounds"],
-                s["uplink_bytes"],
-                s["downlink_bytes"],
-                round(up_ratio, 2),
-                round(total_ratio, 2),
-                s["audited_messages"],
-                s["audit_failures"],
-            ]
-        )
-    note = "Ratios: bytes of dense float32 messages over the bytes of those sent."
-    return Table("Pipelines", COLUMNS, rows, note)
-
-
-def ratios(summary: Json) -> tuple[float, float]:
-    """Dense bytes over bytes sent: on the uplink, and both ways together."""
-    dense_up, dense_down = (summary[f"dense_{d}link_bytes"] for d in ("up", "down"))
-    up, down = summary["uplink_bytes"], summary["downlink_bytes"]
-    return dense_up / max(up, 1), (dense_up + dense_down) / max(up + down, 1)
-
-
-def comparison_claims(summaries: dict[str, Json]) -> list[Json]:
-    """Every pipeline against the first, in accuracy, and all audits."""
-    (_, reference), *others = summaries.items()
-    made = [
-        {
-            "name": f"{name} is at most {TOLERANCE:.0%} less accurate than the first",
-            "target": reference["best_test_accuracy"] - TOLERANCE,
-            "measured": s["best_test_accuracy"],
-            "holds": s["best_test_accuracy"]
-            >= reference["best_test_accuracy"] - TOLERANCE,
-        }
-        for name, s in others
-    ]
-    failures = sum(s["audit_failures"] for s in summaries.values())
-    made.append(
-        {
-            "name": "every audited message decodes bit for bit from its bytes",
-            "target": 0,
-            "measured": failures,
-            "holds": failures == 0,
-        }
+def define() -> flags.FlagValues:
+    """All flags of the command, not yet parsed."""
+    values = define_run()
+    for name, value in {"num_rounds": 150, "eval_every": 5, "audit_every": 50}.items():
+        values.set_default(name, value)
+    flags.DEFINE_multi_string(
+        "pipeline", list(PIPELINES), "NAME: UPLINK | DOWNLINK", flag_values=values
     )
+    return values
+
+
+def parse(values: flags.FlagValues) -> list[Pipeline]:
+    """The pipelines; what all of them share is built once, to find mistakes."""
+    pipelines = parse_pipelines(values.pipeline)
+    check_task(values)
+    return pipelines
+
+
+def run_pipeline(pipeline: Pipeline, values: flags.FlagValues) -> tuple[Json, Run]:
+    """One pipeline's run, or its results when it has finished before."""
+    own = flags_of(pipeline, values, define_run())
+    build_own = functools.partial(build_problem, own)
+    summary = execute("fed_avg", own, build_own, claims, privacy_spent(own))
+    (row,) = summary["runs"]
+    audits = ("audited_messages", "audit_failures")
+    row |= {name: summary[name] for name in audits}
+    return {**row, "name": pipeline.name}, run_of(pipeline.name, own.workdir)
+
+
+def accuracy_claims(results: Results) -> list[Json]:
+    """Every pipeline against the first, in accuracy, and all audits."""
+    reference, *others = results.rows
+    made = failure_claims("pipeline", results.rows)
+    if reference["reason"]:
+        return made
+    for one in others:
+        made += claim(
+            f"{one['name']} is at most {TOLERANCE:.0%} less accurate than the first",
+            reference["best_test_accuracy"] - TOLERANCE,
+            one["best_test_accuracy"],
+            at_least=True,
+        )
     return made
 
 
-def print_table(summaries: dict[str, Json]) -> None:
-    """The comparison on the terminal."""
-    shown = ConsoleTable(
-        title="Pipelines", caption="up, both: how many times fewer bytes than dense"
+def figures(results: Results) -> list[Figure]:
+    """Test accuracy against rounds, bytes up, and bytes both ways."""
+    runs, folder = results.curves, results.figures_path
+    if not runs:
+        return []
+    by_round = accuracy_against_rounds(runs, folder / "accuracy_against_rounds.png")
+    up = accuracy_against_bytes(runs, folder / "accuracy_against_uplink_bytes.png")
+    both = accuracy_against_bytes(
+        runs,
+        folder / "accuracy_against_bytes.png",
+        columns=("uplink_bytes", "downlink_bytes"),
     )
-    shown.add_column("pipeline", no_wrap=True)
-    for heading in ("accuracy", "best", "bytes up", "bytes down", "up", "both"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for name, s in summaries.items():
-        up, both = ratios(s)
-        shown.add_row(
-            name,
-            f"{s['test_accuracy']:.4f}",
-            f"{s['best_test_accuracy']:.4f}",
-            format_bytes(s["uplink_bytes"]),
-            format_bytes(s["downlink_bytes"]),
-            f"{up:.1f}x",
-            f"{both:.1f}x",
-        )
-    Console().print(shown)
+    return [
+        Figure("Test accuracy against rounds", by_round),
+        Figure("Test accuracy against bytes sent by clients", up),
+        Figure("Test accuracy against bytes sent, both ways", both),
+    ]
 
+
+COMPARISON = Comparison(
+    name="fed_avg.compare",
+    define=define,
+    quick={"num_rounds": 20, "eval_every": 5, "audit_every": 20},
+    repeated=("pipeline",),
+    variants=parse,
+    describe=lambda one: f"{one.uplink} | {one.downlink}",
+    run=run_pipeline,
+    columns=COLUMNS,
+    compare=lambda rows: add_ratios(rows, "uplink_bytes", "total_bytes"),
+    claims=accuracy_claims,
+    figures=figures,
+    title=lambda values: f"Pipelines on {values.dataset}",
+    headlines=lambda rows: {
+        f"{one['name']}_accuracy": one["test_accuracy"] for one in rows
+    },
+    shown={
+        "accuracy": number("test_accuracy", "{:.4f}"),
+        "best": number("best_test_accuracy", "{:.4f}"),
+        "bytes up": formatted("uplink_bytes", format_bytes),
+        "bytes down": formatted("downlink_bytes", format_bytes),
+        "up": number("uplink_bytes_ratio", "{:.1f}x"),
+        "both": number("total_bytes_ratio", "{:.1f}x"),
+    },
+    caption="up, both: how many times fewer bytes than the first",
+)
+main = COMPARISON.main
 
 if __name__ == "__main__":
     main()

@@ -34,7 +34,7 @@ def bytes_against_rounds(
     if not reached:
         return None
     path = line_figure(
-        [Run(one["pipeline"], [one]) for one in reached],
+        [Run(one["name"], [one]) for one in reached],
         x=column,
         y="rounds_to_target",
         xlabel=f"Data to the target, {words} (bytes, logarithmic)",

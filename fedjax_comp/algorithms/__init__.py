@@ -11,6 +11,7 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, never, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import model_averaging
@@ -27,6 +28,7 @@ __all__ = [
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
+    "fed_nova",
     "fetch_sgd",
     "inverse_root",
     "marina",

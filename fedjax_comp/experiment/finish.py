@@ -11,13 +11,14 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.experiment.flags import as_dict
 from fedjax_comp.experiment.lateness import put_on_clock
+from fedjax_comp.experiment.outcome import settings_of
 from fedjax_comp.experiment.problem import (
     build_schedule,
     check_audits,
     initial_key,
     log_hooks,
 )
-from fedjax_comp.metrics import Row
+from fedjax_comp.metrics import TO_TARGET, Row
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import (
     Claim,
@@ -107,6 +108,7 @@ def execute(
         **measured,
         **(finish(directory, params) if finish is not None else {}),
     }
+    summary["runs"] = [{"name": name, **_in_words(summary), "reason": ""}]
     summary["claims"] = claims(summary)
     write_run_report(directory, summary, ledger.rows)
     # Last, since its presence is what says that the run has finished.
@@ -126,18 +128,16 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
         columns=("uplink_bytes", "downlink_bytes"),
     )
     by_time = []
-    if "simulated_seconds" in summary:
+    if summary["simulated_seconds"] is not None:
         path = accuracy_against_time(runs, figures / "accuracy_against_time.png")
         by_time = [Figure("Test accuracy against simulated time", path)]
     write_report(
         directory.path / "report.html",
         title=f"{summary['experiment']} on {_data_name(summary)}",
-        summary={name: summary[name] for name in HEADLINES if name in summary},
-        settings={
-            **directory.config["flags"],
-            **directory.config["versions"],
-            "git_commit": directory.config["git_commit"],
+        summary={
+            name: summary[name] for name in HEADLINES if summary[name] is not None
         },
+        settings=settings_of(directory),
         tables=[
             evaluations_table(rows),
             Table("All figures", ("name", "value"), _facts(summary)),
@@ -172,8 +172,14 @@ def _facts(summary: Json) -> list[tuple[str, str]]:
     return [
         (name, format_value(name, value))
         for name, value in summary.items()
-        if name != "claims"
+        if name not in ("claims", "runs")
     ]
+
+
+def _in_words(summary: Json) -> Json:
+    """A run's row in the vocabulary that all summaries share."""
+    words = (*HEADLINES, "total_bytes", *(f"{name}_to_target" for name in TO_TARGET))
+    return {name: summary[name] for name in words if name != "seconds_total"}
 
 
 def print_summary(summary: Json, directory: RunDirectory) -> None:

@@ -6,14 +6,28 @@ command goes on where it was; one that fails costs its own row and no other.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
-from fedjax_comp.experiment.main import UsageError
+from absl import flags
+
+from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import run_main
+from fedjax_comp.experiment.outcome import (
+    claim,
+    facts_of,
+    print_claims,
+    table_of,
+    write_outcome,
+)
 from fedjax_comp.experiment.pipelines import attempt
-from fedjax_comp.report import Claim, Figure, Table, write_report
+from fedjax_comp.report import Figure, Table
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
-    write_json,
+    begin_run,
+    find_run,
     write_text,
 )
 
@@ -68,69 +82,129 @@ def measure_missing(
     return [rows[name] for name in jobs if name in rows], failures
 
 
-def claim(
-    name: str, target: float, measured: float | None, *, at_least: bool
-) -> list[Json]:
-    """A claim, `[]` when there is nothing to hold it against.
+class Measured(NamedTuple):
+    """What the measurements came to.
 
-    >>> claim("accuracy", 0.9, 0.95, at_least=True)[0]["holds"]
-    True
+    Attributes:
+      values: the command's flags.
+      measurements: a row for each, with its name as `job`.
+      rows: a row of the table for each group of them, each with its `name`.
+      failures: `{job, reason}` of what could not be measured.
+      directory: where they lie.
     """
-    if measured is None:
-        return []
-    holds = measured >= target if at_least else measured <= target
-    value = round(measured, 5)
-    return [{"name": name, "target": target, "measured": value, "holds": holds}]
+
+    values: flags.FlagValues
+    measurements: list[Json]
+    rows: list[Json]
+    failures: list[Json]
+    directory: RunDirectory
+
+    @property
+    def figures_path(self) -> Path:
+        """The folder of figures."""
+        return self.directory.figures_path
 
 
-def failure_claim(failures: Sequence[Json]) -> list[Json]:
-    """That everything could be measured."""
-    return claim("measurements that failed", 0, len(failures), at_least=False)
+class Measurements(NamedTuple):
+    """An experiment made of many small measurements.
+
+    Attributes:
+      name: as in `python -m experiments.<name>`.
+      define: the command's flags, not yet parsed.
+      jobs: `(values) -> {name: what measures it}`. Mistakes in the flags are raised
+        here, before anything is written.
+      summarise: `(measured) -> rows`, each with its `name`, in the words of
+        `fedjax_comp.experiment.outcome`.
+      columns: of `table.csv`, behind `name`.
+      claims: `(measured) -> claims`; that nothing failed is added.
+      show: a measurement as a line for the terminal.
+      quick: flags that `--quick` sets unless they are given by hand.
+      repeated: flags of which further values may be added to a directory.
+      facts: what the summary holds beside rows and claims.
+      figures: `(measured) -> figures` of the report.
+      tables: `(measured) -> further tables` of the report.
+      title: of the report.
+      headlines: `(rows) -> what the report shows first`.
+      note: under the report's first table.
+    """
+
+    name: str
+    define: Callable[[], flags.FlagValues]
+    jobs: Callable[[flags.FlagValues], Mapping[str, Callable[[], Json]]]
+    summarise: Callable[[Sequence[Json]], list[Json]]
+    columns: tuple[str, ...]
+    claims: Callable[[Measured], list[Json]]
+    show: Callable[[Json], str]
+    quick: Mapping[str, object] = {}
+    repeated: tuple[str, ...] = ()
+    facts: Callable[[flags.FlagValues], Json] = facts_of
+    figures: Callable[[Measured], Sequence[Figure | None]] = lambda measured: ()
+    tables: Callable[[Measured], Sequence[Table]] = lambda measured: ()
+    title: Callable[[flags.FlagValues], str] = lambda values: "Measurements"
+    headlines: Callable[[Sequence[Json]], Json] = lambda rows: {"runs": len(rows)}
+    note: str = ""
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """The command: parses flags, measures what is missing, writes the table."""
+
+        def body(values: flags.FlagValues) -> None:
+            apply_quick(values, **self.quick)
+            measure(self, values)
+
+        run_main(self.name, self.define(), body, argv)
 
 
-def complete(
-    directory: RunDirectory,
-    summary: Json,
-    *,
-    title: str,
-    headlines: Json,
-    tables: Sequence[Table],
-    figures: Sequence[Figure],
-    failures: Sequence[Json],
-) -> Json:
-    """Writes the report and, last, the summary; prints the claims.
+def measure(experiment: Measurements, values: flags.FlagValues) -> Json:
+    """Measures what the directory does not hold yet and writes the table.
 
     Args:
-      directory: the run's directory.
-      summary: with its `claims`.
-      title: of the report.
-      headlines: what the report shows first.
-      tables: of the report.
-      figures: of the report.
-      failures: as `measure_missing` gives them; a table of its own when there are any.
+      experiment: what is measured.
+      values: its parsed flags.
 
     Returns:
       The summary.
+
+    Raises:
+      ValueError: for a mistake in the flags, or when nothing could be measured.
     """
-    columns = ("job", "reason")
-    lost = [[one[name] for name in columns] for one in failures]
-    report = write_report(
-        directory.path / "report.html",
-        title=title,
-        summary=headlines,
-        settings={
-            **directory.config["flags"],
-            **directory.config["versions"],
-            "git_commit": directory.config["git_commit"],
-        },
-        tables=[*tables, *([Table("Not measured", columns, lost)] if lost else [])],
-        figures=list(figures),
-        claims=[Claim(**one) for one in summary["claims"]],
+    settings = as_dict(values)
+    for name in experiment.repeated:
+        del settings[name]
+    directory = find_run(values.workdir, experiment.name, settings)
+    if directory.finished is not None and not experiment.repeated:
+        print(f"{directory.path} has finished; nothing was changed.")
+        return directory.finished
+    jobs = experiment.jobs(values)
+    begin_run(directory)
+    show = experiment.show if values.progress else None
+    measured, failures = measure_missing(directory, jobs, show=show)
+    rows = experiment.summarise(measured)
+    found = Measured(values, measured, rows, failures, directory)
+    claims = claim("measurements that failed", 0, len(failures), at_most=True)
+    summary: Json = {
+        "experiment": experiment.name,
+        **experiment.facts(values),
+        "measured": len(measured),
+        "failures": failures,
+        "runs": rows,
+        "claims": [*claims, *experiment.claims(found)],
+    }
+    columns = ("name", *experiment.columns)
+    tables = [
+        table_of("Results", columns, rows)._replace(note=experiment.note),
+        *experiment.tables(found),
+    ]
+    if failures:
+        tables.append(table_of("Not measured", ("job", "reason"), failures))
+    write_outcome(
+        directory,
+        summary,
+        title=experiment.title(values),
+        headlines=experiment.headlines(rows),
+        tables=tables,
+        figures=experiment.figures(found),
+        columns=columns,
     )
-    # Its presence is what says that the run has finished.
-    write_json(directory.path / "summary.json", summary)
-    for one in summary["claims"]:
-        word = "holds" if one["holds"] else "DOES NOT HOLD"
-        print(f"{word}: {one['name']}: {one['measured']} ({one['target']})")
-    print(f"report: {report}")
+    print_claims(summary["claims"])
+    print(f"report: {directory.path / 'report.html'}")
     return summary

@@ -14,6 +14,7 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.links.data_uplink import data_uplink
@@ -202,6 +203,9 @@ ALGORITHMS = {
         error_feedback(truncation(0.8)), truncation(0.9), factored=False
     ),
     "fed_dlr factored": _fed_dlr(truncation(0.9), truncation(0.9), factored=True),
+    "fed_nova": _fed_avg(
+        error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova
+    ),
     "fetch_sgd": _fetch_sgd(identity()),
     "marina": _marina(random_k(0.5), error_feedback(stochastic_quantize(levels=64))),
 }

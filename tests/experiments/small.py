@@ -1,6 +1,12 @@
 """What tests of experiments made of measurements share."""
 
+import re
+from pathlib import Path
+from unittest import mock
+
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def mistake(main, capsys, flags):
@@ -20,3 +26,17 @@ def without_last_row(directory):
     whole = "".join(lines[:-1])
     path.write_text(whole + lines[-1][:20])
     return whole
+
+
+def read_runs(workdir):
+    """Every experiment's figures, by the script of the README."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n(import json, sys\n.*?)```", text, re.DOTALL)
+    assert len(script.splitlines()) <= 10
+    given: dict = {}
+    with mock.patch("sys.argv", ["read", str(workdir)]):
+        exec(script, given)
+    summary = given["summary"]
+    assert {"experiment", "format", "runs", "claims"} <= summary.keys()
+    assert all("name" in row for row in summary["runs"])
+    return given["figures"]

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.approximate_synchronous.run import main
 from fedjax_comp.network import region_clock as clock
 from fedjax_comp.network import regions
-from experiments.approximate_synchronous.run import main
 
 CENTRES = 4
 

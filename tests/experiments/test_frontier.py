@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from experiments.frontier.pareto import cost_to_target, pareto_front
-from experiments.frontier.run import COLUMNS, add_comparisons, main
+from experiments.frontier.pareto import pareto_front
+from experiments.frontier.run import COLUMNS, compare, main
 from experiments.frontier.table import PIPELINES, QUICK_PIPELINES
 from fedjax_comp.experiment.pipelines import parse_pipelines
+from tests.experiments.small import read_runs
 
 
 def test_the_table_has_twenty_pipelines_and_all_are_valid():
@@ -16,26 +17,6 @@ def test_the_table_has_twenty_pipelines_and_all_are_valid():
     assert len(pipelines) >= 20
     assert pipelines[0].name == "dense"
     assert 3 <= len(QUICK_PIPELINES) <= 6
-
-
-def row(round_, accuracy, up, down):
-    return {
-        "round": round_,
-        "test_accuracy": accuracy,
-        "uplink_bytes": up,
-        "downlink_bytes": down,
-    }
-
-
-def test_cost_is_that_of_the_first_evaluation_at_the_target():
-    rows = [row(0, 0.1, 0, 0), row(5, 0.8, 50, 70), row(9, 0.9, 90, 99)]
-    rows.append(row(10, 0.7, 100, 110))
-    assert cost_to_target(rows, 0.8) == {
-        "rounds_to_target": 5,
-        "uplink_bytes_to_target": 50,
-        "total_bytes_to_target": 120,
-    }
-    assert set(cost_to_target(rows, 0.95).values()) == {None}
 
 
 def test_pareto_front_is_what_comparing_all_pairs_gives():
@@ -52,15 +33,16 @@ def test_ratios_are_to_the_first_pipeline():
     def outcome(name, rounds, total):
         up = None if total is None else total // 2
         return {
-            "pipeline": name,
+            "name": name,
             "rounds_to_target": rounds,
             "uplink_bytes_to_target": up,
             "total_bytes_to_target": total,
         }
 
     outcomes = [outcome("a", 5, 100), outcome("b", 7, 20), outcome("c", None, None)]
-    add_comparisons(outcomes)
-    assert [one["total_ratio"] for one in outcomes] == [1.0, 5.0, None]
+    compare(outcomes)
+    ratios = [one["total_bytes_to_target_ratio"] for one in outcomes]
+    assert ratios == [1.0, 5.0, None]
     assert [one["on_front"] for one in outcomes] == [True, True, False]
 
 
@@ -86,8 +68,9 @@ def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
         "--pipeline=wrong: chain(sign(), top_k(0.1)) | identity()",
     ]
     main(["frontier", *flags])
+    assert read_runs(tmp_path).keys() == {"dense", "half", "wrong"}
     summary = json.loads((tmp_path / "summary.json").read_text())
-    dense, half, wrong = summary["pipelines"]
+    dense, half, wrong = summary["runs"]
     assert dense["rounds_to_target"] is not None
     # It stopped there, and a round up is 5 messages of 650 numbers, as is one down.
     assert dense["rounds"] == dense["rounds_to_target"] < 12
@@ -100,8 +83,8 @@ def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
     assert [claim["holds"] for claim in summary["claims"]] == [False, True]
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == COLUMNS
-    assert [line["pipeline"] for line in table] == ["dense", "half", "wrong"]
+    assert tuple(table[0]) == ("name", *COLUMNS, "reason")
+    assert [line["name"] for line in table] == ["dense", "half", "wrong"]
     assert table[2]["reason"] == wrong["reason"]
     report = (tmp_path / "report.html").read_text()
     assert report.count("data:image/png") == 3

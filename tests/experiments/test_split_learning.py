@@ -85,7 +85,10 @@ def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
         expected["weights_down", "server", client] = 1
         expected["weights_up", client, "server"] = 1
     assert ways == expected
-    assert not verify_run(tmp_path / "split-3", load_verifier(str(tmp_path / "split-3" / FOLDER / PUBLIC_KEY))).faults
+    assert not verify_run(
+        tmp_path / "split-3",
+        load_verifier(str(tmp_path / "split-3" / FOLDER / PUBLIC_KEY)),
+    ).faults
 
 
 @pytest.mark.parametrize(

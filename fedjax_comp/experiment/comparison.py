@@ -1,0 +1,193 @@
+"""A comparison: one command that runs several variants and holds them side by side.
+
+Each variant is a run in a directory of its own below `--workdir`: what has finished is
+not run again, further variants may be added, and one that fails is a row of the table.
+An experiment declares what is its own as a `Comparison`, and everything else is here:
+
+    COMPARISON = Comparison(
+        name="mine",
+        define=define,                       # its flags
+        variants=parse,                      # (values) -> the variants
+        run=run_variant,                     # (variant, values) -> its row, its curve
+        columns=("total_bytes", "total_bytes_ratio", "test_accuracy"),
+        compare=lambda rows: add_ratios(rows, "total_bytes"),
+        claims=lambda results: failure_claims("variant", results.rows),
+        shown={"bytes": formatted("total_bytes", format_bytes)},
+    )
+    main = COMPARISON.main                   # python -m experiments.mine
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from fedjax_comp.experiment.finish import read_rows
+from fedjax_comp.experiment.flags import apply_quick, as_dict
+from fedjax_comp.experiment.main import run_main
+from fedjax_comp.experiment.outcome import (
+    Text,
+    facts_of,
+    print_claims,
+    print_table,
+    table_of,
+    write_outcome,
+)
+from fedjax_comp.experiment.pipelines import Variant, attempt
+from fedjax_comp.report import Figure, Run, Table
+from fedjax_comp.run_directory import Json, RunDirectory, open_run
+
+LEADING, TRAILING = ("name",), ("reason",)
+"""Columns that every table has, before and behind an experiment's own."""
+
+
+class Results(NamedTuple):
+    """What the variants came to.
+
+    Attributes:
+      values: the command's flags.
+      rows: a row of the table for each variant, in order.
+      curves: what `run` returned beside each row, of those that did not fail.
+      directory: where they lie.
+    """
+
+    values: flags.FlagValues
+    rows: list[Json]
+    curves: list[Any]
+    directory: RunDirectory
+
+    @property
+    def figures_path(self) -> Path:
+        """The folder of figures."""
+        return self.directory.figures_path
+
+
+class Comparison(NamedTuple):
+    """An experiment that compares variants; the first is what the others are held to.
+
+    Attributes:
+      name: as in `python -m experiments.<name>`.
+      define: the command's flags, not yet parsed.
+      variants: `(values) -> variants`, each a `NamedTuple` with a `name`. Mistakes in
+        what all of them share are raised here, before anything is written.
+      run: `(variant, values) -> (row, curve)`.
+      columns: of `table.csv` between `name` and `reason`, in the words of
+        `fedjax_comp.experiment.outcome`; a row may lack some.
+      claims: `(results) -> claims`.
+      shown: heading to text of a row, for the terminal.
+      quick: flags that `--quick` sets unless they are given by hand.
+      repeated: flags of which further values may be added to a directory.
+      compare: adds to the rows what they are against the first.
+      facts: what the summary holds beside rows and claims.
+      figures: `(results) -> figures` of the report.
+      tables: `(results) -> further tables` of the report.
+      title: of the report.
+      headlines: `(rows) -> what the report shows first`.
+      describe: a variant in a line, for the terminal.
+      word: what a variant is called there.
+      caption: under the terminal's table.
+      order: of the terminal's rows; as they were given when None.
+    """
+
+    name: str
+    define: Callable[[], flags.FlagValues]
+    variants: Callable[[flags.FlagValues], Sequence[Variant]]
+    run: Callable[[Any, flags.FlagValues], tuple[Json, Any]]
+    columns: tuple[str, ...]
+    claims: Callable[[Results], list[Json]]
+    shown: Mapping[str, Text]
+    quick: Mapping[str, object] = {}
+    repeated: tuple[str, ...] = ()
+    compare: Callable[[list[Json]], None] = lambda rows: None
+    facts: Callable[[flags.FlagValues], Json] = facts_of
+    figures: Callable[[Results], Sequence[Figure | None]] = lambda results: ()
+    tables: Callable[[Results], Sequence[Table]] = lambda results: ()
+    title: Callable[[flags.FlagValues], str] = lambda values: "Comparison"
+    headlines: Callable[[Sequence[Json]], Json] = lambda rows: {"runs": len(rows)}
+    describe: Callable[[Any], str] = lambda variant: ""
+    word: str = "pipeline"
+    caption: str = ""
+    order: Callable[[Json], float] | None = None
+
+    def main(self, argv: Sequence[str] | None = None) -> None:
+        """The command: parses flags, runs or resumes every variant, compares them."""
+
+        def body(values: flags.FlagValues) -> None:
+            apply_quick(values, **self.quick)
+            compare(self, values)
+
+        run_main(self.name, self.define(), body, argv)
+
+
+def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
+    """Runs what has not run yet and writes the comparison.
+
+    Args:
+      comparison: the experiment.
+      values: its parsed flags.
+
+    Returns:
+      The summary.
+
+    Raises:
+      ValueError: for a mistake in the flags; nothing has been written then.
+    """
+    variants = comparison.variants(values)
+    settings = as_dict(values)
+    for name in comparison.repeated:
+        del settings[name]
+    directory = open_run(values.workdir, comparison.name, settings)
+    results = Results(values, [], [], directory)
+    for variant in variants:
+        print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
+        done, reason = attempt(
+            variant.name, functools.partial(comparison.run, variant, values)
+        )
+        row, curve = done or ({}, None)
+        known = {n: x for n, x in variant._asdict().items() if n in comparison.columns}
+        blank = dict.fromkeys(comparison.columns)
+        named = {"name": variant.name, **blank, **known, "reason": reason}
+        results.rows.append({**named, **row})
+        if curve is not None:
+            results.curves.append(curve)
+    comparison.compare(results.rows)
+    return finish(comparison, results)
+
+
+def finish(comparison: Comparison, results: Results) -> Json:
+    """Writes and prints what the variants came to."""
+    columns = (*LEADING, *comparison.columns, *TRAILING)
+    summary: Json = {
+        "experiment": comparison.name,
+        **comparison.facts(results.values),
+        "runs": results.rows,
+        "claims": comparison.claims(results),
+    }
+    plural = f"{comparison.word}s".capitalize()
+    write_outcome(
+        results.directory,
+        summary,
+        title=comparison.title(results.values),
+        headlines=comparison.headlines(results.rows),
+        tables=[table_of(plural, columns, results.rows), *comparison.tables(results)],
+        figures=comparison.figures(results),
+        columns=columns,
+    )
+    rows, order = results.rows, comparison.order
+    print_table(
+        plural,
+        comparison.word,
+        comparison.shown,
+        rows if order is None else sorted(rows, key=order),
+        caption=comparison.caption,
+    )
+    print_claims(summary["claims"])
+    print(f"report: {results.directory.path / 'report.html'}")
+    return summary
+
+
+def run_of(name: str, workdir: str | Path) -> Run:
+    """The evaluations of a variant's run, as a curve for figures."""
+    return Run(name, read_rows(Path(workdir)))
