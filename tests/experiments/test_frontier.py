@@ -83,7 +83,7 @@ def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
         "--pipeline=dense: identity() | identity()",
         "--pipeline=half: to_dtype('bfloat16') | to_dtype('bfloat16')",
         # Valid as an expression, and refused when it meets the model.
-        "--pipeline=wrong: chain(sign(), top_k(0.1)) | identity()",
+        "--pipeline=wrong: chain(scaled_sign(), top_k(0.1)) | identity()",
     ]
     main(["frontier", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())

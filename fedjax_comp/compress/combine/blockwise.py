@@ -37,8 +37,8 @@ def _require_fixed_shape(compressor: Compressor, size: int) -> None:
     state = compressor.init(like)
     if jax.tree.leaves(state):
         raise ValueError(
-            "Expected a compressor without memory in blocks(): put its memory around "
-            "it, e.g. error_feedback(blocks(256, sign()))."
+            "Expected a compressor without memory in blockwise(): put its memory "
+            "around it, e.g. error_feedback(blockwise(256, scaled_sign()))."
         )
     payload = jax.eval_shape(
         lambda x: compressor.encode(
@@ -51,20 +51,20 @@ def _require_fixed_shape(compressor: Compressor, size: int) -> None:
         varied = getattr(field, "width", None) is not None
         if isinstance(field, IndexSet | Coded) or counted or varied:
             raise ValueError(
-                f"Expected a compressor of fixed length in blocks(), got a "
-                f"{type(field).__name__}: put entropy_coded() behind blocks, and use "
-                "block_top_k or chunk_top_k for sparsity in blocks."
+                f"Expected a compressor of fixed length in blockwise(), got a "
+                f"{type(field).__name__}: put entropy_coded() behind blockwise(), and "
+                "use block_top_k or chunk_top_k for sparsity in blocks."
             )
 
 
-def blocks(size: int, compressor: Compressor) -> Compressor:
+def blockwise(size: int, compressor: Compressor) -> Compressor:
     """Compresses each leaf in blocks of `size` coordinates, each on its own.
 
         C(x) = (c(x_1..size), c(x_size+1..2 size), ...),   c = compressor.
 
     The last block is as long as is left: nothing is filled up. Bounds of `compressor`
     hold with `size` in place of `n`. An entropy code goes behind it, for all blocks
-    together: `chain(blocks(256, qsgd(7)), entropy_coded())`. A block may spend its
+    together: `chain(blockwise(256, qsgd(7)), entropy_coded())`. A block may spend its
     share of the context's budget.
 
     Args:
@@ -81,9 +81,9 @@ def blocks(size: int, compressor: Compressor) -> Compressor:
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from fedjax_comp.base import make_context
-      >>> from fedjax_comp.compress import sign
+      >>> from fedjax_comp.compress import scaled_sign
       >>> context = make_context(jax.random.key(0), 0)
-      >>> signs = blocks(2, sign())
+      >>> signs = blockwise(2, scaled_sign())
       >>> payload, _ = signs.encode(context, jnp.array([9.0, -7, 0.5, 1.5, -2]), ())
       >>> signs.decode(context, payload, ())[0]
       Array([ 8., -8.,  1.,  1., -2.], dtype=float32)
@@ -137,4 +137,4 @@ def blocks(size: int, compressor: Compressor) -> Compressor:
             )
         return jnp.concatenate(parts).reshape(like.shape)
 
-    return leafwise(ArrayCode("blocks", encode, decode, linear=compressor.linear))
+    return leafwise(ArrayCode("blockwise", encode, decode, linear=compressor.linear))

@@ -2,7 +2,7 @@
 
 one_bit: Seide, Fu, Droppo, Li and Yu, "1-bit stochastic gradient descent and its
 application to data-parallel distributed training of speech DNNs", 2014, section 3.2:
-the two values are the means of what they stand for. one_sign: Bernstein, Wang,
+the two values are the means of what they stand for. sign_sgd: Bernstein, Wang,
 Azizzadenesheli and Anandkumar, "signSGD: compressed optimisation for non-convex
 problems", 2018, algorithm 1, for `fedjax_comp.server.aggregate.majority_vote`.
 """
@@ -79,7 +79,7 @@ def one_bit(*, columns: bool = False) -> Compressor:
     return leafwise(ArrayCode("one_bit", encode, decode))
 
 
-def one_sign() -> Compressor:
+def sign_sgd() -> Compressor:
     """The bare signs of a leaf, for a server that takes a vote on them.
 
         C(x) = sign(x),   sign(0) = 1;   0 everywhere for a leaf of zeros.
@@ -95,8 +95,8 @@ def one_sign() -> Compressor:
       >>> import jax, jax.numpy as jnp
       >>> from fedjax_comp.base import make_context
       >>> context = make_context(jax.random.key(0), 0)
-      >>> payload, _ = one_sign().encode(context, jnp.array([-3.0, 1.0]), ())
-      >>> one_sign().decode(context, payload, ())[0]
+      >>> payload, _ = sign_sgd().encode(context, jnp.array([-3.0, 1.0]), ())
+      >>> sign_sgd().decode(context, payload, ())[0]
       Array([-1.,  1.], dtype=float32)
     """
 
@@ -114,4 +114,4 @@ def one_sign() -> Compressor:
         signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
         return (payload.scale.values.astype(jnp.float32) * signs).astype(like.dtype)
 
-    return leafwise(ArrayCode("one_sign", encode, decode))
+    return leafwise(ArrayCode("sign_sgd", encode, decode))

@@ -2,8 +2,8 @@
 
 stochastic_quantize: Suresh, Yu, Kumar and McMahan, "Distributed mean estimation with
 limited communication", 2017, section 2.2. qsgd: Alistarh et al., "QSGD", 2017, eq. 4
-and lemma 3.1. sign: Karimireddy et al., "Error feedback fixes SignSGD", 2019, with the
-scale of their section 4 (`||x||_1 / n`).
+and lemma 3.1. scaled_sign: Karimireddy et al., "Error feedback fixes SignSGD", 2019,
+with the scale of their section 4 (`||x||_1 / n`).
 
 A NaN or an infinity in a leaf is in its scale as well, so that no coordinate of the
 decoded leaf is finite by accident: the receiver sees NaN, and drops the message.
@@ -205,7 +205,7 @@ def qsgd(levels: int) -> Compressor:
     return leafwise(ArrayCode("qsgd", encode, decode))
 
 
-def sign() -> Compressor:
+def scaled_sign() -> Compressor:
     """Scaled sign: one bit a coordinate and the leaf's mean magnitude.
 
         C(x) = (||x||_1 / n) sign(x),   sign(0) = 1.
@@ -220,8 +220,8 @@ def sign() -> Compressor:
       >>> import jax, jax.numpy as jnp
       >>> from fedjax_comp.base import make_context
       >>> context = make_context(jax.random.key(0), 0)
-      >>> payload, _ = sign().encode(context, jnp.array([-3.0, 1.0]), ())
-      >>> sign().decode(context, payload, ())[0]
+      >>> payload, _ = scaled_sign().encode(context, jnp.array([-3.0, 1.0]), ())
+      >>> scaled_sign().decode(context, payload, ())[0]
       Array([-2.,  2.], dtype=float32)
     """
 
@@ -238,4 +238,4 @@ def sign() -> Compressor:
         signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
         return (payload.scale.values * signs).astype(like.dtype)
 
-    return leafwise(ArrayCode("sign", encode, decode))
+    return leafwise(ArrayCode("scaled_sign", encode, decode))

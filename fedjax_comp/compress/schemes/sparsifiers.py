@@ -12,7 +12,7 @@ from fedjax_comp.compress.combine.chain import chain
 from fedjax_comp.compress.combine.feedback import error_feedback
 from fedjax_comp.compress.combine.flattened import flattened
 from fedjax_comp.compress.entropy import entropy_coded
-from fedjax_comp.compress.quantize.scalar import sign, stochastic_quantize
+from fedjax_comp.compress.quantize.scalar import scaled_sign, stochastic_quantize
 from fedjax_comp.compress.sparsify.counted import warm_up_top_k
 from fedjax_comp.compress.sparsify.structured import chunk_top_k
 from fedjax_comp.compress.sparsify.top_k import random_k, top_k
@@ -50,7 +50,7 @@ def stc(fraction: float) -> Compressor:
     Array([ 2.5,  0. ,  0. , -2.5], dtype=float32)
     """
     codes = entropy_coded(symbols=fixed_width(), indices=shortest_index_set())
-    return error_feedback(flattened(chain(top_k(fraction), sign(), codes)))
+    return error_feedback(flattened(chain(top_k(fraction), scaled_sign(), codes)))
 
 
 def dgc(
