@@ -34,12 +34,12 @@ class Blocks:
 def _require_fixed_shape(compressor: Compressor, size: int) -> None:
     # What is mapped over blocks must be as long for each of them.
     like = jax.ShapeDtypeStruct((size,), jnp.float32)
-    state = compressor.init(like)
-    if jax.tree.leaves(state):
-        raise ValueError(
-            "Expected a compressor without memory in blockwise(): put its memory "
-            "around it, e.g. error_feedback(blockwise(256, scaled_sign()))."
-        )
+    state = checks.memoryless(
+        compressor,
+        like,
+        "in blockwise(): put its memory around it, e.g. "
+        "error_feedback(blockwise(256, scaled_sign())).",
+    )
     payload = jax.eval_shape(
         lambda x: compressor.encode(
             make_context(jax.random.key(0), 0), x, state.sender

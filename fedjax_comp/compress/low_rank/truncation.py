@@ -22,10 +22,10 @@ from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise, shape_of
 from fedjax_comp.compress.low_rank.singular import (
     leading_factors,
     matmul,
-    rank_for_energy,
     spectrum,
     truncated_svd,
 )
+from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
 SCHEMES = ("channel", "spatial")

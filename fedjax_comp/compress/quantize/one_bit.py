@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of
+from fedjax_comp.compress.quantize.scalar import Quantized, decode_signs, symbols_of
 from fedjax_comp.wire.fields import Raw
 
 
@@ -107,11 +107,4 @@ def sign_sgd() -> Compressor:
         size = jnp.where(jnp.all(jnp.isfinite(x)), nonzero, jnp.nan)
         return Quantized(Raw(size), symbols_of(positive, 2))
 
-    def decode(
-        context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
-        return (payload.scale.values.astype(jnp.float32) * signs).astype(like.dtype)
-
-    return leafwise(ArrayCode("sign_sgd", encode, decode))
+    return leafwise(ArrayCode("sign_sgd", encode, decode_signs))

@@ -60,6 +60,19 @@ def symbols_of(numbers: jax.Array, cardinality: int) -> Symbols:
     return Symbols(inside.astype(dtype), cardinality)
 
 
+def zigzag(x: jax.Array, level: jax.Array) -> jax.Array:
+    """Signed levels 0, -1, 1, -2, 2, ... as 0, 1, 2, 3, 4, ...: small ones small.
+
+    Args:
+      x: the sign that each level has, float.
+      level: whole numbers `>= 0`, as floats in the shape of `x`.
+
+    >>> zigzag(jnp.array([3.0, -3.0, -0.1]), jnp.array([1.0, 1.0, 0.0])).tolist()
+    [2.0, 1.0, 0.0]
+    """
+    return 2.0 * level - ((x < 0) & (level > 0)).astype(jnp.float32)
+
+
 _ROW = 128
 
 
@@ -191,18 +204,26 @@ def qsgd(levels: int) -> Compressor:
         norm = euclidean_norm(x)
         t = jnp.abs(x) / jnp.where(norm > 0, norm, 1.0) * s
         q = noise.bernoulli_round(context.client_key, t)
-        zigzag = 2.0 * q - ((x < 0) & (q > 0)).astype(jnp.float32)
-        return Quantized(Raw(norm), symbols_of(zigzag, 2 * s + 1))
+        return Quantized(Raw(norm), symbols_of(zigzag(x, q), 2 * s + 1))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
         del context
-        zigzag = payload.symbols.values.astype(jnp.int32)
-        q = jnp.where(zigzag % 2 == 1, -((zigzag + 1) // 2), zigzag // 2)
+        numbers = payload.symbols.values.astype(jnp.int32)
+        q = jnp.where(numbers % 2 == 1, -((numbers + 1) // 2), numbers // 2)
         return (payload.scale.values * (q.astype(jnp.float32) / s)).astype(like.dtype)
 
     return leafwise(ArrayCode("qsgd", encode, decode))
+
+
+def decode_signs(
+    context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
+) -> jax.Array:
+    """The scale for symbol 1, its negative for symbol 0."""
+    del context
+    signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
+    return (payload.scale.values.astype(jnp.float32) * signs).astype(like.dtype)
 
 
 def scaled_sign() -> Compressor:
@@ -231,11 +252,4 @@ def scaled_sign() -> Compressor:
         positive = (x >= 0).astype(jnp.float32)
         return Quantized(Raw(jnp.mean(jnp.abs(x))), symbols_of(positive, 2))
 
-    def decode(
-        context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
-        return (payload.scale.values * signs).astype(like.dtype)
-
-    return leafwise(ArrayCode("scaled_sign", encode, decode))
+    return leafwise(ArrayCode("scaled_sign", encode, decode_signs))
