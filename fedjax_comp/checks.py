@@ -40,7 +40,7 @@ def number(name: str, value: Any, *, minimum: float, below: float) -> float:
 
 
 def compressor(name: str, value: Any) -> Compressor:
-    """`value`; `ValueError` with the way out when it is no compressor."""
+    """`value`; `ValueError` with the way out when it is not a Compressor."""
     if isinstance(value, Compressor):
         return value
     called = getattr(value, "__name__", None)

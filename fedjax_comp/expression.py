@@ -145,7 +145,7 @@ class _Reader:
     def _key(self, node: ast.expr, depth: int) -> object:
         if not isinstance(node, ast.Constant):
             raise self._error(
-                "a dictionary's key that is no literal", self._column(node)
+                "a dictionary's key that is not a literal", self._column(node)
             )
         return self._evaluate(node, depth - 1)
 

@@ -167,7 +167,7 @@ def budgeted_quantize(max_bits: int = 8) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: unless `max_bits` is such a number.
+      ValueError: unless `max_bits` is an integer in [1, 16].
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -75,8 +75,9 @@ def blockwise(size: int, compressor: Compressor) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `size` is below 1, and when `compressor` is none, has memory, or
-        sends indices, coded fields or fields whose length depends on their values.
+      ValueError: when `size` is below 1, and when `compressor` is not a Compressor, has
+        memory, or sends indices, coded fields or fields whose length depends on their
+        values.
 
     Example:
       >>> import jax, jax.numpy as jnp

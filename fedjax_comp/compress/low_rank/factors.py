@@ -84,7 +84,7 @@ def low_rank(rank: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `rank` is not such a number.
+      ValueError: when `rank` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -166,7 +166,7 @@ def randomized_low_rank(
       A stateless `Compressor`. Each client draws its own subspace.
 
     Raises:
-      ValueError: when an argument is not such a number.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

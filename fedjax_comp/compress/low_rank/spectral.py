@@ -107,7 +107,7 @@ def spectral_sample(rank: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `rank` is not such a number.
+      ValueError: when `rank` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -166,7 +166,7 @@ def energy_low_rank(energy: float, *, max_rank: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -23,7 +23,7 @@ from fedjax_comp.compress.quantize.scalar import (
 from fedjax_comp.wire.fields import Raw, Symbols
 
 _MANTISSA_BITS = 23
-_INFINITE = 255  # the exponent of a float32 that is no number
+_INFINITE = 255  # the exponent of infinities and NaN
 
 
 def stochastic_exponent(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -49,7 +49,7 @@ def stochastic_exponent(key: jax.Array, x: jax.Array) -> jax.Array:
     dither = (noise.uniform(key, x.shape) * scale).astype(jnp.uint32)
     rounded = (words + dither) >> _MANTISSA_BITS
     # The largest power of two stays what it is: above it there is only infinity. What
-    # is no number must not be carried over into the sign.
+    # is not a number must not be carried over into the sign.
     own = words >> _MANTISSA_BITS
     return jnp.where((own & 0xFF) >= _INFINITE - 1, own, rounded)
 
@@ -107,7 +107,7 @@ def natural_dithering(levels: int) -> Compressor:
       A stateless `Compressor` that closes the norm and the symbols.
 
     Raises:
-      ValueError: when `levels` is not such a number.
+      ValueError: when `levels` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -164,7 +164,7 @@ def nuqsgd(levels: int) -> Compressor:
       A stateless `Compressor` that closes the norm and the symbols.
 
     Raises:
-      ValueError: when `levels` is not such a number.
+      ValueError: when `levels` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -23,7 +23,7 @@ def means_by_sign(x: jax.Array) -> jax.Array:
       x: float32 `[rows, columns]`.
 
     Returns:
-      float32 `[2, columns]`, 0 for the mean of no number.
+      float32 `[2, columns]`, 0 where a column has no number of that sign.
 
     >>> means_by_sign(jnp.array([[1.0, -1.0], [3.0, -2.0]])).tolist()
     [[0.0, -1.5], [2.0, 0.0]]
@@ -85,7 +85,7 @@ def sign_sgd() -> Compressor:
         C(x) = sign(x),   sign(0) = 1;   0 everywhere for a leaf of zeros.
 
     One bit a coordinate, and a float16 that is 1, 0 for a leaf of zeros, or NaN for one
-    that holds no numbers. What it decodes has no size: its error has no bound, and the
+    that is not finite. What it decodes has no size: its error has no bound, and the
     learning rate sets the step.
 
     Returns:

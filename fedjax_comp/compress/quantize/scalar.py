@@ -129,7 +129,7 @@ def stochastic_quantize(
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -185,7 +185,7 @@ def qsgd(levels: int) -> Compressor:
       A stateless `Compressor` that closes the norm and the symbols.
 
     Raises:
-      ValueError: when `levels` is not such a number.
+      ValueError: when `levels` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

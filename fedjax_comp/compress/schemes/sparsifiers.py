@@ -74,7 +74,7 @@ def dgc(
       A `Compressor`. With a warm-up, values and indices are closed.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Lin, Han, Mao, Wang and Dally, "Deep gradient compression", 2018, section 3
     (local gradient clipping belongs to the client's optimizer).
@@ -110,7 +110,7 @@ def demo(k: int = 32, *, chunk: int = 64, decay: float = 0.999) -> Compressor:
       server's step.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Peng, Quesnelle and Kingma, "DeMo: decoupled momentum optimization", 2024,
     algorithm 1 (there with tiles of matrices for chunks).
@@ -138,7 +138,7 @@ def sketched_update(fraction: float, *, levels: int = 2) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Konečný, McMahan, Yu, Richtárik, Suresh and Bacon, "Federated learning:
     strategies for improving communication efficiency", 2016, section 3.

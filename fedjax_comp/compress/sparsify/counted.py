@@ -104,7 +104,7 @@ def threshold(value: float, *, cap: float = 0.1) -> Compressor:
       A stateless `Compressor`; the message says how many there are.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -150,7 +150,7 @@ def warm_up_top_k(
       does not count, since its state is dropped.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
