@@ -122,8 +122,7 @@ def upload_link(
     83
     """
     inner = identity() if compressor is None else compressor
-    if num_classes < 1:
-        raise ValueError(f"Expected num_classes={num_classes} >= 1.")
+    checks.integer("num_classes", num_classes, minimum=1)
 
     def init(like: Shared) -> LinkState:
         return checks.memoryless(
