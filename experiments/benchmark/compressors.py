@@ -20,13 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from experiments.benchmark.compressor_rows import ROOMS, ROWS, Row
+from experiments.benchmark.compressor_rows import STAGES, Row
+from experiments.benchmark.pipeline_rows import PIPELINES
 from experiments.rate_distortion.measure import Measurement, measure
 from experiments.rate_distortion.sources import DRAWN, Source
 from fedjax_comp.base import Compressor
 from fedjax_comp.experiment.expressions import build
 
 FLAGS = flags.FLAGS
+ROOMS = STAGES | PIPELINES
+ROWS = tuple(row for rows in ROOMS.values() for row in rows)
 EXACT = 1e-9
 """A relative error below it is rounding."""
 MARGIN = 1.2

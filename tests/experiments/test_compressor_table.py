@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.benchmark.compressor_rows import ROOMS, ROWS
 from experiments.benchmark.compressors import (
+    ROOMS,
+    ROWS,
     Result,
     kind,
     make_source,
