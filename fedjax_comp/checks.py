@@ -4,7 +4,9 @@ import math
 import operator
 from typing import Any
 
-from fedjax_comp.base import Compressor
+import jax
+
+from fedjax_comp.base import Compressor, LinkState, PyTree
 
 
 def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
@@ -38,7 +40,7 @@ def number(name: str, value: Any, *, minimum: float, below: float) -> float:
 
 
 def compressor(name: str, value: Any) -> Compressor:
-    """`value`; `ValueError` with the way out when it is no compressor."""
+    """`value`; `ValueError` with the way out when it is not a Compressor."""
     if isinstance(value, Compressor):
         return value
     called = getattr(value, "__name__", None)
@@ -46,6 +48,37 @@ def compressor(name: str, value: Any) -> Compressor:
     raise ValueError(
         f"Expected {name} to be a compressor, not {called or repr(value)}{way_out}."
     )
+
+
+def memoryless(compressor: Compressor, like: PyTree, why: str) -> LinkState:
+    """The state of a compressor at both ends, which has no array in it.
+
+    Args:
+      compressor: for messages that have no relation to one another.
+      like: a tree of arrays, or of shapes and dtypes, as `init` takes it.
+      why: what follows "Expected a compressor without memory ".
+
+    Returns:
+      `compressor.init(like)`.
+
+    Raises:
+      ValueError: when the compressor has a memory.
+
+    >>> from fedjax_comp.compress import error_feedback, top_k
+    >>> memoryless(top_k(k=1), jax.ShapeDtypeStruct((2,), "float32"), "here.")
+    LinkState(sender=(), receiver=())
+    >>> compressor = error_feedback(top_k(k=1))
+    >>> memoryless(compressor, jax.ShapeDtypeStruct((2,), "float32"), "here.")
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a compressor without memory here.
+    """
+    state = compressor.init(
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+    )
+    if jax.tree.leaves(state):
+        raise ValueError(f"Expected a compressor without memory {why}")
+    return state
 
 
 def between(name: str, value: Any, *, above: float, at_most: float) -> float:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 MAX_LENGTH = 2000
 MAX_DEPTH = 30
 
+RENAMED = {"blocks": "blockwise", "one_sign": "sign_sgd", "sign": "scaled_sign"}
+"""Former names of factories: by its letters the nearest would be another factory."""
+
 
 class ExpressionError(ValueError):
     """One line: the flag, what is wrong, at which column, and the way out."""
@@ -57,7 +60,10 @@ column 7; did you mean 'top_k'?
 
 
 def _nearest(name: str, candidates: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.0)
+    known = list(candidates)
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    if RENAMED.get(name) in known:
+        matches = [RENAMED[name]]
     return f"; did you mean {matches[0]!r}?" if matches else "."
 
 
@@ -139,7 +145,7 @@ class _Reader:
     def _key(self, node: ast.expr, depth: int) -> object:
         if not isinstance(node, ast.Constant):
             raise self._error(
-                "a dictionary's key that is no literal", self._column(node)
+                "a dictionary's key that is not a literal", self._column(node)
             )
         return self._evaluate(node, depth - 1)
 

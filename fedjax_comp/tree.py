@@ -69,6 +69,23 @@ def where(pred: jax.Array, when_true: PyTree, when_false: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b), when_true, when_false)
 
 
+def along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+    """A mask or weight for each row of a leaf, shaped so that it meets the whole row.
+
+    Args:
+      mask: any dtype, of the leading axes of `leaf`, e.g. `[C]`.
+      leaf: e.g. `[C, ...]`.
+
+    Returns:
+      `mask` with axes of 1 behind its own, of as many axes as `leaf`.
+
+    >>> import jax.numpy as jnp
+    >>> along(jnp.array([True, False]), jnp.zeros((2, 3, 4))).shape
+    (2, 1, 1)
+    """
+    return mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim))
+
+
 def ravel(leaves: Sequence[jax.Array]) -> jax.Array:
     """Lays float arrays end to end as one float32 vector.
 

@@ -61,6 +61,18 @@ def test_an_unknown_name_is_placed_and_corrected():
     assert "did you mean 'qsgd'?" in one_line("QSGD(3)".lower().replace("d", ""))
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sign()", "scaled_sign"),
+        ("one_sign()", "sign_sgd"),
+        ("blocks(256, qsgd(3))", "blockwise"),
+    ],
+)
+def test_a_name_of_an_earlier_version_is_told_the_present_one(old, new):
+    assert one_line(old).endswith(f"at column 1; did you mean {new!r}?")
+
+
 def test_columns_count_characters_and_not_bytes():
     names = {"f": record}
     assert "unknown name 'g' at column 10;" in one_line("f('äöü', g)", names)

@@ -1,5 +1,7 @@
 """Each function against the same question asked of NumPy arrays."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +50,15 @@ def test_unravel_undoes_ravel():
         assert back.dtype == leaf.dtype
         np.testing.assert_array_equal(back, leaf)
     assert trees.ravel([]).shape == (0,)
+
+
+def test_along_takes_each_row_by_its_own_mask():
+    mask = np.array([True, False, True])
+    for shape in ((3,), (3, 2), (3, 1, 4)):
+        leaf = np.arange(math.prod(shape)).reshape(shape) + 1
+        kept = jnp.where(trees.along(jnp.asarray(mask), jnp.asarray(leaf)), leaf, 0)
+        expected = leaf.copy()
+        expected[~mask] = 0
+        np.testing.assert_array_equal(kept, expected)
+    pairs = trees.along(jnp.ones((2, 5)), jnp.zeros((2, 5, 7)))
+    assert pairs.shape == (2, 5, 1)

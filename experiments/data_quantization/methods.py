@@ -1,6 +1,6 @@
 """What is compared, as expressions of `--pipeline='NAME: METHOD'`.
 
---pipeline='sign: gradient(error_feedback(sign()), family="quantizer")'
+--pipeline='sign: gradient(error_feedback(scaled_sign()), family="quantizer")'
 --pipeline='data: data(uniform_lattice(1), refinement=random_k(0.001))'
 --pipeline='once: shipped(uniform_lattice(1))'
 """

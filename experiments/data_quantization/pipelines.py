@@ -11,7 +11,7 @@ def _feedback(*stages: str) -> str:
 
 def _buckets(quantizer: str) -> str:
     """A scale for every 512 coordinates and not for a leaf: far less noise."""
-    return f"blocks(512, {quantizer})"
+    return f"blockwise(512, {quantizer})"
 
 
 def _coded(quantizer: str) -> str:
@@ -28,7 +28,7 @@ METHODS = {
     "qsgd-2bit-buckets": _gradient(_coded(_buckets("qsgd(1)")), "quantizer"),
     "qsgd-4bit-coded": _gradient(_coded("qsgd(7)"), "quantizer"),
     "terngrad-coded": _gradient(_coded(_buckets("terngrad()")), "quantizer"),
-    "ef-sign": _gradient("error_feedback(sign())", "quantizer"),
+    "ef-sign": _gradient("error_feedback(scaled_sign())", "quantizer"),
     "eden-1bit": _gradient("eden_fixed_rate(1)", "quantizer"),
     "ef-top-k-1%": _gradient(_feedback("top_k(0.01)"), "sparsifier"),
     "ef-top-k-0.1%-4bit": _gradient(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from fedjax_comp import algorithms
+from fedjax_comp.algorithms import dynamic_averaging
 from fedjax_comp.algorithms.dynamic_averaging import Balancing
 from fedjax_comp.algorithms.model_averaging import Trigger
 from fedjax_comp.experiment.expressions import build
@@ -53,7 +53,7 @@ def dynamic(
     max_violations: int | None = None,
 ) -> Rule:
     """Dynamic averaging: local conditions are looked at every so many updates."""
-    trigger = algorithms.dynamic(
+    trigger = dynamic_averaging.dynamic(
         delta, balancing=balancing, max_violations=max_violations
     )
     return Rule("dynamic", trigger, _at_least_one(every))
@@ -61,22 +61,22 @@ def dynamic(
 
 def periodic(every: int) -> Rule:
     """All learners average every so many updates."""
-    return Rule("periodic", algorithms.periodic(), _at_least_one(every))
+    return Rule("periodic", dynamic_averaging.periodic(), _at_least_one(every))
 
 
 def fed_avg(fraction: float, *, every: int = 1) -> Rule:
     """A random fraction of the learners averages every so many updates."""
-    return Rule("FedAvg", algorithms.periodic(fraction), _at_least_one(every))
+    return Rule("FedAvg", dynamic_averaging.periodic(fraction), _at_least_one(every))
 
 
 def none() -> Rule:
     """Learners on their own."""
-    return Rule("none", algorithms.never(), 1)
+    return Rule("none", dynamic_averaging.never(), 1)
 
 
 def serial() -> Rule:
     """One learner with all the data, which updates as often as all others together."""
-    return Rule("serial", algorithms.periodic(), 1, in_one_place=True)
+    return Rule("serial", dynamic_averaging.periodic(), 1, in_one_place=True)
 
 
 RULES = {f.__name__: f for f in (dynamic, periodic, fed_avg, none, serial)}
@@ -105,9 +105,9 @@ def parse_variants(
         the same name.
 
     >>> parse_variants(
-    ...     ["a: periodic(8)"], uplink="sign()", downlink="identity()"
+    ...     ["a: periodic(8)"], uplink="scaled_sign()", downlink="identity()"
     ... )[0].uplink
-    'sign()'
+    'scaled_sign()'
     """
     variants = []
     for text in texts:

@@ -126,7 +126,7 @@ TABLE = (
         )
         for bits in (0.1, 0.5, 1, 2)
     ),
-    Entry("scaled sign", "sign()", unbiased=False, quick=True),
+    Entry("scaled sign", "scaled_sign()", unbiased=False, quick=True),
     *(
         Entry("top-k", vector(f"top_k({f})", CODED), unbiased=False, quick=f == 0.01)
         for f in (0.001, 0.01, 0.1)
@@ -141,7 +141,9 @@ TABLE = (
         for f in (0.001, 0.01, 0.03, 0.1, 0.3)
     ),
     *(
-        Entry("top-k, sign", vector(f"top_k({f})", "sign()", CODED), unbiased=False)
+        Entry(
+            "top-k, sign", vector(f"top_k({f})", "scaled_sign()", CODED), unbiased=False
+        )
         for f in (0.01, 0.1)
     ),
     Entry("top-k of blocks", vector("block_top_k(0.03, block=16)", CODED), False),
@@ -167,8 +169,8 @@ TABLE = (
 def to_text(entry: Entry) -> str:
     """An entry as a value of `--compressor`.
 
-    >>> to_text(Entry("scaled sign", "sign()", unbiased=False))
-    'scaled sign: biased: sign()'
+    >>> to_text(Entry("scaled sign", "scaled_sign()", unbiased=False))
+    'scaled sign: biased: scaled_sign()'
     """
     words = [CLASSES[not entry.unbiased]]
     words += [name for name in OPTIONS if getattr(entry, name)]
@@ -184,7 +186,7 @@ def parse_entry(text: str) -> Entry:
     Raises:
       ValueError: when it is not of that form or the expression is not valid.
 
-    >>> parse_entry("scaled sign: biased: sign()").unbiased
+    >>> parse_entry("scaled sign: biased: scaled_sign()").unbiased
     False
     """
     parts = [part.strip() for part in text.split(":", 2)]

@@ -7,7 +7,6 @@ from fedjax_comp.algorithms.approximate_synchronous import (
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_advice import advisable
 from fedjax_comp.algorithms.data_quantization import data_quantization
-from fedjax_comp.algorithms.dynamic_averaging import dynamic, never, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
@@ -24,7 +23,6 @@ __all__ = [
     "approximate_synchronous",
     "consensus_sgd",
     "data_quantization",
-    "dynamic",
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
@@ -34,8 +32,6 @@ __all__ = [
     "marina",
     "minibatch_sgd",
     "model_averaging",
-    "never",
-    "periodic",
     "split_learning",
     "vertical_split",
 ]

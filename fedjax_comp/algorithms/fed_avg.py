@@ -83,7 +83,7 @@ def fed_avg(
       uplink: compressor of the clients' updates; `identity()` when None.
       downlink: compressor of the server's model; `identity()` when None.
       aggregation: what becomes of the weighted sum of updates. `majority_vote` with
-        the uplink `one_sign()` and one local step of `optax.sgd(1.0)` is signSGD with
+        the uplink `sign_sgd()` and one local step of `optax.sgd(1.0)` is signSGD with
         majority vote (Bernstein et al. 2018, algorithm 1), the server's rate its own.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.

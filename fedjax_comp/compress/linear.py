@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp import checks
+from fedjax_comp import tree as trees
 from fedjax_comp.base import Compressor, Context, PyTree
 
 
@@ -41,7 +42,7 @@ def sum_payloads(payloads: PyTree, weights: jax.Array | None = None) -> PyTree:
             )
         numbers = leaf.astype(jnp.float32)
         if weights is not None:
-            column = weights.reshape(-1, *[1] * (leaf.ndim - 1)).astype(jnp.float32)
+            column = trees.along(weights, leaf).astype(jnp.float32)
             numbers = jnp.where(column == 0, 0.0, column * numbers)
         return jnp.sum(numbers, axis=0).astype(leaf.dtype)
 

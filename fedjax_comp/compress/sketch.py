@@ -118,7 +118,7 @@ def count_sketch(*, rows: int, columns: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is not such a number.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

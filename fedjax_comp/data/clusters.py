@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_comp import checks
+
 
 class SizeBounds(NamedTuple):
     """Examples that a cluster must and may have, both inclusive."""
@@ -275,8 +277,7 @@ def balanced_clusters(
     >>> balanced_clusters(x, 3, np.random.default_rng(0)).chosen.sum(0).tolist()
     [4, 4, 4]
     """
-    if sample_size < 1:
-        raise ValueError(f"Expected sample_size={sample_size} >= 1.")
+    checks.integer("sample_size", sample_size, minimum=1)
     bounds = size_bounds(
         len(x),
         num_clusters,

@@ -7,6 +7,7 @@ table of indices into the examples that are on the device once.
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Cohort
 from fedjax_comp.data.federated import FederatedData
 
@@ -103,10 +104,8 @@ def make_batches(
 
     Source: McMahan et al. 2017, arXiv 1602.05629, algorithm 1 (ClientUpdate).
     """
-    if max_client_size < 1:
-        raise ValueError(f"Expected max_client_size={max_client_size} >= 1.")
-    if epochs < 1:
-        raise ValueError(f"Expected epochs={epochs} >= 1.")
+    checks.integer("max_client_size", max_client_size, minimum=1)
+    checks.integer("epochs", epochs, minimum=1)
     if batch_size < 0:
         raise ValueError(f"Expected batch_size={batch_size} >= 0; 0 is all examples.")
     batch = min(batch_size, max_client_size) or max_client_size

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import Examples
 from fedjax_comp.data.input_partition import InputPartition
 from fedjax_comp.data.partition import (
@@ -144,8 +145,7 @@ def federate(
     >>> federate(load("digits"), iid(), num_clients=10, seed=0).offsets[-1].item()
     1437
     """
-    if seed < 0:
-        raise ValueError(f"Expected seed={seed} >= 0.")
+    checks.integer("seed", seed, minimum=0)
     rng = np.random.default_rng(seed)
     if isinstance(partition, InputPartition):
         inputs = np.asarray(dataset.train.x)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.data.clusters import balanced_clusters
 from fedjax_comp.data.partition import Assignment, check_num_clients, from_lists
 
@@ -56,10 +57,8 @@ def clusters(
 
     Source: Dick et al. 2017, as `fedjax_comp.data.clusters`.
     """
-    if replication < 1:
-        raise ValueError(f"Expected replication={replication} >= 1.")
-    if sample_size < 1:
-        raise ValueError(f"Expected sample_size={sample_size} >= 1.")
+    checks.integer("replication", replication, minimum=1)
+    checks.integer("sample_size", sample_size, minimum=1)
 
     def assign(
         inputs: np.ndarray, num_clients: int, rng: np.random.Generator

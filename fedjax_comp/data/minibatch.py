@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Cohort
 from fedjax_comp.data.cohort import sample_clients
 from fedjax_comp.data.federated import FederatedData
@@ -32,8 +33,7 @@ def sample_minibatches(
     >>> cohort.clients.active.tolist(), cohort.clients.rows[2].tolist()
     ([True, False, True], [[3, 3]])
     """
-    if batch_size < 1:
-        raise ValueError(f"Expected batch_size={batch_size} >= 1.")
+    checks.integer("batch_size", batch_size, minimum=1)
     client_key, batch_key = jax.random.split(key)
     if cohort_size == data.spec.num_clients:
         ids = jnp.arange(cohort_size, dtype=jnp.int32)

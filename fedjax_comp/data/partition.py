@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_comp import checks
+
 
 class Assignment(NamedTuple):
     """Index lists, joined: client `i` has `order[offsets[i]:offsets[i + 1]]`.
@@ -136,8 +138,7 @@ def shards(per_client: int = 2) -> Partition:
 
     Source: McMahan et al. 2017, section 3.
     """
-    if per_client < 1:
-        raise ValueError(f"Expected per_client={per_client} >= 1.")
+    checks.integer("per_client", per_client, minimum=1)
 
     def partition(
         labels: np.ndarray,
@@ -195,8 +196,7 @@ def dirichlet(alpha: float, *, minimum: int = 0) -> Partition:
     """
     if not (np.isfinite(alpha) and alpha > 0):
         raise ValueError(f"Expected alpha={alpha} > 0 and finite; use iid() for equal.")
-    if minimum < 0:
-        raise ValueError(f"Expected minimum={minimum} >= 0.")
+    checks.integer("minimum", minimum, minimum=0)
 
     def partition(
         labels: np.ndarray,

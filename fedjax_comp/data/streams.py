@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Cohort, Examples, PyTree
 from fedjax_comp.data.sources.contract import Dataset
 from fedjax_comp.keys import make_key
@@ -227,8 +228,7 @@ def graphical_model(spec: StreamSpec, *, num_features: int = 50) -> Stream:
       ValueError: for a number below 1.
     """
     _check(spec)
-    if num_features < 1:
-        raise ValueError(f"Expected num_features={num_features} >= 1.")
+    checks.integer("num_features", num_features, minimum=1)
 
     def draw(key: jax.Array, concept: jax.Array, draw_key: jax.Array) -> Examples:
         tables = jax.random.uniform(

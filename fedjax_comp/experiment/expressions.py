@@ -41,7 +41,10 @@ OPTIMIZERS = {
 
 
 def _factories() -> dict[str, object]:
-    """Every public function below `compress/` that returns a `Compressor`."""
+    """Every public function below `compress/` that returns a `Compressor`.
+
+    But for `leafwise`: what it takes is made of functions, which no flag can say.
+    """
     found: dict[str, object] = {}
     for info in pkgutil.walk_packages(compress.__path__, f"{compress.__name__}."):
         module = importlib.import_module(info.name)
@@ -49,6 +52,7 @@ def _factories() -> dict[str, object]:
             if (
                 inspect.isfunction(made)
                 and not name.startswith("_")
+                and made is not compress.leafwise
                 and made.__module__ == module.__name__
                 and inspect.signature(made).return_annotation is Compressor
             ):
@@ -58,7 +62,7 @@ def _factories() -> dict[str, object]:
 
 COMPRESSORS = {
     **{name: getattr(codes, name) for name in codes.__all__},
-    **{name: getattr(compress, name) for name in compress.__all__},
+    "by_rank": compress.by_rank,
     **_factories(),
 }
 """The compressors, found where they are written, and what their arguments name."""

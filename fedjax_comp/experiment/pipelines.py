@@ -66,8 +66,8 @@ def split_name(text: str) -> tuple[str, str]:
 
     The name is empty when there is none that can be a directory's.
 
-    >>> split_name("ef-sign: sign()"), split_name("../up: sign()")
-    (('ef-sign', 'sign()'), ('', 'sign()'))
+    >>> split_name("ef-sign: scaled_sign()"), split_name("../up: scaled_sign()")
+    (('ef-sign', 'scaled_sign()'), ('', 'scaled_sign()'))
     """
     name, _, rest = text.partition(":")
     name = name.strip()

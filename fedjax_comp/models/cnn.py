@@ -11,6 +11,7 @@ import functools
 import jax
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.models.convolution import Conv, ConvFn
 from fedjax_comp.models.pooling import max_pool_2x2
 from fedjax_comp.models.task import ModelFn
@@ -70,8 +71,7 @@ def cnn(
         raise ValueError(
             f"Expected channels={channels} with one entry or more, all >= 1."
         )
-    if hidden < 1:
-        raise ValueError(f"Expected hidden={hidden} >= 1.")
+    checks.integer("hidden", hidden, minimum=1)
     return functools.partial(
         CNN, channels=tuple(channels), hidden=hidden, convolve=convolve
     )

@@ -25,6 +25,7 @@ from flax import linen as nn
 from fedjax_comp.base import PyTree
 from fedjax_comp.models.convolution import Conv, default_conv
 from fedjax_comp.models.strided import strided
+from fedjax_comp.rank import rank_for_energy
 
 SCHEMES = ("channel", "spatial")
 
@@ -190,7 +191,7 @@ def _factors(
         matrix = matrix.transpose(0, 2, 1, 3).reshape(height * inputs, width * outputs)
     matrix = matrix.reshape(-1, matrix.shape[-1])
     u, s, v = np.linalg.svd(matrix, full_matrices=False)
-    rank = rank_for_energy(s, energy)
+    rank = int(rank_for_energy(s, energy))
     rank = max(1, rank if max_rank is None else min(rank, max_rank))
     if rank * sum(matrix.shape) >= matrix.size:
         return None
@@ -203,13 +204,3 @@ def _factors(
     if kernel.ndim == 4:
         return left.reshape(*kernel.shape[:3], rank), right[None, None]
     return left, right
-
-
-def rank_for_energy(s: np.ndarray, energy: float) -> int:
-    """The least number of singular values that holds a share of their squares' sum.
-
-    >>> rank_for_energy(np.array([3.0, 2.0, 1.0]), 0.9)
-    2
-    """
-    reached = np.cumsum(np.square(s))
-    return int(np.count_nonzero(reached[:-1] < energy * reached[-1])) + 1

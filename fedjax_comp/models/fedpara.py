@@ -11,6 +11,7 @@ import functools
 import jax
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.models.task import ModelFn
 
 
@@ -109,6 +110,5 @@ def fed_para_mlp(*widths: int, rank: int) -> ModelFn:
         raise ValueError("Expected at least one width, e.g. fed_para_mlp(200, rank=8).")
     if any(width < 1 for width in widths):
         raise ValueError(f"Expected every width in widths={widths} >= 1.")
-    if rank < 1:
-        raise ValueError(f"Expected rank={rank} >= 1.")
+    checks.integer("rank", rank, minimum=1)
     return functools.partial(FedParaMLP, widths=widths, rank=rank)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from fedjax_comp import checks
 from fedjax_comp.models.task import ModelFn
 
 
@@ -127,8 +128,7 @@ def char_lstm(
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     817872
     """
-    if embedding < 1:
-        raise ValueError(f"Expected embedding={embedding} >= 1.")
+    checks.integer("embedding", embedding, minimum=1)
     if not widths or any(width < 1 for width in widths):
         raise ValueError(f"Expected widths={widths} with one entry or more, all >= 1.")
     return functools.partial(CharLSTM, embedding=embedding, widths=tuple(widths))

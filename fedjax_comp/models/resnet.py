@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.models.convolution import Conv, ConvFn
 from fedjax_comp.models.normalization import GroupNorm
 from fedjax_comp.models.task import ModelFn
@@ -117,6 +118,5 @@ def resnet(
     """
     if depth < 8 or (depth - 2) % (2 * STAGES):
         raise ValueError(f"Expected depth={depth} to be 6 n + 2: 8, 14, 20, 32, ...")
-    if width < 1:
-        raise ValueError(f"Expected width={width} >= 1.")
+    checks.integer("width", width, minimum=1)
     return functools.partial(ResNet, depth=depth, width=width, convolve=convolve)

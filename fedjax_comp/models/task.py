@@ -15,6 +15,7 @@ import optax
 from flax import linen as nn
 
 from fedjax_comp.base import Examples, PyTree, Task
+from fedjax_comp.tree import along
 
 
 class ModelFn(Protocol):
@@ -86,13 +87,13 @@ def classification(
         """Losses, hits and what counts, all in the shape of the labels."""
         x = examples.x.astype(dtype)
         inputs = x * jnp.asarray(scale, dtype) if floating else x
-        per_example = mask.reshape(mask.shape + (1,) * (inputs.ndim - 1))
+        per_example = along(mask, inputs)
         # A masked row may hold anything: zero times the gradient of an overflow is NaN,
         # so such a row is replaced before it meets the parameters.
         inputs = jnp.where(per_example, inputs, jnp.zeros((), dtype))
         logits = cast(jax.Array, module.apply({"params": params}, inputs))
         labels = examples.y.astype(jnp.int32)
-        per_label = mask.reshape(mask.shape + (1,) * (labels.ndim - 1))
+        per_label = along(mask, labels)
         per_label = jnp.broadcast_to(per_label, labels.shape)
         if ignore_label is not None:
             per_label = per_label & (labels != ignore_label)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.base import Task
 from fedjax_comp.models.task import ModelFn, classification
 
@@ -152,8 +153,7 @@ def vertical_classification(
             raise ValueError(f"Expected feature={feature} in [0, {num_features}).")
         if held.count(feature) > 1:
             raise ValueError(f"Expected feature={feature} in one block, got several.")
-    if num_outputs < 1:
-        raise ValueError(f"Expected num_outputs={num_outputs} >= 1.")
+    checks.integer("num_outputs", num_outputs, minimum=1)
     fixed = tuple(tuple(block) for block in blocks)
     bottoms = tuple(bottom(num_outputs) for _ in blocks)
     server = top(num_classes)

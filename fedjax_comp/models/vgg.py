@@ -11,6 +11,7 @@ import functools
 import jax
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.models.convolution import Conv, ConvFn
 from fedjax_comp.models.normalization import GroupNorm
 from fedjax_comp.models.pooling import max_pool_2x2
@@ -78,10 +79,8 @@ def vgg(
         raise ValueError(
             f"Expected channels={channels} with one entry or more, all >= 1."
         )
-    if repeats < 1:
-        raise ValueError(f"Expected repeats={repeats} >= 1.")
-    if hidden < 1:
-        raise ValueError(f"Expected hidden={hidden} >= 1.")
+    checks.integer("repeats", repeats, minimum=1)
+    checks.integer("hidden", hidden, minimum=1)
     return functools.partial(
         VGG,
         channels=tuple(channels),

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree, fold_context
 from fedjax_comp.compress import identity
 from fedjax_comp.wire.fields import Symbols
@@ -121,17 +122,15 @@ def upload_link(
     83
     """
     inner = identity() if compressor is None else compressor
-    if num_classes < 1:
-        raise ValueError(f"Expected num_classes={num_classes} >= 1.")
+    checks.integer("num_classes", num_classes, minimum=1)
 
     def init(like: Shared) -> LinkState:
-        state = inner.init({"x": like.x, "anchor": like.anchor})
-        if jax.tree.leaves(state):
-            raise ValueError(
-                "Expected a compressor without memory: a party uploads only once, so "
-                "leave error feedback out."
-            )
-        return state
+        return checks.memoryless(
+            inner,
+            {"x": like.x, "anchor": like.anchor},
+            "of representations: a party uploads only once, so leave error feedback "
+            "out.",
+        )
 
     def encode(
         context: Context, shared: Shared, sender: PyTree

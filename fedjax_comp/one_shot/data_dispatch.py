@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import Examples, Execution, PyTree, Task
 from fedjax_comp.data.clusters import balanced_clusters, squared_distances
 from fedjax_comp.data.partition import Assignment, from_lists
@@ -103,10 +104,8 @@ def clustered(
 
     Source: Dick et al. 2017, section 6.
     """
-    if replication < 1:
-        raise ValueError(f"Expected replication={replication} >= 1.")
-    if sample_size < 1:
-        raise ValueError(f"Expected sample_size={sample_size} >= 1.")
+    checks.integer("replication", replication, minimum=1)
+    checks.integer("sample_size", sample_size, minimum=1)
 
     def dispatch(
         x: np.ndarray, num_machines: int, rng: np.random.Generator

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
+
 
 class PrivateMap(NamedTuple):
     """A party's own map, `f(x) = (x - mean) matrix`; it never leaves the party.
@@ -199,8 +201,7 @@ def low_rank_sample(size: int, *, rank: int) -> Anchor:
       ValueError: for a number below 1; on use, for a rank above that of the data.
     """
     _check_size(size)
-    if rank < 1:
-        raise ValueError(f"Expected rank={rank} >= 1.")
+    checks.integer("rank", rank, minimum=1)
 
     def draw(key: jax.Array, public: jax.Array) -> jax.Array:
         rows = public.shape[0]
@@ -220,8 +221,7 @@ def _right_vectors(x: jax.Array, count: int) -> jax.Array:
 
 
 def _check_components(components: int) -> None:
-    if components < 1:
-        raise ValueError(f"Expected components={components} >= 1.")
+    checks.integer("components", components, minimum=1)
 
 
 def _check_fits(components: int, x: jax.Array) -> None:
@@ -233,5 +233,4 @@ def _check_fits(components: int, x: jax.Array) -> None:
 
 
 def _check_size(size: int) -> None:
-    if size < 1:
-        raise ValueError(f"Expected size={size} >= 1.")
+    checks.integer("size", size, minimum=1)

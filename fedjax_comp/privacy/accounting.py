@@ -71,7 +71,7 @@ def gaussian_epsilon(*, noise_multiplier: float, rounds: int, delta: float) -> f
       The least epsilon; `inf` without noise.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     >>> round(gaussian_epsilon(noise_multiplier=1.0, rounds=1, delta=1e-5), 3)
     4.377
@@ -124,7 +124,7 @@ def cohort_epsilon(
       epsilon; `inf` without noise.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
       ImportError: with the way out, when `C < K` and `dp-accounting` is missing.
 
     >>> round(cohort_epsilon(
@@ -172,7 +172,7 @@ def poisson_epsilon(
       epsilon; `inf` without noise.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
       ImportError: with the way out, when `dp-accounting` is missing.
     """
     _check(noise_multiplier, rounds, delta)

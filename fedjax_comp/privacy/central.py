@@ -48,7 +48,7 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
       An optax transform.
 
     Raises:
-      ValueError: when `stddev` is not such a number.
+      ValueError: when `stddev` is not as above.
 
     >>> noisy = gaussian_noise(jax.random.key(0), stddev=0.0)
     >>> noisy.update(jnp.ones(2), noisy.init(jnp.ones(2)))[0]
@@ -92,7 +92,7 @@ def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
       An aggregation for `fed_avg`.
 
     Raises:
-      ValueError: when `cohort_size` is no positive integer.
+      ValueError: when `cohort_size` is not a positive integer.
 
     >>> mean_over(4)(WeightedSum(jnp.array([2.0]), jnp.array(3.0)))
     Array([0.5], dtype=float32)

@@ -76,7 +76,8 @@ def clipped(compressor: Compressor, norm: float) -> Compressor:
       A `Compressor` with the states of `compressor`.
 
     Raises:
-      ValueError: when `compressor` is none, or `norm` not positive and finite.
+      ValueError: when `compressor` is not a Compressor, or `norm` not positive and
+        finite.
 
     Example:
       >>> from fedjax_comp.base import make_context

@@ -78,7 +78,7 @@ def discrete_gaussian(
       int64 `[n]`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     >>> import os
     >>> abs(discrete_gaussian(os.urandom, 1000, stddev=0.01)).max()
@@ -106,7 +106,7 @@ def skellam(
       int64 `[n]`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     >>> import os
     >>> skellam(os.urandom, 3, variance=4.0).shape

@@ -67,7 +67,7 @@ def bounded_rounding(
       A `Rounding`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     >>> round(bounded_rounding(clip=1.0, step=0.001, n=100).bound)
     1001

@@ -51,7 +51,7 @@ def integer_grid(levels: int, *, limit: float) -> Grid:
       A `Grid`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     >>> integer_grid(5, limit=1.0).step
     0.5
@@ -104,7 +104,7 @@ def to_integers(key: jax.Array, payload: PyTree, grid: Grid | None) -> jax.Array
       key: scalar key array, the client's own, for the rounding of floats.
       payload: of a compressor that `qualify` passed: `Ranged` messages and floats, all
         of them finite (`is_finite`).
-      grid: for the floats; None when there are none.
+      grid: for the floats; None for a payload without floats.
 
     Returns:
       The messages' symbols less those of 0, and the floats on the grid.

@@ -75,7 +75,7 @@ def agree(own: KeyPair, peer: bytes, *, purpose: bytes) -> bytes:
             X25519PublicKey.from_public_bytes(peer)
         )
     except ValueError as error:
-        raise ProtocolError(f"A public key is none: {error}.") from error
+        raise ProtocolError(f"A public key is not valid: {error}.") from error
     info = purpose + b"".join(sorted((own.public, peer)))
     return HKDF(SHA256(), length=SEED_BYTES, salt=None, info=info).derive(secret)
 

@@ -64,7 +64,7 @@ def secure_setting(
       A `Setting`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     >>> secure_setting(parties=10, n=4, bits=16, tag=b"run 1, round 7").threshold
     7
@@ -150,5 +150,5 @@ def read_residues(message: bytes, setting: Setting) -> Residues:
         residues = reader.read(setting.n, setting.bits)
         reader.finish()
     except WireError as error:
-        raise ProtocolError(f"A masked vector is none: {error}") from error
+        raise ProtocolError(f"A masked vector is malformed: {error}") from error
     return residues

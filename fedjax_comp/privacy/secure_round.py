@@ -79,7 +79,7 @@ def secure_round(
       compressor: one that qualifies.
       updates: `C` trees of one structure.
       tag: names the run and round: no two rounds may have the same.
-      grid: on which floats are rounded; not needed when there are none.
+      grid: on which floats are rounded; not needed without floats.
       threshold: how many must stay; `2C // 3 + 1` when None.
       drops: clients and the first step at which they are gone.
       senders: the clients' memories; fresh ones when None.

@@ -46,7 +46,7 @@ def make_roster(setting: Setting, keys: Mapping[int, bytes]) -> bytes:
 
     Raises:
       TooFewParties: when fewer than the threshold did.
-      ProtocolError: when a message is none.
+      ProtocolError: when a message is malformed.
     """
     require_enough(setting, len(keys), "have sent their keys")
     roster = write_records(keys)
@@ -95,7 +95,7 @@ def add_masked(setting: Setting, masked: Mapping[int, bytes]) -> tuple[Residues,
 
     Raises:
       TooFewParties: when fewer than the threshold did.
-      ProtocolError: when a message is none.
+      ProtocolError: when a message is malformed.
     """
     require_enough(setting, len(masked), "have sent their vectors")
     total = np.zeros(setting.n, np.uint64)
@@ -131,7 +131,8 @@ def unmask(
 
     Raises:
       TooFewParties: when fewer than the threshold answered.
-      ProtocolError: when an answer is none, or shares do not tell the key they should.
+      ProtocolError: when an answer is malformed, or shares do not tell the key they
+        should.
     """
     require_enough(setting, len(answers), "have answered")
     public = read_records(roster, PUBLIC_BYTES, parties=setting.parties)

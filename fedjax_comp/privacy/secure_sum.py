@@ -72,7 +72,7 @@ def secure_sum(
       A `SecureSum`.
 
     Raises:
-      ValueError: when there are not `setting.parties` vectors, or one is none.
+      ValueError: when there are not `setting.parties` vectors, or one is malformed.
       TooFewParties: when at any step fewer than the threshold are left.
 
     >>> import os

@@ -96,8 +96,8 @@ def combine(
       32 bytes.
 
     Raises:
-      ValueError: when what the shares tell is no secret of 32 bytes, as wrong shares
-        do now and then.
+      ValueError: when the shares do not tell a secret of 32 bytes, as happens now and
+        then with wrong shares.
     """
     weights = weights_at_zero(shares) if weights is None else weights
     value = sum(
@@ -106,5 +106,5 @@ def combine(
     )
     value %= PRIME
     if value >> (8 * SEED_BYTES):
-        raise ValueError("Expected shares of one secret: what they tell is none.")
+        raise ValueError("Expected shares of one secret: these do not tell 32 bytes.")
     return value.to_bytes(SEED_BYTES, "little")

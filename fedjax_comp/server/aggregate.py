@@ -50,7 +50,7 @@ def majority_vote(summed: WeightedSum) -> PyTree:
 
         sign(sum_i w_i sign(g_i))
 
-    of clients that send signs (`fedjax_comp.compress.one_sign`). With equal weights the
+    of clients that send signs (`fedjax_comp.compress.sign_sgd`). With equal weights the
     downlink costs a bit a coordinate, too, where there is no tie.
 
     Source: Bernstein, Wang, Azizzadenesheli and Anandkumar, "signSGD: compressed

@@ -1,1 +1,5 @@
-"""The wire: fields, their exact cost, their codes, and messages as bytes."""
+"""The wire: fields, their exact cost, their codes, and messages as bytes.
+
+Open `fields.py` first: what the leaves of a payload mean, and so what they cost.
+`accounting.py` counts the bits inside jit, and `message.py` writes and reads them.
+"""

@@ -2,4 +2,4 @@
 
 
 class WireError(ValueError):
-    """Bytes that are no message of the agreed kind, or values no message can hold."""
+    """Bytes that do not hold an agreed message, or values that no message can hold."""

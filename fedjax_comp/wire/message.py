@@ -9,7 +9,8 @@ in bytes (uint64) and its CRC-32 (uint32), little-endian. The body is one bit st
 Everything else, from shapes to codes, is in the template that both ends agreed on.
 The checksum finds accidents. What it does not find, such as a body forged with a valid
 checksum, meets decoders that check every length before they allocate and every value
-before they hand it on: bytes that are no message raise `WireError` and do nothing else.
+before they hand it on: bytes that do not hold a message raise `WireError` and do
+nothing else.
 """
 
 import struct
@@ -58,7 +59,7 @@ def from_bytes(data: bytes, template: PyTree) -> PyTree:
         (from `jax.eval_shape`); its values are not looked at.
 
     Raises:
-      WireError: for anything that is no intact message of `template`'s kind.
+      WireError: for anything but an intact message of `template`'s kind.
 
     >>> template = [jax.ShapeDtypeStruct((2,), "float32")]
     >>> from_bytes(to_bytes([jnp.ones(2)]), template)

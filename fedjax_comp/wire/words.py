@@ -34,15 +34,3 @@ def pack_words(values: jax.Array, width: int) -> jax.Array:
     rows = jnp.pad(values, (0, -values.size % each)).reshape(-1, each)
     shifts = np.arange(each, dtype=np.uint32)[None, :] * np.uint32(width)
     return jnp.sum(rows.astype(jnp.uint32) << shifts, axis=1, dtype=jnp.uint32)
-
-
-def unpack_words(words: jax.Array, width: int, n: int) -> jax.Array:
-    """The `n` integers that `pack_words` was given, uint32 `[n]`.
-
-    >>> unpack_words(pack_words(jnp.arange(9, dtype=jnp.uint8), 4), 4, 9).tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    """
-    each = 32 // width
-    shifts = np.arange(each, dtype=np.uint32)[None, :] * np.uint32(width)
-    mask = jnp.uint32(0xFFFFFFFF >> (32 - width))
-    return ((words[:, None] >> shifts) & mask).reshape(-1)[:n]

@@ -9,7 +9,7 @@ import pytest
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.base import Compressor, LinkState
-from fedjax_comp.compress import error_feedback, identity, one_sign, top_k
+from fedjax_comp.compress import error_feedback, identity, sign_sgd, top_k
 from fedjax_comp.server.aggregate import majority_vote
 from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
@@ -61,7 +61,7 @@ def test_majority_vote_of_signs_against_numpy():
         cohort,
         client_optimizer=optax.sgd(1.0),
         server_optimizer=optax.sgd(0.01),
-        uplink=one_sign(),
+        uplink=sign_sgd(),
         aggregation=majority_vote,
     )
     votes = jax.tree.map(np.zeros_like, PARAMS)

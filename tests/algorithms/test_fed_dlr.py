@@ -9,7 +9,13 @@ import pytest
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.base import Task
-from fedjax_comp.compress import differenced, error_feedback, identity, sign, top_k
+from fedjax_comp.compress import (
+    differenced,
+    error_feedback,
+    identity,
+    scaled_sign,
+    top_k,
+)
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.wire.traffic import totals
@@ -195,5 +201,5 @@ def test_mistakes_are_named():
         ).init(jax.random.key(0), PARAMS)
     with pytest.raises(ValueError, match="factored=True"):
         fed_dlr(
-            TASK, client_optimizer=optax.sgd(1.0), downlink=sign(), factored=True
+            TASK, client_optimizer=optax.sgd(1.0), downlink=scaled_sign(), factored=True
         ).init(jax.random.key(0), PARAMS)

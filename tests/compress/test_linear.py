@@ -73,8 +73,8 @@ def test_who_is_linear():
         "identity", "rotate", "flattened_rotate", "dct", "count_sketch",
         "random_projection", "random_projection_rescaled",
     }  # fmt: skip
-    no = {"top_k", "random_k", "sign", "qsgd", "low_rank", "to_bfloat16", "power_sgd",
-          "partition", "differenced_top_k", "stc", "demo"}  # fmt: skip
+    no = {"top_k", "random_k", "scaled_sign", "qsgd", "low_rank", "to_bfloat16",
+          "power_sgd", "partition", "differenced_top_k", "stc", "demo"}  # fmt: skip
     linear = {entry.name for entry in COMPRESSORS if entry.make().linear}
     assert yes <= linear
     assert not no & linear

@@ -6,7 +6,7 @@ To put a new compressor under all of the battery's checks, add one `Entry`.
 import math
 
 from fedjax_comp.compress import (
-    blocks,
+    blockwise,
     budgeted_eden,
     budgeted_quantize,
     budgeted_random_k,
@@ -31,7 +31,6 @@ from fedjax_comp.compress import (
     natural_dithering,
     nuqsgd,
     one_bit,
-    one_sign,
     partition,
     per_client,
     qsgd,
@@ -39,7 +38,8 @@ from fedjax_comp.compress import (
     random_k,
     rotate,
     rotated_quantize,
-    sign,
+    scaled_sign,
+    sign_sgd,
     stochastic_quantize,
     terngrad,
     to_dtype,
@@ -120,11 +120,11 @@ COMPRESSORS = (
         lambda: top_k(0.3, sampled=True),
         lambda n: 1 - kept(n, 0.3) / n,
     ),
-    contractive("sign", sign, lambda n: 1 - 1 / n),
+    contractive("scaled_sign", scaled_sign, lambda n: 1 - 1 / n),
     # Without a budget it is its last rung.
     unbiased(
         "ladder",
-        lambda: ladder(sign(), stochastic_quantize(levels=8)),
+        lambda: ladder(scaled_sign(), stochastic_quantize(levels=8)),
         *uniform_error(8),
     ),
     # A vector has no factors and a matrix of 4 columns at least a quarter of itself.
@@ -273,15 +273,15 @@ COMPRESSORS = (
     ),
     contractive("one_bit", one_bit, lambda n: 1 - 1 / n),
     contractive("one_bit_columns", lambda: one_bit(columns=True), lambda n: 1 - 1 / n),
-    contractive("one_sign", one_sign, lambda n: math.inf),
+    contractive("sign_sgd", sign_sgd, lambda n: math.inf),
     unbiased("natural_compression", natural_compression, lambda n: 1 / 8, lambda n: 1),
     unbiased("natural_dithering", lambda: natural_dithering(3), *dithering_error(3)),
     unbiased("nuqsgd", lambda: nuqsgd(3), *dithering_error(4)),
     unbiased("qsgd_elias", lambda: qsgd_elias(3), *qsgd_error(3)),
     # A block of 5 of 16 coordinates and one of what is left.
     unbiased(
-        "blocks",
-        lambda: chain(blocks(5, qsgd(3)), entropy_coded(symbols=elias_omega())),
+        "blockwise",
+        lambda: chain(blockwise(5, qsgd(3)), entropy_coded(symbols=elias_omega())),
         lambda n: qsgd_error(3)[0](min(n, 5)),
         lambda n: qsgd_error(3)[1](min(n, 5)),
     ),

@@ -140,7 +140,7 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
         ("--pipeline=a: data(lattice(1))", "uniform_lattice"),
         ("--pipeline=a: top_k(0.1)", "no method"),
         ("--pipeline=../a: data(identity())", "NAME: METHOD"),
-        ("--pipeline=a: gradient(sign(), family='noise')", "family='noise'"),
+        ("--pipeline=a: gradient(scaled_sign(), family='noise')", "family='noise'"),
         ("--local_epochs=2", "--local_epochs=2"),
         ("--batch_size=0", "--batch_size=0"),
         ("--uplink=identity()", "uplink"),

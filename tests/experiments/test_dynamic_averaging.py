@@ -132,7 +132,7 @@ def test_claims_follow_from_the_table():
         ("--protocol=a: dynamik(1.0)", "did you mean 'dynamic'"),
         ("--protocol=a: dynamic(-1.0)", "delta=-1.0"),
         ("--protocol=a: periodic(0)", "every=0"),
-        ("--protocol=a: periodic(1) | sign()", "UPLINK | DOWNLINK"),
+        ("--protocol=a: periodic(1) | scaled_sign()", "UPLINK | DOWNLINK"),
         ("--protocol=../a: periodic(1)", "NAME: PROTOCOL"),
         ("--protocol=a: periodic(7)", "not a multiple of 7"),
         ("--drift=permuted_labels", "--num_drifts=0"),

@@ -222,7 +222,7 @@ def mistake(capsys, flags, command=main):
         ("--uplink=top_k(fractoin=0.1)", "fractoin"),
         ("--uplink=top_k", "top_k("),
         ("--uplink=__import__('os')", "__import__"),
-        ("--uplink=chain(sign(), top_k(0.1))", "open"),
+        ("--uplink=chain(scaled_sign(), top_k(0.1))", "open"),
         ("--uplink=top_k(0.1", "--uplink"),
         ("--model=cnn", "cnn("),
         ("--partition=shards(0)", "per_client=0"),

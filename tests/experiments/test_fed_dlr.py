@@ -28,7 +28,7 @@ def test_the_tables_are_valid_and_complete():
 def test_either_kind_of_pipeline_may_be_left_out():
     for given, count in (
         ("--truncated=", 4),
-        ("--pipeline=dense: sign() | sign()", 1 + len(ENERGIES)),
+        ("--pipeline=dense: scaled_sign() | scaled_sign()", 1 + len(ENERGIES)),
     ):
         values = define()
         values(["", "--workdir=unused", given])

@@ -65,7 +65,7 @@ def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
         "--pipeline=dense: identity() | identity()",
         "--pipeline=half: to_dtype('bfloat16') | to_dtype('bfloat16')",
         # Valid as an expression, and refused when it meets the model.
-        "--pipeline=wrong: chain(sign(), top_k(0.1)) | identity()",
+        "--pipeline=wrong: chain(scaled_sign(), top_k(0.1)) | identity()",
     ]
     main(["frontier", *flags])
     assert read_runs(tmp_path).keys() == {"dense", "half", "wrong"}

@@ -183,10 +183,10 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         *SMALL,
         "--source=digits_mlp",
         "--update_rounds=1",
-        "--compressor=sign: biased: sign()",
+        "--compressor=sign: biased: scaled_sign()",
         "--compressor=random-k: unbiased: flattened(random_k(0.25))",
         # Valid by itself, and refused for what it is given: its row is lost, no other.
-        "--compressor=wrong: biased: chain(sign(), top_k(0.1))",
+        "--compressor=wrong: biased: chain(scaled_sign(), top_k(0.1))",
     ]
     main(["rate_distortion", *flags])
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
@@ -199,7 +199,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     assert [(row["compressor"], row["source"]) for row in table] == [
         (expression, source)
         for source in ("gaussian", "digits_mlp")
-        for expression in ("sign()", "flattened(random_k(0.25))")
+        for expression in ("scaled_sign()", "flattened(random_k(0.25))")
     ]
     # One bit each and a scale of 32 for the one leaf.
     assert float(table[0]["rate_bits"]) == pytest.approx(1 + 32 / 4096, rel=1e-5)
@@ -241,9 +241,12 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        ("--compressor=sign()", "FAMILY: unbiased|biased: EXPRESSION"),
-        ("--compressor=a: perhaps: sign()", "FAMILY: unbiased|biased: EXPRESSION"),
-        ("--compressor=a: biased: sgin()", "did you mean 'sign'"),
+        ("--compressor=scaled_sign()", "FAMILY: unbiased|biased: EXPRESSION"),
+        (
+            "--compressor=a: perhaps: scaled_sign()",
+            "FAMILY: unbiased|biased: EXPRESSION",
+        ),
+        ("--compressor=a: biased: scaled_sgin()", "did you mean 'scaled_sign'"),
         ("--compressor=a: biased: rans()", "makes no Compressor"),
         ("--source=gausian", "gausian"),
         ("--dimension=1", "dimension"),
@@ -260,7 +263,10 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
 
 
 def test_the_same_expression_twice_is_a_mistake(tmp_path, capsys):
-    twice = ["--compressor=a: biased: sign()", "--compressor=b: biased: sign()"]
+    twice = [
+        "--compressor=a: biased: scaled_sign()",
+        "--compressor=b: biased: scaled_sign()",
+    ]
     with pytest.raises(SystemExit):
         main(["rate_distortion", f"--workdir={tmp_path}", *SMALL, *twice])
     assert "twice" in capsys.readouterr().err

@@ -98,7 +98,10 @@ def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
         ('--method=a: vanila("Dense_1")', "did you mean 'vanilla'"),
         ("--method=vanilla()", "not of the form"),
         ("--method=a: large_batch(0, rate=1.0)", "steps=0"),
-        ('--method=a: vanilla("Dense_1") | sign() | sgn()', "did you mean 'sign'"),
+        (
+            '--method=a: vanilla("Dense_1") | scaled_sign() | scaled_sgn()',
+            "did you mean 'scaled_sign'",
+        ),
         ("--clients=61", "more than there are training examples, 60"),
         ("--clients=0", "at least 1"),
     ],
@@ -191,7 +194,7 @@ def test_vertical_mistakes(tmp_path, raw_data_dir, capsys):
     for flag, expected in (
         ("--holders=31", "wdbc has 30 columns"),
         ("--dataset=digits", "dataset"),
-        ("--uplink=error_feedback(sign)", "sign"),
+        ("--uplink=error_feedback(scaled_sign)", "scaled_sign"),
     ):
         with pytest.raises(SystemExit) as stop:
             vertical.main(

@@ -11,7 +11,7 @@ import pytest
 from experiments.adaptive.run import compiled_once
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.compress import identity, sign, stochastic_quantize
+from fedjax_comp.compress import identity, scaled_sign, stochastic_quantize
 from fedjax_comp.compress.budget.ladder import ladder, rung_bits
 from fedjax_comp.execution import scanned
 from fedjax_comp.metrics import Ledger
@@ -29,7 +29,7 @@ from fedjax_comp.run_directory import open_run
 from fedjax_comp.training import evaluation_program, uniform_cohorts
 
 CLIENTS = 4
-UPLINK = ladder(sign(), stochastic_quantize(levels=256))
+UPLINK = ladder(scaled_sign(), stochastic_quantize(levels=256))
 DEVICE = Device("test", 1e6, 1e6, 5.0, transmit_watts=2.0, receive_watts=1.0)
 
 
@@ -117,7 +117,7 @@ def test_seconds_and_joules_are_those_of_each_stage(tmp_path, population):
 def test_a_controller_resumes_where_it_was(tmp_path, population):
     uplink = steered(UPLINK)
     problem = make_problem(population, uplink)
-    sizes = rung_bits((sign(), stochastic_quantize(levels=256)), problem.params)
+    sizes = rung_bits((scaled_sign(), stochastic_quantize(levels=256)), problem.params)
     measured = Ladder(np.array(sizes, float) + 1, np.array([0.4, 1e-4]), 650)
     setting = Setting(
         links_of(1e5, 1e5, 1e5, 2e3),

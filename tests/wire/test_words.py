@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.wire.bitstream import BitWriter
-from fedjax_comp.wire.words import pack_words, unpack_words
+from fedjax_comp.wire.words import pack_words
 
 
 @pytest.mark.parametrize("width", [1, 2, 4, 8, 16, 32])
@@ -20,7 +20,6 @@ def test_words_are_the_bit_stream(width: int, n: int):
     assert len(packed) == -(-n * width // 32) * 4
     assert packed[: len(written)] == written
     assert not any(packed[len(written) :])
-    np.testing.assert_array_equal(unpack_words(words, width, n), values)
 
 
 def test_other_widths_are_refused():

@@ -22,24 +22,15 @@ from fedjax_comp.compress.budget.shares import affordable
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.quantize.scalar import extrema, symbols_of
 from fedjax_comp.compress.sparsify import selection
+from fedjax_comp.compress.sparsify.counted import (
+    CountedSparse,
+    decode_counted,
+    largest,
+)
 from fedjax_comp.compress.sparsify.top_k import poison, scatter
 from fedjax_comp.wire.codes.fixed_width import bit_width
-from fedjax_comp.wire.fields import IndexSet, Raw, Symbols, keep_prefix
+from fedjax_comp.wire.fields import Raw, Symbols, keep_prefix
 from fedjax_comp.wire.raw import dtype_bits
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class CountedSparse:
-    """Some coordinates of an array, how many was decided inside jit.
-
-    Attributes:
-      values: `[capacity]` in the array's dtype, closed, with a count.
-      indices: where they belong in the raveled array, with the same count.
-    """
-
-    values: Raw
-    indices: IndexSet
 
 
 def budgeted_top_k(max_fraction: float) -> Compressor:
@@ -82,18 +73,9 @@ def budgeted_top_k(max_fraction: float) -> Compressor:
             dtype_bits(x.dtype) + bit_width(n),
         )
         count = jnp.minimum(fits, jnp.float32(capacity)).astype(jnp.uint32)
-        most = selection.largest_indices(flat, capacity)
-        indices, values = selection.largest_of(flat, most, count)
-        return CountedSparse(Raw(values, count), IndexSet(indices, n, count))
+        return largest(flat, capacity, count)
 
-    def decode(
-        context: Context, payload: CountedSparse, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        indices = payload.indices
-        return scatter(payload.values.values, indices.values, like, indices.count)
-
-    return leafwise(ArrayCode("budgeted_top_k", encode, decode))
+    return leafwise(ArrayCode("budgeted_top_k", encode, decode_counted))
 
 
 def budgeted_random_k(max_fraction: float, *, shared: bool = False) -> Compressor:
@@ -185,7 +167,7 @@ def budgeted_quantize(max_bits: int = 8) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: unless `max_bits` is such a number.
+      ValueError: unless `max_bits` is an integer in [1, 16].
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -97,8 +97,8 @@ def ladder(*rungs: Compressor) -> Compressor:
         `init` when a size is not fixed or the order is not ascending.
 
     Example:
-      >>> from fedjax_comp.compress import sign, stochastic_quantize
-      >>> up = ladder(sign(), stochastic_quantize(levels=3))
+      >>> from fedjax_comp.compress import scaled_sign, stochastic_quantize
+      >>> up = ladder(scaled_sign(), stochastic_quantize(levels=3))
       >>> context = make_context(jax.random.key(0), 0)
       >>> x = jnp.array([-3.0, 0.0, 3.0])
       >>> state = up.init(x)

@@ -35,12 +35,12 @@ class Blocks:
 def _require_fixed_shape(compressor: Compressor, size: int) -> None:
     # What is mapped over blocks must be as long for each of them.
     like = jax.ShapeDtypeStruct((size,), jnp.float32)
-    state = compressor.init(like)
-    if jax.tree.leaves(state):
-        raise ValueError(
-            "Expected a compressor without memory in blocks(): put its memory around "
-            "it, e.g. error_feedback(blocks(256, sign()))."
-        )
+    state = checks.memoryless(
+        compressor,
+        like,
+        "in blockwise(): put its memory around it, e.g. "
+        "error_feedback(blockwise(256, scaled_sign())).",
+    )
     payload = jax.eval_shape(
         lambda x: compressor.encode(make_context(make_key(0), 0), x, state.sender)[0],
         like,
@@ -50,20 +50,20 @@ def _require_fixed_shape(compressor: Compressor, size: int) -> None:
         varied = getattr(field, "width", None) is not None
         if isinstance(field, IndexSet | Coded) or counted or varied:
             raise ValueError(
-                f"Expected a compressor of fixed length in blocks(), got a "
-                f"{type(field).__name__}: put entropy_coded() behind blocks, and use "
-                "block_top_k or chunk_top_k for sparsity in blocks."
+                f"Expected a compressor of fixed length in blockwise(), got a "
+                f"{type(field).__name__}: put entropy_coded() behind blockwise(), and "
+                "use block_top_k or chunk_top_k for sparsity in blocks."
             )
 
 
-def blocks(size: int, compressor: Compressor) -> Compressor:
+def blockwise(size: int, compressor: Compressor) -> Compressor:
     """Compresses each leaf in blocks of `size` coordinates, each on its own.
 
         C(x) = (c(x_1..size), c(x_size+1..2 size), ...),   c = compressor.
 
     The last block is as long as is left: nothing is filled up. Bounds of `compressor`
     hold with `size` in place of `n`. An entropy code goes behind it, for all blocks
-    together: `chain(blocks(256, qsgd(7)), entropy_coded())`. A block may spend its
+    together: `chain(blockwise(256, qsgd(7)), entropy_coded())`. A block may spend its
     share of the context's budget.
 
     Args:
@@ -74,15 +74,16 @@ def blocks(size: int, compressor: Compressor) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `size` is below 1, and when `compressor` is none, has memory, or
-        sends indices, coded fields or fields whose length depends on their values.
+      ValueError: when `size` is below 1, and when `compressor` is not a Compressor, has
+        memory, or sends indices, coded fields or fields whose length depends on their
+        values.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from fedjax_comp.base import make_context
-      >>> from fedjax_comp.compress import sign
+      >>> from fedjax_comp.compress import scaled_sign
       >>> context = make_context(jax.random.key(0), 0)
-      >>> signs = blocks(2, sign())
+      >>> signs = blockwise(2, scaled_sign())
       >>> payload, _ = signs.encode(context, jnp.array([9.0, -7, 0.5, 1.5, -2]), ())
       >>> signs.decode(context, payload, ())[0]
       Array([ 8., -8.,  1.,  1., -2.], dtype=float32)
@@ -136,4 +137,4 @@ def blocks(size: int, compressor: Compressor) -> Compressor:
             )
         return jnp.concatenate(parts).reshape(like.shape)
 
-    return leafwise(ArrayCode("blocks", encode, decode, linear=compressor.linear))
+    return leafwise(ArrayCode("blockwise", encode, decode, linear=compressor.linear))

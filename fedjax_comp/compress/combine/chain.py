@@ -67,7 +67,7 @@ def chain(*stages: Compressor) -> Compressor:
       A `Compressor` whose states are tuples, one entry a stage.
 
     Raises:
-      ValueError: when there is no stage or one is no compressor; from `init` when a
+      ValueError: when there is no stage, or one is not a Compressor; from `init` when a
         later stage finds nothing open.
 
     Example:

@@ -64,7 +64,7 @@ def differenced(compressor: Compressor, *, step: float = 1.0) -> Compressor:
       A `Compressor` with a reference of the size of the open leaves at each end.
 
     Raises:
-      ValueError: when an argument is none of the above; from `init` when nothing is
+      ValueError: when an argument is not as above; from `init` when nothing is
         open.
 
     Example:

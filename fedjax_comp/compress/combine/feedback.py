@@ -69,7 +69,7 @@ def error_feedback(
       that with momentum.
 
     Raises:
-      ValueError: when an argument is none of the above; from `init` when nothing is
+      ValueError: when an argument is not as above; from `init` when nothing is
         open.
 
     Example:

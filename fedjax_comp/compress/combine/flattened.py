@@ -51,7 +51,8 @@ def flattened(compressor: Compressor) -> Compressor:
       A `Compressor` with the states of `compressor`.
 
     Raises:
-      ValueError: when `compressor` is none; from `init` when nothing is open.
+      ValueError: when `compressor` is not a Compressor; from `init` when nothing is
+        open.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -24,7 +24,7 @@ def per_client(compressor: Compressor) -> Compressor:
       A `Compressor` with the states of `compressor`, not linear.
 
     Raises:
-      ValueError: when `compressor` is none.
+      ValueError: when `compressor` is not a Compressor.
 
     Example:
       >>> import jax, jax.numpy as jnp

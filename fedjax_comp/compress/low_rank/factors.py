@@ -62,6 +62,14 @@ def product(factors: Factors, like: jax.ShapeDtypeStruct) -> jax.Array:
     return matrix.reshape(like.shape).astype(like.dtype)
 
 
+def decode_factors(
+    context: Context, payload: Factors, like: jax.ShapeDtypeStruct
+) -> jax.Array:
+    """`product`, as an `ArrayCode` decodes."""
+    del context
+    return product(payload, like)
+
+
 def low_rank(rank: int) -> Compressor:
     """Sends every leaf of two axes or more as the factors of its truncated SVD.
 
@@ -76,7 +84,7 @@ def low_rank(rank: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `rank` is not such a number.
+      ValueError: when `rank` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -92,13 +100,9 @@ def low_rank(rank: int) -> Compressor:
         del context
         return in_dtype(truncated_svd(as_matrix(x), rank), x.dtype)
 
-    def decode(
-        context: Context, payload: Factors, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        return product(payload, like)
-
-    return leafwise(ArrayCode("low_rank", encode, decode, factors_are_smaller(rank)))
+    return leafwise(
+        ArrayCode("low_rank", encode, decode_factors, factors_are_smaller(rank))
+    )
 
 
 def orthonormal(x: jax.Array) -> jax.Array:
@@ -162,7 +166,7 @@ def randomized_low_rank(
       A stateless `Compressor`. Each client draws its own subspace.
 
     Raises:
-      ValueError: when an argument is not such a number.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -186,12 +190,5 @@ def randomized_low_rank(
         )
         return in_dtype(factors, x.dtype)
 
-    def decode(
-        context: Context, payload: Factors, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        return product(payload, like)
-
-    return leafwise(
-        ArrayCode("randomized_low_rank", encode, decode, factors_are_smaller(rank))
-    )
+    accepts = factors_are_smaller(rank)
+    return leafwise(ArrayCode("randomized_low_rank", encode, decode_factors, accepts))

@@ -71,7 +71,7 @@ def power_sgd(rank: int) -> Compressor:
       The receiver needs no memory: `decode` has both factors.
 
     Raises:
-      ValueError: when `rank` is not such a number.
+      ValueError: when `rank` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -57,32 +57,6 @@ def spectrum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.sqrt(jnp.maximum(squares[::-1], 0.0)) * scale, vectors[:, ::-1]
 
 
-def rank_for_energy(s: jax.Array, energy: float) -> jax.Array:
-    """The least rank that holds a share of a matrix's energy.
-
-        r = min{r : sum_{i <= r} s_i^2 >= energy * sum_i s_i^2},   0 for zeros.
-
-    What is not finite has a rank above 0, so that it is sent and shows.
-
-    Args:
-      s: singular values in descending order, float32 `[d]`.
-      energy: in (0, 1]; at 1 every one is counted, however small.
-
-    Returns:
-      uint32 scalar in `[0, d]`.
-
-    >>> int(rank_for_energy(jnp.array([3.0, 2.0, 1.5, 1.0]), 0.75))
-    2
-    """
-    # Squares of tiny or huge numbers would leave the range of float32.
-    reached = jnp.cumsum(jnp.square(s / jnp.where(s[0] > 0, s[0], 1.0)))
-    if energy == 1.0:
-        short = jnp.full((), s.shape[0] - 1, jnp.uint32)
-    else:
-        short = jnp.sum(reached[:-1] < energy * reached[-1], dtype=jnp.uint32)
-    return jnp.where(s[0] == 0, jnp.uint32(0), short + jnp.uint32(1))
-
-
 def leading_factors(x: jax.Array, vectors: jax.Array, count: int) -> Factors:
     """The leading singular triples as two factors, `U sqrt(S)` and `sqrt(S) V'`.
 

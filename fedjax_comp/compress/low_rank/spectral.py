@@ -17,6 +17,7 @@ from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.low_rank.factors import (
     as_matrix,
+    decode_factors,
     factors_are_smaller,
     in_dtype,
     product,
@@ -24,9 +25,9 @@ from fedjax_comp.compress.low_rank.factors import (
 from fedjax_comp.compress.low_rank.singular import (
     Factors,
     leading_factors,
-    rank_for_energy,
     spectrum,
 )
+from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
 
@@ -106,7 +107,7 @@ def spectral_sample(rank: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `rank` is not such a number.
+      ValueError: when `rank` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -128,14 +129,8 @@ def spectral_sample(rank: int) -> Compressor:
         factors = Factors(u[:, drawn] * scale[None, :], scale[:, None] * v[drawn])
         return in_dtype(factors, x.dtype)
 
-    def decode(
-        context: Context, payload: Factors, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        return product(payload, like)
-
     return leafwise(
-        ArrayCode("spectral_sample", encode, decode, factors_are_smaller(rank))
+        ArrayCode("spectral_sample", encode, decode_factors, factors_are_smaller(rank))
     )
 
 
@@ -171,7 +166,7 @@ def energy_low_rank(energy: float, *, max_rank: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

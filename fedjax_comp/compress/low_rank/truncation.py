@@ -22,10 +22,10 @@ from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise, shape_of
 from fedjax_comp.compress.low_rank.singular import (
     leading_factors,
     matmul,
-    rank_for_energy,
     spectrum,
     truncated_svd,
 )
+from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
 SCHEMES = ("channel", "spatial")
@@ -93,7 +93,7 @@ def low_rank_start(params: PyTree, max_rank: int, *, scheme: str = "channel") ->
       Parameters of the same structure, shapes and dtypes.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: the idea is that of spectral initialization, Khodak, Tenenholtz, Mackey and
     Fusi, "Initialization and regularization of factorized neural layers", 2021.
@@ -150,7 +150,7 @@ def truncation(
       `low_rank(rank)` before the quantizer, whose rank is fixed.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Qiao et al. 2021, reconstructed; see the module.
 

@@ -59,7 +59,7 @@ def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor
       dtype: of the numbers on the wire, e.g. `"bfloat16"`.
       scaled: whether each leaf is first divided by the power of two that brings its
         largest magnitude to the upper end of the range; eight more bits a leaf. With
-        `blocks(32, ...)` around it these are the microscaling formats.
+        `blockwise(32, ...)` around it these are the microscaling formats.
 
     Returns:
       A stateless `Compressor`; what it decodes has the dtype that was encoded.

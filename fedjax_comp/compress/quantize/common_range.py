@@ -59,7 +59,7 @@ class Ranged:
     """An array on a grid that both ends know.
 
     Attributes:
-      finite: bool, whether all numbers were such.
+      finite: bool, whether all numbers were finite.
       symbols: one a coordinate, the shape of the array.
     """
 
@@ -92,10 +92,10 @@ def common_range(
 
     Returns:
       A stateless `Compressor` that closes the symbols, and one bit that is 0 when some
-      number is none. See `decode_symbol_sum` for the sum of messages.
+      number is not finite. See `decode_symbol_sum` for the sum of messages.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

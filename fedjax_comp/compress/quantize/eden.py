@@ -59,7 +59,7 @@ def nearest_level(x: jax.Array, codebook: Codebook) -> jax.Array:
 
 
 def level_of(index: jax.Array, codebook: Codebook) -> jax.Array:
-    """The numbers that indices stand for, float32; what is no index is brought to one.
+    """The numbers that indices stand for, float32; others go to the nearest.
 
     >>> level_of(jnp.array([0, 3], jnp.uint8), lloyd_max(2)).round(2)
     Array([-1.51,  1.51], dtype=float32)

@@ -35,7 +35,7 @@ class OnLattice:
     """An array on a lattice that both ends know.
 
     Attributes:
-      finite: bool, whether all numbers were such.
+      finite: bool, whether all numbers were finite.
       symbols: one a coordinate, the shape of the array.
     """
 
@@ -69,10 +69,10 @@ def uniform_lattice(
 
     Returns:
       A stateless `Compressor` that closes the symbols, and one bit a leaf that is 0
-      when some number is none.
+      when some number is not finite.
 
     Raises:
-      ValueError: when an argument is none of the above; from `encode` for a leaf whose
+      ValueError: when an argument is not as above; from `encode` for a leaf whose
         last axis has not as many channels as `low` or `high`.
 
     Example:

@@ -14,11 +14,16 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import Quantized, euclidean_norm, symbols_of
+from fedjax_comp.compress.quantize.scalar import (
+    Quantized,
+    euclidean_norm,
+    symbols_of,
+    zigzag,
+)
 from fedjax_comp.wire.fields import Raw, Symbols
 
 _MANTISSA_BITS = 23
-_INFINITE = 255  # the exponent of a float32 that is no number
+_INFINITE = 255  # the exponent of infinities and NaN
 
 
 def stochastic_exponent(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -44,7 +49,7 @@ def stochastic_exponent(key: jax.Array, x: jax.Array) -> jax.Array:
     dither = (noise.uniform(key, x.shape) * scale).astype(jnp.uint32)
     rounded = (words + dither) >> _MANTISSA_BITS
     # The largest power of two stays what it is: above it there is only infinity. What
-    # is no number must not be carried over into the sign.
+    # is not a number must not be carried over into the sign.
     own = words >> _MANTISSA_BITS
     return jnp.where((own & 0xFF) >= _INFINITE - 1, own, rounded)
 
@@ -102,7 +107,7 @@ def natural_dithering(levels: int) -> Compressor:
       A stateless `Compressor` that closes the norm and the symbols.
 
     Raises:
-      ValueError: when `levels` is not such a number.
+      ValueError: when `levels` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -131,17 +136,16 @@ def natural_dithering(levels: int) -> Compressor:
         width = jnp.where(e < 0, lowest, base)
         up = noise.uniform(context.client_key, x.shape) * width < t - base
         level = e + 1.0 + up.astype(jnp.float32)
-        zigzag = 2.0 * level - ((x < 0) & (level > 0)).astype(jnp.float32)
-        return Quantized(Raw(norm), symbols_of(zigzag, 2 * s + 1))
+        return Quantized(Raw(norm), symbols_of(zigzag(x, level), 2 * s + 1))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
         del context
-        zigzag = payload.symbols.values.astype(jnp.int32)
-        level = (zigzag + 1) // 2
+        numbers = payload.symbols.values.astype(jnp.int32)
+        level = (numbers + 1) // 2
         size = jnp.where(level == 0, 0.0, jnp.exp2((level - s).astype(jnp.float32)))
-        signed = jnp.where(zigzag % 2 == 1, -size, size)
+        signed = jnp.where(numbers % 2 == 1, -size, size)
         return (payload.scale.values * signed).astype(like.dtype)
 
     return leafwise(ArrayCode("natural_dithering", encode, decode))
@@ -160,7 +164,7 @@ def nuqsgd(levels: int) -> Compressor:
       A stateless `Compressor` that closes the norm and the symbols.
 
     Raises:
-      ValueError: when `levels` is not such a number.
+      ValueError: when `levels` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -2,7 +2,7 @@
 
 one_bit: Seide, Fu, Droppo, Li and Yu, "1-bit stochastic gradient descent and its
 application to data-parallel distributed training of speech DNNs", 2014, section 3.2:
-the two values are the means of what they stand for. one_sign: Bernstein, Wang,
+the two values are the means of what they stand for. sign_sgd: Bernstein, Wang,
 Azizzadenesheli and Anandkumar, "signSGD: compressed optimisation for non-convex
 problems", 2018, algorithm 1, for `fedjax_comp.server.aggregate.majority_vote`.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of
+from fedjax_comp.compress.quantize.scalar import Quantized, decode_signs, symbols_of
 from fedjax_comp.wire.fields import Raw
 
 
@@ -23,7 +23,7 @@ def means_by_sign(x: jax.Array) -> jax.Array:
       x: float32 `[rows, columns]`.
 
     Returns:
-      float32 `[2, columns]`, 0 for the mean of no number.
+      float32 `[2, columns]`, 0 where a column has no number of that sign.
 
     >>> means_by_sign(jnp.array([[1.0, -1.0], [3.0, -2.0]])).tolist()
     [[0.0, -1.5], [2.0, 0.0]]
@@ -79,13 +79,13 @@ def one_bit(*, columns: bool = False) -> Compressor:
     return leafwise(ArrayCode("one_bit", encode, decode))
 
 
-def one_sign() -> Compressor:
+def sign_sgd() -> Compressor:
     """The bare signs of a leaf, for a server that takes a vote on them.
 
         C(x) = sign(x),   sign(0) = 1;   0 everywhere for a leaf of zeros.
 
     One bit a coordinate, and a float16 that is 1, 0 for a leaf of zeros, or NaN for one
-    that holds no numbers. What it decodes has no size: its error has no bound, and the
+    that is not finite. What it decodes has no size: its error has no bound, and the
     learning rate sets the step.
 
     Returns:
@@ -95,8 +95,8 @@ def one_sign() -> Compressor:
       >>> import jax, jax.numpy as jnp
       >>> from fedjax_comp.base import make_context
       >>> context = make_context(jax.random.key(0), 0)
-      >>> payload, _ = one_sign().encode(context, jnp.array([-3.0, 1.0]), ())
-      >>> one_sign().decode(context, payload, ())[0]
+      >>> payload, _ = sign_sgd().encode(context, jnp.array([-3.0, 1.0]), ())
+      >>> sign_sgd().decode(context, payload, ())[0]
       Array([-1.,  1.], dtype=float32)
     """
 
@@ -107,11 +107,4 @@ def one_sign() -> Compressor:
         size = jnp.where(jnp.all(jnp.isfinite(x)), nonzero, jnp.nan)
         return Quantized(Raw(size), symbols_of(positive, 2))
 
-    def decode(
-        context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
-        return (payload.scale.values.astype(jnp.float32) * signs).astype(like.dtype)
-
-    return leafwise(ArrayCode("one_sign", encode, decode))
+    return leafwise(ArrayCode("sign_sgd", encode, decode_signs))

@@ -2,8 +2,8 @@
 
 stochastic_quantize: Suresh, Yu, Kumar and McMahan, "Distributed mean estimation with
 limited communication", 2017, section 2.2. qsgd: Alistarh et al., "QSGD", 2017, eq. 4
-and lemma 3.1. sign: Karimireddy et al., "Error feedback fixes SignSGD", 2019, with the
-scale of their section 4 (`||x||_1 / n`).
+and lemma 3.1. scaled_sign: Karimireddy et al., "Error feedback fixes SignSGD", 2019,
+with the scale of their section 4 (`||x||_1 / n`).
 
 A NaN or an infinity in a leaf is in its scale as well, so that no coordinate of the
 decoded leaf is finite by accident: the receiver sees NaN, and drops the message.
@@ -58,6 +58,19 @@ def symbols_of(numbers: jax.Array, cardinality: int) -> Symbols:
         dtype = jnp.uint32
     inside = jnp.where(numbers >= 0, jnp.minimum(numbers, cardinality - 1), 0.0)
     return Symbols(inside.astype(dtype), cardinality)
+
+
+def zigzag(x: jax.Array, level: jax.Array) -> jax.Array:
+    """Signed levels 0, -1, 1, -2, 2, ... as 0, 1, 2, 3, 4, ...: small ones small.
+
+    Args:
+      x: the sign that each level has, float.
+      level: whole numbers `>= 0`, as floats in the shape of `x`.
+
+    >>> zigzag(jnp.array([3.0, -3.0, -0.1]), jnp.array([1.0, 1.0, 0.0])).tolist()
+    [2.0, 1.0, 0.0]
+    """
+    return 2.0 * level - ((x < 0) & (level > 0)).astype(jnp.float32)
 
 
 _ROW = 128
@@ -116,7 +129,7 @@ def stochastic_quantize(
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -172,7 +185,7 @@ def qsgd(levels: int) -> Compressor:
       A stateless `Compressor` that closes the norm and the symbols.
 
     Raises:
-      ValueError: when `levels` is not such a number.
+      ValueError: when `levels` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -191,21 +204,29 @@ def qsgd(levels: int) -> Compressor:
         norm = euclidean_norm(x)
         t = jnp.abs(x) / jnp.where(norm > 0, norm, 1.0) * s
         q = noise.bernoulli_round(context.client_key, t)
-        zigzag = 2.0 * q - ((x < 0) & (q > 0)).astype(jnp.float32)
-        return Quantized(Raw(norm), symbols_of(zigzag, 2 * s + 1))
+        return Quantized(Raw(norm), symbols_of(zigzag(x, q), 2 * s + 1))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
         del context
-        zigzag = payload.symbols.values.astype(jnp.int32)
-        q = jnp.where(zigzag % 2 == 1, -((zigzag + 1) // 2), zigzag // 2)
+        numbers = payload.symbols.values.astype(jnp.int32)
+        q = jnp.where(numbers % 2 == 1, -((numbers + 1) // 2), numbers // 2)
         return (payload.scale.values * (q.astype(jnp.float32) / s)).astype(like.dtype)
 
     return leafwise(ArrayCode("qsgd", encode, decode))
 
 
-def sign() -> Compressor:
+def decode_signs(
+    context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
+) -> jax.Array:
+    """The scale for symbol 1, its negative for symbol 0."""
+    del context
+    signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
+    return (payload.scale.values.astype(jnp.float32) * signs).astype(like.dtype)
+
+
+def scaled_sign() -> Compressor:
     """Scaled sign: one bit a coordinate and the leaf's mean magnitude.
 
         C(x) = (||x||_1 / n) sign(x),   sign(0) = 1.
@@ -220,8 +241,8 @@ def sign() -> Compressor:
       >>> import jax, jax.numpy as jnp
       >>> from fedjax_comp.base import make_context
       >>> context = make_context(jax.random.key(0), 0)
-      >>> payload, _ = sign().encode(context, jnp.array([-3.0, 1.0]), ())
-      >>> sign().decode(context, payload, ())[0]
+      >>> payload, _ = scaled_sign().encode(context, jnp.array([-3.0, 1.0]), ())
+      >>> scaled_sign().decode(context, payload, ())[0]
       Array([-2.,  2.], dtype=float32)
     """
 
@@ -231,11 +252,4 @@ def sign() -> Compressor:
         positive = (x >= 0).astype(jnp.float32)
         return Quantized(Raw(jnp.mean(jnp.abs(x))), symbols_of(positive, 2))
 
-    def decode(
-        context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
-    ) -> jax.Array:
-        del context
-        signs = 2.0 * payload.symbols.values.astype(jnp.float32) - 1.0
-        return (payload.scale.values * signs).astype(like.dtype)
-
-    return leafwise(ArrayCode("sign", encode, decode))
+    return leafwise(ArrayCode("scaled_sign", encode, decode_signs))

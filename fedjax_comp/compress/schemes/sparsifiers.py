@@ -12,7 +12,7 @@ from fedjax_comp.compress.combine.chain import chain
 from fedjax_comp.compress.combine.feedback import error_feedback
 from fedjax_comp.compress.combine.flattened import flattened
 from fedjax_comp.compress.entropy import entropy_coded
-from fedjax_comp.compress.quantize.scalar import sign, stochastic_quantize
+from fedjax_comp.compress.quantize.scalar import scaled_sign, stochastic_quantize
 from fedjax_comp.compress.sparsify.counted import warm_up_top_k
 from fedjax_comp.compress.sparsify.structured import chunk_top_k
 from fedjax_comp.compress.sparsify.top_k import random_k, top_k
@@ -50,7 +50,7 @@ def stc(fraction: float) -> Compressor:
     Array([ 2.5,  0. ,  0. , -2.5], dtype=float32)
     """
     codes = entropy_coded(symbols=fixed_width(), indices=shortest_index_set())
-    return error_feedback(flattened(chain(top_k(fraction), sign(), codes)))
+    return error_feedback(flattened(chain(top_k(fraction), scaled_sign(), codes)))
 
 
 def dgc(
@@ -74,7 +74,7 @@ def dgc(
       A `Compressor`. With a warm-up, values and indices are closed.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Lin, Han, Mao, Wang and Dally, "Deep gradient compression", 2018, section 3
     (local gradient clipping belongs to the client's optimizer).
@@ -110,7 +110,7 @@ def demo(k: int = 32, *, chunk: int = 64, decay: float = 0.999) -> Compressor:
       server's step.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Peng, Quesnelle and Kingma, "DeMo: decoupled momentum optimization", 2024,
     algorithm 1 (there with tiles of matrices for chunks).
@@ -138,7 +138,7 @@ def sketched_update(fraction: float, *, levels: int = 2) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Source: Konečný, McMahan, Yu, Richtárik, Suresh and Bacon, "Federated learning:
     strategies for improving communication efficiency", 2016, section 3.

@@ -18,7 +18,7 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.sparsify import selection
-from fedjax_comp.wire.codes.fixed_width import length_in_jit
+from fedjax_comp.compress.sparsify.top_k import scatter
 from fedjax_comp.wire.fields import IndexSet, Raw
 
 
@@ -63,22 +63,30 @@ def compacted(x: jax.Array, indices: jax.Array, keep: jax.Array) -> CountedSpars
     )
 
 
-def scattered(payload: CountedSparse, like: jax.ShapeDtypeStruct) -> jax.Array:
-    """Zeros shaped as `like` but for the coordinates that travelled."""
-    n, capacity = math.prod(like.shape), payload.values.values.shape[0]
-    travelled = jnp.arange(capacity, dtype=jnp.uint32) < length_in_jit(payload.values)
-    place = jnp.where(travelled, payload.indices.values, jnp.uint32(n))
-    values = payload.values.values.astype(like.dtype)
-    return (
-        jnp.zeros(n, like.dtype).at[place].set(values, mode="drop").reshape(like.shape)
-    )
+def largest(x: jax.Array, capacity: int, count: jax.Array) -> CountedSparse:
+    """The `count` coordinates of largest magnitude, how many decided inside jit.
+
+    Args:
+      x: float `[n]`.
+      capacity: at most so many, in `[1, n]`.
+      count: uint32 scalar in `[0, capacity]`, traced.
+
+    >>> sparse = largest(jnp.array([5.0, 6, -7]), 2, jnp.uint32(1))
+    >>> sparse.indices.values.tolist(), sparse.values.values.tolist()
+    ([2, 0], [-7.0, 0.0])
+    """
+    most = selection.largest_indices(x, capacity)
+    indices, values = selection.largest_of(x, most, count)
+    return CountedSparse(Raw(values, count), IndexSet(indices, x.shape[0], count))
 
 
-def _decode(
+def decode_counted(
     context: Context, payload: CountedSparse, like: jax.ShapeDtypeStruct
 ) -> jax.Array:
+    """Zeros shaped as `like` but for the coordinates that travelled."""
     del context
-    return scattered(payload, like)
+    indices = payload.indices
+    return scatter(payload.values.values, indices.values, like, indices.count)
 
 
 def threshold(value: float, *, cap: float = 0.1) -> Compressor:
@@ -96,7 +104,7 @@ def threshold(value: float, *, cap: float = 0.1) -> Compressor:
       A stateless `Compressor`; the message says how many there are.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -120,7 +128,7 @@ def threshold(value: float, *, cap: float = 0.1) -> Compressor:
         is_small = jnp.abs(flat[indices]).astype(jnp.float32) < value
         return compacted(flat, indices, ~is_small)
 
-    return leafwise(ArrayCode("threshold", encode, _decode))
+    return leafwise(ArrayCode("threshold", encode, decode_counted))
 
 
 def warm_up_top_k(
@@ -142,7 +150,7 @@ def warm_up_top_k(
       does not count, since its state is dropped.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -164,15 +172,8 @@ def warm_up_top_k(
     def encode_at(stage: jax.Array, x: jax.Array) -> CountedSparse:
         flat = x.reshape(-1)
         counts = [selection.num_kept(x.size, fraction=f, k=None) for f in fractions]
-        indices = selection.largest_indices(flat, max(counts))
-        count = jnp.asarray(np.asarray(counts, np.int32))[stage]
-        magnitudes = jnp.abs(flat[indices]).astype(jnp.float32)
-        # Descending, NaN first as in the selection; equal ones in their order.
-        order = jnp.argsort(
-            jnp.where(jnp.isnan(magnitudes), -jnp.inf, -magnitudes), stable=True
-        )
-        rank = jnp.zeros_like(order).at[order].set(jnp.arange(max(counts)))
-        return compacted(flat, indices, rank < count)
+        count = jnp.asarray(np.asarray(counts, np.uint32))[stage]
+        return largest(flat, max(counts), count)
 
     def stage_of(sent: jax.Array) -> jax.Array:
         return jnp.minimum(sent // messages, len(fractions) - 1)
@@ -182,7 +183,7 @@ def warm_up_top_k(
             del context
             return encode_at(stage, x)
 
-        return leafwise(ArrayCode("warm_up_top_k", encode, _decode))
+        return leafwise(ArrayCode("warm_up_top_k", encode, decode_counted))
 
     def init(like: PyTree) -> LinkState:
         at(jnp.int32(0)).init(like)

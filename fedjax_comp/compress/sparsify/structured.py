@@ -45,7 +45,7 @@ def block_top_k(fraction: float, *, block: int) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -151,7 +151,7 @@ def chunk_top_k(k: int, *, chunk: int = 64) -> Compressor:
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

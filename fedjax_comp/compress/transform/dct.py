@@ -71,7 +71,7 @@ def dct(chunk: int = 64) -> Compressor:
       A stateless `Compressor` with `decode(encode(x)) = x` up to rounding.
 
     Raises:
-      ValueError: when `chunk` is not such a number.
+      ValueError: when `chunk` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

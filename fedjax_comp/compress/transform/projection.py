@@ -38,7 +38,7 @@ def random_projection(
       A stateless `Compressor`.
 
     Raises:
-      ValueError: when `rank` is not such a number.
+      ValueError: when `rank` is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -1,1 +1,5 @@
-"""Trellis-coded quantization: coordinates that are coded together."""
+"""Trellis-coded quantization: coordinates that are coded together, nearest the limit.
+
+Open `fixed_rate.py` first, then `uniform.py` for the variant under an entropy code. The
+search for the best path, which both share, is in `viterbi.py`.
+"""

@@ -177,7 +177,7 @@ def trellis(
       A stateless `Compressor` that closes the scale and the symbols.
 
     Raises:
-      ValueError: when an argument is none of the above.
+      ValueError: when an argument is not as above.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -48,16 +48,6 @@ def encode_text(text: str) -> np.ndarray:
     return _TABLE[np.frombuffer(bounded.encode("latin-1"), np.uint8)]
 
 
-def decode_text(symbols: np.ndarray) -> str:
-    """The text of `symbols`; padding is left out, an unknown character is `~`.
-
-    >>> decode_text(encode_text("To be, or not"))
-    'To be, or not'
-    """
-    table = "\x00~" + VOCABULARY
-    return "".join(table[symbol] for symbol in symbols if symbol != PADDING)
-
-
 def windows(symbols: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a text into inputs and next-symbol targets, both uint8 `[N, length]`.
 

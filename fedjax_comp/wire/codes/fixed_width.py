@@ -41,7 +41,7 @@ def fixed_bits(field: Symbols | IndexSet) -> int:
 
 
 def count_bits(field: Raw | Symbols | IndexSet) -> int:
-    """Bits that the count of `field` costs: none where it has none."""
+    """Bits that the count of `field` costs; 0 for a field without a count."""
     return 0 if field.count is None else size_of(field.values).bit_length()
 
 

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import Bits
 from fedjax_comp.wire.bitstream import BitReader, BitWriter, UInt64Array
 from fedjax_comp.wire.codes.fixed_width import (
@@ -140,8 +141,7 @@ def rans(*, symbols_per_lane: int = 8192) -> Code:
     >>> [int(bits) for bits in rans().num_bits(field).variable]  # 32 of state, 33 table
     [65]
     """
-    if symbols_per_lane < 1:
-        raise ValueError(f"Expected symbols_per_lane={symbols_per_lane} >= 1.")
+    checks.integer("symbols_per_lane", symbols_per_lane, minimum=1)
     return _rans(symbols_per_lane)
 
 

@@ -7,13 +7,13 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import (
-    blocks,
+    blockwise,
     chain,
     entropy_coded,
     error_feedback,
     qsgd,
     rotate,
-    sign,
+    scaled_sign,
     top_k,
 )
 from fedjax_comp.wire.accounting import num_bits
@@ -24,7 +24,7 @@ X = jnp.asarray(np.random.default_rng(0).standard_normal((5, 7)), jnp.float32)
 
 @pytest.mark.parametrize("size", [1, 8, 35, 99])
 def test_every_block_has_its_own_scale(size: int):
-    compressor = blocks(size, sign())
+    compressor = blockwise(size, scaled_sign())
     payload, _ = compressor.encode(CONTEXT, X, ())
     decoded = np.asarray(compressor.decode(CONTEXT, payload, ())[0]).ravel()
     flat = np.asarray(X).ravel()
@@ -36,7 +36,7 @@ def test_every_block_has_its_own_scale(size: int):
 
 
 def test_blocks_of_an_open_stage_stay_open():
-    compressor = chain(blocks(8, rotate()), qsgd(100))
+    compressor = chain(blockwise(8, rotate()), qsgd(100))
     state = compressor.init(X)
     payload, _ = compressor.encode(CONTEXT, X, state.sender)
     decoded, _ = compressor.decode(CONTEXT, payload, state.receiver)
@@ -47,10 +47,10 @@ def test_blocks_of_an_open_stage_stay_open():
     "inside, message",
     [
         (top_k(0.5), "IndexSet"),
-        (error_feedback(sign()), "without memory"),
+        (error_feedback(scaled_sign()), "without memory"),
         (chain(qsgd(3), entropy_coded()), "Coded"),
     ],
 )
 def test_what_differs_in_length_is_refused(inside, message: str):
     with pytest.raises(ValueError, match=message):
-        blocks(8, inside)
+        blockwise(8, inside)

@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import error_feedback, identity, top_k
+from tests.compress.combine.roundtrips import assert_counts, counting
 
 CONTEXT = make_context(jax.random.key(0), 0)
 
@@ -87,3 +88,12 @@ def test_refusals_name_the_value():
         error_feedback(identity(), decay=0)
     with pytest.raises(ValueError, match="momentum > 0 with masks_momentum"):
         error_feedback(identity(), masks_momentum=True)
+
+
+def test_states_of_both_ends_reach_the_compressor_inside():
+    assert_counts(error_feedback(counting()))
+
+
+def test_what_is_not_a_compressor_is_refused():
+    with pytest.raises(ValueError, match="to be a compressor"):
+        error_feedback(None)

@@ -11,12 +11,12 @@ from fedjax_comp.compress.low_rank.truncation import (
     from_matrix,
     largest_rank,
     low_rank_start,
-    rank_for_energy,
     scheme_shape,
     spectrum,
     to_matrix,
     truncation,
 )
+from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.base import make_context
-from fedjax_comp.compress import one_bit, one_sign, terngrad
+from fedjax_comp.compress import one_bit, sign_sgd, terngrad
 from fedjax_comp.server.aggregate import WeightedSum, majority_vote
 from fedjax_comp.wire.accounting import num_bits
 
@@ -32,11 +32,11 @@ def test_one_bit_sends_the_means_of_both_signs():
 
 def test_a_vote_is_the_sign_of_most_clients():
     votes = [
-        send(one_sign(), x)[1] for x in ([3.0, -1, 1], [1e-9, -2, -1], [0.0, 5, 9])
+        send(sign_sgd(), x)[1] for x in ([3.0, -1, 1], [1e-9, -2, -1], [0.0, 5, 9])
     ]
     total = WeightedSum(jnp.asarray(sum(votes), jnp.float32), jnp.asarray(3.0))
     assert majority_vote(total).tolist() == [1.0, -1.0, 1.0]
-    assert np.all(np.isnan(send(one_sign(), [1.0, np.nan])[1]))
+    assert np.all(np.isnan(send(sign_sgd(), [1.0, np.nan])[1]))
 
 
 def test_ternary_numbers_and_their_rate():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.base import make_context
-from fedjax_comp.compress import qsgd, sign, stochastic_quantize
+from fedjax_comp.compress import qsgd, scaled_sign, stochastic_quantize
 from fedjax_comp.compress.quantize.scalar import euclidean_norm, symbols_of
 
 CONTEXT = make_context(jax.random.key(0), 0)
@@ -58,7 +58,7 @@ def test_qsgd_numbers_small_magnitudes_first():
 
 
 def test_sign_sends_the_mean_magnitude():
-    part, decoded = message(sign(), X)
+    part, decoded = message(scaled_sign(), X)
     scale = np.abs(X.astype(np.float64)).mean()
     np.testing.assert_allclose(decoded, np.where(X >= 0, scale, -scale), rtol=1e-6)
     assert part.symbols.cardinality == 2

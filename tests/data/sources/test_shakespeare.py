@@ -14,11 +14,17 @@ def write(folder, speeches):
             file.write(json.dumps(speech) + "\n")
 
 
+def decode_text(symbols):
+    """The text of `symbols`; padding is left out, an unknown character is `~`."""
+    table = "\x00~" + shakespeare.VOCABULARY
+    return "".join(table[s] for s in symbols if s != shakespeare.PADDING)
+
+
 def spoken(split, role):
     """The text that a role's windows hold, put together again."""
     rows = split.group == role
     first = split.x[rows].reshape(-1)[:1]
-    return shakespeare.decode_text(np.concatenate([first, split.y[rows].reshape(-1)]))
+    return decode_text(np.concatenate([first, split.y[rows].reshape(-1)]))
 
 
 def test_roles_are_split_in_time(tmp_path):
