@@ -86,6 +86,16 @@ def along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     return mask.reshape(mask.shape + (1,) * (leaf.ndim - mask.ndim))
 
 
+def keep(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The rows with `mask`, zeros for the others, whatever they hold.
+
+    >>> import jax.numpy as jnp
+    >>> keep(jnp.array([True, False]), jnp.array([[1.0], [jnp.nan]])).tolist()
+    [[1.0], [0.0]]
+    """
+    return jnp.where(along(mask, leaf), leaf, jnp.zeros((), leaf.dtype))
+
+
 def ravel(leaves: Sequence[jax.Array]) -> jax.Array:
     """Lays float arrays end to end as one float32 vector.
 

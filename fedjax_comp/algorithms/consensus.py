@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.graphs import Graph, is_connected, metropolis_weights
 from fedjax_comp.base import (
     EVERYONE,
@@ -121,12 +121,8 @@ def consensus_sgd(
 
     def init(key: jax.Array, params: PyTree) -> tuple[PyTree, Learner]:
         del key
-        state = link.init(params)
-        if jax.tree.leaves(state):
-            raise ValueError(
-                "Expected a compressor without memory: neighbours of a node hear it "
-                "only while it is able."
-            )
+        why = "among neighbours: a node hears them only while it is able."
+        checks.memoryless(link, params, why)
         return params, Learner(params, optimizer.init(params))
 
     def gradient_of(
@@ -192,7 +188,7 @@ def consensus_sgd(
         )
         stepped = Learner(optax.apply_updates(nodes.params, updates), states)
         nodes = jax.tree.map(
-            lambda new, old: jnp.where(_along(able, new), new, old), stepped, nodes
+            lambda new, old: jnp.where(tree.along(able, new), new, old), stepped, nodes
         )
         mean = jax.tree.map(lambda x: x.mean(0), nodes.params)
         spoke, neighbour = _spoken(graph, able)
@@ -266,12 +262,8 @@ def _disagreement(h: PyTree, able: jax.Array) -> jax.Array:
     count = jnp.maximum(able.sum(dtype=jnp.float32), 1)
 
     def of_leaf(x: jax.Array) -> jax.Array:
-        here = _along(able, x)
+        here = tree.along(able, x)
         mean = jnp.where(here, x, 0).sum(0) / count.astype(x.dtype)
         return jnp.sum(jnp.where(here, x - mean[None], 0).astype(jnp.float32) ** 2)
 
     return sum(map(of_leaf, jax.tree.leaves(h)), jnp.zeros(())) / count
-
-
-def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
-    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))

@@ -16,6 +16,7 @@ example i is sent (s_i = 1) with probability p_i, a client's estimate is
 whose mean is the batch's gradient whenever Q is unbiased, however coarse x' is.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ from fedjax_comp.base import (
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.server.broadcast import Broadcast, broadcast
+from fedjax_comp.server.broadcast import Broadcast, broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
 
 
@@ -172,9 +173,7 @@ def data_quantization(
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         del key
-        down_state = down.init(params)
-        if jax.tree.leaves(down_state.receiver):
-            raise ValueError("Expected a downlink without memory at the receiver.")
+        down_state = partly_heard(down, params)
         server = ServerState(Model(params, optimizer.init(params)), down_state)
         like = Upload(batch=None, residual=params if refinement is not None else ())
         threshold = () if importance is None else importance.init()
@@ -333,12 +332,7 @@ _DRAW = 0x6461  # apart from the indices by which parts of the message fold thei
 
 def _finite(examples: Examples, mask: jax.Array) -> tuple[Examples, jax.Array]:
     """Zeros where masked or not finite, and whether what is not masked was finite."""
-
-    def shown(leaf: jax.Array) -> jax.Array:
-        along = mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
-        return jnp.where(along, leaf, jnp.zeros((), leaf.dtype))
-
-    visible = jax.tree.map(shown, examples)
+    visible = jax.tree.map(functools.partial(tree.keep, mask), examples)
     healthy = tree.all_finite(visible)
     clean = jax.tree.map(
         lambda leaf: jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros((), leaf.dtype)),

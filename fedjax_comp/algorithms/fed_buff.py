@@ -44,7 +44,7 @@ from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
-from fedjax_comp.server.broadcast import broadcast
+from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.traffic import to_client
@@ -151,12 +151,7 @@ def fed_buff(
     kept = max_staleness + 1
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
-        link = down.init(params)
-        if jax.tree.leaves(link.receiver):
-            raise ValueError(
-                "Expected a downlink without memory at the receiver: a client hears "
-                "only the model it begins from."
-            )
+        link = partly_heard(down, params)
 
         def lengths(tree: PyTree) -> tuple[jax.Array, ...]:
             payload, _ = down.encode(make_context(key, 0), tree, link.sender)

@@ -45,7 +45,7 @@ from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
-from fedjax_comp.server.broadcast import Broadcast, broadcast
+from fedjax_comp.server.broadcast import Broadcast, broadcast, partly_heard
 from fedjax_comp.wire.fields import Coded, IndexSet, Symbols, fields
 
 
@@ -132,12 +132,7 @@ def fed_dlr(
         return ServerState(said.received, said.payload, words, said.link)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
-        link = down.init(params)
-        if jax.tree.leaves(link.receiver):
-            raise ValueError(
-                "Expected a downlink without memory at the receiver: clients that are "
-                "not in a cohort do not hear it."
-            )
+        link = partly_heard(down, params)
         server = truncate(key, params, link)
         if factored:
             _require_floats(server.broadcast)

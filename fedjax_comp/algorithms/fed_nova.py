@@ -39,7 +39,7 @@ from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.server.broadcast import broadcast
+from fedjax_comp.server.broadcast import broadcast, partly_heard
 
 
 class ServerState(NamedTuple):
@@ -96,12 +96,7 @@ def fed_nova(
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
         del key
-        link = down.init(params)
-        if jax.tree.leaves(link.receiver):
-            raise ValueError(
-                "Expected a downlink without memory at the receiver: clients that are "
-                "not in a cohort do not hear it."
-            )
+        link = partly_heard(down, params)
         return ServerState(params, link), up.init(params)
 
     def run_round(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
     Algorithm,
@@ -136,11 +136,8 @@ def marina(
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
         del key
-        if jax.tree.leaves(up.init(params)):
-            raise ValueError(
-                "Expected an uplink without memory in marina(): the differences are "
-                "the server's memory."
-            )
+        why = "as the uplink of marina(): the differences are the server's memory."
+        checks.memoryless(up, params, why)
         zeros = optax.tree.zeros_like(params)
         server = ServerState(
             model=Model(params, update_server.init(params)),

@@ -37,7 +37,7 @@ from fedjax_comp.base import (
 from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.broadcast import broadcast
+from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.wire.traffic import to_client
 
 POLL = 1
@@ -169,12 +169,7 @@ def model_averaging(
 
     def init(key: jax.Array, params: PyTree) -> tuple[Coordinator, LearnerState]:
         del key
-        down_state = down.init(params)
-        if jax.tree.leaves(down_state.receiver):
-            raise ValueError(
-                "Expected a downlink without memory at the receiver: learners that are "
-                "not in an average do not hear it."
-            )
+        down_state = partly_heard(down, params)
         learner = Learner(params, optimizer.init(params))
         coordinator = Coordinator(params, params, jnp.zeros((), jnp.int32), down_state)
         return coordinator, LearnerState(learner, up.init(params))
@@ -244,13 +239,15 @@ def model_averaging(
         received = optax.tree.add(reference, said.received)
         learners = trained.learner._replace(
             params=jax.tree.map(
-                lambda own, common: jnp.where(_along(hearers, own), common[None], own),
+                lambda own, common: jnp.where(
+                    tree.along(hearers, own), common[None], own
+                ),
                 trained.learner.params,
                 received,
             )
         )
         links = jax.tree.map(
-            lambda new, old: jnp.where(_along(members, new), new, old),
+            lambda new, old: jnp.where(tree.along(members, new), new, old),
             trained.uplink,
             states.uplink,
         )
@@ -308,7 +305,3 @@ def mean_of(moved: Moved, members: jax.Array) -> PyTree:
     return jax.tree.map(
         lambda x: jnp.tensordot(shares.astype(x.dtype), x, axes=1), moved.difference
     )
-
-
-def _along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
-    return mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))

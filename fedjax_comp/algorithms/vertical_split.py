@@ -19,7 +19,6 @@ from fedjax_comp.algorithms.links.split_exchange import (
     Batch,
     Sent,
     front,
-    keep,
     send,
 )
 from fedjax_comp.base import (
@@ -112,7 +111,7 @@ def vertical_split(
 
             def forward(params: PyTree, i: int = i, block: PyTree = block) -> jax.Array:
                 out = task.bottoms[i].apply({"params": params}, take_block(x, block))
-                return keep(batch.mask, cast(jax.Array, out))
+                return trees.keep(batch.mask, cast(jax.Array, out))
 
             hidden, pull = jax.vjp(forward, params[bottom_name(i)])
             decoded, sent[f"activations_{i}"] = send(

@@ -76,3 +76,26 @@ def broadcast(
     return Broadcast(
         received, LinkState(sender, receiver), payload, context, link.receiver
     )
+
+
+def partly_heard(compressor: Compressor, like: PyTree) -> LinkState:
+    """The memory of a downlink whose broadcasts not every client hears.
+
+    Raises:
+      ValueError: for a compressor with memory at the receiver: who misses a message
+        could not decode the next one.
+
+    >>> from fedjax_comp.compress import differenced, top_k
+    >>> partly_heard(differenced(top_k(k=1)), jnp.ones(2))
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a downlink without memory at the receiver: a client that is \
+not in a round does not hear it.
+    """
+    state = compressor.init(like)
+    if jax.tree.leaves(state.receiver):
+        raise ValueError(
+            "Expected a downlink without memory at the receiver: a client that is not "
+            "in a round does not hear it."
+        )
+    return state

@@ -150,7 +150,7 @@ def test_refusals_name_the_cause():
         algorithm = marina(TASK, **options, uplink=uplink, probability=0.5)
         algorithm.init(jax.random.key(0), params)
 
-    with pytest.raises(ValueError, match="without memory in marina"):
+    with pytest.raises(ValueError, match="without memory as the uplink of marina"):
         start(error_feedback(top_k(0.5)))
     with pytest.raises(ValueError, match="fixed number of bits"):
         start(chain(qsgd(4), entropy_coded()))

@@ -5,7 +5,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from fedjax_comp.compress import chain, entropy_coded, qsgd, sign, top_k
+from fedjax_comp.compress import chain, entropy_coded, qsgd, scaled_sign, top_k
 from fedjax_comp.hooks import Live
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.codec_cost import (
@@ -22,12 +22,12 @@ MODEL = {"w": jnp.ones(64)}
 
 def test_costs_are_measured_once_and_written_when_the_run_begins(tmp_path):
     path = tmp_path / "run" / COSTS
-    measured = read_or_measure(path, {"uplink": sign()}, MODEL)
+    measured = read_or_measure(path, {"uplink": scaled_sign()}, MODEL)
     assert not list(tmp_path.iterdir())
     live = Live(open_run(path.parent, "test", {}), None, None, Ledger(), None)
     costs_kept(measured).begin(live, None)
     assert read_or_measure(path, {"uplink": top_k(0.5)}, MODEL) == measured
-    other = read_or_measure(tmp_path / "other", {"uplink": sign()}, MODEL)
+    other = read_or_measure(tmp_path / "other", {"uplink": scaled_sign()}, MODEL)
     costs_kept(other).begin(live, None)  # a resumed run keeps its clock
     assert read_or_measure(path, {}, MODEL) == measured
     codec = codecs_of(measured)["uplink"]
@@ -43,5 +43,5 @@ def test_costs_of_another_format_are_refused(tmp_path, number):
 
 
 def test_bytes_are_known_from_shapes_alone_or_not_at_all():
-    assert fixed_bytes(sign(), MODEL) == 64 // 8 + 4
+    assert fixed_bytes(scaled_sign(), MODEL) == 64 // 8 + 4
     assert fixed_bytes(chain(qsgd(4), entropy_coded()), MODEL) is None

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.links.example_rows import (
     Rows,
     from_rows,
@@ -175,7 +176,7 @@ def example_link(
     def encode_each(contexts: Context, x: PyTree) -> tuple[PyTree, PyTree]:
         """Payloads of all examples, and the receiver's memory without leaves."""
         one = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], x))
-        state = memoryless(quantizer, one)
+        state = checks.memoryless(quantizer, one, MEMORYLESS)
 
         def encode_one(context: Context, x: PyTree) -> PyTree:
             return quantizer.encode(context, x, state.sender)[0]
@@ -187,7 +188,7 @@ def example_link(
         if cache is None:
             return LinkState((), ())
         x = jax.ShapeDtypeStruct(cache.input_shape, jnp.float32)
-        sender = memoryless(quantizer, x).sender
+        sender = checks.memoryless(quantizer, x, MEMORYLESS).sender
         context = jax.eval_shape(lambda: make_context(make_key(0), 0))
         payload, _ = jax.eval_shape(quantizer.encode, context, x, sender)
         words = jax.eval_shape(lambda: jax.random.key_data(make_key(0))).shape
@@ -258,7 +259,7 @@ def example_link(
             back = jnp.roll(message.repeats.values, fresh.astype(jnp.int32))
             old = jnp.arange(capacity, dtype=jnp.uint32) >= fresh
             used = [
-                jnp.where(old.reshape((-1,) + (1,) * (new.ndim - 1)), kept[back], new)
+                jnp.where(tree.along(old, new), kept[back], new)
                 for kept, new in zip(stored, came, strict=True)
             ]
             to = _places(receiver.filled, fresh, capacity, room)
@@ -286,22 +287,18 @@ def example_link(
         if message.exponents is not None and message.drawn is not None:
             exponents = message.exponents.values.astype(jnp.uint8)
             drawn = message.drawn.values[0].astype(jnp.int32)
-        shown = jax.tree.map(lambda leaf: _where(here, leaf), Examples(x, labels))
+        shown = jax.tree.map(lambda leaf: tree.keep(here, leaf), Examples(x, labels))
         batch = Batch(shown, jnp.zeros(capacity, jnp.int32), here, exponents, drawn)
         return batch, receiver
 
     return Compressor(init, encode, decode)
 
 
-def memoryless(quantizer: Compressor, like: PyTree) -> LinkState:
-    """The quantizer's state, which has no leaves; `ValueError` when it has some."""
-    state = quantizer.init(like)
-    if jax.tree.leaves(state):
-        raise ValueError(
-            "Expected a data quantizer without memory: every example is encoded by "
-            "itself; leave error feedback out, or put it on the refinement."
-        )
-    return state
+MEMORYLESS = (
+    "for data: every example is encoded by itself; leave error feedback out, or put it "
+    "on the refinement."
+)
+"""What a quantizer is refused with that has a memory."""
 
 
 def _contexts(context: Context, capacity: int) -> Context:
@@ -343,8 +340,3 @@ def _places(filled: jax.Array, fresh: jax.Array, capacity: int, room: int) -> ja
 
 def _filled(filled: jax.Array, fresh: jax.Array, room: int) -> jax.Array:
     return jnp.minimum(filled + fresh.astype(jnp.int32), room)
-
-
-def _where(here: jax.Array, leaf: jax.Array) -> jax.Array:
-    shown = here.reshape((-1,) + (1,) * (leaf.ndim - 1))
-    return jnp.where(shown, leaf, jnp.zeros((), leaf.dtype))

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp import tree as trees
 from fedjax_comp.base import (
     Bits,
@@ -151,7 +152,7 @@ def with_labels(compressor: Compressor, *, num_classes: int) -> Compressor:
     """
 
     def init(like: Labelled) -> LinkState:
-        return memoryless(compressor, like.activations)
+        return checks.memoryless(compressor, like.activations, MEMORYLESS)
 
     def encode(
         context: Context, batch: Labelled, sender: PyTree
@@ -178,18 +179,11 @@ def with_labels(compressor: Compressor, *, num_classes: int) -> Compressor:
     return Compressor(init, encode, decode)
 
 
-def memoryless(compressor: Compressor, like: PyTree) -> LinkState:
-    """The link's state, which has no leaves; `ValueError` when it has some."""
-    state = compressor.init(
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-    )
-    if jax.tree.leaves(state):
-        raise ValueError(
-            "Expected a compressor without memory for activations and their "
-            "gradients: those of one batch are not those of the next; leave error "
-            "feedback and differences out."
-        )
-    return state
+MEMORYLESS = (
+    "for activations and their gradients: those of one batch are not those of the "
+    "next; leave error feedback and differences out."
+)
+"""What a link's compressor is refused with that has a memory."""
 
 
 def divide(task: SplitTask, params: PyTree) -> Places:
@@ -224,20 +218,14 @@ def front(batch: Batch) -> Batch:
     """
     order = jnp.argsort(~batch.mask, stable=True)
     x, y, mask = (jnp.take(leaf, order, axis=0) for leaf in batch)
-    return Batch(keep(mask, x), keep(mask, y), mask)
-
-
-def keep(mask: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Zeros for the examples that do not count."""
-    shown = mask.reshape(mask.shape + (1,) * (leaf.ndim - 1))
-    return jnp.where(shown, leaf, jnp.zeros((), leaf.dtype))
+    return Batch(trees.keep(mask, x), trees.keep(mask, y), mask)
 
 
 def send(
     link: Compressor, context: Context, tree: PyTree, ends: Ends
 ) -> tuple[PyTree, Sent]:
     """What is decoded of a tree at the other end, and the message it travelled in."""
-    state = memoryless(link, tree)
+    state = checks.memoryless(link, tree, MEMORYLESS)
     payload, _ = link.encode(context, tree, state.sender)
     decoded, _ = link.decode(context, payload, state.receiver)
     spoke = jnp.asarray(True)
@@ -348,7 +336,7 @@ def _forward(
     bottom: Part, params: PyTree, x: jax.Array, mask: jax.Array
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[PyTree]]]:
     """The activations of the examples that count, and their pull-back."""
-    return jax.vjp(lambda params: keep(mask, bottom.apply(params, x)), params)
+    return jax.vjp(lambda params: trees.keep(mask, bottom.apply(params, x)), params)
 
 
 def finite(outcome: Exchange) -> jax.Array:
