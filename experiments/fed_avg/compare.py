@@ -61,14 +61,17 @@ def define() -> flags.FlagValues:
     for name, value in {"num_rounds": 150, "eval_every": 5, "audit_every": 50}.items():
         values.set_default(name, value)
     flags.DEFINE_multi_string(
-        "pipeline", list(PIPELINES), "NAME: UPLINK | DOWNLINK", flag_values=values
+        "pipeline",
+        list(PIPELINES),
+        "NAME: UPLINK | DOWNLINK [| ALGORITHM]",
+        flag_values=values,
     )
     return values
 
 
 def parse(values: flags.FlagValues) -> list[Pipeline]:
     """The pipelines; what all of them share is built once, to find mistakes."""
-    pipelines = parse_pipelines(values.pipeline)
+    pipelines = parse_pipelines(values.pipeline, values.algorithm)
     check_task(values)
     return pipelines
 
@@ -125,7 +128,7 @@ COMPARISON = Comparison(
     quick={"num_rounds": 20, "eval_every": 5, "audit_every": 20},
     repeated=("pipeline",),
     variants=parse,
-    describe=lambda one: f"{one.uplink} | {one.downlink}",
+    describe=lambda one: " | ".join(one[1:]),
     run=run_pipeline,
     columns=COLUMNS,
     compare=lambda rows: add_ratios(rows, "uplink_bytes", "total_bytes"),

@@ -3,6 +3,7 @@
 from absl import flags
 
 from experiments.fed_avg.privacy import define_privacy
+from fedjax_comp.experiment.algorithms import OFFERED
 from fedjax_comp.experiment.flags import common_flags
 from fedjax_comp.experiment.lateness import define_lateness
 
@@ -11,6 +12,13 @@ def define() -> flags.FlagValues:
     """All flags of `python -m experiments.fed_avg`, not yet parsed."""
     values = common_flags()
     flags.DEFINE_float("proximal", 0.0, "FedProx's mu.", flag_values=values)
+    flags.DEFINE_string(
+        "algorithm",
+        "fed_avg()",
+        f"The algorithm, as a Python call of one of {', '.join(OFFERED)} with the "
+        "arguments that no other flag tells.",
+        flag_values=values,
+    )
     define_lateness(values)
     define_privacy(values)
     return values

@@ -1,18 +1,15 @@
-"""FedAvg with a compressor on each link, from flags to a finished run directory."""
+"""One federated run with a compressor on each link, from flags to its directory."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from experiments.fed_avg.flags import QUICK, define
 from experiments.fed_avg.privacy import is_private, make_private, privacy_spent
-from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.algorithms.fed_buff import fed_buff
-from fedjax_comp.base import Algorithm
+from fedjax_comp.experiment.algorithms import Chosen, links_of, make_algorithm
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
-from fedjax_comp.experiment.flags import apply_quick
+from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.lateness import counts_late, staleness_of
 from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
 from fedjax_comp.experiment.outcome import claim, failure_claims
@@ -24,7 +21,7 @@ from fedjax_comp.experiment.problem import (
 from fedjax_comp.network.timed_cohorts import timed_cohorts
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json
-from fedjax_comp.training import evaluation_program
+from fedjax_comp.training import Sampler, evaluation_program
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,29 +49,19 @@ def build_problem(values: flags.FlagValues) -> Problem:
     federation, server_optimizer, aggregation = make_private(
         values, build_federation(values), server_optimizer, run_key
     )
-    late = counts_late(values)
-    if late and is_private(values):
-        raise UsageError(
-            "--dp_clip: epsilon is accounted for cohorts drawn uniformly, which those "
-            "of --concurrency and --late_updates=carry are not."
-        )
-    make: Callable[..., Algorithm] = functools.partial(
-        fed_avg, aggregation=aggregation, population=values.num_clients
-    )
-    sample = federation.sample
-    if late:
-        make = functools.partial(fed_buff, **staleness_of(values)._asdict())
-        sample = timed_cohorts(epochs=values.local_epochs, batch_size=values.batch_size)
-    algorithm = make(
-        federation.task,
-        client_optimizer=client_optimizer,
-        server_optimizer=server_optimizer,
-        uplink=federation.uplink,
-        downlink=federation.downlink,
-        execution=federation.execution,
-        proximal=values.proximal,
-        keep_messages=keeps_messages(values),
-    )
+    chosen, sample = choose(values, federation.sample)
+    given = {
+        "client_optimizer": client_optimizer,
+        "server_optimizer": server_optimizer,
+        "uplink": federation.uplink,
+        "downlink": federation.downlink,
+        "aggregation": aggregation,
+        "population": values.num_clients,
+        "execution": federation.execution,
+        "proximal": values.proximal,
+        "keep_messages": keeps_messages(values),
+    }
+    algorithm = make_algorithm(chosen, federation.task, given, as_dict(values))
     return Problem(
         algorithm=algorithm,
         sample=sample,
@@ -85,13 +72,38 @@ def build_problem(values: flags.FlagValues) -> Problem:
             federation.task, federation.execution, batch_size=values.eval_batch_size
         ),
         test=federation.population.test,
-        links={"uplink": federation.uplink, "downlink": federation.downlink},
+        links=links_of(chosen, federation.uplink, federation.downlink),
     )
+
+
+def choose(values: flags.FlagValues, sample: Sampler) -> tuple[Chosen, Sampler]:
+    """The algorithm of the flags, and who takes part in its rounds.
+
+    Raises:
+      UsageError: for flags that do not go together.
+    """
+    chosen: Chosen = build("algorithm", values.algorithm)
+    late = counts_late(values)
+    if is_private(values) and (late or chosen.name != "fed_avg"):
+        raise UsageError(
+            "--dp_clip: epsilon is accounted for fed_avg() with cohorts drawn "
+            "uniformly; leave --algorithm, --concurrency and --late_updates out."
+        )
+    if not late:
+        return chosen, sample
+    if chosen.name not in ("fed_avg", "fed_buff") or chosen.own:
+        raise UsageError(
+            f"--algorithm={values.algorithm}: late updates are counted by fed_buff(), "
+            "whose arguments are --max_staleness and --staleness_exponent; leave "
+            "--algorithm out."
+        )
+    timed = timed_cohorts(epochs=values.local_epochs, batch_size=values.batch_size)
+    return Chosen("fed_buff", staleness_of(values)._asdict()), timed
 
 
 def check_task(values: flags.FlagValues) -> None:
     """Builds what all pipelines share, so that a mistake in it ends the command."""
-    for name in ("client_optimizer", "server_optimizer"):
+    for name in ("algorithm", "client_optimizer", "server_optimizer"):
         build(name, str(values[name].value))
     build_federation(values)
 

@@ -14,7 +14,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "pipeline",
         list(PIPELINES),
-        "NAME: UPLINK | DOWNLINK; may be repeated.",
+        "NAME: UPLINK | DOWNLINK [| ALGORITHM]; may be repeated.",
         flag_values=values,
     )
     return values

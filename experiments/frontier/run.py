@@ -49,7 +49,7 @@ def parse(values: flags.FlagValues) -> list[Pipeline]:
     """The pipelines; what all of them share is built once, to find mistakes."""
     if values.target_accuracy is None:
         raise UsageError("--target_accuracy is missing: bytes are counted to it.")
-    pipelines = parse_pipelines(values.pipeline)
+    pipelines = parse_pipelines(values.pipeline, values.algorithm)
     check_task(values)
     return pipelines
 
@@ -125,7 +125,7 @@ COMPARISON = Comparison(
     quick=QUICK,
     repeated=("pipeline",),
     variants=parse,
-    describe=lambda one: f"{one.uplink} | {one.downlink}",
+    describe=lambda one: " | ".join(one[1:]),
     run=run_pipeline,
     columns=COLUMNS,
     compare=compare,

@@ -11,6 +11,7 @@ from absl import flags
 
 from fedjax_comp import compress, data, execution, models, network
 from fedjax_comp.base import Compressor
+from fedjax_comp.experiment import algorithms
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.expression import parse
 from fedjax_comp.wire import codes
@@ -68,6 +69,7 @@ COMPRESSORS = {
 """The compressors, found where they are written, and what their arguments name."""
 
 NAMES: Mapping[str, Mapping[str, object]] = {
+    "algorithm": algorithms.NAMES,
     "client_optimizer": OPTIMIZERS,
     "server_optimizer": OPTIMIZERS,
     "uplink": COMPRESSORS,

@@ -29,18 +29,20 @@ class Variant(Protocol):
 
 
 class Pipeline(NamedTuple):
-    """A named pair of compressors, as expressions."""
+    """A named pair of compressors and the algorithm around them, as expressions."""
 
     name: str
     uplink: str
     downlink: str
+    algorithm: str
 
 
-def parse_pipeline(text: str) -> Pipeline:
-    """Reads `NAME: UPLINK | DOWNLINK` and checks both expressions.
+def parse_pipeline(text: str, algorithm: str = "fed_avg()") -> Pipeline:
+    """Reads `NAME: UPLINK | DOWNLINK` or `NAME: UPLINK | DOWNLINK | ALGORITHM`.
 
     Args:
-      text: one value of `--pipeline`.
+      text: one value of `--pipeline`; its expressions are checked.
+      algorithm: of those that name none.
 
     Raises:
       ValueError: when it is not of that form or an expression is not valid.
@@ -49,15 +51,15 @@ def parse_pipeline(text: str) -> Pipeline:
     "to_dtype('bfloat16')"
     """
     name, links = split_name(text)
-    uplink, bar, downlink = links.partition("|")
-    if not (name and bar):
+    parts = [part.strip() for part in links.split("|")]
+    if not name or len(parts) not in (2, 3):
         raise UsageError(
-            f"--pipeline={text!r} is not of the form 'NAME: UPLINK | DOWNLINK', e.g. "
-            "'dense: identity() | identity()'."
+            f"--pipeline={text!r} is not of the form 'NAME: UPLINK | DOWNLINK', with "
+            "'| ALGORITHM' behind it or without, e.g. 'dense: identity() | identity()'."
         )
-    pipeline = Pipeline(name, uplink.strip(), downlink.strip())
-    build("uplink", pipeline.uplink)
-    build("downlink", pipeline.downlink)
+    pipeline = Pipeline(name, *[*parts, algorithm][:3])
+    for flag in ("uplink", "downlink", "algorithm"):
+        build(flag, getattr(pipeline, flag))
     return pipeline
 
 
@@ -81,13 +83,15 @@ def check_names(flag: str, names: Sequence[str]) -> None:
         raise UsageError(f"--{flag}: names must differ, got {', '.join(names)}.")
 
 
-def parse_pipelines(texts: Iterable[str]) -> list[Pipeline]:
+def parse_pipelines(
+    texts: Iterable[str], algorithm: str = "fed_avg()"
+) -> list[Pipeline]:
     """All values of `--pipeline`, each with a name of its own.
 
     Raises:
       ValueError: as `parse_pipeline`, and when two have the same name.
     """
-    pipelines = [parse_pipeline(text) for text in texts]
+    pipelines = [parse_pipeline(text, algorithm) for text in texts]
     check_names("pipeline", [pipeline.name for pipeline in pipelines])
     return pipelines
 

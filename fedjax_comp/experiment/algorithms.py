@@ -1,0 +1,145 @@
+"""The algorithms that `--algorithm` offers: a row each.
+
+An algorithm is named on the command line by the call of its factory with the arguments
+that are its own; those that other flags tell (task, optimizers, compressors, execution)
+are filled in:
+
+    --algorithm='marina(probability=0.1)' --uplink='random_k(0.05)'
+
+To offer one more, add a row to `OFFERED`. A flag that the chosen algorithm has no
+argument for is refused, not ignored.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fed_buff import fed_buff
+from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_nova import fed_nova
+from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
+from fedjax_comp.algorithms.marina import marina
+from fedjax_comp.base import Algorithm, Compressor
+from fedjax_comp.compress import identity
+from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.experiment.errors import UsageError
+
+Links = dict[str, Compressor]
+"""Kind of message to its compressor, for audits."""
+
+FROM_FLAGS = {
+    "client_optimizer": None,
+    "execution": None,
+    "keep_messages": None,
+    "population": None,
+    "aggregation": None,
+    "uplink": "identity()",
+    "downlink": "identity()",
+    "server_optimizer": "sgd(1.0)",
+    "proximal": 0.0,
+}
+"""Arguments that flags fill in, and the flag's value that asks for nothing: with any
+other one the algorithm must have the argument. None: it need not."""
+
+
+class Chosen(NamedTuple):
+    """An algorithm as it was named: its factory, and the arguments that are its own."""
+
+    name: str
+    own: Mapping[str, object]
+
+
+def _as_given(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    del own
+    return {"uplink": up, "downlink": down}
+
+
+def _sketched(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    del up
+    sizes = {name: own[name] for name in ("rows", "columns")}
+    return {"uplink": sketch_link(**sizes), "downlink": down}  # type: ignore[arg-type]
+
+
+def _or_in_full(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    del own
+    return {"uplink": ladder(up, identity()), "downlink": down}
+
+
+class Offered(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+      factory: `(task, *, ...) -> Algorithm`.
+      links: `(own arguments, uplink, downlink) -> the compressors of its messages`.
+    """
+
+    factory: Callable[..., Algorithm]
+    links: Callable[[Mapping[str, object], Compressor, Compressor], Links] = _as_given
+
+
+OFFERED: Mapping[str, Offered] = {
+    "fed_avg": Offered(fed_avg),
+    "fed_buff": Offered(fed_buff),
+    "fed_dlr": Offered(fed_dlr),
+    "fed_nova": Offered(fed_nova),
+    "fetch_sgd": Offered(fetch_sgd, _sketched),
+    "marina": Offered(marina, _or_in_full),
+}
+
+
+def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(OFFERED[name].factory).parameters
+
+
+def _named(name: str) -> Callable[..., Chosen]:
+    """What the name calls in an expression: it takes the algorithm's own arguments."""
+    own = [
+        argument
+        for argument in _arguments(name).values()
+        if argument.name != "task" and argument.name not in FROM_FLAGS
+    ]
+
+    def choose(**arguments: object) -> Chosen:
+        return Chosen(name, arguments)
+
+    choose.__name__ = name
+    choose.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    return choose
+
+
+NAMES = {name: _named(name) for name in OFFERED}
+"""What an expression of `--algorithm` may call."""
+
+
+def make_algorithm(
+    chosen: Chosen,
+    task: object,
+    given: Mapping[str, object],
+    asked: Mapping[str, object],
+) -> Algorithm:
+    """The algorithm, with what the flags tell.
+
+    Args:
+      chosen: the algorithm and its own arguments.
+      task: what is learnt.
+      given: argument to value, for those of `FROM_FLAGS`.
+      asked: flag to its value as it was written, for those that may ask for nothing.
+
+    Raises:
+      UsageError: for a flag that asks for something the algorithm has no argument for.
+    """
+    arguments = _arguments(chosen.name)
+    for flag, nothing in FROM_FLAGS.items():
+        value = asked.get(flag, nothing)
+        if flag not in arguments and value != nothing:
+            raise UsageError(
+                f"--{flag}={value}: {chosen.name}() has no {flag}; leave the flag out."
+            )
+    filled = {name: value for name, value in given.items() if name in arguments}
+    return OFFERED[chosen.name].factory(task, **filled, **chosen.own)
+
+
+def links_of(chosen: Chosen, uplink: Compressor, downlink: Compressor) -> Links:
+    """The compressor of every kind of message that the algorithm sends."""
+    return OFFERED[chosen.name].links(chosen.own, uplink, downlink)

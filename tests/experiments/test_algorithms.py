@@ -1,0 +1,88 @@
+"""Algorithms from the command line: each one runs, and what it lacks is refused."""
+
+import json
+
+import pytest
+
+from experiments.fed_avg.compare import main as compare
+from experiments.fed_avg.run import main
+from fedjax_comp.experiment.algorithms import OFFERED
+from tests.experiments.small import mistake, read_runs
+
+SMALL = (
+    "--model=linear()",
+    "--num_clients=6",
+    "--cohort_size=3",
+    "--num_rounds=2",
+    "--eval_every=2",
+    "--audit_every=2",
+    "--noprogress",
+)
+CALLS = {
+    "fed_avg": ["fed_avg()", "--uplink=top_k(0.1)", "--proximal=0.1"],
+    "fed_buff": ["fed_buff(max_staleness=1)", "--server_optimizer=sgd(0.5)"],
+    "fed_dlr": ["fed_dlr()", "--uplink=truncation(0.9)", "--downlink=truncation(0.9)"],
+    "fed_nova": ["fed_nova()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
+    "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
+    "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(OFFERED))
+def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, name):
+    call, *flags = CALLS[name]
+    main(["", f"--workdir={tmp_path}", *SMALL, f"--algorithm={call}", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    # Three messages up and the broadcast, all of which decode to what the run used.
+    assert (summary["audited_messages"], summary["audit_failures"]) == (4, 0)
+    assert summary["uplink_messages"] == 2 * 3
+    assert summary["test_accuracy"] > 0.05
+    assert summary["dropped_updates"] == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--algorithm=fed_nva()"], "did you mean 'fed_nova'"),
+        (["--algorithm=marina()"], "probability"),
+        (["--algorithm=fed_nova(x=1)"], "no argument 'x'"),
+        (["--algorithm=fed_avg(uplink=3)"], "no argument 'uplink'"),
+        (
+            ["--algorithm=fetch_sgd(rows=3, columns=5, k=2)", "--uplink=top_k(0.1)"],
+            r"--uplink=top_k(0.1): fetch_sgd() has no uplink",
+        ),
+        (
+            ["--algorithm=fed_nova()", "--server_optimizer=adam(0.1)"],
+            "fed_nova() has no server_optimizer",
+        ),
+        (["--algorithm=fed_dlr()", "--proximal=0.1"], "fed_dlr() has no proximal"),
+        (["--algorithm=fed_nova()", "--dp_clip=1.0"], "--dp_clip"),
+        (
+            [
+                "--algorithm=fed_nova()",
+                "--network=constant(1.0)",
+                "--concurrency=4",
+            ],
+            "fed_buff()",
+        ),
+    ],
+)
+def test_what_an_algorithm_lacks_is_refused(tmp_path, capsys, flags, expected):
+    line = mistake(main, capsys, [f"--workdir={tmp_path / 'new'}", *SMALL, *flags])
+    assert expected in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_pipeline_names_its_algorithm(tmp_path):
+    compare(
+        [
+            "",
+            f"--workdir={tmp_path}",
+            *SMALL,
+            "--pipeline=avg: identity() | identity()",
+            "--pipeline=nova: identity() | identity() | fed_nova()",
+        ]
+    )
+    runs = read_runs(tmp_path)
+    assert [one["algorithm"] for one in runs.values()] == ["fed_avg()", "fed_nova()"]
+    assert runs["avg"]["total_bytes"] == runs["nova"]["total_bytes"]
