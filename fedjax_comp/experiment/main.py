@@ -27,7 +27,7 @@ def run_main(
     before the experiment has written anything.
 
     Args:
-      name: the experiment's name, as in `python -m experiments.<name>`.
+      name: the experiment's name, for messages.
       values: its flags, not yet parsed.
       body: what it does; a `ValueError` it raises is a user's mistake.
       argv: the command line; `sys.argv` when None.
@@ -45,7 +45,7 @@ def run_main(
     except (flags.Error, UsageError) as error:
         _exit_with(name, error)
     if values.help:
-        print(f"python -m experiments.{name} --workdir=DIR [flags]\n")
+        print(f"{name} --workdir=DIR [flags]\n")
         print(values.get_help())
         return
     try:
