@@ -34,14 +34,18 @@ def one_round(key):
     return info.messages["uplink"], make_auditor(uplink)
 
 
-@pytest.mark.parametrize("default", DEFAULTS)
-def test_messages_decode_to_what_the_run_used_under_any_default(default):
+@pytest.fixture(scope="module")
+def expected():
+    return one_round(make_key(0))[0].payload
+
+
+@pytest.mark.parametrize("default", DEFAULTS[1:])
+def test_messages_decode_to_what_the_run_used_under_any_default(default, expected):
     with jax.default_prng_impl(default):
         messages, audit = one_round(make_key(0))
         assert audit(messages) == (3, ())
     # The default changes nothing at all: the payloads are the same bytes.
-    expected, _ = one_round(make_key(0))
-    jax.tree.map(np.testing.assert_array_equal, messages.payload, expected.payload)
+    jax.tree.map(np.testing.assert_array_equal, messages.payload, expected)
 
 
 @pytest.mark.parametrize("implementation", DEFAULTS[1:])

@@ -19,6 +19,7 @@ from fedjax_comp.compress.low_rank.truncation import (
 from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+from fedjax_comp.wire.traffic import to_server
 
 CONTEXT = make_context(jax.random.key(0), 0)
 
@@ -112,7 +113,10 @@ def test_ranks_change_without_a_new_compilation_and_bits_are_the_bytes():
         ranks.append(int(payload.parts[1].count) // 34)
         sent = len(to_bytes(payload)) - HEADER_BYTES
         assert sent == -(-message_bits(bits) // 8)
-        message = Messages(CONTEXT, payload, (), jnp.asarray(True))
+        decoded, _ = coder.decode(CONTEXT, payload, ())
+        message = Messages(
+            CONTEXT, payload, (), jnp.asarray(True), to_server(0), decoded
+        )
         assert audit(jax.tree.map(lambda x: x[None], message)) == (1, ())
         count_bits = (240).bit_length()
         numbers = 10 + int(payload.parts[1].count)
