@@ -19,8 +19,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_comp.metrics import Row
-
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 SPEED_ONLY_FLAGS = frozenset(
     {"workdir", "data_dir", "raw_dir", "progress", "audit_key"}
@@ -140,13 +138,13 @@ def open_run(
     return directory
 
 
-def write_rows(directory: RunDirectory, rows: Iterable[Row]) -> None:
+def write_rows(directory: RunDirectory, rows: Iterable[Mapping[str, object]]) -> None:
     """Replaces the rows on disk by these."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_text(directory.metrics_path, text)
 
 
-def append_row(directory: RunDirectory, row: Row) -> None:
+def append_row(directory: RunDirectory, row: Mapping[str, object]) -> None:
     """Adds one row as one whole line."""
     with directory.metrics_path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")

@@ -1,8 +1,15 @@
-"""Flags of the comparison of dispatchers."""
+"""Flags of the comparison of dispatchers, and the dispatchers that they name."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 from absl import flags
 
 from fedjax_comp.experiment.flags import run_flags
+from fedjax_comp.experiment.pipelines import parse_named
+from fedjax_comp.expression import parse
+from fedjax_comp.one_shot.data_dispatch import Dispatcher, clustered
+from fedjax_comp.one_shot.dispatch_baselines import hashed, partition_tree, randomly
 
 DISPATCHERS = (
     "clusters: clustered()",
@@ -12,6 +19,14 @@ DISPATCHERS = (
     "tree: partition_tree()",
     "hashing: hashed()",
 )
+FACTORIES = {
+    "clustered": clustered,
+    "hashed": hashed,
+    "partition_tree": partition_tree,
+    "randomly": randomly,
+}
+GLOBAL = "one model"
+"""What one machine with all data is called."""
 
 
 def define() -> flags.FlagValues:
@@ -20,9 +35,14 @@ def define() -> flags.FlagValues:
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     text("dataset", "mnist", "Data set.", flag_values=values)
     text("model", "linear()", "Each machine's model.", flag_values=values)
-    text("optimizer", "adam(0.003)", "Each machine's optimizer.", flag_values=values)
+    text(
+        "client_optimizer",
+        "adam(0.003)",
+        "Each machine's Optax optimizer.",
+        flag_values=values,
+    )
     flags.DEFINE_multi_integer(
-        "num_machines",
+        "num_clients",
         [8, 32],
         "Machines, k; may be repeated. One machine is always measured.",
         lower_bound=1,
@@ -47,7 +67,7 @@ def define() -> flags.FlagValues:
 
 QUICK = {
     "dataset": "digits",
-    "num_machines": [4],
+    "num_clients": [4],
     "dispatcher": [
         "clusters: clustered()",
         "clusters-p2: clustered(2)",
@@ -55,7 +75,34 @@ QUICK = {
         "tree: partition_tree()",
         "hashing: hashed()",
     ],
-    "optimizer": "adam(0.01)",
+    "client_optimizer": "adam(0.01)",
     "num_trials": 2,
 }
 """What `--quick` sets unless it is given by hand."""
+
+
+class Named(NamedTuple):
+    """A dispatcher and what it is called."""
+
+    name: str
+    dispatch: Dispatcher
+
+
+def parse_dispatchers(texts: Sequence[str]) -> list[Named]:
+    """All values of `--dispatcher`.
+
+    Args:
+      texts: each `NAME: DISPATCHER`.
+
+    Raises:
+      ValueError: when one is not of that form, an expression is not valid, or two have
+        one name.
+
+    >>> parse_dispatchers(["mine: clustered(2)"])[0].name
+    'mine'
+    """
+    form = "'NAME: DISPATCHER', e.g. 'clusters: clustered()'"
+    return [
+        Named(name, cast(Dispatcher, parse(text, FACTORIES, flag="dispatcher")))
+        for name, (text,) in parse_named("dispatcher", texts, form)
+    ]

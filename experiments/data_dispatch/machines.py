@@ -43,7 +43,7 @@ class Machines(NamedTuple):
 
 def make_machines(values: flags.FlagValues) -> Machines:
     """Loads the data and makes the programs; raises `ValueError`."""
-    optimizer = build("client_optimizer", values.optimizer)
+    optimizer = build("client_optimizer", values.client_optimizer)
     model = build("model", values.model)
     dataset = data.load(
         values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
@@ -51,9 +51,9 @@ def make_machines(values: flags.FlagValues) -> Machines:
     if dataset.train.y.ndim > 1:
         raise UsageError(f"--dataset={values.dataset} has sequences, not examples.")
     most = min(values.num_train, len(dataset.train.y))
-    if max(values.num_machines) > most:
+    if max(values.num_clients) > most:
         raise UsageError(
-            f"--num_machines={max(values.num_machines)} is more than the {most} "
+            f"--num_clients={max(values.num_clients)} is more than the {most} "
             "training examples."
         )
     task = classification(
@@ -129,7 +129,7 @@ def measure(
         _shipment_bytes(stored, int(size), dataset.num_classes) for size in sizes
     )
     return {
-        "machines": num_machines,
+        "num_clients": num_machines,
         "trial": trial,
         "test_accuracy": float(correct / count),
         "test_loss": float(loss / count),

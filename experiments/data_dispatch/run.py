@@ -6,27 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from absl import flags
 
-from experiments.data_dispatch.claims import claims_of, summarise
-from experiments.data_dispatch.dispatchers import (
+from experiments.data_dispatch.flags import (
     GLOBAL,
+    QUICK,
     Named,
+    define,
     parse_dispatchers,
 )
-from experiments.data_dispatch.flags import QUICK, define
-from experiments.data_dispatch.machines import Machines, make_machines, measure
-from experiments.data_dispatch.plot import draw_figures
-from fedjax_comp.experiment.flags import apply_quick, as_dict
-from fedjax_comp.experiment.main import UsageError, run_main
-from fedjax_comp.experiment.measurements import complete, measure_missing
-from fedjax_comp.experiment.table import to_csv
+from experiments.data_dispatch.machines import make_machines, measure
+from experiments.data_dispatch.outcome import claims, figures, summarise
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.measurements import Measurements
 from fedjax_comp.one_shot.dispatch_baselines import randomly
-from fedjax_comp.report import Table
-from fedjax_comp.run_directory import Json, open_run, write_text
+from fedjax_comp.run_directory import Json
 
-NAME = "data_dispatch"
 COLUMNS = (
     "dispatcher",
-    "machines",
+    "num_clients",
     "test_accuracy",
     "spread",
     "trials",
@@ -39,61 +35,29 @@ COLUMNS = (
 """Of `table.csv`; `steps` are batches of the largest machine."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command: measures or resumes, then writes the run directory."""
-
-    def body(values: flags.FlagValues) -> None:
-        apply_quick(values, **QUICK)
-        run(values)
-
-    run_main(NAME, define(), body, argv)
-
-
-def run(values: flags.FlagValues) -> Json:
-    """Measures what the directory does not hold yet; `ValueError` for a mistake."""
+def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
+    """Every measurement by its name, trial after trial."""
     dispatchers = parse_dispatchers(values.dispatcher)
     machines = make_machines(values)
-    check_dispatchers(dispatchers, values.num_machines)
-    directory = open_run(values.workdir, NAME, as_dict(values))
-    if directory.finished is not None:
-        print(f"{directory.path} has finished; nothing was changed.")
-        return directory.finished
-    jobs = make_jobs(machines, dispatchers, values)
-    rows, failures = measure_missing(
-        directory, jobs, show=to_line if values.progress else None
-    )
-    table = summarise(rows)
-    write_text(directory.path / "table.csv", to_csv(COLUMNS, table))
-    summary: Json = {
-        "experiment": NAME,
-        "dataset": values.dataset,
-        "model": values.model,
-        "measured": len(rows),
-        "failures": failures,
-        "table": table,
-        "claims": claims_of(table, failures),
+    check_dispatchers(dispatchers, values.num_clients)
+
+    def one(name: str, count: int, trial: int) -> Json:
+        dispatch = dict(dispatchers).get(name, randomly())
+        row = measure(machines, dispatch, count, values, trial)
+        return {"dispatcher": name, **row}
+
+    wanted = [(GLOBAL, 1)] + [
+        (name, count)
+        for count in sorted(set(values.num_clients))
+        for name, _ in dispatchers
+    ]
+    return {
+        f"{name}, {count} machines, trial {trial}": functools.partial(
+            one, name, count, trial
+        )
+        for trial in range(values.num_trials)
+        for name, count in wanted
     }
-    best = max(table, key=lambda one: one["test_accuracy"])
-    return complete(
-        directory,
-        summary,
-        title=f"Dispatch of {values.dataset} to machines with {values.model}",
-        headlines={
-            "best_dispatcher": f"{best['dispatcher']}, {best['machines']} machines",
-            "best_test_accuracy": best["test_accuracy"],
-            "best_uplink_bytes": best["uplink_bytes"],
-        },
-        tables=[
-            Table(
-                "Means over trials",
-                COLUMNS,
-                [[one[name] for name in COLUMNS] for one in table],
-                "Sizes are the extremes over machines and trials.",
-            )
-        ],
-        figures=draw_figures(table, directory.figures_path),
-        failures=failures,
-    )
 
 
 def check_dispatchers(dispatchers: Sequence[Named], machines: Sequence[int]) -> None:
@@ -109,33 +73,31 @@ def check_dispatchers(dispatchers: Sequence[Named], machines: Sequence[int]) -> 
                 ) from error
 
 
-def make_jobs(
-    machines: Machines, dispatchers: Sequence[Named], values: flags.FlagValues
-) -> Mapping[str, Callable[[], Json]]:
-    """Every measurement by its name, trial after trial."""
-
-    def one(name: str, count: int, trial: int) -> Json:
-        dispatch = dict(dispatchers).get(name, randomly())
-        row = measure(machines, dispatch, count, values, trial)
-        return {"dispatcher": name, **row}
-
-    wanted = [(GLOBAL, 1)] + [
-        (name, count)
-        for count in sorted(set(values.num_machines))
-        for name, _ in dispatchers
-    ]
+def headlines(rows: Sequence[Json]) -> Json:
+    """What a report shows first."""
+    best = max(rows, key=lambda one: one["test_accuracy"])
     return {
-        f"{name}, {count} machines, trial {trial}": functools.partial(
-            one, name, count, trial
-        )
-        for trial in range(values.num_trials)
-        for name, count in wanted
+        "best_dispatcher": best["name"],
+        "best_test_accuracy": best["test_accuracy"],
+        "best_uplink_bytes": best["uplink_bytes"],
     }
 
 
-def to_line(row: Json) -> str:
-    """A row as one line for the terminal."""
-    return (
-        f"{row['job']:<40}{row['test_accuracy']:.4f}  sizes {row['smallest']:,} to "
+MEASUREMENTS = Measurements(
+    name="data_dispatch",
+    define=define,
+    quick=QUICK,
+    jobs=make_jobs,
+    summarise=summarise,
+    columns=COLUMNS,
+    claims=claims,
+    figures=figures,
+    title=lambda values: f"Dispatch of {values.dataset} with {values.model}",
+    headlines=headlines,
+    note="Means over trials. Sizes are the extremes over machines and trials.",
+    show=lambda row: (
+        f"{row['name']:<40}{row['test_accuracy']:.4f}  sizes {row['smallest']:,} to "
         f"{row['largest']:,}, {row['uplink_bytes']:,} bytes"
-    )
+    ),
+)
+main = MEASUREMENTS.main

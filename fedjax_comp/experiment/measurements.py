@@ -1,7 +1,18 @@
 """Experiments made of many small measurements: one row each, kept as it is taken.
 
 A measurement has a name. What a directory holds is not measured again, so a killed
-command goes on where it was; one that fails costs its own row and no other.
+command goes on where it was; one that fails is a row of the table with its reason.
+
+    MEASUREMENTS = Measurements(
+        name="mine",
+        define=define,                       # its flags
+        jobs=make_jobs,                      # (values) -> {name: what measures it}
+        summarise=means,                     # (measurements) -> rows of the table
+        columns=("test_accuracy", "uplink_bytes"),
+        claims=lambda measured: claim(...),
+        show=lambda row: f"{row['name']}: {row['test_accuracy']:.4f}",
+    )
+    main = MEASUREMENTS.main                 # python -m experiments.mine
 """
 
 import json
@@ -9,14 +20,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from absl import flags
 
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import run_main
 from fedjax_comp.experiment.outcome import (
-    claim,
     facts_of,
+    failure_claims,
     print_claims,
     table_of,
     write_outcome,
@@ -26,21 +38,28 @@ from fedjax_comp.report import Figure, Table
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
+    append_row,
     begin_run,
     find_run,
-    write_text,
+    write_rows,
 )
 
+LEADING, TRAILING = ("name",), ("reason",)
+"""Columns that every table has, before and behind an experiment's own."""
 
-def read_measurements(directory: RunDirectory) -> list[Json]:
-    """The rows that earlier calls have measured; half a last line is left out."""
-    path = directory.metrics_path
-    if not path.exists():
-        return []
+
+def read_measurements(directory: RunDirectory) -> dict[str, Json]:
+    """The rows that earlier calls have measured, by name; half a last line is left out.
+
+    Args:
+      directory: a run directory; nothing in it is changed.
+    """
+    if not directory.metrics_path.exists():
+        return {}
+    text = directory.metrics_path.read_text(encoding="utf-8")
     # What follows the last line break was being written when the run was killed.
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    write_text(path, "".join(line + "\n" for line in lines))
-    return [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in text.split("\n")[:-1]]
+    return {row["name"]: row for row in rows}
 
 
 def measure_missing(
@@ -52,34 +71,82 @@ def measure_missing(
     """Takes the measurements that a directory does not hold yet.
 
     Args:
-      directory: an opened run directory.
+      directory: a run directory that `begin_run` has made.
       jobs: name to what measures it; a job returns its row without the name.
       show: a row as a line for the terminal, or None for silence.
 
     Returns:
-      The rows of all jobs in their order, each with its name as `job`, and for each
-      that failed `{job, reason}`.
+      The rows of all jobs in their order, then those that earlier calls measured
+      beside them, each with its `name`; and `{name, reason}` for each that failed.
 
     Raises:
-      ValueError: when nothing could be measured, with the first reason.
+      UsageError: when nothing could be measured, with the first reason.
     """
-    rows = {row["job"]: row for row in read_measurements(directory)}
+    rows = read_measurements(directory)
+    write_rows(directory, rows.values())
     failures: list[Json] = []
     for name, job in jobs.items():
         if name in rows:
             continue
         measured, reason = attempt(name, job)
         if measured is None:
-            failures.append({"job": name, "reason": reason})
+            failures.append({"name": name, "reason": reason})
             continue
-        rows[name] = {"job": name, **measured}
-        with directory.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[name]) + "\n")
+        rows[name] = {"name": name, **measured}
+        append_row(directory, rows[name])
         if show is not None:
             print(show(rows[name]), flush=True)
     if not rows:
         raise UsageError(f"nothing could be measured: {failures[0]['reason']}")
-    return [rows[name] for name in jobs if name in rows], failures
+    order = dict.fromkeys([*jobs, *rows])
+    return [rows[name] for name in order if name in rows], failures
+
+
+def over_trials(
+    measurements: Sequence[Json], name: str, *columns: str
+) -> list[tuple[Json, list[Json]]]:
+    """Groups measurements that differ in their trial, with their mean accuracy.
+
+    Args:
+      measurements: with `test_accuracy` and the columns.
+      name: of a group, a format of the columns.
+      *columns: what the measurements of a group have in common.
+
+    Returns:
+      For each group, in the order of the columns' values, a row (`name`, the columns,
+      the mean `test_accuracy`, its standard deviation `spread` and the number of
+      `trials`) and the group's measurements.
+
+    >>> taken = [{"k": 2, "test_accuracy": 0.5}, {"k": 2, "test_accuracy": 0.7}]
+    >>> over_trials(taken, "{k} clients", "k")[0][0]["test_accuracy"]
+    0.6
+    """
+    groups: dict[tuple, list[Json]] = {}
+    for one in measurements:
+        groups.setdefault(tuple(one[column] for column in columns), []).append(one)
+    found = []
+    for values, own in sorted(groups.items(), key=lambda item: item[0]):
+        common = dict(zip(columns, values, strict=True))
+        accuracies = [one["test_accuracy"] for one in own]
+        spread = np.std(accuracies, ddof=min(1, len(own) - 1))
+        row = {
+            "name": name.format(**common),
+            **common,
+            "test_accuracy": mean_of(own, "test_accuracy", 5),
+            "spread": round(float(spread), 5),
+            "trials": len(own),
+        }
+        found.append((row, own))
+    return found
+
+
+def mean_of(rows: Sequence[Json], column: str, digits: int | None = None) -> float:
+    """The mean of a column, rounded; an int without digits.
+
+    >>> mean_of([{"bytes": 3}, {"bytes": 5}], "bytes")
+    4
+    """
+    return round(float(np.mean([row[column] for row in rows])), digits)
 
 
 class Measured(NamedTuple):
@@ -87,9 +154,9 @@ class Measured(NamedTuple):
 
     Attributes:
       values: the command's flags.
-      measurements: a row for each, with its name as `job`.
-      rows: a row of the table for each group of them, each with its `name`.
-      failures: `{job, reason}` of what could not be measured.
+      measurements: a row for each, with its `name`.
+      rows: the rows of the table that have figures, each with its `name`.
+      failures: `{name, reason}` of what could not be measured.
       directory: where they lie.
     """
 
@@ -113,17 +180,18 @@ class Measurements(NamedTuple):
       define: the command's flags, not yet parsed.
       jobs: `(values) -> {name: what measures it}`. Mistakes in the flags are raised
         here, before anything is written.
-      summarise: `(measured) -> rows`, each with its `name`, in the words of
-        `fedjax_comp.experiment.outcome`.
-      columns: of `table.csv`, behind `name`.
-      claims: `(measured) -> claims`; that nothing failed is added.
+      columns: of `table.csv` between `name` and `reason`, in the words of
+        `fedjax_comp.experiment.outcome`; a row may lack some.
+      claims: `(measured) -> claims`, behind the one that no measurement failed.
       show: a measurement as a line for the terminal.
+      summarise: `(measurements) -> rows` of the table, each with its `name`; the
+        measurements themselves by default.
       quick: flags that `--quick` sets unless they are given by hand.
       repeated: flags of which further values may be added to a directory.
-      facts: what the summary holds beside rows and claims.
+      facts: `(measured) -> what the summary holds beside rows and claims`.
       figures: `(measured) -> figures` of the report.
       tables: `(measured) -> further tables` of the report.
-      title: of the report.
+      title: `(values) -> title` of the report.
       headlines: `(rows) -> what the report shows first`.
       note: under the report's first table.
     """
@@ -131,13 +199,15 @@ class Measurements(NamedTuple):
     name: str
     define: Callable[[], flags.FlagValues]
     jobs: Callable[[flags.FlagValues], Mapping[str, Callable[[], Json]]]
-    summarise: Callable[[Sequence[Json]], list[Json]]
     columns: tuple[str, ...]
     claims: Callable[[Measured], list[Json]]
     show: Callable[[Json], str]
+    summarise: Callable[[Sequence[Json]], list[Json]] = lambda measurements: [
+        dict(one) for one in measurements
+    ]
     quick: Mapping[str, object] = {}
     repeated: tuple[str, ...] = ()
-    facts: Callable[[flags.FlagValues], Json] = facts_of
+    facts: Callable[[Measured], Json] = lambda measured: facts_of(measured.values)
     figures: Callable[[Measured], Sequence[Figure | None]] = lambda measured: ()
     tables: Callable[[Measured], Sequence[Table]] = lambda measured: ()
     title: Callable[[flags.FlagValues], str] = lambda values: "Measurements"
@@ -157,6 +227,9 @@ class Measurements(NamedTuple):
 def measure(experiment: Measurements, values: flags.FlagValues) -> Json:
     """Measures what the directory does not hold yet and writes the table.
 
+    A finished directory is left as it is, unless one of the jobs is missing there or
+    has failed before: it is then taken (again).
+
     Args:
       experiment: what is measured.
       values: its parsed flags.
@@ -165,46 +238,48 @@ def measure(experiment: Measurements, values: flags.FlagValues) -> Json:
       The summary.
 
     Raises:
-      ValueError: for a mistake in the flags, or when nothing could be measured.
+      ValueError: for a mistake in the flags, and nothing has been written then; or
+        when nothing could be measured.
     """
     settings = as_dict(values)
     for name in experiment.repeated:
         del settings[name]
     directory = find_run(values.workdir, experiment.name, settings)
-    if directory.finished is not None and not experiment.repeated:
+    jobs = experiment.jobs(values)
+    is_complete = jobs.keys() <= read_measurements(directory).keys()
+    if directory.finished is not None and is_complete:
         print(f"{directory.path} has finished; nothing was changed.")
         return directory.finished
-    jobs = experiment.jobs(values)
     begin_run(directory)
     show = experiment.show if values.progress else None
-    measured, failures = measure_missing(directory, jobs, show=show)
-    rows = experiment.summarise(measured)
-    found = Measured(values, measured, rows, failures, directory)
-    claims = claim("measurements that failed", 0, len(failures), at_most=True)
+    taken, failures = measure_missing(directory, jobs, show=show)
+    rows = [{**row, "reason": ""} for row in experiment.summarise(taken)]
+    return finish(experiment, Measured(values, taken, rows, failures, directory))
+
+
+def finish(experiment: Measurements, measured: Measured) -> Json:
+    """Writes and prints what the measurements came to."""
+    columns = (*LEADING, *experiment.columns, *TRAILING)
+    blank = dict.fromkeys(columns)
+    rows = [{**blank, **row} for row in [*measured.rows, *measured.failures]]
+    failed = failure_claims("measurement", rows)
     summary: Json = {
         "experiment": experiment.name,
-        **experiment.facts(values),
-        "measured": len(measured),
-        "failures": failures,
+        **experiment.facts(measured),
+        "measured": len(measured.measurements),
         "runs": rows,
-        "claims": [*claims, *experiment.claims(found)],
+        "claims": [*failed, *experiment.claims(measured)],
     }
-    columns = ("name", *experiment.columns)
-    tables = [
-        table_of("Results", columns, rows)._replace(note=experiment.note),
-        *experiment.tables(found),
-    ]
-    if failures:
-        tables.append(table_of("Not measured", ("job", "reason"), failures))
+    results = table_of("Results", columns, rows)._replace(note=experiment.note)
     write_outcome(
-        directory,
+        measured.directory,
         summary,
-        title=experiment.title(values),
-        headlines=experiment.headlines(rows),
-        tables=tables,
-        figures=experiment.figures(found),
+        title=experiment.title(measured.values),
+        headlines=experiment.headlines(measured.rows),
+        tables=[results, *experiment.tables(measured)],
+        figures=experiment.figures(measured),
         columns=columns,
     )
     print_claims(summary["claims"])
-    print(f"report: {directory.path / 'report.html'}")
+    print(f"report: {measured.directory.path / 'report.html'}")
     return summary

@@ -5,15 +5,15 @@ import json
 import pytest
 
 from experiments.data_dispatch.run import main
-from tests.experiments.small import mistake, without_last_row
+from tests.experiments.small import mistake, read_runs, without_last_row
 
 SMALL = (
     "--quick",
     "--noprogress",
-    "--optimizer=sgd(0.1)",
+    "--client_optimizer=sgd(0.1)",
     "--epochs=2",
     "--num_trials=1",
-    "--num_machines=3",
+    "--num_clients=3",
     "--num_train=300",
     "--dispatcher=clusters: clustered()",
     "--dispatcher=clusters-p2: clustered(2)",
@@ -24,7 +24,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     flags = [f"--workdir={tmp_path}", *SMALL]
     main(["", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    table = {row["dispatcher"]: row for row in summary["table"]}
+    table = {row["dispatcher"]: row for row in summary["runs"]}
     assert set(table) == {"one model", "clusters", "clusters-p2"}
     # 64 bytes and a label of four bits for each copy; up to a byte for each machine.
     assert table["one model"]["uplink_bytes"] == 300 * 64 + 150
@@ -34,7 +34,8 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         share = copies * 300 / 3
         assert share / 2 <= table[name]["smallest"] <= table[name]["largest"]
         assert table[name]["largest"] <= min(2 * share, 300)
-    assert not summary["failures"]
+    assert not any(row["reason"] for row in summary["runs"])
+    assert len(read_runs(tmp_path)) == 3
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
 
     capsys.readouterr()
@@ -43,8 +44,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     before = without_last_row(tmp_path)
     main(["", *flags])
     assert (
-        json.loads((tmp_path / "summary.json").read_text())["table"]
-        == (summary["table"])
+        json.loads((tmp_path / "summary.json").read_text())["runs"] == (summary["runs"])
     )
     assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
 
@@ -58,8 +58,8 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         ("--dispatcher=clustered()", "NAME: DISPATCHER"),
         ("--dispatcher=a: clusterd()", "did you mean 'clustered'"),
         ("--dispatcher=clusters: randomly()", "names must differ"),
-        ("--num_machines=2000", "2000 is more than the 300"),
-        ("--num_machines=0", "num_machines"),
+        ("--num_clients=2000", "2000 is more than the 300"),
+        ("--num_clients=0", "num_clients"),
         ("--model=top_k(1)", "unknown name"),
         ("extra", "extra"),
     ],

@@ -1,0 +1,102 @@
+"""Means over trials, what they are held against, and their figures."""
+
+from collections.abc import Sequence
+
+from experiments.data_dispatch.flags import GLOBAL
+from fedjax_comp.experiment.measurements import Measured, mean_of, over_trials
+from fedjax_comp.experiment.outcome import claim
+from fedjax_comp.report import Figure, Run, format_bytes, line_figure
+from fedjax_comp.run_directory import Json
+
+
+def summarise(measurements: Sequence[Json]) -> list[Json]:
+    """Means over trials by dispatcher and machines; sizes are extremes over trials."""
+    name = "{dispatcher}, {num_clients} machines"
+    return [
+        {
+            **row,
+            "copies": mean_of(own, "copies", 3),
+            "smallest": min(one["smallest"] for one in own),
+            "largest": max(one["largest"] for one in own),
+            "steps": mean_of(own, "steps"),
+            "uplink_bytes": mean_of(own, "uplink_bytes"),
+        }
+        for row, own in over_trials(measurements, name, "dispatcher", "num_clients")
+    ]
+
+
+def claims(measured: Measured) -> list[Json]:
+    """Clusters against their rivals, on as many machines as there were at most."""
+    most = max(one["num_clients"] for one in measured.rows)
+    at = {
+        one["dispatcher"]: one["test_accuracy"]
+        for one in measured.rows
+        if one["num_clients"] == most or one["dispatcher"] == GLOBAL
+    }
+    ours = at.get("clusters")
+    if ours is None or most == 1:
+        return []
+    made: list[Json] = []
+    for rival in ("random", "hashing", "tree", GLOBAL):
+        if rival in at:
+            made += claim(
+                f"clusters, {most} machines: accuracy above that of {rival}",
+                0.0,
+                ours - at[rival],
+                at_least=True,
+            )
+    if "clusters-p2" in at:
+        made += claim(
+            f"clusters, {most} machines: accuracy gained by a second copy",
+            0.0,
+            at["clusters-p2"] - ours,
+            at_least=True,
+        )
+    return made
+
+
+def figures(measured: Measured) -> list[Figure]:
+    """Accuracy against machines and against bytes moved; one model is dashed."""
+    rows, folder = measured.rows, measured.figures_path
+    names = dict.fromkeys(one["dispatcher"] for one in rows)
+    runs = [
+        Run(name, [one for one in rows if one["dispatcher"] == name])
+        for name in names
+        if name != GLOBAL
+    ]
+    level = next((one for one in rows if one["dispatcher"] == GLOBAL), None)
+    counts = sorted({one["num_clients"] for one in rows})
+    machines = [count for count in counts if count > 1] or counts
+    reference = level and Run(
+        GLOBAL, [{**level, "num_clients": k} for k in (machines[0], machines[-1])]
+    )
+    by_machines = line_figure(
+        runs or [Run(one["name"], [one]) for one in rows],
+        x="num_clients",
+        y="test_accuracy",
+        xlabel="Machines (logarithmic)",
+        ylabel="Test accuracy",
+        path=folder / "accuracy_against_machines.png",
+        log_x=True,
+        x_format=lambda count: f"{count:g}",
+        reference=reference,
+    )
+    shown = [
+        one
+        for one in rows
+        if one["num_clients"] == machines[-1] or one["dispatcher"] == GLOBAL
+    ]
+    by_bytes = line_figure(
+        [Run(one["dispatcher"], [one]) for one in shown],
+        x="uplink_bytes",
+        y="test_accuracy",
+        xlabel="Moved to the machines (bytes, logarithmic)",
+        ylabel="Test accuracy",
+        path=folder / "accuracy_against_bytes.png",
+        log_x=True,
+        x_format=format_bytes,
+    )
+    return [
+        Figure("Test accuracy against machines", by_machines),
+        Figure(f"Test accuracy against bytes, {machines[-1]} machines", by_bytes),
+    ]
