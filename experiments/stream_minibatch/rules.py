@@ -7,7 +7,7 @@ from fedjax_comp.algorithms.graphs import Graph, complete, edges, expander, ring
 from fedjax_comp.base import Compressor
 from fedjax_comp.experiment.expressions import COMPRESSORS
 from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.pipelines import check_names, split_name
+from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 
 
@@ -87,18 +87,18 @@ def parse_rules(flag: str, texts: Sequence[str]) -> dict[str, Rule]:
     >>> parse_rules("pca", ["a: minibatch(32)"])["a"].batch
     32
     """
-    rules, names = {}, []
-    for text in texts:
-        name, expression = split_name(text)
-        made = parse(expression, FACTORIES, flag=flag) if expression else None
-        if not name or not isinstance(made, Rule):
+    form = (
+        "'NAME: RULE', e.g. 'plain: minibatch(160)' or "
+        "'ring: consensus(ring(16), 160, rounds=4)'"
+    )
+    rules = {}
+    for name, (expression,) in parse_named(flag, texts, form):
+        made = parse(expression, FACTORIES, flag=flag)
+        if not isinstance(made, Rule):
             raise UsageError(
-                f"--{flag}={text!r} is not of the form 'NAME: RULE', e.g. "
-                "'plain: minibatch(160)' or 'ring: consensus(ring(16), 160, rounds=4)'."
+                f"--{flag}={name}: {expression} makes no rule; a value is {form}."
             )
-        names.append(name)
         rules[name] = made
-    check_names(flag, names)
     return rules
 
 

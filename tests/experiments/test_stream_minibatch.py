@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.stream_minibatch.run import main
-from tests.experiments.small import mistake, without_last_row
+from tests.experiments.small import mistake, read_runs, without_last_row
 
 SMALL = (
     "--quick",
@@ -41,7 +41,9 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     assert not ring["diverged"]
     assert ring["messages_per_edge"] == 2 * 2 * ring["minibatches"]
     assert ring["total_bytes"] == 12 * 4 * 4 * ring["minibatches"]
-    assert not summary["failures"]
+    assert not any(row["reason"] for row in summary["runs"])
+    assert len(read_runs(tmp_path)) == 3
+    assert all("curve" not in row for row in summary["runs"])
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
 
     capsys.readouterr()
@@ -50,7 +52,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     before = without_last_row(tmp_path)
     main(["", *flags])
     again = json.loads((tmp_path / "summary.json").read_text())
-    assert again["table"] == summary["table"]
+    assert again["runs"] == summary["runs"]
     assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
 
 
