@@ -13,9 +13,9 @@ from fedjax_comp.experiment.main import UsageError
 
 
 class Cell(NamedTuple):
-    """A point of the sweeps: `users` of `examples` each."""
+    """A point of the sweeps: `num_clients` users of `examples` each."""
 
-    users: int
+    num_clients: int
     examples: int
 
 
@@ -38,9 +38,11 @@ class Material(NamedTuple):
 def sweeps(values: flags.FlagValues) -> dict[str, list[Cell]]:
     """The two sweeps, by the name of what is varied."""
     return {
-        "users": [Cell(k, values.base_examples) for k in sorted(set(values.num_users))],
+        "num_clients": [
+            Cell(k, values.base_examples) for k in sorted(set(values.num_clients))
+        ],
         "examples": [
-            Cell(values.base_users, n) for n in sorted(set(values.num_examples))
+            Cell(values.base_clients, n) for n in sorted(set(values.num_examples))
         ],
     }
 
@@ -53,7 +55,7 @@ def load_material(values: flags.FlagValues) -> Material:
     if dataset.train.y.ndim > 1:
         raise UsageError(f"--dataset={values.dataset} has sequences, not examples.")
     needed = values.num_public + max(
-        cell.users * cell.examples
+        cell.num_clients * cell.examples
         for cells in sweeps(values).values()
         for cell in cells
     )
@@ -85,6 +87,8 @@ def draw(
     rng = np.random.default_rng((seed, trial))
     order = rng.permutation(len(material.train.y))
     public, rest = order[:num_public], order[num_public:]
-    taken = rest[: cell.users * cell.examples].reshape(cell.users, cell.examples)
+    taken = rest[: cell.num_clients * cell.examples].reshape(
+        cell.num_clients, cell.examples
+    )
     users = [Examples(material.train.x[rows], material.train.y[rows]) for rows in taken]
     return users, material.train.x[public]

@@ -1,8 +1,17 @@
-"""Flags of the comparison of data collaboration with its rivals."""
+"""Flags of data collaboration and its rivals, and the variants that they name."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 from absl import flags
 
+from fedjax_comp.base import Compressor
+from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import run_flags
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.pipelines import parse_named
+from fedjax_comp.expression import parse
+from fedjax_comp.one_shot import private_maps
 
 VARIANTS = (
     "collaboration: uniform(500) | pca(50) | identity()",
@@ -17,6 +26,16 @@ VARIANTS = (
 )
 """The first is held against the published figures."""
 
+ANCHORS = {
+    name: getattr(private_maps, name)
+    for name in ("low_rank_sample", "public_sample", "uniform")
+}
+MAPS = {
+    name: getattr(private_maps, name)
+    for name in ("pca", "permuted", "random_orthogonal", "truncated_svd")
+}
+RIVALS = ("individual", "centralised", "fed_avg")
+
 
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.data_collaboration`, not yet parsed."""
@@ -24,9 +43,9 @@ def define() -> flags.FlagValues:
     text, whole = flags.DEFINE_string, flags.DEFINE_integer
     text("dataset", "mnist", "Data set of images.", flag_values=values)
     text("model", "mlp(512, 128)", "The model, as a Python call.", flag_values=values)
-    text("optimizer", "adam(0.001)", "Optax optimizer.", flag_values=values)
+    text("client_optimizer", "adam(0.001)", "Optax optimizer.", flag_values=values)
     flags.DEFINE_multi_integer(
-        "num_users",
+        "num_clients",
         [1, 2, 3, 5, 7, 10],
         "Users, with --base_examples each; may be repeated.",
         lower_bound=1,
@@ -35,13 +54,13 @@ def define() -> flags.FlagValues:
     flags.DEFINE_multi_integer(
         "num_examples",
         [50, 100, 200, 500, 1000],
-        "Examples of each of --base_users; may be repeated.",
+        "Examples of each of --base_clients; may be repeated.",
         lower_bound=1,
         flag_values=values,
     )
     for name, default, meaning in (
         ("base_examples", 100, "Examples of a user while users are varied."),
-        ("base_users", 5, "Users while their examples are varied."),
+        ("base_clients", 5, "Users while their examples are varied."),
         ("dimension", 50, "Of the common space, l."),
         ("num_public", 1000, "Public examples, for the anchors that need some."),
         ("num_test", 10_000, "Test examples, at most."),
@@ -62,7 +81,7 @@ def define() -> flags.FlagValues:
 QUICK = {
     "dataset": "digits",
     "model": "mlp(64)",
-    "num_users": [1, 5],
+    "num_clients": [1, 5],
     "num_examples": [50, 200],
     "base_examples": 50,
     "dimension": 20,
@@ -74,3 +93,46 @@ QUICK = {
     ],
 }
 """What `--quick` sets unless it is given by hand."""
+
+
+class Variant(NamedTuple):
+    """One way of collaborating: a name, an anchor, private maps, a compressor."""
+
+    name: str
+    anchor: private_maps.Anchor
+    fit: private_maps.FitMap
+    compressor: Compressor
+
+
+def parse_variants(texts: Sequence[str]) -> list[Variant]:
+    """All values of `--variant`.
+
+    Args:
+      texts: each `NAME: ANCHOR | PRIVATE MAP | COMPRESSOR`.
+
+    Raises:
+      ValueError: when one is not of that form, an expression is not valid, two have one
+        name, or one that of a rival.
+
+    >>> parse_variants(["a: uniform(9) | pca(3) | identity()"])[0].name
+    'a'
+    """
+    form = (
+        "'NAME: ANCHOR | PRIVATE MAP | COMPRESSOR', e.g. "
+        "'plain: uniform(500) | pca(50) | identity()'"
+    )
+    variants = []
+    for name, (anchor, fit, compressor) in parse_named(
+        "variant", texts, form, counts=(3,)
+    ):
+        if name in RIVALS:
+            raise UsageError(f"--variant: {name} is measured anyway; choose a name.")
+        variants.append(
+            Variant(
+                name,
+                cast(private_maps.Anchor, parse(anchor, ANCHORS, flag="variant")),
+                cast(private_maps.FitMap, parse(fit, MAPS, flag="variant")),
+                build("compressor", compressor),
+            )
+        )
+    return variants

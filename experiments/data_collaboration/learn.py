@@ -51,7 +51,7 @@ def learning(values: flags.FlagValues, width: int, num_classes: int) -> Learning
     task = classification(
         build("model", values.model)(num_classes), input_shape=(width,)
     )
-    optimizer = build("client_optimizer", values.optimizer)
+    optimizer = build("client_optimizer", values.client_optimizer)
     evaluate = jax.jit(
         evaluation_program(task, scanned(), batch_size=EVALUATED_AT_ONCE)
     )

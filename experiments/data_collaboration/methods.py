@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.data_collaboration.flags import Variant
 from experiments.data_collaboration.learn import Learning
-from experiments.data_collaboration.variants import Variant
 from fedjax_comp.base import Compressor, Examples, make_context
 from fedjax_comp.one_shot.data_collaboration import Shared, collaborate
 from fedjax_comp.one_shot.data_dispatch import shipment

@@ -15,8 +15,13 @@ from experiments.data_collaboration.cells import (
     load_material,
     sweeps,
 )
-from experiments.data_collaboration.claims import claims_of, summarise
-from experiments.data_collaboration.flags import QUICK, define
+from experiments.data_collaboration.flags import (
+    QUICK,
+    RIVALS,
+    Variant,
+    define,
+    parse_variants,
+)
 from experiments.data_collaboration.learn import learning
 from experiments.data_collaboration.methods import (
     centralised,
@@ -24,114 +29,49 @@ from experiments.data_collaboration.methods import (
     federated_averaging,
     individual,
 )
-from experiments.data_collaboration.plot import draw_figures
-from experiments.data_collaboration.variants import Variant, parse_variants
+from experiments.data_collaboration.outcome import claims, figures, summarise
 from fedjax_comp.base import Compressor
-from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.flags import apply_quick, as_dict
-from fedjax_comp.experiment.main import UsageError, run_main
-from fedjax_comp.experiment.measurements import complete, measure_missing
-from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.measurements import Measurements
 from fedjax_comp.keys import make_key
 from fedjax_comp.one_shot.data_collaboration import upload_link
 from fedjax_comp.one_shot.private_maps import apply_map
-from fedjax_comp.report import Table
-from fedjax_comp.run_directory import Json, open_run, write_text
+from fedjax_comp.run_directory import Json
 
-NAME = "data_collaboration"
 COLUMNS = (
     "method",
-    "users",
+    "num_clients",
     "examples",
     "test_accuracy",
     "spread",
     "trials",
     "uplink_bytes",
     "downlink_bytes",
+    "total_bytes",
 )
 """Of `table.csv`; the spread is the standard deviation over the trials."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command: measures or resumes, then writes the run directory."""
-
-    def body(values: flags.FlagValues) -> None:
-        apply_quick(values, **QUICK)
-        run(values)
-
-    run_main(NAME, define(), body, argv)
-
-
-def run(values: flags.FlagValues) -> Json:
-    """Measures what the directory does not hold yet; `ValueError` for a mistake."""
-    variants = parse_variants(values.variant)
-    build("model", values.model)
-    build("client_optimizer", values.optimizer)
-    directory = open_run(values.workdir, NAME, as_dict(values))
-    if directory.finished is not None:
-        print(f"{directory.path} has finished; nothing was changed.")
-        return directory.finished
-    material = load_material(values)
-    jobs = make_jobs(values, material, variants)
-    rows, failures = measure_missing(
-        directory, jobs, show=to_line if values.progress else None
-    )
-    table = summarise(rows)
-    write_text(directory.path / "table.csv", to_csv(COLUMNS, table))
-    first = variants[0].name
-    summary: Json = {
-        "experiment": NAME,
-        "dataset": values.dataset,
-        "model": values.model,
-        "measured": len(rows),
-        "failures": failures,
-        "table": table,
-        "claims": claims_of(table, failures, first, values),
-    }
-    best = max(table, key=lambda one: one["test_accuracy"])
-    return complete(
-        directory,
-        summary,
-        title=f"Data collaboration on {values.dataset}",
-        headlines={
-            "measured": len(rows),
-            "best_method": best["method"],
-            "best_test_accuracy": best["test_accuracy"],
-        },
-        tables=[
-            Table(
-                "Means over trials",
-                COLUMNS,
-                [[one[name] for name in COLUMNS] for one in table],
-                "The spread is the standard deviation over trials.",
-            )
-        ],
-        figures=draw_figures(
-            table, sweeps(values), first, values, directory.figures_path
-        ),
-        failures=failures,
-    )
-
-
-def make_jobs(
-    values: flags.FlagValues, material: Material, variants: Sequence[Variant]
-) -> Mapping[str, Callable[[], Json]]:
+def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
     """Every measurement by its name, trial after trial.
 
     The first variant is measured wherever its rivals are; the others where users and
     examples are the base ones.
     """
-    base = Cell(values.base_users, values.base_examples)
+    variants = {one.name: one for one in parse_variants(values.variant)}
+    first, *others = variants
+    material = load_material(values)
+    base = Cell(values.base_clients, values.base_examples)
     swept = [cell for cells in sweeps(values).values() for cell in cells]
     cells = list(dict.fromkeys([*swept, base]))
-    check_variants(values, material, variants, cells)
+    check_variants(values, material, list(variants.values()), cells)
     raw = learning(values, material.train.x.shape[1], material.num_classes)
     common = learning(values, values.dimension, material.num_classes)
     links = {
         one.name: compiled(
             upload_link(one.compressor, num_classes=material.num_classes)
         )
-        for one in variants
+        for one in variants.values()
     }
 
     def measure(name: str, cell: Cell, trial: int) -> Json:
@@ -154,14 +94,13 @@ def make_jobs(
         elif name == "fed_avg":
             row = federated_averaging(raw, key, users, material.test)
         else:
-            (variant,) = (one for one in variants if one.name == name)
             row = collaboration(
                 common,
                 key,
                 users,
                 public,
                 material.test,
-                variant,
+                variants[name],
                 links[name],
                 values.dimension,
             )
@@ -170,10 +109,8 @@ def make_jobs(
     jobs: dict[str, Callable[[], Json]] = {}
     for trial in range(values.num_trials):
         for cell in cells:
-            others = [one.name for one in variants[1:]] if cell == base else []
-            rivals = ["individual", "centralised", "fed_avg"]
-            for name in [variants[0].name, *rivals, *others]:
-                job = f"{name}, {cell.users} x {cell.examples}, trial {trial}"
+            for name in [first, *RIVALS, *(others if cell == base else [])]:
+                job = f"{name}, {cell.num_clients} x {cell.examples}, trial {trial}"
                 jobs[job] = functools.partial(measure, name, cell, trial)
     return jobs
 
@@ -215,6 +152,30 @@ def compiled(link: Compressor) -> Compressor:
     return link._replace(encode=jax.jit(link.encode), decode=jax.jit(link.decode))
 
 
-def to_line(row: Json) -> str:
-    """A row as one line for the terminal."""
-    return f"{row['job']:<44}{row['test_accuracy']:.4f}  {row['total_bytes']:,} bytes"
+def headlines(rows: Sequence[Json]) -> Json:
+    """What a report shows first."""
+    best = max(rows, key=lambda one: one["test_accuracy"])
+    return {
+        "settings": len(rows),
+        "best_method": best["name"],
+        "best_test_accuracy": best["test_accuracy"],
+    }
+
+
+MEASUREMENTS = Measurements(
+    name="data_collaboration",
+    define=define,
+    quick=QUICK,
+    jobs=make_jobs,
+    summarise=summarise,
+    columns=COLUMNS,
+    claims=claims,
+    figures=figures,
+    title=lambda values: f"Data collaboration on {values.dataset}",
+    headlines=headlines,
+    note="Means over trials; the spread is the standard deviation over them.",
+    show=lambda row: (
+        f"{row['name']:<44}{row['test_accuracy']:.4f}  {row['total_bytes']:,} bytes"
+    ),
+)
+main = MEASUREMENTS.main
