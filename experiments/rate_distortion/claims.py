@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.rate_distortion.limits import ecsq_error
+from fedjax_comp.experiment.outcome import claim
 from fedjax_comp.run_directory import Json
 
 ENOUGH = 1 << 22
@@ -46,16 +47,14 @@ ENTROPY_CODED = "EDEN, entropy-coded"
 WITHIN = 1.03
 
 
-def make_claims(rows: Sequence[Json], failures: Sequence[Json]) -> list[Json]:
+def make_claims(rows: Sequence[Json]) -> list[Json]:
     """Every claim that these rows can be held against.
 
     Args:
       rows: what was measured, one compressor on one source each.
-      failures: what could not be.
     """
     return [
-        _claim("compressors that could not be measured", 0, len(failures)),
-        _unbiasedness(rows),
+        *_unbiasedness(rows),
         *_goals(rows),
         *_entropy_coding(rows),
         *_real_updates(rows),
@@ -82,23 +81,14 @@ def best_gaps(rows: Sequence[Json], rates: Sequence[float] = (1, 2, 3, 4)) -> Js
     return best
 
 
-def _claim(name: str, target: float, measured: float) -> Json:
-    return {
-        "name": name,
-        "target": target,
-        "measured": measured,
-        "holds": measured <= target,
-    }
-
-
-def _unbiasedness(rows: Sequence[Json]) -> Json:
+def _unbiasedness(rows: Sequence[Json]) -> list[Json]:
     scores = [
         row["bias_score"]
         for row in rows
         if row["unbiased"] and row["bias_score"] is not None
     ]
     name = "largest bias of what declares none, in standard errors"
-    return _claim(name, MAX_SCORE, max(scores, default=0.0))
+    return claim(name, MAX_SCORE, max(scores, default=0.0), at_most=True)
 
 
 def _is_enough(row: Json) -> bool:
@@ -106,7 +96,7 @@ def _is_enough(row: Json) -> bool:
 
 
 def _goals(rows: Sequence[Json]) -> list[Json]:
-    made = []
+    made: list[Json] = []
     for goal in GOALS:
         near = [
             row
@@ -117,7 +107,8 @@ def _goals(rows: Sequence[Json]) -> list[Json]:
         ]
         if near:
             name = f"{goal.family} at {goal.rate_bits:g} bits on Gaussian: vNMSE"
-            made.append(_claim(name, goal.vnmse, min(row["vnmse"] for row in near)))
+            least = min(row["vnmse"] for row in near)
+            made += claim(name, goal.vnmse, least, at_most=True)
     return made
 
 
@@ -128,7 +119,7 @@ def _entropy_coding(rows: Sequence[Json]) -> list[Json]:
         if _is_enough(row) and row["family"] == ENTROPY_CODED and ideal is not None:
             ratios.append(row["vnmse"] / ideal)
     name = "entropy-coded uniform on Gaussian: vNMSE by that of ideal coding"
-    return [_claim(name, WITHIN, max(ratios))] if ratios else []
+    return claim(name, WITHIN, max(ratios, default=None), at_most=True)
 
 
 def _real_updates(rows: Sequence[Json]) -> list[Json]:
@@ -141,4 +132,4 @@ def _real_updates(rows: Sequence[Json]) -> list[Json]:
         and row["compressor"] in drawn
     ]
     name = "trellis on recorded updates: largest vNMSE by that on Gaussian"
-    return [_claim(name, WITHIN, max(ratios))] if ratios else []
+    return claim(name, WITHIN, max(ratios, default=None), at_most=True)

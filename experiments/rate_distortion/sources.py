@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import PyTree
-from fedjax_comp.data import DataUnavailable
+from fedjax_comp.data import DataUnavailable, load
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import common_flags
 from fedjax_comp.experiment.problem import build_federation, initial_key
@@ -82,33 +82,47 @@ STAND_IN = "digits_mlp"
 """Needs no data beyond the package, so it stands in for what cannot be had."""
 
 
-def make_sources(values: flags.FlagValues, folder: Path) -> list[Source]:
-    """The sources that the flags name, each vector of it another client's.
+def source_names(values: flags.FlagValues, folder: Path) -> list[str]:
+    """The sources that `--source` names and that can be had; nothing is trained.
 
     Args:
       values: the experiment's flags.
-      folder: where recorded updates are kept, so that a resumed run has the same.
+      folder: where recorded updates are kept.
 
     Returns:
-      One source for each name. Where the data of a default one cannot be had, it is
-      `digits_mlp` instead, which is said on the terminal.
+      Names, each once. Where the data of a default one cannot be had, `digits_mlp`
+      stands in, which is said on the terminal.
 
     Raises:
-      ValueError: when the data of a source that was asked for by hand cannot be had.
+      DataUnavailable: when the data of a source that was asked for by hand cannot be
+        had.
     """
-    made: dict[str, Source] = {}
+    names = []
     for name in values.source:
-        if name in DRAWN:
-            made[name] = drawn(name, values)
-            continue
-        try:
-            made[name] = recorded(name, values, folder)
-        except DataUnavailable:
-            if values["source"].present:
-                raise
-            print(f"{name}: its data is not here; {STAND_IN} stands in for it.")
-            made[STAND_IN] = recorded(STAND_IN, values, folder)
-    return list(made.values())
+        if name in TRAINED and not kept_path(name, folder).exists():
+            dataset = str(TRAINED[name]["dataset"])
+            try:
+                load(dataset, data_dir=values.data_dir, raw_dir=values.raw_dir)
+            except DataUnavailable:
+                if values["source"].present:
+                    raise
+                print(f"{name}: its data is not here; {STAND_IN} stands in for it.")
+                name = STAND_IN
+        names.append(name)
+    return list(dict.fromkeys(names))
+
+
+def make_source(name: str, values: flags.FlagValues, folder: Path) -> Source:
+    """A source by its name, each vector of it another client's.
+
+    Args:
+      name: one of `NAMES`.
+      values: the experiment's flags.
+      folder: where recorded updates are kept, so that a resumed run has the same.
+    """
+    if name in DRAWN:
+        return drawn(name, values)
+    return recorded(name, values, folder)
 
 
 def drawn(name: str, values: flags.FlagValues) -> Source:
@@ -120,7 +134,7 @@ def drawn(name: str, values: flags.FlagValues) -> Source:
 
 def recorded(name: str, values: flags.FlagValues, folder: Path) -> Source:
     """What a cohort sends in round `--update_rounds`, read again when it is there."""
-    path = folder / f"{name}.npz"
+    path = kept_path(name, folder)
     if path.exists():
         with np.load(path) as kept:
             stacked = unflatten_dict({key: kept[key] for key in kept.files}, sep="/")
@@ -136,6 +150,11 @@ def recorded(name: str, values: flags.FlagValues, folder: Path) -> Source:
         for i in range(values.num_clients)
     ]
     return Source(name, vectors)
+
+
+def kept_path(name: str, folder: Path) -> Path:
+    """Where the updates of a source are kept."""
+    return folder / f"{name}.npz"
 
 
 def train(name: str, values: flags.FlagValues) -> PyTree:

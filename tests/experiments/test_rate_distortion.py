@@ -1,6 +1,7 @@
 """The experiment: its measurements against oracles, and what it leaves behind."""
 
 import csv
+import html
 import json
 import math
 
@@ -18,6 +19,7 @@ from experiments.rate_distortion.table import TABLE, parse_entry, to_text
 from fedjax_comp.base import Compressor, LinkState
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.wire.fields import Raw
+from tests.experiments.small import read_runs
 
 
 def gaussian_source(num_clients, n):
@@ -156,15 +158,14 @@ def test_claims_hold_and_fail_as_they_should():
     near = {"family": goal.family, "rate_bits": goal.rate_bits + 0.001}
     for vnmse, holds in ((goal.vnmse * 0.99, True), (goal.vnmse * 1.01, False)):
         rows = [fake_row(**near, vnmse=vnmse)]
-        (made,) = [c for c in make_claims(rows, []) if goal.family in c["name"]]
+        (made,) = [c for c in make_claims(rows) if goal.family in c["name"]]
         assert made["holds"] is holds
-    assert make_claims([], [])[0]["holds"]
-    assert not make_claims([], [{"reason": "no"}])[0]["holds"]
-    assert make_claims([fake_row(bias_score=3.0)], [])[1]["holds"]
-    assert not make_claims([fake_row(bias_score=30.0)], [])[1]["holds"]
+    assert make_claims([])[0]["holds"]
+    assert make_claims([fake_row(bias_score=3.0)])[0]["holds"]
+    assert not make_claims([fake_row(bias_score=30.0)])[0]["holds"]
     # One that declares a bias may have one, and few draws are no evidence.
-    assert make_claims([fake_row(bias_score=30.0, unbiased=False)], [])[1]["holds"]
-    few = make_claims([fake_row(**near, messages=1)], [])
+    assert make_claims([fake_row(bias_score=30.0, unbiased=False)])[0]["holds"]
+    few = make_claims([fake_row(**near, messages=1)])
     assert not any(goal.family in claim["name"] for claim in few)
 
 
@@ -191,15 +192,20 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     main(["rate_distortion", *flags])
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == COLUMNS
+    assert tuple(table[0]) == ("name", *COLUMNS, "reason")
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == (
-        "compressor,source,rate_bits,vnmse,bias,limit,gap_bits,encode_seconds,"
-        "decode_seconds,n"
+        "name,compressor,family,source,unbiased,rate_bits,vnmse,bias,limit,gap_bits,"
+        "encode_seconds,decode_seconds,pack_seconds,nmse,bias_noise,bias_score,"
+        "messages,written,n,reason"
     )
+    table, failed = table[:4], table[4:]
     assert [(row["compressor"], row["source"]) for row in table] == [
         (expression, source)
         for source in ("gaussian", "digits_mlp")
         for expression in ("scaled_sign()", "flattened(random_k(0.25))")
+    ]
+    assert [row["name"] for row in table] == [
+        f"{row['source']}: {row['compressor']}" for row in table
     ]
     # One bit each and a scale of 32 for the one leaf.
     assert float(table[0]["rate_bits"]) == pytest.approx(1 + 32 / 4096, rel=1e-5)
@@ -207,16 +213,20 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     # 1 - 2 / pi, Karimireddy et al.'s scale on Gaussian coordinates.
     assert float(table[0]["vnmse"]) == pytest.approx(1 - 2 / math.pi, rel=0.1)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert [one["source"] for one in summary["failures"]] == ["gaussian", "digits_mlp"]
-    assert all("\n" not in one["reason"] for one in summary["failures"])
+    assert read_runs(tmp_path).keys() == {row["name"] for row in [*table, *failed]}
+    lost = [row for row in summary["runs"] if row["reason"]]
+    assert [one["name"].partition(":")[0] for one in lost] == ["gaussian", "digits_mlp"]
+    assert [one["reason"] for one in lost] == [one["reason"] for one in failed]
+    assert all("\n" not in one["reason"] for one in lost)
+    assert summary["sources"] == ["gaussian", "digits_mlp"]
     assert summary["claims"][0] == {
-        "name": "compressors that could not be measured",
+        "name": "measurements that failed",
         "target": 0,
         "measured": 2,
         "holds": False,
     }
     report = (tmp_path / "report.html").read_text()
-    assert "Not measured" in report
+    assert html.escape(lost[0]["reason"]) in report
     assert len(list((tmp_path / "figures").glob("*.png"))) == 4
     assert report.count("data:image/png") == 4
 
@@ -233,6 +243,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     assert again[:3] == rows[:3]
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         resumed = list(csv.DictReader(file))
+    assert not any(row["reason"] for row in resumed)
     for row, other in zip(table, resumed, strict=True):
         same = [name for name in COLUMNS if not name.endswith("seconds")]
         assert [row[name] for name in same] == [other[name] for name in same]
@@ -277,18 +288,31 @@ def test_default_sources_fall_back_on_digits(tmp_path, capsys, monkeypatch):
     from experiments.rate_distortion import sources
     from fedjax_comp.data import DataUnavailable
 
-    def train(name, values):
-        if name != "digits_mlp":
-            raise DataUnavailable(f"no {name}")
-        return {"w": jnp.ones((values.num_clients, 3))}
+    def load(dataset, **where):
+        if dataset != "digits":
+            raise DataUnavailable(f"no {dataset}")
 
-    monkeypatch.setattr(sources, "train", train)
+    monkeypatch.setattr(sources, "load", load)
     values = define()
     values(["", "--num_clients=2", "--dimension=8"])
-    made = sources.make_sources(values, tmp_path)
-    assert [one.name for one in made] == ["gaussian", "lognormal", "digits_mlp"]
+    names = sources.source_names(values, tmp_path)
+    assert names == ["gaussian", "lognormal", "digits_mlp"]
     assert "stands in" in capsys.readouterr().out
     by_hand = define()
     by_hand(["", "--source=mnist_cnn"])
-    with pytest.raises(ValueError, match="no mnist_cnn"):
-        sources.make_sources(by_hand, tmp_path)
+    with pytest.raises(ValueError, match="no mnist"):
+        sources.source_names(by_hand, tmp_path)
+    # What has been recorded needs its data no more, and is trained once.
+    trained = []
+
+    def train(name, values):
+        trained.append(name)
+        return {"w": jnp.arange(2.0 * 3).reshape(2, 3)}
+
+    monkeypatch.setattr(sources, "train", train)
+    first, again = (sources.make_source("mnist_cnn", values, tmp_path) for _ in "ab")
+    assert trained == ["mnist_cnn"]
+    assert first.name == again.name == "mnist_cnn"
+    for x, y in zip(first.vectors, again.vectors, strict=True):
+        np.testing.assert_array_equal(x["w"], y["w"])
+    assert sources.source_names(by_hand, tmp_path) == ["mnist_cnn"]
