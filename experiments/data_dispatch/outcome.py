@@ -64,12 +64,11 @@ def figures(measured: Measured) -> list[Figure]:
         for name in names
         if name != GLOBAL
     ]
-    level = next((one for one in rows if one["dispatcher"] == GLOBAL), None)
+    level = [one for one in rows if one["dispatcher"] == GLOBAL]
     counts = sorted({one["num_clients"] for one in rows})
     machines = [count for count in counts if count > 1] or counts
-    reference = level and Run(
-        GLOBAL, [{**level, "num_clients": k} for k in (machines[0], machines[-1])]
-    )
+    ends = (machines[0], machines[-1])
+    dashed = [{**one, "num_clients": k} for one in level for k in ends]
     by_machines = line_figure(
         runs or [Run(one["name"], [one]) for one in rows],
         x="num_clients",
@@ -79,7 +78,7 @@ def figures(measured: Measured) -> list[Figure]:
         path=folder / "accuracy_against_machines.png",
         log_x=True,
         x_format=lambda count: f"{count:g}",
-        reference=reference,
+        reference=Run(GLOBAL, dashed) if dashed else None,
     )
     shown = [
         one

@@ -202,9 +202,7 @@ class Measurements(NamedTuple):
     columns: tuple[str, ...]
     claims: Callable[[Measured], list[Json]]
     show: Callable[[Json], str]
-    summarise: Callable[[Sequence[Json]], list[Json]] = lambda measurements: [
-        dict(one) for one in measurements
-    ]
+    summarise: Callable[[Sequence[Json]], list[Json]] = list
     quick: Mapping[str, object] = {}
     repeated: tuple[str, ...] = ()
     facts: Callable[[Measured], Json] = lambda measured: facts_of(measured.values)
