@@ -13,7 +13,7 @@ PRESETS = sorted(EXPERIMENTS.glob("*/presets/*.flags"))
 
 
 def flags_of(preset):
-    """The flags, not yet parsed, of the command that a preset names in its first line."""
+    """The flags, not yet parsed, of the command that its first line names."""
     first, _, _ = preset.read_text(encoding="utf-8").partition("\n")
     named = re.fullmatch(r"# python -m (experiments\.[a-z_.]+)", first)
     assert named, first
