@@ -79,6 +79,8 @@ class Comparison(NamedTuple):
       shown: heading to text of a row, for the terminal.
       quick: flags that `--quick` sets unless they are given by hand.
       repeated: flags of which further values may be added to a directory.
+      complete: adds to the rows what needs all curves, such as costs to an accuracy
+        that the first sets; called before `compare`.
       compare: adds to the rows what they are against the first.
       facts: what the summary holds beside rows and claims.
       figures: `(results) -> figures` of the report.
@@ -100,6 +102,7 @@ class Comparison(NamedTuple):
     shown: Mapping[str, Text]
     quick: Mapping[str, object] = {}
     repeated: tuple[str, ...] = ()
+    complete: Callable[[Results], None] = lambda results: None
     compare: Callable[[list[Json]], None] = lambda rows: None
     facts: Callable[[flags.FlagValues], Json] = facts_of
     figures: Callable[[Results], Sequence[Figure | None]] = lambda results: ()
@@ -152,6 +155,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         results.rows.append({**named, **row})
         if curve is not None:
             results.curves.append(curve)
+    comparison.complete(results)
     comparison.compare(results.rows)
     return finish(comparison, results)
 
