@@ -4,7 +4,7 @@ Most differ in their compressors alone: those are pipelines.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -50,13 +50,11 @@ def parse_pipeline(text: str, algorithm: str = "fed_avg()") -> Pipeline:
     >>> parse_pipeline("bf16: to_dtype('bfloat16') | identity()").uplink
     "to_dtype('bfloat16')"
     """
-    name, links = split_name(text)
-    parts = [part.strip() for part in links.split("|")]
-    if not name or len(parts) not in (2, 3):
-        raise UsageError(
-            f"--pipeline={text!r} is not of the form 'NAME: UPLINK | DOWNLINK', with "
-            "'| ALGORITHM' behind it or without, e.g. 'dense: identity() | identity()'."
-        )
+    form = (
+        "'NAME: UPLINK | DOWNLINK', with '| ALGORITHM' behind it or without, e.g. "
+        "'dense: identity() | identity()'"
+    )
+    ((name, parts),) = parse_named("pipeline", [text], form, counts=(2, 3))
     pipeline = Pipeline(name, *[*parts, algorithm][:3])
     for flag in ("uplink", "downlink", "algorithm"):
         build(flag, getattr(pipeline, flag))
@@ -81,6 +79,37 @@ def check_names(flag: str, names: Sequence[str]) -> None:
     """Refuses a repeated flag of which two values have the same name."""
     if len(set(names)) != len(names):
         raise UsageError(f"--{flag}: names must differ, got {', '.join(names)}.")
+
+
+def parse_named(
+    flag: str, texts: Iterable[str], form: str, *, counts: Collection[int] = (1,)
+) -> list[tuple[str, list[str]]]:
+    """Reads a repeated flag of which every value is `NAME: PART | PART ...`.
+
+    Args:
+      flag: its name, for messages.
+      texts: its values.
+      form: what a value looks like, for messages.
+      counts: how many parts a value may have.
+
+    Returns:
+      `(name, parts)` for each value, in order; the parts are not looked into.
+
+    Raises:
+      ValueError: when one is not of that form, or two have the same name.
+
+    >>> parse_named("method", ["a: f(1) | g(2)"], "'NAME: F | G'", counts=(2,))
+    [('a', ['f(1)', 'g(2)'])]
+    """
+    found = []
+    for text in texts:
+        name, rest = split_name(text)
+        parts = [part.strip() for part in rest.split("|")]
+        if not name or len(parts) not in counts or not all(parts):
+            raise UsageError(f"--{flag}={text!r} is not of the form {form}.")
+        found.append((name, parts))
+    check_names(flag, [name for name, _ in found])
+    return found
 
 
 def parse_pipelines(
