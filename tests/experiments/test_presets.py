@@ -1,42 +1,47 @@
-"""Every preset is a command that its experiment takes."""
+"""Recorded commands: every flag file parses, builds, and stands in a README."""
 
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 
 from fedjax_comp.experiment.expressions import check_expressions
-from tests.experiments.small import ROOT
 
-PRESETS = sorted(ROOT.glob("experiments/*/presets/*.flags"))
-COMMAND = "# python -m "
-"""What a preset begins with, before the module it is for."""
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+PRESETS = sorted(EXPERIMENTS.glob("*/presets/*.flags"))
 
 
-def name_of(path):
-    return path.relative_to(ROOT / "experiments").as_posix()
+def flags_of(preset):
+    """The flags, not yet parsed, of the command that its first line names."""
+    first, _, _ = preset.read_text(encoding="utf-8").partition("\n")
+    named = re.fullmatch(r"# python -m (experiments\.[a-z_.]+)", first)
+    assert named, first
+    module = importlib.import_module(named[1])
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{named[1]}.flags")
+    return module.define()
 
 
-def flags_of(module):
-    """The flags of a command, not yet parsed."""
-    found = importlib.import_module(module)
-    if not hasattr(found, "define"):  # a package, whose flags have a file
-        found = importlib.import_module(f"{module}.flags")
-    return found.define()
-
-
-@pytest.mark.parametrize("path", PRESETS, ids=name_of)
-def test_a_preset_parses_and_what_it_names_is_built(path):
-    first, *_ = path.read_text(encoding="utf-8").splitlines()
-    assert first.startswith(COMMAND)
-    module = first.removeprefix(COMMAND).strip()
-    assert module.split(".")[1] == path.parts[-3]
-    values = flags_of(module)
-    assert values([module, f"--flagfile={path}"]) == [module]
+@pytest.mark.parametrize(
+    "preset", PRESETS, ids=[f"{path.parts[-3]}-{path.stem}" for path in PRESETS]
+)
+def test_a_preset_parses_and_its_expressions_build(preset):
+    values = flags_of(preset)
+    assert values(["", f"--flagfile={preset}"]) == [""]
     check_expressions(values)
+    lines = preset.read_text(encoding="utf-8").splitlines()
+    given = {
+        re.split("[ =]", line.strip().removeprefix("--"))[0]
+        for line in lines
+        if line.strip().startswith("--")
+    }
+    assert given
+    for name in given:
+        assert values[name.removeprefix("no") if name not in values else name].present
+    readme = (preset.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert preset.name in readme
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=name_of)
-def test_a_preset_is_named_by_its_readme(path):
-    readme = (path.parents[1] / "README.md").read_text(encoding="utf-8")
-    assert f"{path.parts[-3]}/presets" in readme
-    assert path.name in readme
+def test_there_are_presets():
+    assert PRESETS
