@@ -90,7 +90,8 @@ class Comparison(NamedTuple):
       describe: a variant in a line, for the terminal.
       word: what a variant is called there.
       caption: under the terminal's table.
-      order: of the terminal's rows; as they were given when None.
+      order: `(row) -> key` that the terminal's rows are sorted by; as they were given
+        when None.
     """
 
     name: str
@@ -112,7 +113,7 @@ class Comparison(NamedTuple):
     describe: Callable[[Any], str] = lambda variant: ""
     word: str = "pipeline"
     caption: str = ""
-    order: Callable[[Json], float] | None = None
+    order: Callable[[Json], Any] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """The command: parses flags, runs or resumes every variant, compares them."""
