@@ -17,12 +17,10 @@ from experiments.fed_dlr.flags import QUICK, define, define_run
 from experiments.frontier.plot import curves, size_for
 from fedjax_comp.base import PyTree
 from fedjax_comp.compress.low_rank.truncation import low_rank_start
-from fedjax_comp.experiment.algorithms import check_asked
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
-from fedjax_comp.experiment.flags import as_dict
 from fedjax_comp.experiment.lateness import counts_late
 from fedjax_comp.experiment.outcome import (
     add_ratios,
@@ -89,15 +87,12 @@ def parse(values: flags.FlagValues) -> list[Method]:
     What all of them share is built once, to find mistakes.
     """
     methods = parse_methods(values)
-    for method in methods:
-        chosen = build("algorithm", method.algorithm)
-        check_asked(chosen, {**as_dict(values), **method._asdict()})
     if counts_late(values) and any(is_fed_dlr(one.algorithm) for one in methods):
         raise UsageError(
             "--concurrency, --late_updates: FedDLR counts no late updates; leave its "
             "pipelines out with --truncated=."
         )
-    check_task(values)
+    check_task(values, methods)
     return methods
 
 

@@ -36,6 +36,7 @@ from fedjax_comp.experiment.outcome import (
     write_outcome,
 )
 from fedjax_comp.experiment.pipelines import Variant, attempt
+from fedjax_comp.experiment.problem import check_audits
 from fedjax_comp.report import Figure, Run, Table
 from fedjax_comp.run_directory import Json, RunDirectory, open_run
 
@@ -138,6 +139,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     Raises:
       ValueError: for a mistake in the flags; nothing has been written then.
     """
+    check_audits(values)
     variants = comparison.variants(values)
     settings = as_dict(values)
     for name in comparison.repeated:
