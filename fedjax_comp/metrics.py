@@ -134,6 +134,24 @@ class Ledger:
         return row
 
 
+def first_at_target(rows: Sequence[Row], target: float | None) -> Row | None:
+    """The first evaluation that has a target: what "to target" means everywhere.
+
+    Args:
+      rows: evaluations in order.
+      target: a test accuracy; None for no target.
+
+    Returns:
+      The row, or None where the target was not reached or there is none.
+
+    >>> first_at_target([{"round": 3, "test_accuracy": 0.9}], 0.9)["round"]
+    3
+    """
+    if target is None:
+        return None
+    return next((row for row in rows if row["test_accuracy"] >= target), None)
+
+
 def to_target(rows: Sequence[Row], target: float | None) -> dict[str, float | None]:
     """What it cost to reach a target: totals at the first evaluation that has it.
 
@@ -152,10 +170,7 @@ def to_target(rows: Sequence[Row], target: float | None) -> dict[str, float | No
     (3, 12)
     """
     found = {f"{name}_to_target": None for name in TO_TARGET}
-    first = next(
-        (row for row in rows if target is not None and row["test_accuracy"] >= target),
-        None,
-    )
+    first = first_at_target(rows, target)
     if first is None:
         return dict(found)
     up, down = first["uplink_bytes"], first["downlink_bytes"]

@@ -46,7 +46,6 @@ def define_run() -> flags.FlagValues:
     values = without(common_flags(**DEFAULTS), *AUDITS, "uplink")
     flags.DEFINE_string("method", "fixed-1", "What sets budgets.", flag_values=values)
     _define_rungs(values)
-    flags.DEFINE_string("costs", "", "File of the measured ladder.", flag_values=values)
     return values
 
 

@@ -2,142 +2,162 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table as ConsoleTable
 
 from experiments.adaptive.methods import FIXED, OURS, OVER_SELECTED
-from fedjax_comp.report import format_bytes
+from fedjax_comp.experiment.conditions import accuracy_against_time
+from fedjax_comp.experiment.outcome import claim, failure_claims, ratio
+from fedjax_comp.report import Figure, Run
 from fedjax_comp.run_directory import Json
 
-COSTS = ("seconds_to_target", "bytes_to_target", "joules_to_target")
+MEANS = (
+    "rounds_to_target",
+    "simulated_seconds_to_target",
+    "uplink_bytes_to_target",
+    "downlink_bytes_to_target",
+    "total_bytes_to_target",
+    "joules_to_target",
+    "test_accuracy",
+    "best_test_accuracy",
+    "rounds",
+    "uplink_bytes",
+    "downlink_bytes",
+    "total_bytes",
+    "simulated_seconds",
+    "joules",
+)
 COLUMNS = (
     "condition",
     "method",
+    "seeds",
     "reached",
-    "rounds_to_target",
-    *COSTS,
+    "simulated_seconds_to_target_ratio",
     "uplink_share",
-    "sooner",
-    "best_test_accuracy",
+    *MEANS,
 )
-"""Of `table.csv`. `sooner` is the time of the best fixed setting over one's own;
-`uplink_share` that of the bytes."""
+"""Of `table.csv`: means over seeds, of which the share `reached` came to the target.
+`simulated_seconds_to_target_ratio` is the time of the best fixed setting for all of the
+same condition over one's own; `uplink_share` that of the bytes to the target."""
 
 SOONER = 1.5
 NOT_SLOWER = 0.95
 
 
-def outcome_of(summary: Json) -> Json:
-    """Rounds, time, bytes and energy to the target; infinite when not reached."""
-    row = summary["to_target"]
-    shared = {"best_test_accuracy": summary["best_test_accuracy"]}
-    if row is None:
-        return {
-            "reached": 0.0,
-            "rounds_to_target": math.inf,
-            **dict.fromkeys(COSTS, math.inf),
-            "uplink_share": math.nan,
-            **shared,
-        }
-    total = row["uplink_bytes"] + row["downlink_bytes"]
-    return {
-        "reached": 1.0,
-        "rounds_to_target": row["round"],
-        "seconds_to_target": row["simulated_seconds"],
-        "bytes_to_target": total,
-        "joules_to_target": row["joules"],
-        "uplink_share": row["uplink_bytes"] / max(1, total),
-        **shared,
-    }
+class Curve(NamedTuple):
+    """The evaluations of a method's first seed."""
+
+    condition: str
+    run: Run
 
 
-def mean_outcome(condition: str, method: str, seeds: Sequence[Json]) -> Json:
-    """The mean over seeds; costs are None when one of them did not reach the target."""
-    made: Json = {"condition": condition, "method": method}
-    for name in seeds[0]:
-        value = float(np.mean([seed[name] for seed in seeds]))
-        made[name] = value if math.isfinite(value) else None
-    return made
+def mean_row(seeds: Sequence[Json]) -> Json:
+    """The mean over seeds; a figure is None when one of them has none.
+
+    So a cost to the target is None unless every seed has reached it.
+
+    Args:
+      seeds: the row of each seed's own run.
+    """
+    reached = [one["rounds_to_target"] is not None for one in seeds]
+    row: Json = {"seeds": len(seeds), "reached": float(np.mean(reached))}
+    for name in MEANS:
+        each = [one[name] for one in seeds]
+        row[name] = None if None in each else float(np.mean(each))
+    up, total = row["uplink_bytes_to_target"], row["total_bytes_to_target"]
+    row["uplink_share"] = up / total if total else None
+    return row
 
 
-def add_comparisons(outcomes: Sequence[Json]) -> None:
-    """Adds `sooner` to the outcomes of one condition."""
-    best = best_fixed(outcomes)
-    for one in outcomes:
-        own = one["seconds_to_target"]
-        known = best is not None and own is not None
-        one["sooner"] = best["seconds_to_target"] / own if known and best else None
+def compare(rows: Sequence[Json]) -> None:
+    """Adds to each row how much sooner it was than its condition's best fixed one."""
+    for own in _by_condition(rows):
+        best = best_fixed(own)
+        for one in own:
+            one["simulated_seconds_to_target_ratio"] = ratio(
+                _seconds(best), _seconds(one)
+            )
 
 
-def best_fixed(outcomes: Sequence[Json], *, over_selected: bool = False) -> Json | None:
+def _by_condition(rows: Sequence[Json]) -> list[list[Json]]:
+    conditions = dict.fromkeys(one["condition"] for one in rows)
+    return [[one for one in rows if one["condition"] == name] for name in conditions]
+
+
+def _seconds(row: Json | None) -> float | None:
+    return None if row is None else row["simulated_seconds_to_target"]
+
+
+def best_fixed(rows: Sequence[Json], *, over_selected: bool = False) -> Json | None:
     """The fixed setting that reached the target first, chosen in hindsight.
 
     Args:
-      outcomes: of one condition.
+      rows: of one condition.
       over_selected: whether settings that do not wait for all clients count, too.
     """
     names = FIXED if over_selected else [n for n in FIXED if n not in OVER_SELECTED]
     reached = [
-        one
-        for one in outcomes
-        if one["method"] in names and one["seconds_to_target"] is not None
+        one for one in rows if one["method"] in names and _seconds(one) is not None
     ]
-    return min(reached, key=lambda one: one["seconds_to_target"], default=None)
+    return min(
+        reached, key=lambda one: one["simulated_seconds_to_target"], default=None
+    )
 
 
-def adaptive_claims(outcomes: Sequence[Json]) -> list[Json]:
-    """Ours against the best fixed setting in hindsight, for each condition."""
-    made = []
-    for condition in dict.fromkeys(one["condition"] for one in outcomes):
-        own = [one for one in outcomes if one["condition"] == condition]
-        steady = condition.startswith("constant")
-        target = NOT_SLOWER if steady else SOONER
+def adaptive_claims(rows: Sequence[Json]) -> list[Json]:
+    """That nothing failed; ours against the best fixed setting of each condition."""
+    made = failure_claims("method", rows)
+    for own in _by_condition(rows):
+        condition = own[0]["condition"]
+        target = NOT_SLOWER if condition.startswith("constant") else SOONER
         for over_selected in (False, True):
             best = best_fixed(own, over_selected=over_selected)
             if best is None or (over_selected and best["method"] not in OVER_SELECTED):
                 continue
             against = "over-selection, too" if over_selected else "settings for all"
             for one in own:
-                if one["method"] not in OURS or one["seconds_to_target"] is None:
-                    continue
-                ratio = best["seconds_to_target"] / one["seconds_to_target"]
-                made.append(
-                    {
-                        "name": f"{condition}: {one['method']} sooner than the best "
-                        f"fixed ({best['method']}; {against})",
-                        "target": target,
-                        "measured": round(ratio, 3),
-                        "holds": ratio >= target,
-                    }
-                )
+                if one["method"] in OURS:
+                    made += claim(
+                        f"{condition}: {one['method']} sooner than the best fixed "
+                        f"({best['method']}; {against})",
+                        target,
+                        ratio(_seconds(best), _seconds(one)),
+                        at_least=True,
+                    )
     return made
 
 
-def print_table(outcomes: Sequence[Json]) -> None:
-    """The comparison on the terminal, the soonest first."""
-    shown = ConsoleTable(title="To the target")
-    shown.add_column("network", no_wrap=True)
-    shown.add_column("method", no_wrap=True)
-    for heading in ("rounds", "seconds", "bytes", "joules", "sooner"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+def soonest(row: Json) -> tuple[str, float]:
+    """What the terminal's table is sorted by."""
+    seconds = _seconds(row)
+    return row["condition"], math.inf if seconds is None else seconds
 
-    def order(one: Json) -> tuple[str, float]:
-        seconds = one["seconds_to_target"]
-        return one["condition"], math.inf if seconds is None else seconds
 
-    for one in sorted(outcomes, key=order):
-        if one["seconds_to_target"] is None:
-            shown.add_row(one["condition"], one["method"], *["-"] * 5)
-            continue
-        shown.add_row(
-            one["condition"],
-            one["method"],
-            f"{one['rounds_to_target']:.1f}",
-            f"{one['seconds_to_target']:.1f}",
-            format_bytes(one["bytes_to_target"]),
-            f"{one['joules_to_target']:.0f}",
-            f"{one['sooner']:.2f}x" if one["sooner"] else "-",
-        )
-    Console().print(shown)
+def draw_figures(
+    rows: Sequence[Json], curves: Sequence[Curve], folder: Path
+) -> list[Figure]:
+    """One figure a condition: the best fixed setting, and all that are not fixed.
+
+    Args:
+      rows: of all methods and conditions.
+      curves: of those that did not fail.
+      folder: where to write.
+    """
+    made = []
+    for own in _by_condition(rows):
+        condition, best = own[0]["condition"], best_fixed(own)
+        runs = [curve.run for curve in curves if curve.condition == condition]
+        names = {run.name for run in runs if run.name not in FIXED}
+        if best is not None:
+            names.add(best["method"])
+        shown = [
+            Run(run.name, [row for row in run.rows if row.get("simulated_seconds")])
+            for run in sorted(runs, key=lambda run: run.name not in OURS)
+            if run.name in names
+        ]
+        if shown:
+            path = accuracy_against_time(shown, folder / f"{condition}.png", log_x=True)
+            made.append(Figure(f"Test accuracy against time, {condition}", path))
+    return made

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from fedjax_comp.experiment.flags import AUDITS, CONDITIONS, training_flags, without
+from fedjax_comp.experiment.flags import CONDITIONS, training_flags, without
 
 
 def define_run() -> flags.FlagValues:
@@ -15,7 +15,7 @@ def define_run() -> flags.FlagValues:
         checkpoint_every=0,
     )
     # A protocol has its own links; centres are timed on links between them.
-    without(values, "uplink", "downlink", "num_rounds", *AUDITS, *CONDITIONS)
+    without(values, "uplink", "downlink", "num_rounds", *CONDITIONS)
     text, whole, number = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
     text("dataset", "mnist", "Data set: mnist, digits, ...", flag_values=values)
     text("partition", "iid()", "How examples are split.", flag_values=values)
@@ -29,9 +29,9 @@ def define_run() -> flags.FlagValues:
         lower_bound=1,
     )
     whole(
-        "num_centres",
+        "num_clients",
         11,
-        "Data centres, N; 11 unless --bandwidth is given.",
+        "Data centres, K; 11 unless --bandwidth is given.",
         flag_values=values,
         lower_bound=2,
     )
@@ -57,7 +57,7 @@ def define_run() -> flags.FlagValues:
     text(
         "bandwidth",
         "",
-        "CSV file of N rows of N bandwidths, Mbit/s, in place of the regions.",
+        "CSV file of K rows of K bandwidths, Mbit/s, in place of the regions.",
         flag_values=values,
     )
     number(
@@ -82,6 +82,8 @@ def define() -> flags.FlagValues:
     )
     values.set_default("target_accuracy", 0.93)
     values["eval_every"].help = "Updates between evaluations."
+    values["audit_every"].help = "Updates between audits (0: none)."
+    values["checkpoint_every"].help = "Updates between checkpoints (0: the last)."
     return values
 
 

@@ -1,7 +1,8 @@
 """What a protocol's run amounts to: a row of the table and a curve over time."""
 
-import itertools
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,41 +12,48 @@ import numpy as np
 from experiments.approximate_synchronous.protocols import Rule, Variant
 from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import Checkpoints
-from fedjax_comp.metrics import Row
+from fedjax_comp.experiment.outcome import add_ratios
+from fedjax_comp.metrics import Row, first_at_target
 from fedjax_comp.network.region_clock import total_link_bytes
-from fedjax_comp.run import Problem
+from fedjax_comp.network.regions import REGIONS
+from fedjax_comp.problem import Problem
 from fedjax_comp.run_directory import Json
 from fedjax_comp.training import TrainState, init_state
 
 COLUMNS = (
-    "protocol",
     "family",
-    "rule",
+    "protocol",
     "partition",
-    "accuracy",
-    "best_accuracy",
-    "all_centres_accuracy",
+    "test_accuracy",
+    "best_test_accuracy",
+    "mean_centre_accuracy",
     "worst_centre_accuracy",
     "updates_to_target",
     "wan_seconds_to_target",
-    "wan_speedup",
-    "lan_ratio",
-    "bytes_to_target",
+    "wan_seconds_to_target_ratio",
+    "lan_seconds_to_target",
+    "slowdown_against_lan",
+    "link_bytes_to_target",
     "wan_seconds",
     "lan_seconds",
+    "uplink_bytes",
+    "downlink_bytes",
     "total_bytes",
+    "link_bytes",
     "busiest_link_bytes",
     "significant_share",
-    "reason",
+    "audited_messages",
+    "audit_failures",
 )
-"""Of `table.csv`. `wan_speedup` is the seconds to the target of the first protocol over
-one's own; `lan_ratio` is one's own over those of the first protocol on the local
-network; bytes are those between centres; `significant_share` is the part of all
-coordinates that were sent; `reason` is empty unless the protocol failed."""
+"""Of `table.csv`. `link_bytes` are those on all links between centres. Each of them is
+sent by a centre, and so in `uplink_bytes`, and received by one: in `downlink_bytes`.
+`slowdown_against_lan` is one's own seconds to the target on the WAN over those of the
+first protocol on the local network; `significant_share` the part of all coordinates
+that were sent."""
 
 
 class Curve(NamedTuple):
-    """A protocol over time: `wan_seconds`, `total_bytes`, `test_accuracy`."""
+    """A protocol over time: `wan_seconds`, `link_bytes`, `test_accuracy`."""
 
     name: str
     partition: str
@@ -53,43 +61,30 @@ class Curve(NamedTuple):
 
 
 class Centre(NamedTuple):
-    """Accuracy of all centres' models at the end, and bytes on each link `[N, N]`."""
+    """Accuracy of all centres' models at the end, and bytes on each link `[K, K]`."""
 
     accuracies: list[float]
     link_bytes: np.ndarray
 
 
-def curve_of(rows: Sequence[Row], steps: int) -> list[Json]:
-    """Totals against simulated time, from a run's evaluations."""
-    made = []
-    for row in rows:
-        observed = row.get("observed", {})
-        made.append(
-            {
-                "updates": row["round"] * steps,
-                "test_accuracy": row["test_accuracy"],
-                "wan_seconds": observed.get("seconds_wan", 0.0),
-                "lan_seconds": observed.get("seconds_lan", 0.0),
-                "total_bytes": int(observed.get("link_bytes", 0)),
-                "significant": observed.get("significant", 0.0),
-            }
-        )
-    return made
+def totals_of(row: Row, steps: int) -> Json:
+    """Totals at an evaluation, from its observations."""
+    observed = row.get("observed", {})
+    return {
+        "updates": row["round"] * steps,
+        "wan_seconds": observed.get("seconds_wan", 0.0),
+        "lan_seconds": observed.get("seconds_lan", 0.0),
+        "link_bytes": int(observed.get("link_bytes", 0)),
+        "significant": observed.get("significant", 0.0),
+    }
 
 
-def at_target(rows: Sequence[Json], column: str, target: float) -> float | None:
-    """A column where accuracy first reaches a target, interpolated linearly.
-
-    >>> rows = [{"t": 0, "test_accuracy": 0.0}, {"t": 4, "test_accuracy": 1.0}]
-    >>> at_target(rows, "t", 0.5)
-    2.0
-    """
-    for before, after in itertools.pairwise(rows):
-        low, high = before["test_accuracy"], after["test_accuracy"]
-        if low < target <= high:
-            share = (target - low) / (high - low)
-            return before[column] + share * (after[column] - before[column])
-    return None
+def curve_of(variant: Variant, rows: Sequence[Row], steps: int) -> Curve:
+    """Accuracy and totals at each evaluation."""
+    points = [
+        {"test_accuracy": row["test_accuracy"], **totals_of(row, steps)} for row in rows
+    ]
+    return Curve(variant.name, variant.partition, points)
 
 
 def final_centres(
@@ -118,59 +113,53 @@ def _models(state: TrainState, problem: Problem, rule: Rule) -> list[PyTree]:
 
 
 def measured(
-    variant: Variant,
-    rule: Rule,
-    summary: Json,
-    rows: Sequence[Json],
-    centre: Centre,
-    target: float,
+    rule: Rule, summary: Json, rows: Sequence[Row], centre: Centre, target: float
 ) -> Json:
     """A row of the table, comparisons apart."""
-    last = rows[-1]
+    end = totals_of(rows[-1], rule.steps)
+    reached = first_at_target(rows, target)
+    then: Mapping[str, float] = totals_of(reached, rule.steps) if reached else {}
+    timed = ("updates", "wan_seconds", "lan_seconds", "link_bytes")
     coordinates = summary["num_parameters"] * summary["num_clients"] * summary["rounds"]
+    as_they_are = (
+        "test_accuracy",
+        "best_test_accuracy",
+        "audited_messages",
+        "audit_failures",
+    )
     return {
-        "protocol": variant.name,
         "family": rule.family,
-        "rule": variant.protocol,
-        "partition": variant.partition,
-        "accuracy": summary["test_accuracy"],
-        "best_accuracy": summary["best_test_accuracy"],
-        "all_centres_accuracy": float(np.mean(centre.accuracies)),
+        **{name: summary[name] for name in as_they_are},
+        "mean_centre_accuracy": float(np.mean(centre.accuracies)),
         "worst_centre_accuracy": min(centre.accuracies),
-        "updates_to_target": at_target(rows, "updates", target),
-        "wan_seconds_to_target": at_target(rows, "wan_seconds", target),
-        "lan_seconds_to_target": at_target(rows, "lan_seconds", target),
-        "wan_speedup": None,
-        "lan_ratio": None,
-        "bytes_to_target": at_target(rows, "total_bytes", target),
-        "wan_seconds": last["wan_seconds"],
-        "lan_seconds": last["lan_seconds"],
-        "total_bytes": last["total_bytes"],
+        **{f"{name}_to_target": then.get(name) for name in timed},
+        **{name: end[name] for name in timed[1:]},
+        "uplink_bytes": end["link_bytes"],
+        "downlink_bytes": end["link_bytes"],
+        "total_bytes": 2 * end["link_bytes"],
         "busiest_link_bytes": int(centre.link_bytes.max()),
         "significant_share": (
-            last["significant"] / coordinates if rule.family == "gaia" else None
+            end["significant"] / coordinates if rule.family == "gaia" else None
         ),
-        "reason": "",
     }
 
 
-def failed(variant: Variant, reason: str) -> Json:
-    """The row of a protocol that failed."""
-    return {
-        **dict.fromkeys(COLUMNS),
-        "lan_seconds_to_target": None,
-        "protocol": variant.name,
-        "rule": variant.protocol,
-        "partition": variant.partition,
-        "reason": reason,
-    }
-
-
-def add_comparisons(outcomes: Sequence[Json]) -> None:
+def compare(rows: list[Json]) -> None:
     """Seconds to the target against those of the first protocol."""
-    first = outcomes[0]
-    for one in outcomes:
-        own = one["wan_seconds_to_target"]
-        if own and first["wan_seconds_to_target"]:
-            one["wan_speedup"] = first["wan_seconds_to_target"] / own
-            one["lan_ratio"] = own / first["lan_seconds_to_target"]
+    add_ratios(rows, "wan_seconds_to_target")
+    on_lan = rows[0].get("lan_seconds_to_target")
+    for one in rows:
+        own = one.get("wan_seconds_to_target")
+        one["slowdown_against_lan"] = own / on_lan if own and on_lan else None
+
+
+def link_table(centre: Centre) -> str:
+    """Bytes from each centre (row) to every other (column), as CSV."""
+    count = len(centre.link_bytes)
+    names = list(REGIONS) if count == len(REGIONS) else [str(i) for i in range(count)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["from", *names])
+    for name, row in zip(names, centre.link_bytes.tolist(), strict=True):
+        writer.writerow([name, *row])
+    return text.getvalue()

@@ -31,7 +31,7 @@ def draw_figures(curves: Sequence[Curve], folder: Path) -> list[Figure]:
         )
         by_bytes = line_figure(
             runs,
-            x="total_bytes",
+            x="link_bytes",
             y="test_accuracy",
             xlabel="Data sent between centres (bytes, logarithmic)",
             ylabel="Test accuracy of the first centre",

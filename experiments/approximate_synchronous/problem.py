@@ -7,9 +7,9 @@ from experiments.approximate_synchronous.protocols import Rule, build_rule
 from fedjax_comp import data
 from fedjax_comp.base import Algorithm, Cohort
 from fedjax_comp.data.minibatch import sample_minibatches
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.problem import initial_key
+from fedjax_comp.experiment.problem import initial_key, keeps_messages
 from fedjax_comp.models import classification
 from fedjax_comp.network.region_clock import timed
 from fedjax_comp.network.regions import (
@@ -19,31 +19,37 @@ from fedjax_comp.network.regions import (
     read_matrix,
     wan,
 )
-from fedjax_comp.run import Problem
+from fedjax_comp.problem import Problem
 from fedjax_comp.training import Sampler, evaluation_program
 
 
 def networks(values: flags.FlagValues) -> dict[str, Links]:
     """The links between the centres, and those of a local network."""
-    if values.bandwidth:
-        far = read_matrix(values.bandwidth)
-        if len(far.bits_per_second) != values.num_centres:
-            raise UsageError(
-                f"--bandwidth={values.bandwidth} is of {len(far.bits_per_second)} "
-                f"centres, --num_centres={values.num_centres}."
+    count = values.num_clients
+    try:
+        if values.bandwidth:
+            far = read_matrix(values.bandwidth)
+        else:
+            far = wan(
+                lan_mbps=values.lan_mbps,
+                nearest=values.nearest_ratio,
+                farthest=values.farthest_ratio,
             )
-    else:
-        if values.num_centres != len(REGIONS):
-            raise UsageError(
-                f"--num_centres={values.num_centres} needs --bandwidth=FILE: only "
-                f"{len(REGIONS)} regions are known."
-            )
-        far = wan(
-            lan_mbps=values.lan_mbps,
-            nearest=values.nearest_ratio,
-            farthest=values.farthest_ratio,
+    except ValueError as error:
+        raise UsageError(
+            f"--bandwidth, --nearest_ratio, --farthest_ratio: {error}"
+        ) from None
+    if len(far.bits_per_second) != count and values.bandwidth:
+        raise UsageError(
+            f"--bandwidth={values.bandwidth} is of {len(far.bits_per_second)} "
+            f"centres, --num_clients={count}."
         )
-    return {"wan": far, "lan": lan(values.num_centres, mbps=values.lan_mbps)}
+    if len(far.bits_per_second) != count:
+        raise UsageError(
+            f"--num_clients={count} needs --bandwidth=FILE: only {len(REGIONS)} "
+            "regions are known."
+        )
+    return {"wan": far, "lan": lan(count, mbps=values.lan_mbps)}
 
 
 def build_problem(values: flags.FlagValues) -> Problem:
@@ -58,30 +64,33 @@ def build_problem(values: flags.FlagValues) -> Problem:
         values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
     )
     population = data.federate(
-        dataset, partition, num_clients=values.num_centres, seed=values.seed
+        dataset, partition, num_clients=values.num_clients, seed=values.seed
     )
     spec = population.spec
     task = classification(
         model(spec.num_classes), input_shape=spec.input_shape, scale=spec.scale
     )
+    made = rule.make(
+        task, values.num_clients, optimizer, execution, keeps_messages(values)
+    )
     algorithm = timed(
-        one_replica(rule, rule.make(task, values.num_centres, optimizer, execution)),
-        rule.phases(values.num_centres),
+        one_replica(rule, made),
+        rule.phases(values.num_clients),
         links,
-        num_centres=values.num_centres,
+        num_centres=values.num_clients,
         compute_seconds=rule.steps * values.compute_seconds,
         delay=rule.delay,
     )
     model_key, _ = initial_key(values)
     return Problem(
         algorithm=algorithm,
-        sample=batches_of_all(rule.steps, values.num_centres, values.batch_size),
+        sample=batches_of_all(rule.steps, values.num_clients, values.batch_size),
         data=population,
         params=task.init(model_key),
-        num_clients=values.num_centres,
+        num_clients=values.num_clients,
         evaluate=evaluation_program(task, execution, batch_size=values.eval_batch_size),
         test=population.test,
-        links={},
+        links=dict(rule.links),
     )
 
 

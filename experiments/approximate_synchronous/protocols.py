@@ -7,7 +7,7 @@ Behind the bar stands the partition where it is not to be that of `--partition`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import optax
@@ -17,12 +17,12 @@ from fedjax_comp.algorithms.approximate_synchronous import (
     inverse_root,
 )
 from fedjax_comp.algorithms.fed_avg import fed_avg as federated_averaging
+from fedjax_comp.algorithms.links.significance import significant_link
 from fedjax_comp.base import Algorithm, Compressor, Execution, Task
 from fedjax_comp.compress import error_feedback, flattened, identity
 from fedjax_comp.compress import top_k as keep_top_k
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.pipelines import check_names, split_name
+from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 from fedjax_comp.network.region_clock import (
     Phases,
@@ -33,9 +33,9 @@ from fedjax_comp.network.region_clock import (
 from fedjax_comp.network.regions import hubs_of
 
 MakeAlgorithm = Callable[
-    [Task, int, optax.GradientTransformation, Execution], Algorithm
+    [Task, int, optax.GradientTransformation, Execution, bool], Algorithm
 ]
-"""`(task, N, optimizer, execution) -> Algorithm`."""
+"""`(task, K, optimizer, execution, keep_messages) -> Algorithm`."""
 
 
 class Rule(NamedTuple):
@@ -44,14 +44,16 @@ class Rule(NamedTuple):
     Attributes:
       family: what joins its point with others in a figure.
       make: its algorithm.
+      links: kind of message to its compressor.
       steps: local updates in a round.
       delay: rounds that messages may be late.
-      phases: `(N) -> Phases`, how messages get to the other centres.
+      phases: `(K) -> Phases`, how messages get to the other centres.
       replicas: whether centres have models of their own.
     """
 
     family: str
     make: MakeAlgorithm
+    links: Mapping[str, Compressor]
     steps: int
     delay: int
     phases: Callable[[int], Phases]
@@ -86,6 +88,7 @@ def gaia(
         num_centres: int,
         optimizer: optax.GradientTransformation,
         execution: Execution,
+        keep_messages: bool,
     ) -> Algorithm:
         return approximate_synchronous(
             task,
@@ -95,6 +98,7 @@ def gaia(
             delay=delay,
             barrier_bits=8e3 * barrier_kilobytes,
             execution=execution,
+            keep_messages=keep_messages,
         )
 
     if delay < 0:
@@ -104,6 +108,7 @@ def gaia(
     return Rule(
         "gaia",
         make,
+        {"updates": significant_link()},
         _positive(steps),
         delay,
         (lambda n: overlay(hubs_of(n))) if hubs else broadcast,
@@ -117,10 +122,15 @@ def _averaging(uplink: Compressor) -> MakeAlgorithm:
         num_centres: int,
         optimizer: optax.GradientTransformation,
         execution: Execution,
+        keep_messages: bool,
     ) -> Algorithm:
         del num_centres
         return federated_averaging(
-            task, client_optimizer=optimizer, uplink=uplink, execution=execution
+            task,
+            client_optimizer=optimizer,
+            uplink=uplink,
+            execution=execution,
+            keep_messages=keep_messages,
         )
 
     return make
@@ -128,27 +138,31 @@ def _averaging(uplink: Compressor) -> MakeAlgorithm:
 
 def synchronous() -> Rule:
     """One batch of every centre, the sum of the gradients, and on."""
-    return Rule("synchronous", _averaging(identity()), 1, 0, sharded, replicas=False)
+    return _averaged("synchronous", identity(), 1, sharded)
 
 
 def fed_avg(steps: int) -> Rule:
     """Models averaged every so many local updates."""
-    return Rule(
-        "FedAvg", _averaging(identity()), _positive(steps), 0, sharded, replicas=False
-    )
+    return _averaged("FedAvg", identity(), steps, sharded)
 
 
 def top_k(fraction: float, *, steps: int = 1) -> Rule:
     """The largest coordinates of all updates, with error feedback, to everyone."""
     uplink = error_feedback(flattened(keep_top_k(fraction)))
-    return Rule(
-        "top-k", _averaging(uplink), _positive(steps), 0, broadcast, replicas=False
-    )
+    return _averaged("top-k", uplink, steps, broadcast)
+
+
+def _averaged(
+    family: str, uplink: Compressor, steps: int, phases: Callable[[int], Phases]
+) -> Rule:
+    links = {"uplink": uplink, "downlink": identity()}
+    make = _averaging(uplink)
+    return Rule(family, make, links, _positive(steps), 0, phases, replicas=False)
 
 
 RULES = {f.__name__: f for f in (gaia, synchronous, fed_avg, top_k)}
 
-FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | PARTITION'"
+FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | PARTITION', e.g. 'gaia-1: gaia(0.01)'"
 
 
 def build_rule(text: str) -> Rule:
@@ -174,19 +188,11 @@ def parse_variants(texts: Sequence[str], *, partition: str) -> list[Variant]:
     'shards(2)'
     """
     variants = []
-    for text in texts:
-        name, rest = split_name(text)
-        protocol, bar, own = (part.strip() for part in rest.partition("|"))
-        if not name or (bar and not own):
-            raise UsageError(
-                f"--protocol={text!r} is not of the form {FORM}, e.g. "
-                "'gaia-1: gaia(0.01)'."
-            )
-        variant = Variant(name, protocol, own or partition)
-        build_rule(variant.protocol)
-        build("partition", variant.partition)
-        variants.append(variant)
-    check_names("protocol", [variant.name for variant in variants])
+    for name, parts in parse_named("protocol", texts, FORM, counts=(1, 2)):
+        protocol, own = [*parts, partition][:2]
+        build_rule(protocol)
+        build("partition", own)
+        variants.append(Variant(name, protocol, own))
     return variants
 
 

@@ -24,6 +24,7 @@ from absl import app, flags
 from experiments.benchmark.cohort_round import make_cohort
 from fedjax_comp import execution, models
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.wrappers import without_used
 from fedjax_comp.audit.entry import Entry, format_entry, sha256_hex
 from fedjax_comp.audit.log import Log
 from fedjax_comp.audit.note import make_signer
@@ -34,7 +35,6 @@ from fedjax_comp.audit.recorder import (
     rows,
 )
 from fedjax_comp.base import Algorithm, Cohort, Messages, PyTree
-from fedjax_comp.compress.audit import without_used
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import use_host_cores
 from fedjax_comp.keys import make_key

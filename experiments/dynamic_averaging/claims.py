@@ -1,10 +1,12 @@
 """What the comparison is to show, held against what was measured."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from experiments.dynamic_averaging.outcome import Curve
+from fedjax_comp.experiment.outcome import claim, failure_claims
+from fedjax_comp.report import Run
 from fedjax_comp.run_directory import Json
 
 TOLERANCE = 0.05
@@ -21,69 +23,65 @@ drift where that is less."""
 
 
 def claims_of(
-    outcomes: Sequence[Json],
-    curves: Sequence[Curve],
+    rows: Sequence[Json],
+    curves: Sequence[Run],
     drifts: Sequence[int],
     num_updates: int,
 ) -> list[Json]:
-    """All claims that the protocols of this run allow to be looked at."""
-    failures = sum(bool(one["reason"]) for one in outcomes)
-    broken = sum(one["audit_failures"] or 0 for one in outcomes)
-    made = [
-        _claim("protocols that failed", 0, failures, failures == 0),
-        _claim(
-            "audited messages that do not decode bit for bit", 0, broken, broken == 0
-        ),
-    ]
+    """All claims that the protocols of this run allow to be looked at.
+
+    Args:
+      rows: of the table.
+      curves: `update` and `total_bytes` of every protocol that ran.
+      drifts: updates at which concepts begin.
+      num_updates: of the stream.
+    """
+    made = failure_claims("protocol", rows)
     dynamic = [
         one
-        for one in outcomes
-        if one["family"] == "dynamic" and one["bytes_ratio"] and one["loss_ratio"]
+        for one in rows
+        if one["family"] == "dynamic"
+        and one["total_bytes_ratio"]
+        and one["loss_increase"] is not None
     ]
     if not dynamic:
         return made
-    near = [one for one in dynamic if one["loss_ratio"] <= 1 + TOLERANCE]
-    fewest = max((one["bytes_ratio"] for one in near), default=0.0)
-    made.append(
-        _claim(
-            "times fewer bytes than the first protocol, by dynamic averaging within "
-            f"{TOLERANCE:.0%} of its cumulative loss",
-            FEWER,
-            fewest,
-            fewest >= FEWER,
-        )
+    near = [one for one in dynamic if one["loss_increase"] <= TOLERANCE]
+    made += claim(
+        "times fewer bytes than the first protocol, by dynamic averaging within "
+        f"{TOLERANCE:.0%} of its cumulative loss",
+        FEWER,
+        max((one["total_bytes_ratio"] for one in near), default=0.0),
+        at_least=True,
     )
-    dearest = min(dynamic, key=lambda one: one["bytes_ratio"])
+    dearest = min(dynamic, key=lambda one: one["total_bytes_ratio"])
     most = dearest["cumulative_loss"] * (1 + TOLERANCE)
     rivals = [
         one["total_bytes"]
-        for one in outcomes
+        for one in rows
         if one["family"] == "periodic" and (one["cumulative_loss"] or most + 1) <= most
     ]
     if rivals:
-        more = dearest["total_bytes"] / min(rivals)
-        made.append(
-            _claim(
-                f"too small a Delta costs more: bytes of {dearest['protocol']} over "
-                "those of the cheapest periodic averaging within "
-                f"{TOLERANCE:.0%} of its cumulative loss",
-                1.0,
-                round(more, 6),
-                more > 1,
-            )
+        made += claim(
+            f"too small a Delta saves nothing: bytes of {dearest['name']} over those "
+            "of the cheapest periodic averaging within "
+            f"{TOLERANCE:.0%} of its cumulative loss",
+            1.0,
+            dearest["total_bytes"] / min(rivals),
+            at_least=True,
         )
     # One whose learners all speak after every update cannot speak more.
-    quieter = [one for one in dynamic if one["bytes_ratio"] >= QUIETER]
+    quieter = [one for one in dynamic if one["total_bytes_ratio"] >= QUIETER]
     if drifts and quieter:
         # By a rule, so that none is picked for what it shows: the one of least loss.
-        best = min(quieter, key=lambda one: one["loss_ratio"])
-        (curve,) = (c for c in curves if c.name == best["protocol"])
+        best = min(quieter, key=lambda one: one["loss_increase"])
+        (curve,) = (curve for curve in curves if curve.name == best["name"])
         made += _drift_claims(curve, drifts, num_updates)
     return made
 
 
 def rates_around(
-    rows: Sequence[Json], drifts: Sequence[int], num_updates: int
+    rows: Sequence[Mapping[str, Any]], drifts: Sequence[int], num_updates: int
 ) -> tuple[float, float, float]:
     """Bytes an update before drifts, behind them, and at the end of what they began.
 
@@ -123,25 +121,11 @@ def rates_around(
     return first, second, third
 
 
-def _drift_claims(curve: Curve, drifts: Sequence[int], num_updates: int) -> list[Json]:
+def _drift_claims(curve: Run, drifts: Sequence[int], num_updates: int) -> list[Json]:
     before, behind, settled = rates_around(curve.rows, drifts, num_updates)
+    name = f"bytes an update of {curve.name} behind a drift over those"
     rise, fall = behind / max(before, 1.0), behind / max(settled, 1.0)
     return [
-        _claim(
-            f"bytes an update of {curve.name} behind a drift over those before it",
-            RISES,
-            round(rise, 3),
-            rise >= RISES,
-        ),
-        _claim(
-            f"bytes an update of {curve.name} behind a drift over those when it has "
-            "settled",
-            SETTLES,
-            round(fall, 3),
-            fall >= SETTLES,
-        ),
+        *claim(f"{name} before it", RISES, rise, at_least=True),
+        *claim(f"{name} when it has settled", SETTLES, fall, at_least=True),
     ]
-
-
-def _claim(name: str, target: float, measured: float, holds: bool) -> Json:
-    return {"name": name, "target": target, "measured": measured, "holds": holds}

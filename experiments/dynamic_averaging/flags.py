@@ -17,7 +17,7 @@ def define_run() -> flags.FlagValues:
         "A data set (digits, mnist, electricity, ...) or 'graphical'.",
         flag_values=values,
     )
-    whole("num_learners", 10, "Learners, m.", flag_values=values, lower_bound=1)
+    whole("num_clients", 10, "Learners, K.", flag_values=values, lower_bound=1)
     whole(
         "num_updates",
         0,
@@ -94,7 +94,7 @@ _QUICK_NAMES = (
 QUICK = {
     "protocol": [text for text in PROTOCOLS if text.partition(":")[0] in _QUICK_NAMES],
     "model": "linear()",
-    "num_learners": 5,
+    "num_clients": 5,
     "batch_size": 2,
     "client_optimizer": "sgd(0.1)",
     "audit_every": 120,

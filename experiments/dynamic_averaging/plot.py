@@ -1,13 +1,12 @@
 """Figures: cumulative loss against bytes, and both over time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.dynamic_averaging.outcome import Curve
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
 
@@ -17,27 +16,29 @@ WINDOW = 0.05
 
 
 def draw_figures(
-    outcomes: Sequence[Json],
-    curves: Sequence[Curve],
+    rows: Sequence[Json],
+    curves: Sequence[Run],
     drifts: Sequence[int],
     folder: Path,
 ) -> list[Figure]:
     """All figures that the protocols of a run allow.
 
     Args:
-      outcomes: the rows of the table.
-      curves: the protocols that ran, over time.
+      rows: the rows of the table.
+      curves: `update`, `cumulative_loss` and `total_bytes` of those that ran.
       drifts: updates at which concepts begin.
       folder: where to write the figures.
 
     Returns:
       The figures.
     """
-    figures = [loss_against_bytes(outcomes, folder / "loss_against_bytes.png")]
+    figures = [loss_against_bytes(rows, folder / "loss_against_bytes.png")]
     sending = [curve for curve in curves if curve.rows[-1]["total_bytes"]]
     if sending:
+        dynamic = {one["name"] for one in rows if one["family"] == "dynamic"}
+        shown = [curve for curve in sending if curve.name in dynamic] or sending
         figures += [
-            bytes_rate(sending, drifts, folder / "bytes_rate.png"),
+            bytes_rate(shown, drifts, folder / "bytes_rate.png"),
             over_updates(
                 sending,
                 "total_bytes",
@@ -59,9 +60,9 @@ def draw_figures(
     return [figure for figure in figures if figure is not None]
 
 
-def loss_against_bytes(outcomes: Sequence[Json], path: Path) -> Figure | None:
+def loss_against_bytes(rows: Sequence[Json], path: Path) -> Figure | None:
     """One point a protocol, families joined; dashed: those that send nothing."""
-    done = [one for one in outcomes if one["cumulative_loss"] is not None]
+    done = [one for one in rows if one["cumulative_loss"] is not None]
     sending = [one for one in done if one["total_bytes"]]
     if not sending:
         return None
@@ -72,7 +73,7 @@ def loss_against_bytes(outcomes: Sequence[Json], path: Path) -> Figure | None:
             # Below for the first family, above for the others: they lie close together.
             below = one["family"] == families[0]
             axes.annotate(
-                one["rule"].partition("(")[2].removesuffix(")"),
+                one["protocol"].partition("(")[2].removesuffix(")"),
                 (one["total_bytes"], one["cumulative_loss"]),
                 xytext=(0, -6 if below else 6),
                 textcoords="offset points",
@@ -89,7 +90,7 @@ def loss_against_bytes(outcomes: Sequence[Json], path: Path) -> Figure | None:
                 axes.axhline(
                     one["cumulative_loss"], color=INK, linewidth=0.9, linestyle="--"
                 )
-        shown = [f"{one['protocol']} {one['cumulative_loss']:,.0f}" for one in quiet]
+        shown = [f"{one['name']} {one['cumulative_loss']:,.0f}" for one in quiet]
         if shown:
             axes.set_title(
                 f"nothing sent: {', '.join(shown)}", fontsize=9, color=INK, loc="left"
@@ -114,17 +115,16 @@ def loss_against_bytes(outcomes: Sequence[Json], path: Path) -> Figure | None:
     return Figure("Cumulative loss against bytes sent; dashed: nothing is sent", path)
 
 
-def bytes_rate(curves: Sequence[Curve], drifts: Sequence[int], path: Path) -> Figure:
-    """Bytes an update over the last part of the stream; dynamic protocols if any."""
-    shown = [curve for curve in curves if curve.family == "dynamic"] or list(curves)
+def bytes_rate(curves: Sequence[Run], drifts: Sequence[int], path: Path) -> Figure:
+    """Bytes an update over the last part of the stream."""
     line_figure(
-        [Run(curve.name, moving_rate(curve.rows)) for curve in shown],
+        [Run(curve.name, moving_rate(curve.rows)) for curve in curves],
         x="update",
         y="bytes_an_update",
         xlabel="Updates of each learner",
         ylabel="Bytes an update, both ways",
         path=path,
-        size_inches=_size(len(shown)),
+        size_inches=_size(len(curves)),
         decorate=_marks(drifts, bytes_on_y=True),
     )
     return Figure(
@@ -133,7 +133,7 @@ def bytes_rate(curves: Sequence[Curve], drifts: Sequence[int], path: Path) -> Fi
     )
 
 
-def moving_rate(rows: Sequence[Json]) -> list[Json]:
+def moving_rate(rows: Sequence[Mapping[str, Any]]) -> list[Json]:
     """Bytes an update over a window behind each row.
 
     >>> rows = [{"update": u, "total_bytes": 3 * u} for u in (0, 50, 100)]
@@ -151,7 +151,7 @@ def moving_rate(rows: Sequence[Json]) -> list[Json]:
 
 
 def over_updates(
-    curves: Sequence[Curve],
+    curves: Sequence[Run],
     column: str,
     words: str,
     drifts: Sequence[int],
@@ -160,7 +160,7 @@ def over_updates(
     """A total of every protocol over time."""
     counts_bytes = column == "total_bytes"
     line_figure(
-        [Run(curve.name, curve.rows) for curve in curves],
+        curves,
         x="update",
         y=column,
         xlabel="Updates of each learner",

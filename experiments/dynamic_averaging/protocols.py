@@ -15,8 +15,7 @@ from fedjax_comp.algorithms import dynamic_averaging
 from fedjax_comp.algorithms.dynamic_averaging import Balancing
 from fedjax_comp.algorithms.model_averaging import Trigger
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.pipelines import check_names, split_name
+from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 
 
@@ -81,7 +80,10 @@ def serial() -> Rule:
 
 RULES = {f.__name__: f for f in (dynamic, periodic, fed_avg, none, serial)}
 
-FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | UPLINK | DOWNLINK'"
+FORM = (
+    "'NAME: PROTOCOL' or 'NAME: PROTOCOL | UPLINK | DOWNLINK', e.g. "
+    "'dynamic-half: dynamic(0.5)'"
+)
 
 
 def build_rule(text: str) -> Rule:
@@ -110,20 +112,12 @@ def parse_variants(
     'scaled_sign()'
     """
     variants = []
-    for text in texts:
-        name, rest = split_name(text)
-        protocol, *links = (part.strip() for part in rest.split("|"))
-        if not name or len(links) not in (0, 2):
-            raise UsageError(
-                f"--protocol={text!r} is not of the form {FORM}, e.g. "
-                "'dynamic-half: dynamic(0.5)'."
-            )
-        variant = Variant(name, protocol, *(links or (uplink, downlink)))
+    for name, parts in parse_named("protocol", texts, FORM, counts=(1, 3)):
+        variant = Variant(name, *[*parts, uplink, downlink][:3])
         build_rule(variant.protocol)
         build("uplink", variant.uplink)
         build("downlink", variant.downlink)
         variants.append(variant)
-    check_names("protocol", [variant.name for variant in variants])
     return variants
 
 

@@ -69,12 +69,12 @@ def num_updates(values: flags.FlagValues, period: int) -> int:
         if values.stream == GRAPHICAL:
             raise UsageError("--stream=graphical has no end: give --num_updates=N.")
         count = len(_load(values).train.y)
-        each = count // (values.num_learners * max(values.batch_size, 1))
+        each = count // (values.num_clients * max(values.batch_size, 1))
         asked = each // period * period
         if not asked:
             raise UsageError(
                 f"--num_updates=0: the {count} examples of {values.stream} are "
-                f"{each} updates of {values.num_learners} learners, and the protocols "
+                f"{each} updates of {values.num_clients} learners, and the protocols "
                 f"need a multiple of {period}."
             )
     if asked % period:
@@ -101,7 +101,7 @@ def build_stream(values: flags.FlagValues) -> StreamProblem:
 
 
 def _spec(values: flags.FlagValues, updates: int) -> StreamSpec:
-    return StreamSpec(values.num_learners, updates, values.batch_size)
+    return StreamSpec(values.num_clients, updates, values.batch_size)
 
 
 def _graphical(

@@ -72,7 +72,7 @@ def define() -> flags.FlagValues:
 def parse(values: flags.FlagValues) -> list[Pipeline]:
     """The pipelines; what all of them share is built once, to find mistakes."""
     pipelines = parse_pipelines(values.pipeline, values.algorithm)
-    check_task(values)
+    check_task(values, pipelines)
     return pipelines
 
 

@@ -6,13 +6,19 @@ from absl import flags
 
 from experiments.fed_avg.flags import QUICK, define
 from experiments.fed_avg.privacy import is_private, make_private, privacy_spent
-from fedjax_comp.experiment.algorithms import Chosen, links_of, make_algorithm
+from fedjax_comp.experiment.algorithms import (
+    Chosen,
+    check_asked,
+    links_of,
+    make_algorithm,
+)
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.lateness import counts_late, staleness_of
 from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
 from fedjax_comp.experiment.outcome import claim, failure_claims
+from fedjax_comp.experiment.pipelines import Variant
 from fedjax_comp.experiment.problem import (
     build_federation,
     initial_key,
@@ -101,8 +107,17 @@ def choose(values: flags.FlagValues, sample: Sampler) -> tuple[Chosen, Sampler]:
     return Chosen("fed_buff", staleness_of(values)._asdict()), timed
 
 
-def check_task(values: flags.FlagValues) -> None:
-    """Builds what all pipelines share, so that a mistake in it ends the command."""
+def check_task(values: flags.FlagValues, pipelines: Sequence[Variant] = ()) -> None:
+    """Builds what all pipelines share, so that a mistake in it ends the command.
+
+    Args:
+      values: the command's flags.
+      pipelines: their algorithms must have an argument for every flag that is set.
+    """
+    for one in pipelines:
+        own = one._asdict()
+        chosen = build("algorithm", str(own["algorithm"]))
+        check_asked(chosen, {**as_dict(values), **own})
     for name in ("algorithm", "client_optimizer", "server_optimizer"):
         build(name, str(values[name].value))
     build_federation(values)

@@ -40,7 +40,7 @@ def compact_summary(
 
     Returns:
       Parameters, floating-point operations of one example, seconds a batch, and test
-      accuracy, of both, with the ratios dense over compact.
+      accuracy, of both, and how many times as much the dense one has and takes.
     """
     compact = factorize(module, params, energy=energy)
     save_model(directory, compact.module, compact.params)
@@ -55,8 +55,10 @@ def compact_summary(
         seconds = latency_seconds(both, np.repeat(image, batch, axis=0))
         for name in both:
             facts[f"{name}_seconds_batch_{batch}"] = seconds[name]
-    for what in ("parameters", "flops", *(f"seconds_batch_{b}" for b in (1, 256))):
-        facts[f"{what}_ratio"] = facts[f"dense_{what}"] / facts[f"compact_{what}"]
+    seconds_names = (f"seconds_batch_{batch}" for batch in LATENCY_BATCHES)
+    for what in ("parameters", "flops", *seconds_names):
+        ratio = facts[f"dense_{what}"] / facts[f"compact_{what}"]
+        facts[f"dense_over_compact_{what}"] = ratio
     return facts
 
 

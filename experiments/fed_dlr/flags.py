@@ -38,18 +38,10 @@ QUICK_TRUNCATED = (f"fed-dlr-95: {both('truncation(0.95)')}",)
 def define_run() -> flags.FlagValues:
     """The flags of one run, one pipeline, not yet parsed."""
     # FedDLR clips nothing and adds no noise.
-    values = without(
-        define_fed_avg(), "algorithm", "dp_clip", "dp_noise_multiplier", "dp_delta"
-    )
+    values = without(define_fed_avg(), "dp_clip", "dp_noise_multiplier", "dp_delta")
     for name, value in DEFAULTS.items():
         values.set_default(name, value)
-    flags.DEFINE_enum(
-        "algorithm",
-        "fed_avg",
-        ["fed_avg", "fed_dlr"],
-        "Set for every pipeline by the flag it is given by.",
-        flag_values=values,
-    )
+    values["algorithm"].help = "Of --pipeline, where none is named; a Python call."
     flags.DEFINE_integer(
         "start_rank",
         16,
@@ -80,13 +72,13 @@ def define() -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "pipeline",
         list(BASELINES),
-        "Under FedAvg, NAME: UPLINK | DOWNLINK; may be repeated.",
+        "NAME: UPLINK | DOWNLINK [| ALGORITHM], under FedAvg; may be repeated.",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
         "truncated",
         list(TRUNCATED),
-        "Under FedDLR, NAME: UPLINK | DOWNLINK; may be repeated.",
+        "NAME: UPLINK | DOWNLINK, under FedDLR; may be repeated.",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -50,7 +50,7 @@ def parse(values: flags.FlagValues) -> list[Pipeline]:
     if values.target_accuracy is None:
         raise UsageError("--target_accuracy is missing: bytes are counted to it.")
     pipelines = parse_pipelines(values.pipeline, values.algorithm)
-    check_task(values)
+    check_task(values, pipelines)
     return pipelines
 
 

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Mapping
 
+from fedjax_comp.algorithms.wrappers import without_used
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.audit.recorder import Recorder, host_copy
 from fedjax_comp.base import Compressor, PyTree
-from fedjax_comp.compress.audit import Audit, make_auditor, without_used
+from fedjax_comp.compress.audit import Audit, make_auditor
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.training import Dispatch, TrainState
 from fedjax_comp.wire.traffic import sent

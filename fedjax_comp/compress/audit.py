@@ -16,14 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp.base import (
-    Algorithm,
     Bits,
-    Cohort,
     Compressor,
     Context,
     Messages,
     PyTree,
-    RoundInfo,
 )
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.errors import WireError
@@ -74,22 +71,6 @@ def make_auditor(compressor: Compressor) -> Callable[[Messages], Audit]:
         return Audit(len(sent), tuple(failures))
 
     return audit
-
-
-def without_used(algorithm: Algorithm) -> Algorithm:
-    """The same algorithm, which does not keep what it used of its messages.
-
-    A log needs the messages alone, and the decoded trees of a cohort take memory.
-    """
-
-    def run_round(
-        key: jax.Array, server: PyTree, clients: PyTree, cohort: Cohort
-    ) -> tuple[PyTree, PyTree, RoundInfo]:
-        server, clients, info = algorithm.round(key, server, clients, cohort)
-        kept = {name: x._replace(used=()) for name, x in info.messages.items()}
-        return server, clients, info._replace(messages=kept)
-
-    return algorithm._replace(round=run_round)
 
 
 Receive = Callable[[Context, PyTree, PyTree], tuple[PyTree, Bits]]

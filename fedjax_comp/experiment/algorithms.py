@@ -129,6 +129,24 @@ def make_algorithm(
     Raises:
       UsageError: for a flag that asks for something the algorithm has no argument for.
     """
+    check_asked(chosen, asked)
+    arguments = _arguments(chosen.name)
+    filled = {name: value for name, value in given.items() if name in arguments}
+    return OFFERED[chosen.name].factory(task, **filled, **chosen.own)
+
+
+def check_asked(chosen: Chosen, asked: Mapping[str, object]) -> None:
+    """Refuses flags that ask for something the algorithm has no argument for.
+
+    Args:
+      chosen: the algorithm and its own arguments.
+      asked: flag to its value as it was written.
+
+    Raises:
+      UsageError: for the first such flag.
+
+    >>> check_asked(Chosen("fed_dlr", {}), {"proximal": 0.0, "uplink": "top_k(0.1)"})
+    """
     arguments = _arguments(chosen.name)
     for flag, nothing in FROM_FLAGS.items():
         value = asked.get(flag, nothing)
@@ -136,8 +154,6 @@ def make_algorithm(
             raise UsageError(
                 f"--{flag}={value}: {chosen.name}() has no {flag}; leave the flag out."
             )
-    filled = {name: value for name, value in given.items() if name in arguments}
-    return OFFERED[chosen.name].factory(task, **filled, **chosen.own)
 
 
 def links_of(chosen: Chosen, uplink: Compressor, downlink: Compressor) -> Links:

@@ -36,6 +36,7 @@ from fedjax_comp.experiment.outcome import (
     write_outcome,
 )
 from fedjax_comp.experiment.pipelines import Variant, attempt
+from fedjax_comp.experiment.problem import check_audits
 from fedjax_comp.report import Figure, Run, Table
 from fedjax_comp.run_directory import Json, RunDirectory, open_run
 
@@ -79,6 +80,8 @@ class Comparison(NamedTuple):
       shown: heading to text of a row, for the terminal.
       quick: flags that `--quick` sets unless they are given by hand.
       repeated: flags of which further values may be added to a directory.
+      complete: adds to the rows what needs all curves, such as costs to an accuracy
+        that the first sets; called before `compare`.
       compare: adds to the rows what they are against the first.
       facts: what the summary holds beside rows and claims.
       figures: `(results) -> figures` of the report.
@@ -88,7 +91,8 @@ class Comparison(NamedTuple):
       describe: a variant in a line, for the terminal.
       word: what a variant is called there.
       caption: under the terminal's table.
-      order: of the terminal's rows; as they were given when None.
+      order: `(row) -> key` that the terminal's rows are sorted by; as they were given
+        when None.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Comparison(NamedTuple):
     shown: Mapping[str, Text]
     quick: Mapping[str, object] = {}
     repeated: tuple[str, ...] = ()
+    complete: Callable[[Results], None] = lambda results: None
     compare: Callable[[list[Json]], None] = lambda rows: None
     facts: Callable[[flags.FlagValues], Json] = facts_of
     figures: Callable[[Results], Sequence[Figure | None]] = lambda results: ()
@@ -109,7 +114,7 @@ class Comparison(NamedTuple):
     describe: Callable[[Any], str] = lambda variant: ""
     word: str = "pipeline"
     caption: str = ""
-    order: Callable[[Json], float] | None = None
+    order: Callable[[Json], Any] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """The command: parses flags, runs or resumes every variant, compares them."""
@@ -134,6 +139,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     Raises:
       ValueError: for a mistake in the flags; nothing has been written then.
     """
+    check_audits(values)
     variants = comparison.variants(values)
     settings = as_dict(values)
     for name in comparison.repeated:
@@ -152,6 +158,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         results.rows.append({**named, **row})
         if curve is not None:
             results.curves.append(curve)
+    comparison.complete(results)
     comparison.compare(results.rows)
     return finish(comparison, results)
 

@@ -18,6 +18,7 @@ from fedjax_comp.experiment.problem import (
     initial_key,
     log_hooks,
 )
+from fedjax_comp.hooks import Hook
 from fedjax_comp.metrics import TO_TARGET, Row
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import (
@@ -65,6 +66,7 @@ def execute(
     build_problem: Callable[[], Problem],
     claims: Claims,
     finish: Callable[[RunDirectory, PyTree], Json] | None = None,
+    clock: Callable[[Problem], list[Hook]] | None = None,
 ) -> Json:
     """Runs or resumes an experiment and completes its directory.
 
@@ -77,6 +79,8 @@ def execute(
       build_problem: builds what is run; not called when the run has already finished.
       claims: the experiment's claims.
       finish: `(directory, params) -> what to add to the summary`, after the last round.
+      clock: `(problem) -> the hooks of its clock`, where that is not the one that the
+        flags describe.
 
     Returns:
       The summary.
@@ -91,7 +95,11 @@ def execute(
         return directory.finished
     check_audits(values)
     schedule = build_schedule(values)
-    problem, clock = put_on_clock(values, build_problem())
+    problem = build_problem()
+    if clock is None:
+        problem, clock_hooks = put_on_clock(values, problem)
+    else:
+        clock_hooks = clock(problem)
     _, run_key = initial_key(values)
     begin_run(directory)
     ledger, params, measured = run(
@@ -99,7 +107,7 @@ def execute(
         problem,
         schedule,
         run_key,
-        hooks=[*clock, *log_hooks(name, values)],
+        hooks=[*clock_hooks, *log_hooks(name, values)],
         show_progress=values.progress,
     )
     summary = {

@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedjax_comp.experiment.main import UsageError
-
 REGIONS = {
     "Virginia": (38.9, -77.5),
     "California": (37.4, -121.9),
@@ -84,10 +82,7 @@ def wan(*, lan_mbps: float, nearest: float, farthest: float) -> Links:
     10.0
     """
     if not 1 <= nearest <= farthest:
-        raise UsageError(
-            f"--nearest_ratio={nearest} and --farthest_ratio={farthest} must be at "
-            "least 1 and in that order."
-        )
+        raise ValueError(f"Expected 1 <= nearest={nearest} <= farthest={farthest}.")
     km = distances_km()
     apart = ~np.eye(len(km), dtype=bool)
     low, high = km[apart].min(), km[apart].max()
@@ -131,14 +126,12 @@ def read_matrix(path: str) -> Links:
         with Path(path).open(encoding="utf-8", newline="") as file:
             rate = np.array([[float(v) for v in row] for row in csv.reader(file)])
     except (OSError, ValueError) as error:
-        raise UsageError(f"--bandwidth={path} is no table of numbers: {error}") from (
-            error
-        )
+        raise ValueError(f"{path} is not a table of numbers: {error}") from error
     if rate.ndim != 2 or rate.shape[0] != rate.shape[1] or len(rate) < 2:
-        raise UsageError(f"--bandwidth={path} has shape {rate.shape}, not [N, N].")
+        raise ValueError(f"{path} has shape {rate.shape}, not [N, N].")
     np.fill_diagonal(rate, np.inf)
     if not (rate > 0).all():
-        raise UsageError(f"--bandwidth={path} has a bandwidth that is not above 0.")
+        raise ValueError(f"{path} has a bandwidth that is not above 0.")
     return Links(rate * 1e6, np.zeros_like(rate))
 
 
@@ -153,7 +146,7 @@ def hubs_of(num_centres: int) -> tuple[int, ...]:
     """
     names = list(REGIONS)
     if num_centres != len(names):
-        raise UsageError(
+        raise ValueError(
             f"Hubs are known for the {len(names)} regions only, not for "
             f"{num_centres} centres."
         )

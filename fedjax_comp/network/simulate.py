@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp.algorithms.wrappers import admitted
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.simulation import Simulation
-from fedjax_comp.network.steering import admitted
 from fedjax_comp.problem import Problem
 from fedjax_comp.training import Dispatch, Invited, TrainState, next_cohort
 

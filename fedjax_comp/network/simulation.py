@@ -3,8 +3,9 @@
 The clock runs on the host, between the dispatches of single rounds. Before a round it
 works out from the cohort, the links of that moment and the sizes that messages are
 expected to have who will come too late and, with a controller, who may send how much;
-both are written into the state (`fedjax_comp.network.steering`). After the round the
-bytes that were really sent give its seconds and joules.
+both are written into the state (`fedjax_comp.algorithms.wrappers.admit`,
+`fedjax_comp.network.steering`). After the round the bytes that were really sent give
+its seconds and joules.
 
 What is expected is exact where sizes are fixed. Where they depend on values it is the
 mean of the round before, so that a client may be let in and then arrive a little after
@@ -21,6 +22,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fedjax_comp.algorithms.wrappers import Present, admit
 from fedjax_comp.base import PyTree, RoundInfo
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round
@@ -39,7 +41,7 @@ from fedjax_comp.network.estimates import (
 )
 from fedjax_comp.network.links import arrival, is_present
 from fedjax_comp.network.setting import Setting
-from fedjax_comp.network.steering import Present, admit, heard_energies, steer
+from fedjax_comp.network.steering import heard_energies, steer
 from fedjax_comp.training import Invited, TrainState
 from fedjax_comp.wire.traffic import bytes_by_client
 

@@ -1,8 +1,9 @@
-"""Orders from the host to the compiled round: who takes part, and within what budget.
+"""Orders from the host to the compiled round: within what budget a message is to stay.
 
-Both are arrays among the clients' states, so the host writes them between two rounds
+Budgets are arrays among the clients' states, so the host writes them between two rounds
 and nothing is compiled anew. A budget is the sender's own memory: the receiver never
-needs it, since what was decided by it travels in the message.
+needs it, since what was decided by it travels in the message. Who takes part is told in
+the same way, by `fedjax_comp.algorithms.wrappers.admit`.
 """
 
 import dataclasses
@@ -14,13 +15,10 @@ import numpy as np
 
 from fedjax_comp import checks
 from fedjax_comp.base import (
-    Algorithm,
-    Cohort,
     Compressor,
     Context,
     LinkState,
     PyTree,
-    RoundInfo,
     fold_context,
 )
 
@@ -46,18 +44,6 @@ class Heard(NamedTuple):
     """
 
     energies: jax.Array
-    inner: PyTree
-
-
-class Present(NamedTuple):
-    """A client's state with whether it may take part.
-
-    Attributes:
-      allowed: bool scalar.
-      inner: the algorithm's own.
-    """
-
-    allowed: jax.Array
     inner: PyTree
 
 
@@ -188,33 +174,3 @@ def heard_energies(states: PyTree) -> np.ndarray | None:
     nodes = jax.tree.leaves(states, is_leaf=lambda x: isinstance(x, Heard))
     found = [node for node in nodes if isinstance(node, Heard)]
     return np.asarray(found[0].energies) if found else None
-
-
-def admitted(algorithm: Algorithm) -> Algorithm:
-    """The same algorithm, in which only clients that are allowed take part.
-
-    Args:
-      algorithm: any.
-
-    Returns:
-      An `Algorithm` whose client state is `Present`; everyone is allowed at first.
-    """
-
-    def init(key: jax.Array, params: PyTree) -> tuple[PyTree, PyTree]:
-        server, client = algorithm.init(key, params)
-        return server, Present(jnp.asarray(True), client)
-
-    def run_round(
-        key: jax.Array, server: PyTree, clients: Present, cohort: Cohort
-    ) -> tuple[PyTree, PyTree, RoundInfo]:
-        active = cohort.clients.active & clients.allowed
-        own = cohort._replace(clients=cohort.clients._replace(active=active))
-        server, inner, info = algorithm.round(key, server, clients.inner, own)
-        return server, Present(clients.allowed, inner), info
-
-    return Algorithm(init, run_round, algorithm.params)
-
-
-def admit(states: Present, allowed: np.ndarray) -> Present:
-    """The same states, with who may take part in the next round, bool `[K]`."""
-    return states._replace(allowed=jnp.asarray(allowed, bool))

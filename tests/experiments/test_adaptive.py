@@ -8,14 +8,15 @@ import pytest
 
 from experiments.adaptive.outcome import (
     COLUMNS,
+    MEANS,
     adaptive_claims,
-    add_comparisons,
     best_fixed,
-    mean_outcome,
-    outcome_of,
+    compare,
+    mean_row,
 )
 from experiments.adaptive.run import main
 from experiments.fed_avg.run import main as fed_avg_main
+from tests.experiments.small import read_runs
 
 TASK = (
     "--quick",
@@ -42,27 +43,29 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
     ]
     main(["adaptive", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    first, aware = summary["outcomes"]
+    first, aware = summary["runs"]
+    assert read_runs(tmp_path).keys() == {"3g/fixed-1", "3g/hardware-aware"}
     assert first["reached"] == 1.0
-    assert first["sooner"] == 1.0
-    assert first["seconds_to_target"] > 0
+    assert first["simulated_seconds_to_target_ratio"] == 1.0
+    assert first["simulated_seconds_to_target"] > 0
     assert first["joules_to_target"] > 0
-    assert summary["claims"][0]["target"] == 1.5
+    assert [claim["target"] for claim in summary["claims"]] == [0, 1.5]
     # Every uplink byte is that of a rung: 650 coordinates, padded and with a scale.
     rungs = json.loads((tmp_path / "ladder.json").read_text())["rungs"]
-    row = json.loads((tmp_path / "3g/fixed-1/0/summary.json").read_text())["to_target"]
-    assert row["uplink_bytes"] == 4 * row["round"] * math.ceil(
+    (row,) = read_runs(tmp_path / "3g/fixed-1/0").values()
+    assert row["uplink_bytes_to_target"] == 4 * row["rounds_to_target"] * math.ceil(
         (rungs[1]["bits"] + 1) / 8
     )
+    assert first["uplink_bytes_to_target"] == row["uplink_bytes_to_target"]
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == COLUMNS
+    assert tuple(table[0]) == ("name", *COLUMNS, "reason")
     assert [line["method"] for line in table] == ["fixed-1", "hardware-aware"]
     assert "data:image/png" in (tmp_path / "report.html").read_text()
     capsys.readouterr()
     main(["adaptive", *flags])
-    assert "simulated" not in capsys.readouterr().out
-    assert json.loads((tmp_path / "summary.json").read_text())["outcomes"][1] == aware
+    assert capsys.readouterr().out.count("nothing was changed") == 2
+    assert json.loads((tmp_path / "summary.json").read_text())["runs"][1] == aware
 
 
 @pytest.mark.parametrize(
@@ -119,29 +122,45 @@ def test_any_experiment_can_be_timed(tmp_path, capsys):
     assert "--network" in capsys.readouterr().err
 
 
-def outcome(method, seconds, condition="3g"):
-    return {"condition": condition, "method": method, "seconds_to_target": seconds}
+def row(method, seconds, condition="3g"):
+    return {
+        "condition": condition,
+        "method": method,
+        "simulated_seconds_to_target": seconds,
+        "reason": "",
+    }
 
 
 def test_claims_are_against_the_best_fixed_setting():
-    outcomes = [
-        outcome("fixed-1", 30.0),
-        outcome("fixed-4", 20.0),
-        outcome("fixed-1-8of10", 15.0),
-        outcome("fixed-2", None),
-        outcome("hardware-aware", 10.0),
+    rows = [
+        row("fixed-1", 30.0),
+        row("fixed-4", 20.0),
+        row("fixed-1-8of10", 15.0),
+        row("fixed-2", None),
+        row("hardware-aware", 10.0),
+        row("fixed-1", 6.0, "constant"),
+        row("water-filling", 8.0, "constant"),
     ]
-    assert best_fixed(outcomes)["method"] == "fixed-4"
-    assert best_fixed(outcomes, over_selected=True)["method"] == "fixed-1-8of10"
-    add_comparisons(outcomes)
-    assert [one["sooner"] for one in outcomes[:2]] == [20 / 30, 1.0]
-    claims = adaptive_claims(outcomes)
-    assert [claim["measured"] for claim in claims] == [2.0, 1.5]
-    assert all(claim["holds"] for claim in claims)
-    assert adaptive_claims([outcome("fixed-1", None)]) == []
+    on_3g = rows[:5]
+    assert best_fixed(on_3g)["method"] == "fixed-4"
+    assert best_fixed(on_3g, over_selected=True)["method"] == "fixed-1-8of10"
+    compare(rows)
+    ratios = [one["simulated_seconds_to_target_ratio"] for one in rows]
+    assert ratios == [0.6667, 1.0, 1.3333, None, 2.0, 1.0, 0.75]
+    failed, *claims = adaptive_claims(rows)
+    assert failed["holds"]
+    assert [claim["measured"] for claim in claims] == [2.0, 1.5, 0.75]
+    assert [claim["target"] for claim in claims] == [1.5, 1.5, 0.95]
+    assert [claim["holds"] for claim in claims] == [True, True, False]
+    assert adaptive_claims([row("fixed-1", None)]) == [failed]
+
+
+def test_means_over_seeds_need_every_seed_at_the_target():
+    reached = {**dict.fromkeys(MEANS, 2.0), "total_bytes_to_target": 8.0}
+    missed = {**reached, "rounds_to_target": None, "simulated_seconds_to_target": None}
     # One seed that did not reach the target: no mean over those that did.
-    row = {"uplink_bytes": 1, "downlink_bytes": 2, "round": 3, "simulated_seconds": 4.0}
-    reached = outcome_of({"to_target": {**row, "joules": 5}, "best_test_accuracy": 0.9})
-    missed = outcome_of({"to_target": None, "best_test_accuracy": 0.1})
-    assert mean_outcome("3g", "x", [reached, missed])["seconds_to_target"] is None
-    assert mean_outcome("3g", "x", [reached, missed])["reached"] == 0.5
+    mean = mean_row([reached, missed])
+    assert mean["simulated_seconds_to_target"] is None
+    assert mean["reached"] == 0.5
+    assert mean_row([reached, {**reached, "rounds": 4.0}])["rounds"] == 3.0
+    assert mean_row([reached])["uplink_share"] == 0.25

@@ -86,3 +86,18 @@ def test_a_pipeline_names_its_algorithm(tmp_path):
     runs = read_runs(tmp_path)
     assert [one["algorithm"] for one in runs.values()] == ["fed_avg()", "fed_nova()"]
     assert runs["avg"]["total_bytes"] == runs["nova"]["total_bytes"]
+
+
+def test_a_flag_that_one_pipeline_lacks_ends_the_comparison(tmp_path, capsys):
+    flags = [
+        f"--workdir={tmp_path / 'new'}",
+        *SMALL,
+        "--proximal=0.1",
+        "--pipeline=avg: identity() | identity()",
+        "--pipeline=nova: identity() | identity() | fed_nova()",
+    ]
+    assert "fed_nova() has no proximal" in mistake(compare, capsys, flags)
+    assert not (tmp_path / "new").exists()
+    key = [f"--audit_key={tmp_path}", "--audit_log", *flags[:-1]]
+    assert str(tmp_path) in mistake(compare, capsys, key)
+    assert not (tmp_path / "new").exists()

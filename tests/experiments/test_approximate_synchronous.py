@@ -1,146 +1,154 @@
-"""The comparison among data centres: its clock, what it leaves behind, its mistakes."""
+"""The comparison among data centres: what it leaves behind, its log, its mistakes."""
 
+import csv
 import json
+from collections import Counter
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
+from experiments.approximate_synchronous.claims import claims_of
+from experiments.approximate_synchronous.outcome import COLUMNS, compare
 from experiments.approximate_synchronous.run import main
-from fedjax_comp.network import region_clock as clock
-from fedjax_comp.network import regions
-
-CENTRES = 4
-
-
-def some_links():
-    rng = np.random.default_rng(0)
-    rate = rng.uniform(1e3, 1e4, (CENTRES, CENTRES))
-    np.fill_diagonal(rate, np.inf)
-    latency = rng.uniform(0, 0.2, (CENTRES, CENTRES))
-    np.fill_diagonal(latency, 0)
-    return regions.Links(rate, latency)
+from fedjax_comp.audit.command import main as verify
+from fedjax_comp.audit.entry import parse_entry
+from tests.experiments.small import read_runs
 
 
-def by_events(links, bits, compute, delay, waits):
-    """When all that round t needs is there, message by message."""
-    rounds = len(bits)
-    computed = np.zeros((rounds, CENTRES))
-    arrived = np.zeros((rounds, CENTRES))
-    free = np.zeros((CENTRES, CENTRES))
-    ends = []
-    for t in range(rounds):
-        for i in range(CENTRES):
-            start = computed[t - 1, i] if t else 0.0
-            if t and waits[t - 1]:
-                start = max(start, arrived[:t, i].max())
-            elif t > delay:
-                start = max(start, arrived[: t - delay, i].max())
-            computed[t, i] = start + compute
-        for j in range(CENTRES):
-            arrived[t, j] = computed[t, j]
-        for i in range(CENTRES):
-            for j in range(CENTRES):
-                if i != j and bits[t, i] > 0:
-                    free[i, j] = max(free[i, j], computed[t, i])
-                    free[i, j] += bits[t, i] / links.bits_per_second[i, j]
-                    there = free[i, j] + links.latency_seconds[i, j]
-                    arrived[t, j] = max(arrived[t, j], there)
-        needed = t if waits[t] else t - delay
-        end = arrived[: needed + 1].max() if needed >= 0 else 0.0
-        ends.append(max(computed[t].max(), end))
-    return ends
-
-
-@pytest.mark.parametrize("delay", [0, 2])
-def test_the_clock_against_events(delay):
-    rng = np.random.default_rng(1)
-    links, rounds = some_links(), 12
-    bits = rng.uniform(100, 3000, (rounds, CENTRES)) * (
-        rng.random((rounds, CENTRES)) < 0.8
-    )
-    waits = rng.random(rounds) < 0.2
-    expected = by_events(links, bits, 0.1, delay, waits)
-    phases = clock.broadcast(CENTRES)
-    step = jax.jit(
-        lambda state, bits, waits: clock.tick(
-            state, links, phases(bits), compute_seconds=0.1, waits=waits
-        )
-    )
-    state, now = clock.new_clock(CENTRES, delay), 0.0
-    for t in range(rounds):
-        state, seconds = step(
-            state, jnp.asarray(bits[t], jnp.float32), jnp.asarray(waits[t])
-        )
-        now += float(seconds)
-        # A round that nobody waits for may end before one that was waited for.
-        assert now == pytest.approx(max(expected[: t + 1]), rel=1e-4), t
-
-
-def test_bytes_of_the_patterns():
-    bits = jnp.array([8.0, 16.0, 0.0, 80.0])
-    everyone = clock.broadcast(CENTRES)(bits)
-    np.testing.assert_array_equal(everyone[0].sum(axis=1), 3 * bits)
-    np.testing.assert_allclose(
-        clock.sharded(CENTRES)(bits).sum(), 2 * 3 / 4 * bits.sum()
-    )
-    up, across, down = clock.overlay((0, 0, 2, 2))(bits)
-    # Whatever the way, everyone gets what all the others sent.
-    np.testing.assert_array_equal(up.sum(axis=0), [16, 0, 80, 0])
-    np.testing.assert_array_equal(across.sum(axis=0), [80, 0, 24, 0])
-    np.testing.assert_array_equal(down.sum(axis=0), [0, 88, 0, 24])
-    assert not np.any(np.diagonal(up + across + down))
-    # Between the groups, each message goes once and not twice.
-    wan = float(across.sum())
-    assert wan == 104 < float(everyone[0][:2, 2:].sum() + everyone[0][2:, :2].sum())
-
-
-def test_the_regions():
-    links = regions.wan(lan_mbps=600.0, nearest=15.0, farthest=60.0)
-    apart = ~np.eye(11, dtype=bool)
-    rates = links.bits_per_second[apart] / 1e6
-    assert rates.max() == pytest.approx(40)
-    assert rates.min() == pytest.approx(10)
-    np.testing.assert_allclose(links.bits_per_second, links.bits_per_second.T)
-    hubs = regions.hubs_of(11)
-    assert all(hubs[hub] == hub for hub in hubs)
-
-
-def test_quick_run_leaves_everything_behind(tmp_path, capsys):
+@pytest.fixture
+def task(tmp_path):
+    """A quick comparison of three centres in `tmp_path / "run"`."""
     matrix = tmp_path / "links.csv"
     matrix.write_text("0,5,5\n5,0,1\n5,1,0\n")
-    flags = [
+    return [
+        "approximate_synchronous",
         f"--workdir={tmp_path / 'run'}",
         "--quick",
         "--model=linear()",
-        "--num_updates=12",
-        "--eval_every=4",
-        "--num_centres=3",
+        "--num_clients=3",
         f"--bandwidth={matrix}",
         "--target_accuracy=0.2",
-        "--protocol=synchronous: synchronous()",
-        "--protocol=gaia: gaia(0.2, delay=1)",
         "--noprogress",
     ]
-    main(["approximate_synchronous", *flags])
+
+
+def test_quick_run_leaves_everything_behind(tmp_path, capsys, task):
+    flags = [
+        *task,
+        "--num_updates=12",
+        "--eval_every=4",
+        "--protocol=synchronous: synchronous()",
+        "--protocol=gaia: gaia(0.2, delay=1)",
+    ]
+    main(flags)
     folder = tmp_path / "run"
+    assert read_runs(folder).keys() == {"synchronous", "gaia"}
     summary = json.loads((folder / "summary.json").read_text())
-    synchronous, gaia = summary["protocols"]
+    synchronous, gaia = summary["runs"]
     # 650 numbers of four bytes; each link carries two thirds of them a round.
-    assert synchronous["total_bytes"] == pytest.approx(12 * 6 * 2 * 2600 / 3, rel=1e-3)
+    assert synchronous["link_bytes"] == pytest.approx(12 * 6 * 2 * 2600 / 3, rel=1e-3)
     assert synchronous["busiest_link_bytes"] == pytest.approx(
-        synchronous["total_bytes"] / 6, rel=1e-3
+        synchronous["link_bytes"] / 6, rel=1e-3
     )
     assert 0 < gaia["significant_share"] < 1
     assert gaia["wan_seconds"] > 12 * 0.1
-    assert gaia["worst_centre_accuracy"] <= gaia["all_centres_accuracy"]
+    assert gaia["worst_centre_accuracy"] <= gaia["mean_centre_accuracy"]
     links = (folder / "gaia" / "link_bytes.csv").read_text().splitlines()
     sent = [[int(v) for v in line.split(",")[1:]] for line in links[1:]]
-    assert sum(map(sum, sent)) == pytest.approx(gaia["total_bytes"], abs=1)
+    assert sum(map(sum, sent)) == pytest.approx(gaia["link_bytes"], abs=1)
+    # Every centre's message goes to both others: sent by one and received by another.
+    for row in (synchronous, gaia):
+        assert row["uplink_bytes"] == row["downlink_bytes"] == row["link_bytes"]
+        assert row["total_bytes"] == 2 * row["link_bytes"]
+    ledger = json.loads((folder / "gaia" / "summary.json").read_text())
+    assert ledger["total_bytes"] == gaia["total_bytes"]
+    # What "to the target" means: totals at the first evaluation that has it.
+    assert synchronous["updates_to_target"] == 4
+    assert synchronous["wan_seconds_to_target"] == pytest.approx(
+        synchronous["wan_seconds"] / 3, rel=1e-3
+    )
+    assert synchronous["wan_seconds_to_target_ratio"] == 1.0
     assert (folder / "report.html").read_text().count("data:image/png") == 2
-    main(["approximate_synchronous", *flags])
+    with (folder / "table.csv").open(encoding="utf-8") as file:
+        assert tuple(next(csv.reader(file))) == ("name", *COLUMNS, "reason")
+    main(flags)
     assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_messages_between_centres_are_logged_and_audited(tmp_path, task):
+    main(
+        [
+            *task,
+            "--num_updates=4",
+            "--protocol=gaia: gaia(0.2, delay=1)",
+            "--protocol=fedavg: fed_avg(2)",
+            "--protocol=topk: top_k(0.1, steps=4)",
+            "--audit_log",
+            "--audit_every=1",
+        ]
+    )
+    folder = tmp_path / "run"
+    rows = read_runs(folder)
+    assert {row["reason"] for row in rows.values()} == {""}
+    assert {row["audit_failures"] for row in rows.values()} == {0}
+    # In gaia one message a centre and update; else one up and one down a round.
+    assert rows["gaia"]["audited_messages"] == 4 * 3
+    assert rows["fedavg"]["audited_messages"] == 2 * (3 + 1)
+    assert rows["topk"]["audited_messages"] == 1 * (3 + 1)
+    assert verify(["verify", str(folder / "gaia")]) == 0
+    lines = (folder / "gaia" / "audit" / "log.jsonl").read_bytes().splitlines()
+    *entries, _ = map(parse_entry, lines)
+    assert Counter((x.kind, x.sender, x.receiver) for x in entries) == {
+        ("updates", f"client {i}", "everyone"): 4 for i in range(3)
+    }
+    summary = json.loads((folder / "summary.json").read_text())
+    names = {claim["name"]: claim["holds"] for claim in summary["claims"]}
+    assert names["audited messages that do not decode bit for bit"] is True
+
+
+def test_a_protocol_that_fails_is_a_row_with_its_reason(tmp_path, task):
+    # Valid as an expression, and refused when it meets the data.
+    main([*task, "--protocol=wrong: synchronous() | shards(100000)"])
+    (row,) = read_runs(tmp_path / "run").values()
+    assert row["test_accuracy"] is None
+    assert "shards" in row["reason"]
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [claim["holds"] for claim in summary["claims"]] == [False]
+
+
+def row(name, family, seconds, accuracy, partition="iid()", protocol=None):
+    return {
+        "name": name,
+        "family": family,
+        "protocol": protocol or name,
+        "partition": partition,
+        "reason": "",
+        "test_accuracy": accuracy,
+        "mean_centre_accuracy": accuracy,
+        "wan_seconds_to_target": seconds,
+        "lan_seconds_to_target": None if seconds is None else seconds / 4,
+    }
+
+
+def test_claims_are_about_the_fastest_and_about_label_skew():
+    rows = [
+        row("first", "synchronous", 80.0, 0.9),
+        row("slow", "gaia", 50.0, 0.9),
+        row("fast", "gaia", 32.0, 0.9),
+        row("top", "top-k", 40.0, 0.9),
+        row("first-skew", "synchronous", 80.0, 0.89, "shards(1)", "first"),
+        row("fast-skew", "gaia", None, 0.8, "shards(1)", "fast"),
+    ]
+    compare(rows)
+    failed, faster, against_lan, against_top, skew = claims_of(rows)
+    assert failed["holds"]
+    assert (faster["measured"], faster["target"]) == (2.5, 1.8)
+    assert (against_lan["measured"], against_lan["holds"]) == (1.6, False)
+    assert (against_top["target"], against_top["holds"]) == (2.0, True)
+    assert skew["measured"] == pytest.approx(0.1 - 0.01)
+    # Nothing can be said of time when the first protocol never reached the target.
+    rows[0]["wan_seconds_to_target"] = None
+    compare(rows)
+    assert [one["name"] for one in claims_of(rows)] == [failed["name"], skew["name"]]
 
 
 @pytest.mark.parametrize(
@@ -152,9 +160,9 @@ def test_quick_run_leaves_everything_behind(tmp_path, capsys):
         ("--protocol=gaia(0.1)", "not of the form"),
         ("--protocol=a: synchronous() | shards(0)", "shards"),
         ("--protocol=a: fed_avg(7)", "no multiple of the 7 updates"),
-        ("--num_centres=5", "--num_centres=5 needs --bandwidth=FILE"),
-        ("--bandwidth=/nowhere/to.csv", "is no table of numbers"),
-        ("--nearest_ratio=70", "in that order"),
+        ("--num_clients=5", "--num_clients=5 needs --bandwidth=FILE"),
+        ("--bandwidth=/nowhere/to.csv", "/nowhere/to.csv is not a table of numbers"),
+        ("--nearest_ratio=70", "nearest=70.0 <= farthest=60.0"),
         ("--target_accuracy=2", "--target_accuracy=2"),
         ("--batch_size=0", "batch_size=0"),
     ],

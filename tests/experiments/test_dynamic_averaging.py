@@ -8,14 +8,19 @@ import pytest
 
 from experiments.dynamic_averaging.claims import claims_of, rates_around
 from experiments.dynamic_averaging.flags import PROTOCOLS, QUICK
-from experiments.dynamic_averaging.outcome import COLUMNS, Curve, add_comparisons
 from experiments.dynamic_averaging.protocols import common_period, parse_variants
-from experiments.dynamic_averaging.run import main
+from experiments.dynamic_averaging.run import COLUMNS, compare, main
+from fedjax_comp.audit.entry import RESULT, SILENCE, parse_entry
+from fedjax_comp.audit.keys import load_signer
+from fedjax_comp.audit.log import read_log
+from fedjax_comp.audit.verify import verify_run
+from fedjax_comp.report import Run
+from tests.experiments.small import read_runs
 
 LINKS = {"uplink": "identity()", "downlink": "identity()"}
 TASK = (
     "--quick",
-    "--num_learners=4",
+    "--num_clients=4",
     "--num_updates=24",
     "--eval_every=4",
     "--audit_every=24",
@@ -54,13 +59,14 @@ def test_one_command_leaves_everything_behind(tmp_path, capsys):
     ]
     main(["dynamic_averaging", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    often, zero, some, serial, wrong = summary["protocols"]
+    often, zero, some, serial, wrong = summary["runs"]
+    assert list(read_runs(tmp_path)) == ["often", "zero", "some", "serial", "wrong"]
     # 24 rounds of 4 models each way; Delta = 0 is the same, bit for bit.
     assert often["total_bytes"] == 2 * 24 * 4 * MODEL_BYTES
     for name in ("total_bytes", "cumulative_loss", "test_accuracy"):
         assert zero[name] == often[name]
     assert zero["full_synchronisations"] == 24
-    assert (often["bytes_ratio"], often["loss_ratio"]) == (1.0, 1.0)
+    assert (often["total_bytes_ratio"], often["loss_increase"]) == (1.0, 0.0)
     assert 0 < some["total_bytes"] < often["total_bytes"]
     # Half floats up, floats down and at most two bytes of notices beside each model.
     models = some["uplink_bytes"] // (MODEL_BYTES // 2)
@@ -78,8 +84,9 @@ def test_one_command_leaves_everything_behind(tmp_path, capsys):
 
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == COLUMNS
-    assert [line["protocol"] for line in table][-1] == "wrong"
+    assert tuple(table[0]) == ("name", *COLUMNS, "reason")
+    assert [line["name"] for line in table][-1] == "wrong"
+    assert [line["protocol"] for line in table][:2] == ["periodic(1)", "dynamic(0.0)"]
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
     assert "wrong failed" in capsys.readouterr().out
 
@@ -91,10 +98,11 @@ def test_one_command_leaves_everything_behind(tmp_path, capsys):
 
 def outcome(name, family, loss, total, reason=""):
     return {
-        "protocol": name,
+        "name": name,
         "family": family,
         "cumulative_loss": loss,
         "total_bytes": total,
+        "audited_messages": 1,
         "audit_failures": 0,
         "reason": reason,
     }
@@ -109,21 +117,52 @@ def test_claims_follow_from_the_table():
         outcome("d-large", "dynamic", 106.0, 10),
         outcome("none", "none", 120.0, 0),
     ]
-    add_comparisons(outcomes)
+    compare(outcomes)
     at = np.arange(0, 101, 5)
     # Quiet, 10 bytes an update for 5 updates behind the drift at 50, quiet again.
     sent = np.clip(10 * (at - 50), 0, 50)
     rows = [
         {"update": int(u), "total_bytes": int(b)} for u, b in zip(at, sent, strict=True)
     ]
-    curve = Curve("d-good", "dynamic", rows)
+    curve = Run("d-good", rows)
     claims = claims_of(outcomes, [curve], [50], 100)
     assert [claim["measured"] for claim in claims] == [0, 0, 20.0, 8.008, 10.0, 10.0]
     assert all(claim["holds"] for claim in claims)
     assert rates_around(rows, [50], 100) == (0.0, 10.0, 0.0)
-    outcomes[3] |= {"loss_ratio": 1.051}
+    outcomes[3] |= {"loss_increase": 0.051}
     few = claims_of(outcomes, [curve], [], 100)[2]
     assert (few["measured"], few["holds"]) == (0.999, False)
+
+
+def test_the_log_of_a_protocol_that_sends_nothing_says_so_every_round(tmp_path):
+    main(
+        [
+            "dynamic_averaging",
+            f"--workdir={tmp_path}",
+            *TASK,
+            "--audit_log",
+            "--protocol=often: periodic(8)",
+            "--protocol=serial: serial()",
+        ]
+    )
+    runs = read_runs(tmp_path)
+    assert [one["reason"] for one in runs.values()] == ["", ""]
+    entries = {}
+    for name in runs:
+        log = tmp_path / name / "audit"
+        report = verify_run(tmp_path / name, load_signer(log / "log.key").verifier)
+        assert report.faults == ()
+        entries[name] = [parse_entry(line) for line in read_log(log).lines]
+    # Four models up and the average down every eighth update, and the result.
+    assert [one.round for one in entries["often"]] == [1] * 5 + [2] * 5 + [3] * 6
+    assert SILENCE not in [one.kind for one in entries["often"]]
+    # One entry a round, of 24 rounds.
+    kinds = [one.kind for one in entries["serial"]]
+    assert kinds == [SILENCE] * 24 + [RESULT]
+    assert [one.round for one in entries["serial"]] == [*range(1, 25), 24]
+    # The model moves on all the same.
+    before = {one.model for one in entries["serial"]}
+    assert len(before) == 25
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ REFUSED = {
     "approximate_synchronous": (
         OF_TRAINING,
         (
-            *AUDITS,
             *CONDITIONS,
             "uplink",
             "downlink",

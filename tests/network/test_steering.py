@@ -1,17 +1,15 @@
-"""Orders to the compiled round: budgets and who takes part."""
+"""Orders to the compiled round: budgets."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_comp.base import Algorithm, Bits, ClientBatches, Cohort, RoundInfo, Traffic
 from fedjax_comp.base import make_context as context_of
 from fedjax_comp.compress import budgeted_quantize, budgeted_top_k, error_feedback
-from fedjax_comp.network.steering import admit, admitted, heard_energies, steer, steered
+from fedjax_comp.network.steering import heard_energies, steer, steered
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import from_bytes, to_bytes
-from fedjax_comp.wire.traffic import to_server
 
 
 def test_budgets_are_kept_without_compiling_anew():
@@ -55,36 +53,3 @@ def test_every_leaf_has_its_own_budget():
     assert heard_energies((jnp.ones(2),)) is None
     with pytest.raises(ValueError, match="compressor"):
         steered(lambda: None)
-
-
-def test_only_who_is_admitted_takes_part():
-    def run_round(key, server, clients, cohort):
-        active = cohort.clients.active
-        uplink = Traffic(Bits(8), active, to_server(cohort.clients.client_id))
-        info = RoundInfo(
-            jnp.zeros(()), jnp.int32(0), jnp.int32(0), {"uplink": uplink}, {}, {}
-        )
-        return server + jnp.sum(active), clients + 1, info
-
-    count = Algorithm(
-        lambda key, params: (jnp.int32(0), jnp.zeros(())), run_round, lambda s: s
-    )
-    wrapped = admitted(count)
-    server, client = wrapped.init(jax.random.key(0), None)
-    clients = jax.tree.map(lambda x: jnp.stack([x] * 4), client)
-    clients = admit(clients, np.array([True, False, True, True]))
-    nobody = jnp.zeros((4, 1, 1), jnp.int32)
-    batches = ClientBatches(
-        jnp.arange(4),
-        nobody,
-        nobody > 0,
-        jnp.ones(4),
-        jnp.array([True, True, False, True]),
-    )
-    server, clients, info = wrapped.round(
-        jax.random.key(0), server, clients, Cohort(None, batches)
-    )
-    assert int(server) == 2
-    assert info.traffic["uplink"].spoke.tolist() == [True, False, False, True]
-    assert clients.inner.tolist() == [1.0] * 4
-    assert clients.allowed.tolist() == [True, False, True, True]
