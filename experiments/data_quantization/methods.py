@@ -17,10 +17,11 @@ from fedjax_comp.algorithms.importance import (
 from fedjax_comp.base import Compressor
 from fedjax_comp.experiment.expressions import COMPRESSORS
 from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.pipelines import check_names, split_name
+from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 
 Family = Literal["dense", "quantizer", "sparsifier", "low-rank", "data", "shipped"]
+DATA, SHIPPED = "data", "shipped"
 FAMILIES = ("dense", "quantizer", "sparsifier", "low-rank")
 
 
@@ -38,32 +39,25 @@ class Data(NamedTuple):
     refinement: Compressor | None
     importance: Importance | None
     cache: int
-
-    @property
-    def family(self) -> str:
-        """Of the method."""
-        return "data"
+    family: str = DATA
 
 
 class Shipped(NamedTuple):
     """The whole data set sent once, quantized, and SGD at the server."""
 
     quantizer: Compressor
-
-    @property
-    def family(self) -> str:
-        """Of the method."""
-        return "shipped"
+    family: str = SHIPPED
 
 
 Method = Gradient | Data | Shipped
 
 
 class Variant(NamedTuple):
-    """A named method, as an expression: the flags of its own run."""
+    """A named method, as an expression, and its family."""
 
     name: str
     method: str
+    family: str
 
 
 def gradient(uplink: Compressor, *, family: str) -> Gradient:
@@ -115,15 +109,8 @@ def build_method(text: str) -> Method:
 
 def parse_variants(texts: Sequence[str]) -> list[Variant]:
     """All values of `--pipeline`, each valid and with a name of its own."""
-    variants = []
-    for text in texts:
-        name, method = split_name(text)
-        if not (name and method):
-            raise UsageError(
-                f"--pipeline={text!r} is not of the form 'NAME: METHOD', e.g. "
-                "'dense: gradient(identity(), family=\"dense\")'."
-            )
-        build_method(method)
-        variants.append(Variant(name, method))
-    check_names("pipeline", [variant.name for variant in variants])
-    return variants
+    form = "'NAME: METHOD', e.g. 'dense: gradient(identity(), family=\"dense\")'"
+    return [
+        Variant(name, method, build_method(method).family)
+        for name, (method,) in parse_named("pipeline", texts, form)
+    ]

@@ -63,7 +63,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         case Data():
             algorithm, uplink = _data(method, federation, optimizer, keep)
             links = {"uplink": uplink, "downlink": federation.downlink}
-        case Shipped(quantizer):
+        case Shipped(quantizer, _):
             if values.cohort_size != values.num_clients:
                 raise UsageError(
                     "shipped(...) takes all clients in every step: --cohort_size="

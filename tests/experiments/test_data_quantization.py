@@ -3,18 +3,22 @@
 import csv
 import json
 
-import jax
-import numpy as np
 import pytest
 
-from experiments.data_quantization.claims import add_comparisons, claims_of
 from experiments.data_quantization.methods import build_method, parse_variants
 from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
 from experiments.data_quantization.plot import crossover_rows
-from experiments.data_quantization.run import COLUMNS, main
-from fedjax_comp.algorithms.shipped_data import ship
-from fedjax_comp.compress.quantize.lattice import uniform_lattice
-from fedjax_comp.data import federated_data, load
+from experiments.data_quantization.run import (
+    COLUMNS,
+    COMPARISON,
+    claims_of,
+    complete,
+    main,
+    target_of,
+)
+from fedjax_comp.experiment.comparison import Results
+from fedjax_comp.report import Run
+from tests.experiments.small import read_runs
 
 
 def test_all_pipelines_are_valid_and_the_first_is_dense():
@@ -27,37 +31,47 @@ def test_all_pipelines_are_valid_and_the_first_is_dense():
 
 def test_the_bytes_of_equal_accuracy():
     def row(step, accuracy, sent):
-        return {"round": step, "test_accuracy": accuracy, "uplink_bytes": sent}
+        bytes_sent = {"uplink_bytes": sent, "downlink_bytes": 0}
+        return {"round": step, "test_accuracy": accuracy, **bytes_sent}
 
     def outcome(name, family, best):
         return {
-            "pipeline": name,
+            "name": name,
             "family": family,
             "best_test_accuracy": best,
+            "audited_messages": 1,
             "audit_failures": 0,
             "reason": "" if best else "no memory",
         }
 
-    outcomes = [
+    rows = [
         outcome("dense", "dense", 0.9),
         outcome("sign", "quantizer", 0.896),
         outcome("slow", "quantizer", 0.5),
         outcome("data", "data", 0.897),
         outcome("broken", "data", None),
     ]
-    rows = {
+    curves = {
         "dense": [row(10, 0.8, 3200), row(20, 0.9, 6400)],
         "sign": [row(10, 0.7, 100), row(20, 0.896, 200)],
         "slow": [row(20, 0.5, 1)],
         "data": [row(10, 0.895, 8), row(20, 0.897, 16)],
     }
-    assert add_comparisons(outcomes, rows) == pytest.approx(0.895)
-    assert [one["steps_to_target"] for one in outcomes] == [20, 20, None, 10, None]
-    assert [one["uplink_ratio"] for one in outcomes] == [1.0, 32.0, None, 800.0, None]
-    failed, audits, fewer = claims_of(outcomes)
+    results = Results(None, rows, [Run(*one) for one in curves.items()], None)
+    complete(results)
+    COMPARISON.compare(rows)
+    assert target_of(rows) == pytest.approx(0.895)
+    assert [one["rounds_to_target"] for one in rows] == [20, 20, None, 10, None]
+    ratios = [one["uplink_bytes_to_target_ratio"] for one in rows]
+    assert ratios == [1.0, 32.0, None, 800.0, None]
+    failed, audits, fewer = claims_of(rows)
     assert (failed["measured"], failed["holds"]) == (1, False)
     assert audits["holds"]
     assert (fewer["measured"], fewer["holds"]) == (25.0, True)
+    # When the first one failed there is no target, and nobody reached it.
+    rows[0]["best_test_accuracy"] = None
+    complete(results)
+    assert {one["rounds_to_target"] for one in rows} == {None}
 
 
 def test_the_crossover_has_the_rule_of_thumb_in_it():
@@ -72,21 +86,6 @@ def test_the_crossover_has_the_rule_of_thumb_in_it():
     assert small["largest_batch_4bit_below_1bit"] < 128
     assert cnn["largest_batch_1bit_below_1bit"] == 1024
     assert small["largest_batch_4bit_below_top_k_0.1%"] <= 2
-
-
-def test_a_shipment_is_read_from_its_bytes():
-    data = federated_data(load("digits"), [[0, 5, 9], [], [3]])
-    shipment = ship(jax.random.key(0), data, uniform_lattice(1, rounding="nearest"))
-    example = 64 + 1 + 4
-    counts = [(n * 64).bit_length() + 2 * n.bit_length() for n in (3, 1)]
-    assert shipment.bits == (3 * example + counts[0], 0, example + counts[1])
-    order = [0, 5, 9, 3]
-    x = np.asarray(data.examples.x)[order] / 16
-    arrived = np.asarray(shipment.population.examples.x) / 16
-    np.testing.assert_allclose(arrived, np.round(x), atol=1e-6)
-    np.testing.assert_array_equal(
-        shipment.population.examples.y, np.asarray(data.examples.y)[order]
-    )
 
 
 TASK = (
@@ -110,8 +109,9 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
         "--pipeline=wrong: data(top_k(0.1))",
     ]
     main(["x", *flags])
+    assert read_runs(tmp_path).keys() == {"dense", "data", "once", "wrong"}
     summary = json.loads((tmp_path / "summary.json").read_text())
-    dense, data, once, wrong = summary["pipelines"]
+    dense, data, once, wrong = summary["runs"]
     assert dense["uplink_bytes"] == 6 * 4 * 650 * 4
     assert 0 < data["uplink_bytes"] < 6 * 4 * (8 * 75 + 60) // 8
     assert data["audited_messages"] == 5
@@ -123,8 +123,8 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
     assert (failed["measured"], audits["measured"]) == (1, 0)
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == COLUMNS
-    assert [line["pipeline"] for line in table] == ["dense", "data", "once", "wrong"]
+    assert tuple(table[0]) == ("name", *COLUMNS, "reason")
+    assert [line["name"] for line in table] == ["dense", "data", "once", "wrong"]
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
     assert (tmp_path / "crossover.csv").exists()
 
