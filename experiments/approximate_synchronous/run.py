@@ -99,7 +99,10 @@ COMPARISON = Comparison(
     columns=COLUMNS,
     compare=compare,
     claims=lambda results: claims_of(results.rows),
-    facts=lambda values: {**facts_of(values), "num_clients": values.num_clients},
+    facts=lambda results: {
+        **facts_of(results.values),
+        "num_clients": results.values.num_clients,
+    },
     figures=lambda results: draw_figures(results.curves, results.figures_path),
     title=lambda values: f"{values.num_clients} data centres on {values.dataset}",
     headlines=headlines,

@@ -26,6 +26,7 @@ from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.outcome import (
     add_ratios,
     claim,
+    facts_of,
     failure_claims,
     formatted,
     number,
@@ -175,9 +176,9 @@ COMPARISON = Comparison(
     columns=COLUMNS,
     complete=complete,
     compare=lambda rows: add_ratios(rows, "uplink_bytes_to_target"),
-    facts=lambda values: {
-        "dataset": values.dataset,
-        "model": values.model,
+    facts=lambda results: {
+        **facts_of(results.values),
+        "target_accuracy": target_of(results.rows),
         "crossover": crossover_rows(),
     },
     claims=lambda results: claims_of(results.rows),

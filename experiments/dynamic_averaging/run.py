@@ -20,7 +20,7 @@ from experiments.dynamic_averaging.stream import build_stream, num_updates
 from fedjax_comp.algorithms.model_averaging import averaging_links, model_averaging
 from fedjax_comp.algorithms.wrappers import unsent
 from fedjax_comp.data.streams import drift_times, one_learner
-from fedjax_comp.experiment.comparison import Comparison
+from fedjax_comp.experiment.comparison import Comparison, Results
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute, read_rows
 from fedjax_comp.experiment.outcome import (
@@ -188,8 +188,9 @@ def drifts_of(values: flags.FlagValues) -> list[int]:
     return times
 
 
-def facts(values: flags.FlagValues) -> Json:
+def facts(results: Results) -> Json:
     """The stream, and where it drifts."""
+    values = results.values
     names = ("stream", "model", "num_clients", "num_updates", "batch_size")
     told = {name: values[name].value for name in names}
     return {**told, "drifts": drifts_of(values)}

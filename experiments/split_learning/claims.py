@@ -11,6 +11,7 @@ from experiments.split_learning.published import (
     resnet_sizes,
     vgg_work_ratio,
 )
+from fedjax_comp.experiment.outcome import claim, failure_claims
 from fedjax_comp.run_directory import Json
 
 
@@ -26,111 +27,81 @@ def published_claims() -> list[Json]:
         for count, ours in ((100, few), (500, many))
         for method in ours
     )
+    sends = "ResNet-50, CIFAR-100, {} clients: bytes of split learning over FedAvg's"
+    crosses = "ResNet-50, CIFAR-100: clients at which the curves cross"
     return [
-        _claim(
-            "ResNet-50, CIFAR-100, 100 clients: split learning sends more than FedAvg "
-            "(times as much)",
-            1.0,
-            few["split"] / few["fedavg"],
-            few["split"] > few["fedavg"],
-        ),
-        _claim(
-            "ResNet-50, CIFAR-100, 500 clients: split learning sends less than FedAvg "
-            "(times as much)",
-            1.0,
-            many["split"] / many["fedavg"],
-            many["split"] < many["fedavg"],
-        ),
-        _claim("the curves cross between 100 and 500 clients", 500, at, 100 < at < 500),
-        _claim(
+        *claim(sends.format(100), 1.0, few["split"] / few["fedavg"], at_least=True),
+        *claim(sends.format(500), 1.0, many["split"] / many["fedavg"], at_most=True),
+        *claim(crosses, 100, at, at_least=True),
+        *claim(crosses, 500, at, at_most=True),
+        *claim(
             "the six published figures are met to a quarter (largest relative "
             "difference)",
             0.25,
             worst,
-            worst <= 0.25,
+            at_most=True,
         ),
-        _claim(
-            f"VGG, CIFAR-10: a client with the whole model works as many times more as "
-            f"published ({work:.0f}), to a third",
-            round(work),
-            ratio,
-            abs(ratio / work - 1) <= 1 / 3,
+        *claim(
+            "VGG, CIFAR-10: how many times more a client with the whole model works, "
+            f"as published ({work:.0f}) to a third (relative difference)",
+            1 / 3,
+            abs(ratio / work - 1),
+            at_most=True,
         ),
     ]
 
 
-def measured_claims(outcomes: Sequence[Json]) -> list[Json]:
+def measured_claims(rows: Sequence[Json]) -> list[Json]:
     """What the runs show; those that are not there claim nothing."""
-    done = [one for one in outcomes if one["accuracy"] is not None]
+    done = [one for one in rows if not one["reason"]]
     made = []
     split = _dense(done, "round_robin", parts=2)
     whole = _dense(done, "fed_avg", parts=1)
     both = sorted(set(split) & set(whole))
     if len(both) > 1:
-        few, many = both[0], both[-1]
-        made += [
-            _claim(
-                f"{count} clients: bytes of split learning as a multiple of FedAvg's "
-                f"({'more' if count == few else 'fewer'})",
+        for count, way in ((both[0], "at_least"), (both[-1], "at_most")):
+            sent = [x[count]["client_megabytes"] for x in (split, whole)]
+            made += claim(
+                f"{count} clients: bytes of split learning over FedAvg's",
                 1.0,
-                split[count]["client_megabytes"] / whole[count]["client_megabytes"],
-                (split[count]["client_megabytes"] > whole[count]["client_megabytes"])
-                == (count == few),
+                sent[0] / sent[1],
+                **{way: True},
             )
-            for count in (few, many)
-        ]
     for count in both:
-        lead = split[count]["accuracy"] - whole[count]["accuracy"]
-        made.append(
-            _claim(
-                f"{count} clients: split learning is as accurate as FedAvg after as "
-                "many epochs (difference)",
-                -0.005,
-                lead,
-                lead >= -0.005,
-            )
+        made += claim(
+            f"{count} clients: split learning is as accurate as FedAvg after as many "
+            "epochs (difference)",
+            -0.005,
+            split[count]["test_accuracy"] - whole[count]["test_accuracy"],
+            at_least=True,
         )
     u_shaped = _dense(done, "round_robin", parts=3)
     for count in sorted(set(u_shaped) & set(split)):
-        difference = abs(u_shaped[count]["accuracy"] - split[count]["accuracy"])
-        made.append(
-            _claim(
-                f"{count} clients: U-shaped is the same training (difference of "
-                "accuracy)",
-                0.002,
-                difference,
-                difference <= 0.002,
-            )
-        )
-    audited = sum(one["audited_messages"] for one in done)
-    if audited:
-        failures = sum(one["audit_failures"] for one in done)
-        made.append(
-            _claim(
-                "every audited message decodes bit for bit from its bytes",
-                0,
-                failures,
-                failures == 0,
-            )
+        ours, theirs = (x[count]["test_accuracy"] for x in (u_shaped, split))
+        made += claim(
+            f"{count} clients: U-shaped is the same training (difference of accuracy)",
+            0.002,
+            abs(ours - theirs),
+            at_most=True,
         )
     return made
+
+
+def claims_of(rows: Sequence[Json]) -> list[Json]:
+    """All claims: that nothing failed, from shapes alone, and from the runs."""
+    return [
+        *failure_claims("method", rows),
+        *published_claims(),
+        *measured_claims(rows),
+    ]
 
 
 def _dense(outcomes: Sequence[Json], kind: str, *, parts: int) -> dict[int, Json]:
     """Uncompressed runs of one kind, by number of clients."""
     return {
-        one["clients"]: one
+        one["num_clients"]: one
         for one in outcomes
         if build_method(one["method"]).kind == kind
         and len(build_method(one["method"]).cuts) == parts - 1
         and one["uplink"] == one["downlink"] == "identity()"
-    }
-
-
-def _claim(name: str, target: float, measured: float, holds: bool) -> Json:
-    return {
-        "name": name,
-        "target": target,
-        "measured": round(measured, 4),
-        "holds": bool(holds),
     }

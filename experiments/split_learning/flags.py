@@ -43,9 +43,9 @@ def define() -> flags.FlagValues:
         flag_values=values,
     )
     flags.DEFINE_multi_integer(
-        "clients",
+        "num_clients",
         [10, 100, 500],
-        "Numbers of clients; may be repeated.",
+        "Numbers of clients, K; may be repeated.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -74,7 +74,7 @@ METHODS = (
 
 QUICK = {
     "method": [METHODS[0], METHODS[1], METHODS[4]],
-    "clients": [5, 120],
+    "num_clients": [5, 120],
     "dataset": "digits",
     "model": "cnn((4, 6), hidden=16)",
     "num_rounds": 2,

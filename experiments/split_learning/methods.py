@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.pipelines import check_names, split_name
+from fedjax_comp.experiment.pipelines import check_names, parse_named
 from fedjax_comp.expression import parse
 
 Kind = Literal["round_robin", "parallel", "fed_avg", "large_batch"]
@@ -75,7 +75,10 @@ def large_batch(steps: int, *, rate: float) -> Method:
 
 METHODS = {f.__name__: f for f in (vanilla, u_shaped, split_fed, fed_avg, large_batch)}
 
-FORM = "'NAME: METHOD' or 'NAME: METHOD | UPLINK | DOWNLINK'"
+FORM = (
+    "'NAME: METHOD' or 'NAME: METHOD | UPLINK | DOWNLINK', e.g. "
+    "'split: vanilla(\"Conv_1\")'"
+)
 
 
 def build_method(text: str) -> Method:
@@ -107,16 +110,11 @@ def parse_variants(
     ['a-10', 'a-100']
     """
     if not clients or any(count < 1 for count in clients):
-        raise UsageError(f"--clients={list(clients)} must be numbers of at least 1.")
+        raise UsageError(
+            f"--num_clients={list(clients)} must be numbers of at least 1."
+        )
     variants = []
-    for text in texts:
-        name, rest = split_name(text)
-        method, *links = (part.strip() for part in rest.split("|"))
-        if not name or len(links) not in (0, 2):
-            raise UsageError(
-                f"--method={text!r} is not of the form {FORM}, e.g. "
-                "'split: vanilla(\"Conv_1\")'."
-            )
+    for name, (method, *links) in parse_named("method", texts, FORM, counts=(1, 3)):
         build_method(method)
         up, down = links or (uplink, downlink)
         build("uplink", up)

@@ -1,7 +1,6 @@
 """What a method's run amounts to: a row of the table and a curve over bytes."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 
@@ -11,41 +10,33 @@ from experiments.split_learning.work import client_flops
 from fedjax_comp.algorithms.links.split_exchange import divide
 from fedjax_comp.keys import make_key
 from fedjax_comp.metrics import Row
+from fedjax_comp.report import Run
 from fedjax_comp.run_directory import Json
 from fedjax_comp.wire.accounting import message_bytes
 
 COLUMNS = (
-    "name",
     "method",
-    "clients",
-    "accuracy",
-    "best_accuracy",
+    "num_clients",
+    "test_accuracy",
+    "best_test_accuracy",
     "client_megabytes",
     "handover_megabytes",
     "client_gigaflops",
     "uplink_bytes",
     "downlink_bytes",
+    "total_bytes",
     "audited_messages",
     "audit_failures",
     "uplink",
     "downlink",
-    "reason",
 )
-"""Of `table.csv`. Megabytes (10**6 bytes) and operations are of one client in the whole
-run, bytes both ways; `handover_megabytes` is what of them is weights; `reason` is empty
-unless the run failed."""
+"""Megabytes (10**6 bytes) and operations are of one client in the whole run, bytes both
+ways; `handover_megabytes` is what of them is weights."""
 
 
-class Curve(NamedTuple):
-    """A run over bytes: `client_bytes` and `test_accuracy`."""
-
-    name: str
-    rows: list[Json]
-
-
-def curve_of(variant: Variant, rows: Sequence[Row]) -> Curve:
+def curve_of(variant: Variant, rows: Sequence[Row]) -> Run:
     """Accuracy against bytes of one client."""
-    return Curve(
+    return Run(
         variant.name,
         [
             {
@@ -67,7 +58,7 @@ def measured(
 ) -> Json:
     """A row of the table."""
     count = variant.num_clients
-    total = summary["uplink_bytes"] + summary["downlink_bytes"]
+    total = summary["total_bytes"]
     num_train = len(setting.dataset.train.y)
     if method.kind == "large_batch":
         batch, steps = share_of_batch(num_train, count, method.steps), 1
@@ -75,12 +66,10 @@ def measured(
         batch = batch_size or -(-num_train // count)
         steps = -(-num_train // count // batch)
     work = summary["rounds"] * steps * client_flops(method, setting, batch)
+    (row,) = summary["runs"]
     return {
+        **row,
         "name": variant.name,
-        "method": variant.method,
-        "clients": count,
-        "accuracy": summary["test_accuracy"],
-        "best_accuracy": summary["best_test_accuracy"],
         "client_megabytes": total / count / 1e6,
         "handover_megabytes": (
             2 * handover_bytes(method, setting) * summary["rounds"] / 1e6
@@ -88,13 +77,8 @@ def measured(
             else total / count / 1e6
         ),
         "client_gigaflops": work / 1e9,
-        "uplink_bytes": summary["uplink_bytes"],
-        "downlink_bytes": summary["downlink_bytes"],
         "audited_messages": summary["audited_messages"],
         "audit_failures": summary["audit_failures"],
-        "uplink": variant.uplink,
-        "downlink": variant.downlink,
-        "reason": "",
     }
 
 
@@ -102,14 +86,3 @@ def handover_bytes(method: Method, setting: Setting) -> int:
     """Of the client's part, one way."""
     params = jax.eval_shape(setting.task.init, make_key(0))
     return message_bytes(divide(build_split(setting, method.cuts), params).client)
-
-
-def failed(variant: Variant, reason: str) -> Json:
-    """The row of a run that failed."""
-    return {
-        **dict.fromkeys(COLUMNS),
-        "name": variant.name,
-        "method": variant.method,
-        "clients": variant.num_clients,
-        "reason": reason,
-    }

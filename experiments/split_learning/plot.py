@@ -5,7 +5,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from experiments.split_learning.outcome import Curve
 from experiments.split_learning.published import Sizes, gigabytes
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
@@ -24,7 +23,7 @@ def bytes_figure(sizes: Sizes, published: Sequence[Json], path: Path) -> Figure:
 
     def points(axes: Axes) -> None:
         axes.plot(
-            [row["clients"] for row in published],
+            [row["num_clients"] for row in published],
             [row["published"] for row in published],
             linestyle="none",
             marker="x",
@@ -46,10 +45,10 @@ def bytes_figure(sizes: Sizes, published: Sequence[Json], path: Path) -> Figure:
     return Figure("Bytes of a client, ResNet-50 on CIFAR-100, from shapes", drawn)
 
 
-def accuracy_figure(curves: Sequence[Curve], path: Path) -> Figure:
+def accuracy_figure(curves: Sequence[Run], path: Path) -> Figure:
     """Accuracy against what one client has sent and received."""
     drawn = line_figure(
-        [Run(curve.name, curve.rows) for curve in curves],
+        curves,
         x="client_bytes",
         y="test_accuracy",
         xlabel="Sent and received by one client (bytes, logarithmic)",

@@ -128,7 +128,7 @@ def published_table() -> list[Json]:
     sizes = resnet_sizes()
     return [
         {
-            "clients": count,
+            "num_clients": count,
             "method": method,
             "gigabytes": gigabytes(sizes, count)[method],
             "published": theirs,

@@ -5,60 +5,50 @@ below `--workdir`. `alone` is the first holder of the largest number by itself.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from absl import flags
-from rich.console import Console
-from rich.table import Table as ConsoleTable
 
 from fedjax_comp import data
 from fedjax_comp.algorithms.vertical_split import vertical_split
 from fedjax_comp.base import Compressor
 from fedjax_comp.data.sources import adult
+from fedjax_comp.experiment.comparison import Comparison, Results
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
-from fedjax_comp.experiment.flags import (
-    CONDITIONS,
-    apply_quick,
-    as_dict,
-    training_flags,
-    without,
-)
-from fedjax_comp.experiment.main import UsageError, run_main, use_host_cores
-from fedjax_comp.experiment.pipelines import attempt, flags_of
+from fedjax_comp.experiment.flags import CONDITIONS, training_flags, without
+from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.outcome import claim, failure_claims, formatted, number
+from fedjax_comp.experiment.pipelines import flags_of
 from fedjax_comp.experiment.problem import initial_key, keeps_messages
-from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.models.vertical import (
     VerticalTask,
     even_blocks,
     vertical_classification,
 )
-from fedjax_comp.report import Claim, Table, format_bytes, write_report
+from fedjax_comp.report import format_bytes
 from fedjax_comp.run import Problem
-from fedjax_comp.run_directory import Json, open_run, write_json, write_text
+from fedjax_comp.run_directory import Json
 from fedjax_comp.training import evaluation_program, uniform_cohorts
 
 NAME = "split_learning.vertical"
 TABLES = ("wdbc", "adult")
 COLUMNS = (
-    "name",
-    "dataset",
     "holders",
     "blocks",
-    "accuracy",
-    "best_accuracy",
+    "test_accuracy",
+    "best_test_accuracy",
     "majority",
     "uplink_bytes",
     "downlink_bytes",
+    "total_bytes",
     "audited_messages",
     "audit_failures",
     "uplink",
     "downlink",
-    "reason",
 )
-"""Of `table.csv`. `blocks` is how many of the holders take part; `majority` is the part
-of the test examples that have the more frequent label."""
+"""`blocks` is how many of the holders take part; `majority` is the part of the test
+examples that have the more frequent label."""
 
 TOLERANCE = 0.02
 """Accuracy that several holders may lose against one who has all columns."""
@@ -120,34 +110,15 @@ QUICK = {"num_rounds": 5, "holders": [1, 3], "audit_every": 5, "eval_every": 5}
 """What `--quick` sets unless it is given by hand."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """The command: every number of holders, then the comparison."""
-
-    def body(values: flags.FlagValues) -> None:
-        apply_quick(values, **QUICK)
-        use_host_cores()
-        run(values)
-
-    run_main(NAME, define(), body, argv)
-
-
-def variants_of(values: flags.FlagValues) -> list[Variant]:
-    """Dense and compressed runs, and the first holder by itself."""
+def parse(values: flags.FlagValues) -> list[Variant]:
+    """Dense and compressed runs, and the first holder by itself; finds mistakes."""
     dense = ("identity()", "identity()")
-    made = []
-    for count in values.holders:
-        made.append(Variant(f"holders-{count}", count, count, *dense))
+    variants = [Variant(f"holders-{n}", n, n, *dense) for n in values.holders]
     most = max(values.holders)
-    made.append(Variant(f"alone-{most}", most, 1, *dense))
-    made.append(
-        Variant(f"compressed-{most}", most, most, values.uplink, values.downlink)
-    )
-    return made
-
-
-def run(values: flags.FlagValues) -> Json:
-    """Runs all variants one after another; `ValueError` for a mistake."""
-    variants = variants_of(values)
+    variants += [
+        Variant(f"alone-{most}", most, 1, *dense),
+        Variant(f"compressed-{most}", most, most, values.uplink, values.downlink),
+    ]
     dataset = load(values)
     for variant in variants:
         build("uplink", variant.uplink)
@@ -155,40 +126,7 @@ def run(values: flags.FlagValues) -> Json:
         build_task(values, dataset, variant.holders, variant.blocks)
     for name in ("client_optimizer", "execution"):
         build(name, str(values[name].value))
-    settings = as_dict(values)
-    del settings["holders"]  # further ones may be added to a directory
-    directory = open_run(values.workdir, NAME, settings)
-    outcomes = []
-    for variant in variants:
-        print(variant.name, flush=True)
-        outcome, reason = attempt(
-            variant.name, functools.partial(run_variant, variant, values, dataset)
-        )
-        blank = {**dict.fromkeys(COLUMNS), **variant._asdict(), "reason": reason}
-        outcomes.append(outcome or blank)
-    summary: Json = {
-        "experiment": NAME,
-        "dataset": values.dataset,
-        "runs": outcomes,
-        "claims": claims(outcomes),
-    }
-    write_text(directory.path / "table.csv", to_csv(COLUMNS, outcomes))
-    report = write_report(
-        directory.path / "report.html",
-        title=f"Vertical split learning on {values.dataset}",
-        summary={o["name"]: o["accuracy"] for o in outcomes},
-        settings={**directory.config["flags"], **directory.config["versions"]},
-        tables=[Table("Runs", COLUMNS, [[o[c] for c in COLUMNS] for o in outcomes])],
-        figures=[],
-        claims=[Claim(**claim) for claim in summary["claims"]],
-    )
-    write_json(directory.path / "summary.json", summary)
-    print_table(outcomes)
-    for claim in summary["claims"]:
-        word = "holds" if claim["holds"] else "DOES NOT HOLD"
-        print(f"{word}: {claim['name']}: {claim['measured']} ({claim['target']})")
-    print(f"report: {report}")
-    return summary
+    return variants
 
 
 def load(values: flags.FlagValues) -> data.Dataset:
@@ -224,8 +162,9 @@ def build_task(
     )
 
 
-def build_problem(values: flags.FlagValues, dataset: data.Dataset) -> Problem:
+def build_problem(values: flags.FlagValues) -> Problem:
     """What one run's flags describe, ready to run."""
+    dataset = load(values)
     task = build_task(values, dataset, values.holders, values.blocks)
     uplink, downlink = (build(n, str(values[n].value)) for n in ("uplink", "downlink"))
     population = data.federated_data(dataset, [range(len(dataset.train.y))])
@@ -254,107 +193,70 @@ def build_problem(values: flags.FlagValues, dataset: data.Dataset) -> Problem:
     )
 
 
-def run_variant(
-    variant: Variant, values: flags.FlagValues, dataset: data.Dataset
-) -> Json:
+def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, None]:
     """One run, or its results when it has finished before."""
     own = flags_of(variant, values, define_run())
-    summary = execute(NAME, own, lambda: build_problem(own, dataset), lambda _: [])
-    positive = float(dataset.test.y.mean())
-    return {
+    build_own = functools.partial(build_problem, own)
+    summary = execute(NAME, own, build_own, lambda run: failure_claims("run", [run]))
+    positive = float(load(values).test.y.mean())
+    (row,) = summary["runs"]
+    row |= {
         "name": variant.name,
-        "dataset": values.dataset,
-        "holders": variant.holders,
-        "blocks": variant.blocks,
-        "accuracy": summary["test_accuracy"],
-        "best_accuracy": summary["best_test_accuracy"],
         "majority": max(positive, 1 - positive),
-        **{
-            name: summary[name]
-            for name in (
-                "uplink_bytes",
-                "downlink_bytes",
-                "audited_messages",
-                "audit_failures",
-            )
-        },
-        "uplink": variant.uplink,
-        "downlink": variant.downlink,
-        "reason": "",
+        "audited_messages": summary["audited_messages"],
+        "audit_failures": summary["audit_failures"],
     }
+    return row, None
 
 
-def claims(outcomes: Sequence[Json]) -> list[Json]:
+def claims(results: Results) -> list[Json]:
     """Holders together against one with all columns, and against one by itself."""
-    done = {o["name"]: o for o in outcomes if o["accuracy"] is not None}
+    done = {one["name"]: one for one in results.rows if not one["reason"]}
+    made = failure_claims("run", results.rows)
     whole = done.get("holders-1")
-    made = []
     for name, one in done.items():
-        if whole is None or name == "holders-1" or name.startswith("alone"):
+        if whole is None or name == "holders-1" or one["blocks"] < one["holders"]:
             continue
-        lost = whole["accuracy"] - one["accuracy"]
-        made.append(
-            _claim(
-                f"{name}: accuracy below that of one holder of all columns",
-                TOLERANCE,
-                lost,
-                lost <= TOLERANCE,
-            )
+        made += claim(
+            f"{name}: accuracy below that of one holder of all columns",
+            TOLERANCE,
+            whole["test_accuracy"] - one["test_accuracy"],
+            at_most=True,
         )
-    for name, one in done.items():
+    for one in done.values():
         together = done.get(f"holders-{one['holders']}")
-        if name.startswith("alone") and together:
-            gain = together["accuracy"] - one["accuracy"]
-            made.append(
-                _claim(
-                    f"{together['name']}: more accurate than its first holder by "
-                    "itself",
-                    0.0,
-                    gain,
-                    gain > 0,
-                )
+        if one["blocks"] < one["holders"] and together:
+            made += claim(
+                f"{together['name']}: accuracy above that of its first holder by "
+                "itself",
+                0.0,
+                together["test_accuracy"] - one["test_accuracy"],
+                at_least=True,
             )
-    failures = sum(o["audit_failures"] for o in done.values())
-    if any(o["audited_messages"] for o in done.values()):
-        made.append(
-            _claim(
-                "every audited message decodes bit for bit from its bytes",
-                0,
-                failures,
-                failures == 0,
-            )
-        )
     return made
 
 
-def _claim(name: str, target: float, measured: float, holds: bool) -> Json:
-    return {
-        "name": name,
-        "target": target,
-        "measured": round(measured, 4),
-        "holds": bool(holds),
-    }
-
-
-def print_table(outcomes: Sequence[Json]) -> None:
-    """The comparison on the terminal."""
-    shown = ConsoleTable(title="Vertical split learning")
-    shown.add_column("run", no_wrap=True)
-    for heading in ("accuracy", "best", "bytes up", "bytes down"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for one in outcomes:
-        if one["accuracy"] is None:
-            shown.add_row(one["name"], "failed", *["-"] * 3)
-            continue
-        shown.add_row(
-            one["name"],
-            f"{one['accuracy']:.4f}",
-            f"{one['best_accuracy']:.4f}",
-            format_bytes(one["uplink_bytes"]),
-            format_bytes(one["downlink_bytes"]),
-        )
-    Console().print(shown)
-
+COMPARISON = Comparison(
+    name=NAME,
+    define=define,
+    quick=QUICK,
+    repeated=("holders",),
+    variants=parse,
+    describe=lambda one: f"{one.uplink} | {one.downlink}",
+    run=run_variant,
+    columns=COLUMNS,
+    claims=claims,
+    title=lambda values: f"Vertical split learning on {values.dataset}",
+    headlines=lambda rows: {one["name"]: one["test_accuracy"] for one in rows},
+    shown={
+        "accuracy": number("test_accuracy", "{:.4f}"),
+        "best": number("best_test_accuracy", "{:.4f}"),
+        "bytes up": formatted("uplink_bytes", format_bytes),
+        "bytes down": formatted("downlink_bytes", format_bytes),
+    },
+    word="run",
+)
+main = COMPARISON.main
 
 if __name__ == "__main__":
     main()

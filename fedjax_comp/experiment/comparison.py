@@ -20,6 +20,7 @@ An experiment declares what is its own as a `Comparison`, and everything else is
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -52,12 +53,14 @@ class Results(NamedTuple):
       rows: a row of the table for each variant, in order.
       curves: what `run` returned beside each row, of those that did not fail.
       directory: where they lie.
+      facts: what the summary holds beside rows and claims.
     """
 
     values: flags.FlagValues
     rows: list[Json]
     curves: list[Any]
     directory: RunDirectory
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def figures_path(self) -> Path:
@@ -83,7 +86,8 @@ class Comparison(NamedTuple):
       complete: adds to the rows what needs all curves, such as costs to an accuracy
         that the first sets; called before `compare`.
       compare: adds to the rows what they are against the first.
-      facts: what the summary holds beside rows and claims.
+      facts: `(results) -> what the summary holds beside rows and claims`; they are
+        in the `results` that claims, figures and tables are made from.
       figures: `(results) -> figures` of the report.
       tables: `(results) -> further tables` of the report.
       title: of the report.
@@ -106,7 +110,7 @@ class Comparison(NamedTuple):
     repeated: tuple[str, ...] = ()
     complete: Callable[[Results], None] = lambda results: None
     compare: Callable[[list[Json]], None] = lambda rows: None
-    facts: Callable[[flags.FlagValues], Json] = facts_of
+    facts: Callable[[Results], Json] = lambda results: facts_of(results.values)
     figures: Callable[[Results], Sequence[Figure | None]] = lambda results: ()
     tables: Callable[[Results], Sequence[Table]] = lambda results: ()
     title: Callable[[flags.FlagValues], str] = lambda values: "Comparison"
@@ -166,9 +170,10 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
 def finish(comparison: Comparison, results: Results) -> Json:
     """Writes and prints what the variants came to."""
     columns = (*LEADING, *comparison.columns, *TRAILING)
+    results = results._replace(facts=comparison.facts(results))
     summary: Json = {
         "experiment": comparison.name,
-        **comparison.facts(results.values),
+        **results.facts,
         "runs": results.rows,
         "claims": comparison.claims(results),
     }

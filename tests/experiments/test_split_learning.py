@@ -15,6 +15,7 @@ from fedjax_comp.audit.entry import parse_entry
 from fedjax_comp.audit.keys import load_verifier
 from fedjax_comp.audit.log import FOLDER, PUBLIC_KEY
 from fedjax_comp.audit.verify import verify_run
+from tests.experiments.small import read_runs
 
 SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
 
@@ -27,14 +28,15 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
         "--num_rounds=1",
         "--audit_every=1",
         "--batch_size=10",
-        "--clients=3",
+        "--num_clients=3",
         "--leakage_examples=20",
         '--method=split: vanilla("Dense_1")',
         "--method=fedavg: fed_avg()",
     ]
     main(["split_learning", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    split, averaging = summary["methods"]
+    split, averaging = summary["runs"]
+    assert read_runs(tmp_path).keys() == {"split-3", "fedavg-3"}
     # Six batches of ten examples with four activations each; labels of four bits with
     # a count of four; the weights of the first layer three times.
     weights = 4 * (64 * 4 + 4)
@@ -51,7 +53,7 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert all(0 < row["trained"] <= 1 for row in summary["leakage"])
     held = {claim["name"]: claim["holds"] for claim in summary["claims"]}
     assert all(holds for name, holds in held.items() if "CIFAR" in name)
-    assert held["the curves cross between 100 and 500 clients"]
+    assert held["ResNet-50, CIFAR-100: clients at which the curves cross"]
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 3
     assert "fedavg-3" in (tmp_path / "table.csv").read_text()
     main(["split_learning", *flags])
@@ -67,12 +69,12 @@ def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
         "--audit_log",
         "--batch_size=20",
         f"--num_train={60 * batches}",
-        "--clients=3",
+        "--num_clients=3",
         "--leakage_examples=0",
         '--method=split: vanilla("Dense_1")',
     ]
     main(["split_learning", *flags])
-    (split,) = json.loads((tmp_path / "summary.json").read_text())["methods"]
+    (split,) = json.loads((tmp_path / "summary.json").read_text())["runs"]
     assert not split["reason"]
     assert split["audited_messages"] == 0
     lines = (tmp_path / "split-3" / "audit" / "log.jsonl").read_bytes().splitlines()
@@ -102,8 +104,8 @@ def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
             '--method=a: vanilla("Dense_1") | scaled_sign() | scaled_sgn()',
             "did you mean 'scaled_sign'",
         ),
-        ("--clients=61", "more than there are training examples, 60"),
-        ("--clients=0", "at least 1"),
+        ("--num_clients=61", "more than there are training examples, 60"),
+        ("--num_clients=0", "at least 1"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, flag, expected):
@@ -113,7 +115,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, flag, expected):
                 "split_learning",
                 f"--workdir={tmp_path}",
                 *SMALL,
-                "--method=a: fed_avg()" if "clients" in flag else "--clients=2",
+                "--method=a: fed_avg()" if "clients" in flag else "--num_clients=2",
                 flag,
             ]
         )
@@ -169,11 +171,12 @@ def test_vertical_quick_run(tmp_path, raw_data_dir):
     )
     summary = json.loads((tmp_path / "summary.json").read_text())
     together, alone, compressed = summary["runs"]
+    assert together == read_runs(tmp_path)["holders-2"]
     # 456 patients in 15 batches of 32, two holders of 8 outputs, three epochs.
     assert together["uplink_bytes"] == 3 * 15 * 2 * 32 * 8 * 4
     assert alone["uplink_bytes"] * 2 == together["uplink_bytes"]
     assert compressed["uplink_bytes"] < together["uplink_bytes"] / 5
-    assert together["accuracy"] > together["majority"] + 0.2
+    assert together["test_accuracy"] > together["majority"] + 0.2
     assert all(run["audit_failures"] == 0 for run in summary["runs"])
     logs = sorted(tmp_path.glob("*/audit/log.jsonl"))
     assert len(logs) == 3
