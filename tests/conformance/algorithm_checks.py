@@ -57,10 +57,13 @@ class Program(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def compiled(
-    make: Callable[..., Algorithm], strategy: str, keep_messages: bool = False
-) -> Program:
-    """One program for all checks: their cohorts have the same shapes."""
+def compiled(make: Callable[..., Algorithm], strategy: str = "scanned") -> Program:
+    """One program for all checks: their cohorts have the same shapes.
+
+    The scanned one keeps its messages and the others do not, so that where they agree
+    messages are seen to change nothing.
+    """
+    keep_messages = strategy == "scanned"
     algorithm = make(STRATEGIES[strategy], keep_messages)
     traces: list[int] = []
 
@@ -107,7 +110,7 @@ def check_executions_agree(entry: Entry) -> None:
 
 def check_one_trace_and_stable_state(entry: Entry) -> None:
     """Later rounds compile nothing: states keep their structure, shapes and dtypes."""
-    program = compiled(entry.make, "scanned")
+    program = compiled(entry.make)
     run(program, make_cohort(SIZES, batch_size=3))
     assert len(program.traces) == 1, f"traced {len(program.traces)} times"
 
@@ -117,7 +120,7 @@ def check_bytes(entry: Entry) -> None:
     cohort = make_cohort(SIZES, batch_size=3)
     clients = cohort.clients._replace(client_id=jnp.array(IDS, jnp.int32))
     silent = clients._replace(active=jnp.array([True, False, True]))
-    program = compiled(entry.make, "scanned", keep_messages=True)
+    program = compiled(entry.make)
     for each in (clients, silent):
         for info in run(program, cohort._replace(clients=each)).infos:
             assert info.messages.keys() == info.traffic.keys()
@@ -150,7 +153,7 @@ def _same_messages(traffic: Traffic, messages: Messages) -> None:
 def check_silence(entry: Entry) -> None:
     """A client that takes no part costs nothing and keeps its memory."""
     cohort = make_cohort(SIZES, batch_size=3)
-    program = compiled(entry.make, "scanned")
+    program = compiled(entry.make)
     before = run(program, cohort, rounds=1)
     idle = cohort._replace(
         clients=cohort.clients._replace(active=jnp.array([True, False, True]))
@@ -174,7 +177,7 @@ def check_broken_client(entry: Entry) -> None:
     cohort = make_cohort(SIZES, batch_size=3)
     x = cohort.examples.x.at[SIZES[0]].set(jnp.inf)
     broken = cohort._replace(examples=cohort.examples._replace(x=x))
-    outcome = run(compiled(entry.make, "scanned"), broken)
+    outcome = run(compiled(entry.make), broken)
     for leaf in jax.tree.leaves((outcome.server, outcome.clients)):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             assert np.isfinite(leaf).all()
