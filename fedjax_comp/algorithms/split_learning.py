@@ -2,16 +2,17 @@
 
 A client runs the layers before the cut and sends their outputs; the server runs the
 others and sends the gradient back. In turns (`round_robin`), a client that has gone
-through its data hands its part's weights to the next one: without compression that is
-stochastic gradient descent on all data in that order. In `parallel`, every client
-starts from the same weights, on the server, too, and the parts are averaged after the
-round: without compression that is federated averaging. With two cuts the last part and
-the labels stay with the client (U-shaped).
+through its data hands its part's weights to the next one, through the server: without
+compression that is stochastic gradient descent on all data in that order. In
+`parallel`, every client starts from the same weights, on the server, too, and the parts
+are averaged after the round: without compression that is federated averaging. With two
+cuts the last part and the labels stay with the client (U-shaped).
 
 Source: Gupta and Raskar 2018, "Distributed learning of deep neural network over
-multiple agents", algorithms 1 to 3 (hand-over: "peer-to-peer mode"); Vepakomma et al.
-2018, "Split learning for health" (arXiv 1812.00564); parallel: Thapa et al. 2022,
-"SplitFed: when federated learning meets split learning", algorithm 1 (SFLV1).
+multiple agents", algorithms 1 to 3 (hand-over in the centralised mode; from peer to
+peer costs the same, between other ends); Vepakomma et al. 2018, "Split learning for
+health" (arXiv 1812.00564); parallel: Thapa et al. 2022, "SplitFed: when federated
+learning meets split learning", algorithm 1 (SFLV1).
 """
 
 from typing import Literal, NamedTuple
@@ -127,8 +128,9 @@ def split_learning(
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
-      An `Algorithm` of `Places` of `Learner`; clients have no state. `Traffic` has one
-      entry for every message: a client's batches, then the hand-overs.
+      An `Algorithm` of `Places` of `Learner`; clients have no state. Kinds of
+      messages: `weights_down` and `weights_up` once a client; `activations` and
+      `gradients`, with two cuts `outputs` and `output_gradients` too, once a batch.
 
     Raises:
       ValueError: for another schedule; from `init` for another number of parts; from a
