@@ -73,8 +73,12 @@ def claim(
     if measured is None:
         return []
     holds = measured >= target if at_least else measured <= target
-    value = round(float(measured), 5)
-    return [{"name": name, "target": target, "measured": value, "holds": bool(holds)}]
+    told = {"target": _rounded(target), "measured": _rounded(measured)}
+    return [{"name": name, **told, "holds": bool(holds)}]
+
+
+def _rounded(value: float) -> float:
+    return value if isinstance(value, int) else round(float(value), 5)
 
 
 def failure_claims(what: str, rows: Sequence[Json]) -> list[Json]:

@@ -95,7 +95,7 @@ def test_what_is_left_behind(tmp_path, capsys):
     assert "good took 7 bytes" in out
     assert "DOES NOT HOLD: low: 0.5 (1.0)" in out
     assert "holds: high" in out
-    assert "DOES NOT HOLD: measurements that failed: 1.0 (0)" in out
+    assert "DOES NOT HOLD: measurements that failed: 1 (0)" in out
     assert "ValueError: no luck" in (tmp_path / "report.html").read_text()
     assert (summary["most"], summary["measured"]) == (7, 1)
     kept = json.loads((tmp_path / "summary.json").read_text())
