@@ -257,7 +257,8 @@ class RoundInfo(NamedTuple):
     """What is observed of one round; nothing here is needed to go on.
 
     Attributes:
-      train_loss: mean local training loss of the cohort, weighted by examples.
+      train_loss: mean local training loss of the cohort, weighted by examples; NaN
+        when nobody trained.
       client_steps: local optimizer steps taken by the cohort, int32.
       dropped: clients left out of the sum because their update was not finite, int32.
       traffic: kind of message (such as "uplink") to what these cost.

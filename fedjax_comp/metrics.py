@@ -46,7 +46,7 @@ class Ledger:
       audit_failures: those that did not come back bit for bit.
       seconds: wall-clock seconds of training and evaluation, compilation apart.
       rows: a `Row` for each evaluation; an algorithm's own totals are in `observed`.
-      losses: training losses of the rounds since the last row.
+      losses: training losses of the rounds since the last row in which anyone trained.
       observed: each scalar in `RoundInfo.observed`: its sum over the rounds, its mean
         or its last value, as the algorithm says.
       simulated_seconds: time on simulated links and devices; None without any.
@@ -86,7 +86,8 @@ class Ledger:
         self.downlink_messages += sent.downlink_messages
         self.client_steps += int(infos.client_steps.sum(dtype=np.int64))
         self.dropped += int(infos.dropped.sum(dtype=np.int64))
-        self.losses += [float(x) for x in infos.train_loss]
+        # A round in which nobody trained has no loss, and counts in no mean.
+        self.losses += [float(x) for x in infos.train_loss if not np.isnan(x)]
         for i in range(num_rounds):
             self.rounds += 1
             for name, one in infos.observed.items():

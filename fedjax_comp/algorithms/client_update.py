@@ -29,7 +29,12 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, mean_loss
-from fedjax_comp.server.aggregate import WeightedSum, weighted
+from fedjax_comp.server.aggregate import (
+    WeightedSum,
+    scaled,
+    weighs_finite,
+    weighted,
+)
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.traffic import to_server
 
@@ -122,8 +127,9 @@ def send(
 ) -> tuple[Summand, tuple[LinkState, Sent]]:
     """Sends what a client has to say and adds it to the cohort's sum.
 
-    A client whose value is not finite stays silent and keeps its memory; one whose
-    decoded value is not finite is left out of the sum.
+    A client whose value is not finite stays silent. One whose decoded value, or that
+    times its weight, is not finite is left out of the sum. Both keep their memory as it
+    was: one overflow would silence a client for ever.
 
     Args:
       uplink: the compressor.
@@ -144,10 +150,11 @@ def send(
         context, tree.where(healthy, value, harmless), link.sender
     )
     decoded, receiver = uplink.decode(context, payload, link.receiver)
-    counts = speaks & tree.all_finite(decoded)
-    scaled = decoded if scale is None else optax.tree.scale(scale, decoded)
+    followed = decoded if scale is None else scaled(decoded, scale)
+    weight = batches.num_examples.astype(jnp.float32)
+    counts = speaks & weighs_finite(followed, weight)
     summand = Summand(
-        update=weighted(scaled, batches.num_examples.astype(jnp.float32), counts),
+        update=weighted(followed, weight, counts),
         info=tree.where(speaks, info, optax.tree.zeros_like(info)),
         dropped=(batches.active & ~counts).astype(jnp.int32),
     )
@@ -160,7 +167,8 @@ def send(
         used=decoded,
         keep_message=keep_message,
     )
-    remembered = tree.where(speaks, LinkState(sender, receiver), link)
+    # Both ends know what the other decodes, and forget a message that did not count.
+    remembered = tree.where(counts, LinkState(sender, receiver), link)
     return summand, (remembered, message)
 
 
@@ -215,6 +223,7 @@ def round_info(
     sent: Sent,
     downlink: Traffic,
     spoken: Messages | None = None,
+    refused: jax.Array | None = None,
     **observed: Observed,
 ) -> RoundInfo:
     """What is observed of a round of such clients.
@@ -224,13 +233,18 @@ def round_info(
       sent: of each client, `[C]`.
       downlink: what the clients heard.
       spoken: the broadcast, for an audit.
+      refused: bool scalar, whether the server's step was: then everyone was dropped.
       **observed: an algorithm's own observations.
     """
     kept = {"uplink": sent.messages, "downlink": spoken}
+    dropped = total.dropped
+    if refused is not None:
+        spoke = jnp.sum(sent.spoke, dtype=jnp.int32)
+        dropped = jnp.where(refused, jnp.maximum(dropped, spoke), dropped)
     return RoundInfo(
         train_loss=mean_loss(total.info),
         client_steps=total.info.steps,
-        dropped=total.dropped,
+        dropped=dropped,
         traffic={"uplink": sent.traffic, "downlink": downlink},
         observed=observed,
         messages={name: x for name, x in kept.items() if x is not None},

@@ -54,9 +54,15 @@ from fedjax_comp.base import (
     fold_context,
     make_context,
 )
+from fedjax_comp.client.sgd import LocalInfo, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.aggregate import (
+    WeightedSum,
+    weighs_finite,
+    weighted,
+    weighted_mean,
+)
 from fedjax_comp.server.broadcast import Broadcast, broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
 
@@ -265,8 +271,8 @@ def data_quantization(
                 )
                 estimate = optax.tree.add(estimate, correction)
             speaks = batches.active & healthy
-            counts = speaks & tree.all_finite(estimate)
             weight = batches.num_examples.astype(jnp.float32)
+            counts = speaks & weighs_finite(estimate, weight)
             used = jnp.where(counts, drawn, 0)
             summand = _Summand(
                 gradient=weighted(estimate, weight, counts),
@@ -278,7 +284,7 @@ def data_quantization(
                 dropped=(batches.active & ~counts).astype(jnp.int32),
             )
             uplink = LinkState((kept_sent, owed), (store, memory))
-            remembered = tree.where(speaks, ClientState(uplink, threshold), state)
+            remembered = tree.where(counts, ClientState(uplink, threshold), state)
             message = sent_to_server(
                 context,
                 (payload, refined),
@@ -297,7 +303,7 @@ def data_quantization(
             (cohort.clients, clients, ranks),
         )
         towards = jax.tree.map(jnp.negative, weighted_mean(total.gradient))
-        model = step_towards(
+        model, refused = step_towards(
             optimizer, server.model, towards, total.gradient.weight > 0
         )
         heard = active if needs_model else jnp.zeros_like(active)
@@ -308,11 +314,11 @@ def data_quantization(
                 "uplink": sent.messages,
                 "downlink": said.messages(heard.any()),
             }
-        used = jnp.maximum(total.examples_used, 1).astype(jnp.float32)
+        used = total.examples_used.astype(jnp.float32)
         info = RoundInfo(
-            train_loss=total.loss_sum / used,
+            train_loss=mean_loss(LocalInfo(total.loss_sum, used, total.steps)),
             client_steps=total.steps,
-            dropped=total.dropped,
+            dropped=jnp.where(refused, active.sum(dtype=jnp.int32), total.dropped),
             traffic={
                 "uplink": sent.traffic,
                 "downlink": said.traffic(heard, cohort.clients.client_id),

@@ -151,7 +151,7 @@ def fed_avg(
         total, (links, sent) = run_cohort(client_fn)(
             shared, (cohort.clients, clients, ranks)
         )
-        model = step_towards(
+        model, refused = step_towards(
             update_server,
             server.model,
             aggregation(total.update),
@@ -161,7 +161,7 @@ def fed_avg(
         if population is not None and jax.tree.leaves(said.state):
             heard = said.traffic(jnp.ones(population, bool))
         spoken = said.messages(active.any()) if keep_messages else None
-        info = round_info(total, sent, heard, spoken)
+        info = round_info(total, sent, heard, spoken, refused)
         return ServerState(model, said.link), links, info
 
     return Algorithm(

@@ -209,7 +209,7 @@ def fed_buff(
             _Shared(versions, cohort.examples),
             (cohort.clients, clients, ranks, places, staleness),
         )
-        model = step_towards(
+        model, refused = step_towards(
             update_server,
             server.model,
             weighted_mean(total.update),
@@ -222,6 +222,7 @@ def fed_buff(
             sent,
             heard,
             said.messages(active.any()) if keep_messages else None,
+            refused,
             staleness=Observed(jnp.sum(jnp.where(active, staleness, 0))),
         )
         return ServerState(model, said.link, versions, server.step + 1), links, info

@@ -187,8 +187,9 @@ def fed_dlr(
         total, (links, sent) = run_cohort(client_fn)(
             shared, (cohort.clients, clients, ranks)
         )
-        average = weighted_mean(total.update)
+        average = weighted_mean(total.update, server.model)
         truncated = truncate(down_key, average, server.downlink)
+        sound = tree.all_finite(truncated.model)
         # What the clients heard this round was encoded at the end of the last one.
         memory = server.downlink.receiver
         said = Broadcast(
@@ -199,10 +200,11 @@ def fed_dlr(
             sent,
             said.traffic(active, cohort.clients.client_id),
             said.messages(active.any()) if keep_messages else None,
+            ~sound,
             downlink_loss=Observed(_lost(average, truncated.model), "mean"),
         )
-        anyone = total.update.weight > 0
-        return tree.where(anyone, truncated, server), links, info
+        stepped = sound & (total.update.weight > 0)
+        return tree.where(stepped, truncated, server), links, info
 
     return Algorithm(init=init, round=run_round, params=lambda server: server.model)
 

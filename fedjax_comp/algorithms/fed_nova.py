@@ -40,6 +40,7 @@ from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
+from fedjax_comp.tree import all_finite, where
 
 
 class ServerState(NamedTuple):
@@ -127,14 +128,17 @@ def fed_nova(
         )
         direction, steps = weighted_mean(total.update), weighted_mean(tau)
         moved = jax.tree.map(
-            lambda w, d: w + steps.astype(w.dtype) * d, server.params, direction
+            lambda w, d: w + (steps * d).astype(w.dtype), server.params, direction
         )
+        sound = all_finite(moved)
         info = round_info(
             total,
             sent,
             said.traffic(clients.active, clients.client_id),
             said.messages(clients.active.any()) if keep_messages else None,
+            ~sound,
         )
+        moved = where(sound, moved, server.params)
         return ServerState(moved, said.link), links, info
 
     return Algorithm(init, run_round, params=lambda server: server.params)

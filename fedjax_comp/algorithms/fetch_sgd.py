@@ -212,16 +212,16 @@ def fetch_sgd(
         shared = _Shared(said.received, make_key(server.hash_seed), cohort.examples)
         total, sent = run_cohort(client_fn)(shared, cohort.clients)
         moved = apply_heaviest(server, weighted_mean(total.update))
-        anyone = total.update.weight > 0
-        kept_state = jax.tree.map(
-            lambda new, old: jnp.where(anyone, new, old), moved, server
-        )
+        sound = tree.all_finite(moved)
+        stepped = sound & (total.update.weight > 0)
+        kept_state = tree.where(stepped, moved, server)
         active = cohort.clients.active
         info = round_info(
             total,
             sent,
             said.traffic(active, cohort.clients.client_id),
             said.messages(active.any()) if keep_messages else None,
+            ~sound,
         )
         return kept_state, clients, info
 

@@ -184,14 +184,16 @@ def marina(
         shared = _Shared(said.received, server.heard, in_full, up_key, cohort.examples)
         total, sent = run_cohort(client_fn)(shared, cohort.clients)
         anyone = total.update.weight > 0
-        mean = weighted_mean(total.update)
+        mean = weighted_mean(total.update, server.estimate)
         estimate = tree.where(in_full, mean, optax.tree.add(server.estimate, mean))
+        model, refused = step_towards(update_server, server.model, estimate, anyone)
+        stepped = anyone & ~refused
         after = ServerState(
-            model=step_towards(update_server, server.model, estimate, anyone),
+            model=model,
             downlink=said.link,
-            heard=tree.where(anyone, said.received, server.heard),
-            estimate=tree.where(anyone, estimate, server.estimate),
-            started=server.started | anyone,
+            heard=tree.where(stepped, said.received, server.heard),
+            estimate=tree.where(stepped, estimate, server.estimate),
+            started=server.started | stepped,
         )
         active = cohort.clients.active
         heard = jnp.ones(population or active.shape[0], bool)
@@ -200,6 +202,7 @@ def marina(
             sent,
             said.traffic(heard, None if population else cohort.clients.client_id),
             said.messages(jnp.array(True)) if keep_messages else None,
+            refused,
             in_full=Observed(in_full),
         )
         # Every client trains twice, at this model and at the last one.

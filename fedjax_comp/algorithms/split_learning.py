@@ -46,7 +46,7 @@ from fedjax_comp.base import (
     RoundInfo,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner
+from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.models.split import SplitTask
@@ -253,7 +253,8 @@ def split_learning(
         total, (turns, spoken) = run_cohort(client_fn)(
             (start, cohort.examples, key), cohort.clients
         )
-        return fresh(optax.tree.add(start, weighted_mean(total))), turns, spoken
+        moved = optax.tree.add(start, weighted_mean(total, start))
+        return fresh(moved), turns, spoken
 
     def run_round(
         key: jax.Array, learners: Places, clients: tuple[()], cohort: Cohort
@@ -262,7 +263,9 @@ def split_learning(
         trained, turns, spoken = train(key, learners, cohort)
         active = cohort.clients.active
         info = RoundInfo(
-            train_loss=turns.loss_sum.sum() / jnp.maximum(turns.examples.sum(), 1),
+            train_loss=mean_loss(
+                LocalInfo(turns.loss_sum.sum(), turns.examples.sum(), turns.steps.sum())
+            ),
             client_steps=turns.steps.sum(dtype=jnp.int32),
             dropped=jnp.sum(turns.broken, dtype=jnp.int32),
             traffic={

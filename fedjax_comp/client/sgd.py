@@ -31,12 +31,14 @@ class LocalInfo(NamedTuple):
 
 
 def mean_loss(info: LocalInfo) -> jax.Array:
-    """The mean loss over the examples used, 0 where there was none.
+    """The mean loss over the examples used; NaN where there was none, which is no loss.
 
     >>> float(mean_loss(LocalInfo(jnp.float32(6), jnp.float32(4), jnp.int32(2))))
     1.5
+    >>> float(mean_loss(LocalInfo(jnp.float32(0), jnp.float32(0), jnp.int32(0))))
+    nan
     """
-    return info.loss_sum / jnp.maximum(info.examples_used, 1)
+    return info.loss_sum / info.examples_used
 
 
 LocalUpdate = Callable[[PyTree, Examples, ClientBatches], tuple[PyTree, LocalInfo]]

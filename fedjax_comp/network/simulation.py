@@ -248,7 +248,9 @@ class Simulation:
             heard = [size for size in sent if size is not None]
             if heard:
                 ledger.conditions[name] = float(np.mean(heard))
-        ledger.conditions["train_loss"] = float(np.asarray(infos.train_loss)[0])
+        loss = float(np.asarray(infos.train_loss)[0])
+        if not math.isnan(loss):  # else that of the last round in which anyone trained
+            ledger.conditions["train_loss"] = loss
         if plan.before:
             self._observe(plan, state, ledger)
         ledger.conditions["simulated_rounds"] = round_of(ledger) + 1

@@ -10,10 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp.base import PyTree
+from fedjax_comp.tree import all_finite
 
 
 class WeightedSum(NamedTuple):
-    """A sum of weighted trees: `total = sum_i weight_i * tree_i`, `weight` a scalar."""
+    """A sum of weighted trees: `total = sum_i weight_i * tree_i`, `weight` a scalar.
+
+    It is carried in float32 at least, whatever the trees are of: float16 ends at
+    65,504, which 12 clients of 6,000 examples pass, and bfloat16 stops counting at 256.
+    """
 
     total: PyTree
     weight: jax.Array
@@ -30,19 +35,46 @@ def weighted(tree: PyTree, weight: jax.Array, counts: jax.Array) -> WeightedSum:
     Returns:
       The summand, all zeros where `counts` is False.
     """
-    return WeightedSum(
-        total=jax.tree.map(
-            lambda x: jnp.where(counts, weight.astype(x.dtype) * x, 0), tree
-        ),
-        weight=jnp.where(counts, weight, 0),
-    )
+    total = jax.tree.map(lambda x: jnp.where(counts, x, 0), scaled(tree, weight))
+    return WeightedSum(total, jnp.where(counts, weight, 0))
 
 
-def weighted_mean(summed: WeightedSum) -> PyTree:
-    """`total / weight`, and zeros when nobody counted."""
+def scaled(tree: PyTree, factor: jax.Array) -> PyTree:
+    """`factor * tree`, in float32 at least."""
+
+    def times(x: jax.Array) -> jax.Array:
+        wide = x.dtype if x.dtype == jnp.float64 else jnp.float32
+        return factor.astype(wide) * x.astype(wide)
+
+    return jax.tree.map(times, tree)
+
+
+def weighs_finite(tree: PyTree, weight: jax.Array) -> jax.Array:
+    """Whether a tree may be added up: its weighted summand is finite, bool scalar.
+
+    A finite update may be too large for its weight.
+
+    >>> weighs_finite(jnp.array([1e38]), jnp.float32(1)).item()
+    True
+    >>> weighs_finite(jnp.array([1e38]), jnp.float32(600)).item()
+    False
+    """
+    return all_finite(scaled(tree, weight))
+
+
+def weighted_mean(summed: WeightedSum, like: PyTree | None = None) -> PyTree:
+    """`total / weight`, and zeros when nobody counted.
+
+    Args:
+      summed: the sum.
+      like: a tree whose dtypes the mean is to have; None for those of the sum.
+    """
     nobody = summed.weight == 0
     divisor = jnp.where(nobody, 1, summed.weight)
-    return jax.tree.map(lambda x: x / divisor.astype(x.dtype), summed.total)
+    mean = jax.tree.map(lambda x: x / divisor.astype(x.dtype), summed.total)
+    if like is None:
+        return mean
+    return jax.tree.map(lambda x, to: x.astype(to.dtype), mean, like)
 
 
 def majority_vote(summed: WeightedSum) -> PyTree:

@@ -8,10 +8,10 @@ Source: Reddi et al. 2021, "Adaptive Federated Optimization", Algorithm 2. With
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fedjax_comp.base import PyTree
+from fedjax_comp.tree import all_finite, where
 
 
 class Model(NamedTuple):
@@ -21,26 +21,43 @@ class Model(NamedTuple):
     optimizer_state: PyTree
 
 
+class Stepped(NamedTuple):
+    """What became of a step.
+
+    Attributes:
+      model: after it; as it was before where the step was refused.
+      refused: bool scalar, whether parameters would not have been finite.
+    """
+
+    model: Model
+    refused: jax.Array
+
+
 def step_towards(
     optimizer: optax.GradientTransformation,
     model: Model,
     mean_update: PyTree,
     anyone: jax.Array,
-) -> Model:
+) -> Stepped:
     """Moves the model along the mean update.
+
+    A step to parameters that are not finite is refused: no client could go on from
+    them.
 
     Args:
       optimizer: the server optimizer; it gets `-mean_update` as the gradient.
       model: the model before.
-      mean_update: what the clients' models moved by on average.
+      mean_update: what the clients' models moved by on average, in any float dtype: it
+        is cast to the parameters' here, once.
       anyone: bool scalar; when False (no client counted) the model stays as it is.
 
     Returns:
-      The model after.
+      The model after, and whether the step was refused.
     """
-    gradient = jax.tree.map(jnp.negative, mean_update)
+    gradient = jax.tree.map(lambda x, w: -x.astype(w.dtype), mean_update, model.params)
     updates, optimizer_state = optimizer.update(
         gradient, model.optimizer_state, model.params
     )
     moved = Model(optax.apply_updates(model.params, updates), optimizer_state)
-    return jax.tree.map(lambda new, old: jnp.where(anyone, new, old), moved, model)
+    sound = all_finite(moved)
+    return Stepped(where(anyone & sound, moved, model), anyone & ~sound)

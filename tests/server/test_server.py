@@ -30,9 +30,10 @@ def test_sgd_of_one_adds_the_update():
     optimizer = optax.sgd(1.0)
     params = {"w": jnp.array([1.0, 2.0])}
     model = Model(params, optimizer.init(params))
-    after = step_towards(
+    after, refused = step_towards(
         optimizer, model, {"w": jnp.array([0.5, -1.0])}, jnp.array(True)
     )
+    assert not bool(refused)
     np.testing.assert_array_equal(after.params["w"], [1.5, 1.0])
 
 
@@ -40,6 +41,7 @@ def test_a_round_without_clients_leaves_momentum_alone():
     optimizer = optax.sgd(1.0, momentum=0.9)
     params = {"w": jnp.array([1.0])}
     model = Model(params, optimizer.init(params))
-    model = step_towards(optimizer, model, {"w": jnp.array([1.0])}, jnp.array(True))
-    after = step_towards(optimizer, model, {"w": jnp.array([0.0])}, jnp.array(False))
+    one, nothing = {"w": jnp.array([1.0])}, {"w": jnp.array([0.0])}
+    model, _ = step_towards(optimizer, model, one, jnp.array(True))
+    after, _ = step_towards(optimizer, model, nothing, jnp.array(False))
     jax.tree.map(np.testing.assert_array_equal, after, model)

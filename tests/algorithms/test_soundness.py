@@ -1,0 +1,168 @@
+"""Sums that hold, updates that are finite and yet too large, rounds of nobody."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fedjax_comp.algorithms.data_quantization import data_quantization
+from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.fed_buff import fed_buff
+from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_nova import fed_nova
+from fedjax_comp.algorithms.marina import marina
+from fedjax_comp.base import Cohort, Examples, Task
+from fedjax_comp.compress import error_feedback, identity, random_k, top_k
+from fedjax_comp.execution import scanned, vmapped
+from fedjax_comp.keys import make_key
+from fedjax_comp.metrics import Ledger
+from tests.problems import make_cohort, softmax_task, stack_clients
+
+SIZE = 4
+
+
+def pull_task(dtype=jnp.float32):
+    """With `sgd(1.0)` a client moves by exactly the mean of its examples."""
+
+    def loss(w, examples, mask):
+        rows = jnp.where(mask[:, None], examples.x, 0).astype(dtype)
+        return -jnp.sum(w * rows.sum(0))
+
+    return Task(lambda key: jnp.zeros(SIZE, dtype), loss, None)
+
+
+def pulled(moves, weights):
+    """One example a client, which says where it moves; and any weights."""
+    count = len(moves)
+    cohort = make_cohort([1] * count, batch_size=1)
+    x = jnp.asarray(np.repeat(np.asarray(moves, np.float32)[:, None], SIZE, axis=1))
+    clients = cohort.clients._replace(num_examples=jnp.asarray(weights, jnp.int32))
+    return Cohort(Examples(x, cohort.examples.y), clients)
+
+
+def run(algorithm, cohort, dtype=jnp.float32, rounds=1, clients=None, server=None):
+    init = algorithm.init(make_key(0), jnp.zeros(SIZE, dtype))
+    server = init[0] if server is None else server
+    count = cohort.clients.client_id.shape[0]
+    clients = stack_clients(init[1], count) if clients is None else clients
+    step = jax.jit(algorithm.round)
+    for i in range(rounds):
+        server, clients, info = step(make_key(i), server, clients, cohort)
+    return server, clients, info
+
+
+SGD = {"client_optimizer": optax.sgd(1.0)}
+EVERY = {
+    "fed_avg": lambda task, up: fed_avg(task, **SGD, uplink=up),
+    "fed_buff": lambda task, up: fed_buff(task, **SGD, uplink=up, max_staleness=1),
+    "fed_nova": lambda task, up: fed_nova(task, **SGD, uplink=up),
+    "fed_dlr": lambda task, up: fed_dlr(task, **SGD, uplink=up),
+    "marina": lambda task, up: marina(task, **SGD, uplink=identity(), probability=1.0),
+}
+
+
+@pytest.mark.parametrize("execution", [scanned(), vmapped()], ids=["scan", "vmap"])
+@pytest.mark.parametrize(
+    ("dtype", "clients", "weight", "move"),
+    [
+        (jnp.float16, 12, 6_000, 1.0),  # the weights alone pass float16's 65,504
+        (jnp.float16, 100, 600, 2.0),
+        (jnp.bfloat16, 1_000, 1, 1.0),  # bfloat16 counts to 256
+    ],
+)
+def test_half_precision_is_averaged_in_float32(dtype, clients, weight, move, execution):
+    algorithm = fed_avg(pull_task(dtype), **SGD, execution=execution)
+    cohort = pulled([move] * clients, [weight] * clients)
+    server, _, info = run(algorithm, cohort, dtype)
+    params = algorithm.params(server)
+    assert params.dtype == dtype
+    np.testing.assert_array_equal(params, jnp.full(SIZE, move, dtype))
+    assert int(info.dropped) == 0
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_every_algorithm_keeps_the_models_dtype(name, dtype):
+    algorithm = EVERY[name](pull_task(dtype), identity())
+    server, _, _ = run(algorithm, pulled([1.0, 3.0], [30_000, 30_000]), dtype)
+    params = algorithm.params(server)
+    assert params.dtype == dtype
+    np.testing.assert_array_equal(params, jnp.full(SIZE, 2.0, dtype))
+
+
+@pytest.mark.parametrize("name", [n for n in EVERY if n != "marina"])
+def test_an_update_too_large_for_its_weight_is_one_clients_loss(name):
+    algorithm = EVERY[name](pull_task(), identity())
+    server, _, info = run(algorithm, pulled([1e38, 1.0, 1.0], [600, 600, 600]))
+    np.testing.assert_array_equal(algorithm.params(server), jnp.ones(SIZE))
+    assert int(info.dropped) == 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_step_to_what_is_not_finite_is_refused(name):
+    # Each may be added up, and all together may not.
+    algorithm = EVERY[name](pull_task(), identity())
+    good = pulled([1.0] * 3, [1] * 3)
+    before, clients, _ = run(algorithm, good)
+    server, clients, info = run(
+        algorithm, pulled([3e38] * 3, [1] * 3), server=before, clients=clients
+    )
+    params = algorithm.params(server)
+    np.testing.assert_array_equal(params, algorithm.params(before))
+    assert int(info.dropped) == 3
+    # And it goes on.
+    after, _, info = run(algorithm, good, server=server, clients=clients)
+    assert bool(jnp.all(algorithm.params(after) > params))
+    assert int(info.dropped) == 0
+
+
+def test_a_message_that_did_not_count_is_forgotten_at_both_ends():
+    uplink = error_feedback(top_k(0.5))
+    algorithm = fed_avg(pull_task(), **SGD, uplink=uplink)
+    _, before, _ = run(algorithm, pulled([1.0, 1.0], [600, 600]))
+    broken = pulled([1e38, 1.0], [600, 600])
+    _, clients, info = run(algorithm, broken, clients=before)
+    assert int(info.dropped) == 1
+    for new, old in zip(*map(jax.tree.leaves, (clients, before)), strict=True):
+        np.testing.assert_array_equal(new[0], old[0])
+    # One overflow does not silence it: the next round it counts again.
+    _, _, info = run(algorithm, pulled([1.0, 1.0], [600, 600]), clients=clients)
+    assert int(info.dropped) == 0
+
+
+def test_quantized_data_are_forgotten_alike():
+    algorithm = data_quantization(
+        softmax_task(),
+        quantizer=identity(),
+        num_classes=3,
+        optimizer=optax.sgd(1.0),
+        refinement=error_feedback(random_k(0.5)),
+    )
+    cohort = make_cohort([3, 3], batch_size=3)
+    huge = cohort.clients._replace(num_examples=jnp.array([2**30, 3], jnp.int32))
+    x = cohort.examples.x.at[:3].multiply(1e30)
+    server, template = algorithm.init(make_key(0), softmax_task().init(make_key(1)))
+    clients = stack_clients(template, 2)
+    _, after, info = jax.jit(algorithm.round)(
+        make_key(2), server, clients, Cohort(cohort.examples._replace(x=x), huge)
+    )
+    assert int(info.dropped) == 1
+    for new, old in zip(*map(jax.tree.leaves, (after, clients)), strict=True):
+        np.testing.assert_array_equal(new[0], old[0])
+
+
+def test_nobody_trained_is_no_loss_at_all():
+    algorithm = fed_avg(pull_task(), **SGD)
+    cohort = pulled([1.0, 1.0], [1, 1])
+    idle = cohort.clients._replace(active=jnp.zeros(2, bool))
+    _, _, alone = run(algorithm, cohort._replace(clients=idle))
+    assert np.isnan(alone.train_loss)
+    _, _, trained = run(algorithm, cohort)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), alone, trained, alone)
+    ledger = Ledger()
+    ledger.record(stacked, 3)
+    row = ledger.add_row(test_accuracy=0.5, test_loss=1.0)
+    assert row["train_loss"] == float(trained.train_loss)
+    ledger.record(jax.tree.map(lambda x: x[:1], stacked), 1)
+    assert ledger.add_row(test_accuracy=0.5, test_loss=1.0)["train_loss"] is None
