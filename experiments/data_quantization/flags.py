@@ -51,7 +51,8 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.data_quantization`, not yet parsed."""
     values = define_run()
-    without(values, "method")
+    # The first pipeline sets the target, once all have taken as many steps.
+    without(values, "method", "target_accuracy", "stop_at_target")
     flags.DEFINE_multi_string(
         "pipeline",
         list(PIPELINES),

@@ -97,11 +97,11 @@ NAMES = {
 
 
 def build_method(text: str) -> Method:
-    """The method that an expression describes; `ValueError` when there is none."""
+    """The method that an expression describes; `ValueError` for any other."""
     made = parse(text, NAMES, flag="pipeline")
     if not isinstance(made, Gradient | Data | Shipped):
         raise UsageError(
-            f"--pipeline: {text} is no method; use gradient(...), data(...) or "
+            f"--pipeline: {text} is not a method; use gradient(...), data(...) or "
             "shipped(...)."
         )
     return made

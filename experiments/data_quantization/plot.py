@@ -1,6 +1,5 @@
 """Figures: accuracy against uplink bytes, and where data cost less than gradients."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +50,6 @@ def all_models() -> list[Model]:
     ]
 
 
-@functools.cache
 def crossover_rows() -> list[Json]:
     """Exact bits of one message: a gradient of each model, a batch of each size."""
     rows: list[Json] = []

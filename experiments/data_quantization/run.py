@@ -91,7 +91,9 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
     messages = summary["uplink_messages"]
     row |= {
         "name": variant.name,
-        "bytes_per_message": round(row["uplink_bytes"] / messages, 1),
+        "bytes_per_message": (
+            round(row["uplink_bytes"] / messages, 1) if messages else None
+        ),
         "audited_messages": summary["audited_messages"],
         "audit_failures": summary["audit_failures"],
         "seconds": summary["seconds_total"],
@@ -142,7 +144,7 @@ def claims_of(rows: Sequence[Json]) -> list[Json]:
 def figures(results: Results) -> list[Figure]:
     """Accuracy against bytes and steps, and what messages cost without training."""
     runs, folder, values = results.curves, results.figures_path, results.values
-    bits = crossover_rows()
+    bits = results.facts["crossover"]
     text = to_csv(tuple(bits[0]), bits)
     write_text(results.directory.path / "crossover.csv", text)
     drawn = [
@@ -185,7 +187,9 @@ COMPARISON = Comparison(
     figures=figures,
     tables=lambda results: [
         table_of(
-            "Exact bits of one message", tuple(crossover_rows()[0]), crossover_rows()
+            "Exact bits of one message",
+            tuple(results.facts["crossover"][0]),
+            results.facts["crossover"],
         )
     ],
     title=lambda values: (

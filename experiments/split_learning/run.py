@@ -21,7 +21,12 @@ from experiments.split_learning.problem import (
     build_setting,
     build_split,
 )
-from experiments.split_learning.published import published_table, resnet_sizes
+from experiments.split_learning.published import (
+    crossover,
+    published_table,
+    resnet_sizes,
+    vgg_work_ratio,
+)
 from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.experiment.comparison import Comparison, Results
 from fedjax_comp.experiment.expressions import build
@@ -80,11 +85,15 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
 
 
 def facts(results: Results) -> Json:
-    """The published table beside ours, and what activations tell of their inputs."""
+    """The published figures beside ours, and what activations tell of their inputs."""
     return {
         **facts_of(results.values),
         "epochs": results.values.num_rounds,
         "published": published_table(),
+        "at_published_sizes": {
+            "crossover_clients": crossover(resnet_sizes()),
+            "work_ratio": vgg_work_ratio(),
+        },
         "leakage": measure_leakage(results),
     }
 

@@ -19,7 +19,7 @@ from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.flags import CONDITIONS, training_flags, without
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.outcome import claim, failure_claims, formatted, number
-from fedjax_comp.experiment.pipelines import flags_of
+from fedjax_comp.experiment.pipelines import check_names, flags_of
 from fedjax_comp.experiment.problem import initial_key, keeps_messages
 from fedjax_comp.models.vertical import (
     VerticalTask,
@@ -34,7 +34,7 @@ from fedjax_comp.training import evaluation_program, uniform_cohorts
 NAME = "split_learning.vertical"
 TABLES = ("wdbc", "adult")
 COLUMNS = (
-    "holders",
+    "num_clients",
     "blocks",
     "test_accuracy",
     "best_test_accuracy",
@@ -47,8 +47,8 @@ COLUMNS = (
     "uplink",
     "downlink",
 )
-"""`blocks` is how many of the holders take part; `majority` is the part of the test
-examples that have the more frequent label."""
+"""Clients are the holders of columns; `blocks` is how many of them take part;
+`majority` is the part of the test examples that have the more frequent label."""
 
 TOLERANCE = 0.02
 """Accuracy that several holders may lose against one who has all columns."""
@@ -58,7 +58,7 @@ class Variant(NamedTuple):
     """So many holders, of whom some take part: the flags of a run."""
 
     name: str
-    holders: int
+    num_clients: int
     blocks: int
     uplink: str
     downlink: str
@@ -79,7 +79,7 @@ def define_run() -> flags.FlagValues:
     flags.DEFINE_string("top", "mlp(16)", "The server's model.", flag_values=values)
     whole = flags.DEFINE_integer
     whole("num_outputs", 8, "Of each holder.", flag_values=values, lower_bound=1)
-    whole("holders", 1, "Holders of columns.", flag_values=values, lower_bound=1)
+    whole("num_clients", 1, "Holders of columns.", flag_values=values, lower_bound=1)
     whole("blocks", 1, "Holders that take part.", flag_values=values, lower_bound=1)
     whole(
         "num_train",
@@ -95,9 +95,9 @@ def define_run() -> flags.FlagValues:
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.split_learning.vertical`."""
     values = define_run()
-    without(values, "holders", "blocks", "target_accuracy", "stop_at_target")
+    without(values, "num_clients", "blocks", "target_accuracy", "stop_at_target")
     flags.DEFINE_multi_integer(
-        "holders", [1, 2, 5], "Numbers of holders.", flag_values=values
+        "num_clients", [1, 2, 5], "Numbers of holders, K.", flag_values=values
     )
     values.set_default("uplink", "stochastic_quantize(levels=16)")
     values.set_default("downlink", "stochastic_quantize(levels=16)")
@@ -106,24 +106,25 @@ def define() -> flags.FlagValues:
     return values
 
 
-QUICK = {"num_rounds": 5, "holders": [1, 3], "audit_every": 5, "eval_every": 5}
+QUICK = {"num_rounds": 5, "num_clients": [1, 3], "audit_every": 5, "eval_every": 5}
 """What `--quick` sets unless it is given by hand."""
 
 
 def parse(values: flags.FlagValues) -> list[Variant]:
     """Dense and compressed runs, and the first holder by itself; finds mistakes."""
     dense = ("identity()", "identity()")
-    variants = [Variant(f"holders-{n}", n, n, *dense) for n in values.holders]
-    most = max(values.holders)
+    variants = [Variant(f"holders-{n}", n, n, *dense) for n in values.num_clients]
+    most = max(values.num_clients)
     variants += [
         Variant(f"alone-{most}", most, 1, *dense),
         Variant(f"compressed-{most}", most, most, values.uplink, values.downlink),
     ]
+    check_names("num_clients", [variant.name for variant in variants])
     dataset = load(values)
     for variant in variants:
         build("uplink", variant.uplink)
         build("downlink", variant.downlink)
-        build_task(values, dataset, variant.holders, variant.blocks)
+        build_task(values, dataset, variant.num_clients, variant.blocks)
     for name in ("client_optimizer", "execution"):
         build(name, str(values[name].value))
     return variants
@@ -141,20 +142,20 @@ def load(values: flags.FlagValues) -> data.Dataset:
 
 
 def build_task(
-    values: flags.FlagValues, dataset: data.Dataset, holders: int, blocks: int
+    values: flags.FlagValues, dataset: data.Dataset, num_clients: int, blocks: int
 ) -> VerticalTask:
-    """The model of the first `blocks` of `holders`; raises `ValueError`."""
+    """The model of the first `blocks` of `num_clients`; raises `ValueError`."""
     num_features = dataset.train.x.shape[1]
     is_adult = values.dataset == "adult"
     widths = adult.column_widths() if is_adult else (1,) * num_features
-    if not 1 <= holders <= len(widths):
+    if not 1 <= num_clients <= len(widths):
         raise UsageError(
-            f"--holders={holders}: {values.dataset} has {len(widths)} columns."
+            f"--num_clients={num_clients}: {values.dataset} has {len(widths)} columns."
         )
     return vertical_classification(
         build("model", values.model),
         build("model", values.top),
-        blocks=even_blocks(widths, holders)[:blocks],
+        blocks=even_blocks(widths, num_clients)[:blocks],
         num_outputs=values.num_outputs,
         num_classes=dataset.num_classes,
         num_features=num_features,
@@ -165,7 +166,7 @@ def build_task(
 def build_problem(values: flags.FlagValues) -> Problem:
     """What one run's flags describe, ready to run."""
     dataset = load(values)
-    task = build_task(values, dataset, values.holders, values.blocks)
+    task = build_task(values, dataset, values.num_clients, values.blocks)
     uplink, downlink = (build(n, str(values[n].value)) for n in ("uplink", "downlink"))
     population = data.federated_data(dataset, [range(len(dataset.train.y))])
     model_key, _ = initial_key(values)
@@ -215,7 +216,7 @@ def claims(results: Results) -> list[Json]:
     made = failure_claims("run", results.rows)
     whole = done.get("holders-1")
     for name, one in done.items():
-        if whole is None or name == "holders-1" or one["blocks"] < one["holders"]:
+        if whole is None or name == "holders-1" or one["blocks"] < one["num_clients"]:
             continue
         made += claim(
             f"{name}: accuracy below that of one holder of all columns",
@@ -224,14 +225,14 @@ def claims(results: Results) -> list[Json]:
             at_most=True,
         )
     for one in done.values():
-        together = done.get(f"holders-{one['holders']}")
-        if one["blocks"] < one["holders"] and together:
+        together = done.get(f"holders-{one['num_clients']}")
+        if one["blocks"] < one["num_clients"] and together:
             made += claim(
                 f"{together['name']}: accuracy above that of its first holder by "
                 "itself",
                 0.0,
                 together["test_accuracy"] - one["test_accuracy"],
-                at_least=True,
+                above=True,
             )
     return made
 
@@ -240,7 +241,7 @@ COMPARISON = Comparison(
     name=NAME,
     define=define,
     quick=QUICK,
-    repeated=("holders",),
+    repeated=("num_clients",),
     variants=parse,
     describe=lambda one: f"{one.uplink} | {one.downlink}",
     run=run_variant,

@@ -55,6 +55,7 @@ def claim(
     *,
     at_least: bool = False,
     at_most: bool = False,
+    above: bool = False,
 ) -> list[Json]:
     """A claim held against what was measured; `[]` when nothing was.
 
@@ -63,16 +64,28 @@ def claim(
       target: the bound.
       measured: the figure.
       at_least: whether the bound is from below.
-      at_most: whether it is from above; exactly one of the two.
+      at_most: whether it is from above.
+      above: whether it is from below and a tie does not hold. Exactly one of the three.
+
+    Returns:
+      One claim in a list: `{name, target, measured, holds}`.
+
+    Raises:
+      ValueError: when the bound has no direction, or more than one.
 
     >>> claim("accuracy", 0.9, 0.95, at_least=True)[0]["holds"]
     True
+    >>> claim("gain", 0.0, 0.0, above=True)[0]["holds"]
+    False
     """
-    if at_least == at_most:
-        raise ValueError("Expected exactly one of at_least and at_most.")
+    if at_least + at_most + above != 1:
+        raise ValueError("Expected exactly one of at_least, at_most and above.")
     if measured is None:
         return []
-    holds = measured >= target if at_least else measured <= target
+    if above:
+        holds = measured > target
+    else:
+        holds = measured >= target if at_least else measured <= target
     told = {"target": _rounded(target), "measured": _rounded(measured)}
     return [{"name": name, **told, "holds": bool(holds)}]
 

@@ -134,11 +134,20 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
+def test_a_run_in_which_nobody_is_heard_is_a_row(tmp_path):
+    late = ["--network=constant(1.0)", "--deadline_seconds=1e-9", "--num_rounds=1"]
+    dense = "--pipeline=dense: gradient(identity(), family='dense')"
+    main(["x", f"--workdir={tmp_path}", *TASK, *late, dense])
+    row = read_runs(tmp_path)["dense"]
+    assert (row["reason"], row["uplink_bytes"]) == ("", 0)
+    assert row["bytes_per_message"] is None
+
+
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
         ("--pipeline=a: data(lattice(1))", "uniform_lattice"),
-        ("--pipeline=a: top_k(0.1)", "no method"),
+        ("--pipeline=a: top_k(0.1)", "not a method"),
         ("--pipeline=../a: data(identity())", "NAME: METHOD"),
         ("--pipeline=a: gradient(scaled_sign(), family='noise')", "family='noise'"),
         ("--local_epochs=2", "--local_epochs=2"),

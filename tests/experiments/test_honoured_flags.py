@@ -25,7 +25,10 @@ REFUSED = {
     "frontier": (OF_A_FEDERATION, ()),
     "fed_dlr": (OF_A_FEDERATION, ()),
     "adaptive": (OF_A_FEDERATION, (*AUDITS, "network", "report_goal", "uplink")),
-    "data_quantization": (OF_A_FEDERATION, ("uplink", "client_optimizer")),
+    "data_quantization": (
+        OF_A_FEDERATION,
+        ("uplink", "client_optimizer", *TARGET),
+    ),
     "dynamic_averaging": (OF_TRAINING, ("num_rounds", *TARGET)),
     "approximate_synchronous": (
         OF_TRAINING,

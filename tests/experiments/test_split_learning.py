@@ -1,5 +1,6 @@
 """The comparison of split learning: what it leaves behind, and its mistakes."""
 
+import csv
 import json
 import re
 from collections import Counter
@@ -10,11 +11,13 @@ import pytest
 from experiments.split_learning import published, vertical
 from experiments.split_learning.leakage import distance_correlation
 from experiments.split_learning.methods import METHODS
+from experiments.split_learning.outcome import COLUMNS
 from experiments.split_learning.run import main
 from fedjax_comp.audit.entry import parse_entry
 from fedjax_comp.audit.keys import load_verifier
 from fedjax_comp.audit.log import FOLDER, PUBLIC_KEY
 from fedjax_comp.audit.verify import verify_run
+from fedjax_comp.experiment.comparison import Results
 from tests.experiments.small import read_runs
 
 SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
@@ -53,9 +56,18 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert all(0 < row["trained"] <= 1 for row in summary["leakage"])
     held = {claim["name"]: claim["holds"] for claim in summary["claims"]}
     assert all(holds for name, holds in held.items() if "CIFAR" in name)
-    assert held["ResNet-50, CIFAR-100: clients at which the curves cross"]
+    crosses = "ResNet-50, CIFAR-100: clients at which the curves cross, "
+    assert held[crosses + "above 100"]
+    assert held[crosses + "at most 500"]
+    assert len(held) == len(summary["claims"])
+    # As the README tells them.
+    figures = {k: round(x) for k, x in summary["at_published_sizes"].items()}
+    assert figures == {"crossover_clients": 198, "work_ratio": 135}
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 3
-    assert "fedavg-3" in (tmp_path / "table.csv").read_text()
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == ("name", *COLUMNS, "reason")
+    assert [line["name"] for line in table] == ["split-3", "fedavg-3"]
     main(["split_learning", *flags])
     assert "nothing was changed" in capsys.readouterr().out
 
@@ -164,7 +176,7 @@ def test_vertical_quick_run(tmp_path, raw_data_dir):
             "--quick",
             "--noprogress",
             "--num_rounds=3",
-            "--holders=2",
+            "--num_clients=2",
             "--audit_every=3",
             "--audit_log",
         ]
@@ -193,15 +205,38 @@ def test_vertical_quick_run(tmp_path, raw_data_dir):
             assert (tuple(ends), count) == (way, 3 * 15)
 
 
+def test_vertical_claims_are_of_holders_together_and_alone():
+    def row(name, count, blocks, accuracy):
+        own = {"name": name, "num_clients": count, "blocks": blocks, "reason": ""}
+        return {**own, "test_accuracy": accuracy}
+
+    def claims(*accuracies):
+        named = (("holders-1", 1, 1), ("holders-5", 5, 5), ("alone-5", 5, 1))
+        both = zip(named, accuracies, strict=True)
+        rows = [row(*one, accuracy) for one, accuracy in both]
+        made = vertical.claims(Results(None, rows, [], None))
+        return [(one["measured"], one["holds"]) for one in made]
+
+    assert claims(0.99, 0.98, 0.9) == [(0, True), (0.01, True), (0.08, True)]
+    # Whoever is as accurate as its first holder by itself gained nothing.
+    assert claims(0.99, 0.9, 0.9) == [(0, True), (0.09, False), (0.0, False)]
+
+
 def test_vertical_mistakes(tmp_path, raw_data_dir, capsys):
     for flag, expected in (
-        ("--holders=31", "wdbc has 30 columns"),
+        ("--num_clients=31", "wdbc has 30 columns"),
+        ("--num_clients=2 --num_clients=2", "names must differ"),
         ("--dataset=digits", "dataset"),
         ("--uplink=error_feedback(scaled_sign)", "scaled_sign"),
     ):
         with pytest.raises(SystemExit) as stop:
             vertical.main(
-                ["vertical", f"--workdir={tmp_path}", f"--raw_dir={raw_data_dir}", flag]
+                [
+                    "vertical",
+                    f"--workdir={tmp_path}",
+                    f"--raw_dir={raw_data_dir}",
+                    *flag.split(),
+                ]
             )
         assert stop.value.code == 2
         assert expected in capsys.readouterr().err
