@@ -95,6 +95,7 @@ class Comparison(NamedTuple):
       describe: a variant in a line, for the terminal.
       word: what a variant is called there.
       caption: under the terminal's table.
+      mark: what stands behind a row's name there.
       order: `(row) -> key` that the terminal's rows are sorted by; as they were given
         when None.
     """
@@ -118,6 +119,7 @@ class Comparison(NamedTuple):
     describe: Callable[[Any], str] = lambda variant: ""
     word: str = "pipeline"
     caption: str = ""
+    mark: Text = lambda row: ""
     order: Callable[[Json], Any] | None = None
 
     def main(self, argv: Sequence[str] | None = None) -> None:
@@ -194,6 +196,7 @@ def finish(comparison: Comparison, results: Results) -> Json:
         comparison.shown,
         rows if order is None else sorted(rows, key=order),
         caption=comparison.caption,
+        mark=comparison.mark,
     )
     print_claims(summary["claims"])
     print(f"report: {results.directory.path / 'report.html'}")

@@ -178,6 +178,7 @@ def print_table(
     rows: Sequence[Json],
     *,
     caption: str = "",
+    mark: Text = lambda row: "",
 ) -> None:
     """The rows on the terminal; one that failed says so.
 
@@ -187,6 +188,7 @@ def print_table(
       shown: heading to text of a row.
       rows: with `name` and `reason`.
       caption: below the table.
+      mark: what stands behind a row's name.
     """
     table = ConsoleTable(title=title, caption=caption or None)
     table.add_column(label, no_wrap=True)
@@ -196,8 +198,13 @@ def print_table(
         texts = [text(row) for text in shown.values()]
         if row.get("reason"):
             texts = ["failed", *["-"] * (len(shown) - 1)]
-        table.add_row(row["name"], *texts)
-    Console().print(table)
+        table.add_row(row["name"] + mark(row), *texts)
+    console = Console()
+    if not console.is_terminal:
+        # A pipe has no width: no figure is to be cut for it.
+        widest = Console(width=10_000).measure(table).maximum
+        console = Console(width=max(console.width, widest))
+    console.print(table)
 
 
 def number(column: str, form: str = "{}") -> Text:

@@ -88,7 +88,11 @@ def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
     assert table[2]["reason"] == wrong["reason"]
     report = (tmp_path / "report.html").read_text()
     assert report.count("data:image/png") == 3
-    assert "failed" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "failed" in shown
+    # Piped, no figure is cut; who is on the front is marked.
+    assert "…" not in shown
+    assert "half *" in shown
 
     # A second call finds each finished run, and says the same.
     main(["frontier", *flags])
