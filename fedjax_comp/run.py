@@ -214,13 +214,13 @@ def failures_of(ledger: Ledger, is_untrained: bool) -> list[str]:
     """
     found = []
     rounds = f"{ledger.rounds} rounds" if ledger.rounds != 1 else "1 round"
-    if ledger.rounds and not ledger.client_steps and not ledger.uplink_messages:
-        found.append(f"nobody arrived in {rounds}: no client trained or sent anything.")
-    elif ledger.dropped and is_untrained:
+    if ledger.dropped and is_untrained:
         found.append(
             f"all updates were dropped ({ledger.dropped} in {rounds}): the model is "
             "what it was at the start."
         )
+    elif ledger.rounds and not ledger.client_steps and not ledger.uplink_messages:
+        found.append(f"nobody arrived in {rounds}: no client trained or sent anything.")
     if ledger.rows and ledger.rows[-1]["test_loss"] is None:
         found.append("the test loss at the end is not finite.")
     return found
