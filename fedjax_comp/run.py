@@ -158,6 +158,8 @@ def _compile_rounds(
     problem: Problem, state: TrainState, max_rounds: int
 ) -> tuple[Step, TrainState]:
     program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
+    if jax.config.read("jax_disable_jit"):  # to look into a round, op by op
+        return lambda state, n: program(state, problem.data, jnp.int32(n)), state
     compiled = (
         jax.jit(program, donate_argnums=0, keep_unused=True)
         .lower(state, problem.data, jnp.int32(1))
@@ -178,6 +180,8 @@ def _compile_evaluation(
 ) -> Callable[[PyTree], Evaluation]:
     # Shapes alone: a round that uses one device must not bind the evaluation to it.
     params = jax.eval_shape(problem.algorithm.params, state.server)
+    if jax.config.read("jax_disable_jit"):
+        return lambda params: problem.evaluate(params, problem.test)
     compiled = jax.jit(problem.evaluate).lower(params, problem.test).compile()
     places, _ = compiled.input_shardings
     test = jax.device_put(problem.test, places[1])

@@ -36,11 +36,11 @@ def problem():
 SCHEDULE = Schedule(6, eval_every=3, checkpoint_every=4)
 
 
-def go(path, hooks, schedule=SCHEDULE):
+def go(path, hooks, schedule=SCHEDULE, what=None):
     directory = open_run(path, "hooks", {})
     return run(
         directory,
-        problem(),
+        problem() if what is None else what,
         schedule,
         jax.random.key(1),
         hooks=hooks,
@@ -145,6 +145,26 @@ def test_what_a_hook_opened_is_closed_when_the_run_fails(tmp_path):
     with pytest.raises(MemoryError):
         go(tmp_path, [Hook(begin=begin, after=after)])
     assert closed == ["file"]
+
+
+def test_a_run_can_be_looked_into_op_by_op(tmp_path):
+    seen = []
+    watched = problem()
+    whole = watched.algorithm.round
+
+    def observed(key, server, clients, cohort):
+        bias = server.model.params["bias"]
+        seen.extend([] if isinstance(bias, jax.core.Tracer) else [bias])
+        return whole(key, server, clients, cohort)
+
+    watched = watched._replace(algorithm=watched.algorithm._replace(round=observed))
+    with jax.disable_jit():
+        ledger, *_ = go(tmp_path / "eager", [], Schedule(1), watched)
+    compiled, *_ = go(tmp_path / "compiled", [], Schedule(1))
+    assert len(seen) == 1
+    assert ledger.uplink_bytes == compiled.uplink_bytes
+    losses = [one.rows[-1]["test_loss"] for one in (ledger, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_an_audit_of_no_messages_is_refused(tmp_path):
