@@ -158,7 +158,7 @@ def _compile_rounds(
     problem: Problem, state: TrainState, max_rounds: int
 ) -> tuple[Step, TrainState]:
     program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
-    if jax.config.read("jax_disable_jit"):  # to look into a round, op by op
+    if is_eager():  # to look into a round, op by op
         return lambda state, n: program(state, problem.data, jnp.int32(n)), state
     compiled = (
         jax.jit(program, donate_argnums=0, keep_unused=True)
@@ -180,7 +180,7 @@ def _compile_evaluation(
 ) -> Callable[[PyTree], Evaluation]:
     # Shapes alone: a round that uses one device must not bind the evaluation to it.
     params = jax.eval_shape(problem.algorithm.params, state.server)
-    if jax.config.read("jax_disable_jit"):
+    if is_eager():
         return lambda params: problem.evaluate(params, problem.test)
     compiled = jax.jit(problem.evaluate).lower(params, problem.test).compile()
     places, _ = compiled.input_shardings
@@ -190,6 +190,11 @@ def _compile_evaluation(
         return compiled(jax.device_put(params, places[0]), test)
 
     return evaluate
+
+
+def is_eager() -> bool:
+    """Whether JAX_DISABLE_JIT asks for no compilation."""
+    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
 
 
 def _next_limit(num_rounds: int, seconds: float, most: int) -> int:
