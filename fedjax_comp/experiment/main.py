@@ -37,7 +37,8 @@ def run_main(
 
     Raises:
       SystemExit: with code 2 after a mistake, 1 after a run whose model has learned
-        nothing, 130 after an interrupt, 143 after SIGTERM.
+        nothing and where a file could not be read or written, 130 after an interrupt,
+        143 after SIGTERM.
     """
     arguments = list(sys.argv if argv is None else argv)
     with _pipe_may_close():
@@ -84,6 +85,16 @@ def _run(
         # may be a fault of the program, and its traceback is wanted.
         own = type(error).__module__.startswith("fedjax_comp.")
         _exit_with(name, error, "" if own else SHOW)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or os.environ.get("FEDJAX_COMP_DEBUG"):
+            raise
+        where = "" if error.filename is None else f" {error.filename}:"
+        print(
+            f"{name}:{where} {error.strerror or error}; nothing that was finished is "
+            f"lost, the same command goes on at the last checkpoint.{SHOW}",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(
             f"\n{name}: interrupted; the same command resumes at the last checkpoint.",

@@ -107,7 +107,9 @@ def test_messages_between_centres_are_logged_and_audited(tmp_path, task):
 
 def test_a_protocol_that_fails_is_a_row_with_its_reason(tmp_path, task):
     # Valid as an expression, and refused when it meets the data.
-    main([*task, "--protocol=wrong: synchronous() | shards(100000)"])
+    with pytest.raises(SystemExit) as stop:
+        main([*task, "--protocol=wrong: synchronous() | shards(100000)"])
+    assert stop.value.code == 1
     (row,) = read_runs(tmp_path / "run").values()
     assert row["test_accuracy"] is None
     assert "shards" in row["reason"]
