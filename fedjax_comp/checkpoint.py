@@ -13,6 +13,8 @@ import gc
 import hashlib
 import json
 import logging
+import os
+import re
 import shutil
 import sys
 import time
@@ -108,6 +110,9 @@ class Checkpoints:
           state: of the run.
           ledger: of the run; its rows are not written again.
           mark: how far the rows go that are durable already.
+
+        Raises:
+          OSError: when it cannot be written; the one before stays.
         """
         arrays = _to_arrays(state)
         # One level deep: `dataclasses.asdict` would copy every row.
@@ -118,12 +123,19 @@ class Checkpoints:
         }
         kept |= {"format": FORMAT, "mark": mark._asdict()}
         kept["sha256"] = _sha256(arrays, kept)
-        self._manager.save(
-            ledger.rounds,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), ledger=ocp.args.JsonSave(kept)
-            ),
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), ledger=ocp.args.JsonSave(kept)
         )
+        try:
+            with _told_once():
+                self._manager.save(ledger.rounds, args=items)
+        except ValueError as error:
+            # Tensorstore's own error, of some thousand characters.
+            found = re.search(r"os_error_code='(\d+)'", str(error))
+            if found is None:
+                raise
+            number, where = int(found[1]), self._path / FOLDER / str(ledger.rounds)
+            raise OSError(number, os.strerror(number), str(where)) from error
 
     def restore(self, template: PyTree) -> Restored | None:
         """The latest checkpoint that is what it was when it was written.
