@@ -12,8 +12,8 @@ TensorFlow to be read and is recognised, not read.
 
 import contextlib
 import io
-import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fedjax_comp import checked_json
 from fedjax_comp.data.sources.contract import DataUnavailable, Source, Split, Splits
 
 if TYPE_CHECKING:
@@ -157,7 +158,8 @@ def unfinished(data_dir: Path) -> Iterator[Path]:
 
 def _file_format(folder: Path) -> str:
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = checked_json.parse((folder / "dataset_info.json").read_bytes())
+        checked_json.check_fields(info, {})
     except (OSError, ValueError):
         return "damaged"
     # Written only by newer versions of TFDS; before, there was one format.
@@ -165,8 +167,8 @@ def _file_format(folder: Path) -> str:
 
 
 def _version_key(path: Path) -> tuple[int, ...]:
-    parts = path.name.split(".")
-    return tuple(int(part) for part in parts) if all(map(str.isdigit, parts)) else ()
+    is_version = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})*", path.name)
+    return tuple(map(int, path.name.split("."))) if is_version else ()
 
 
 def _fields(split: Split) -> dict[str, np.ndarray]:

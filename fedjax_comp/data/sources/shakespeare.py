@@ -13,13 +13,13 @@ Source: McMahan et al. 2017, arXiv 1602.05629, section 3; Caldas et al. 2018, ar
 """
 
 import gzip
-import json
 import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from fedjax_comp import checked_json
 from fedjax_comp.data.sources.contract import Source, Split, Splits
 
 PADDING = 0
@@ -31,6 +31,7 @@ SEQUENCE_LENGTH = 80
 TEST_FRACTION = 0.2
 
 _FILE = "speeches.jsonl.gz"
+_SPEECH = {"play": str, "speaker": str, "lines": list}
 _TABLE = np.full(256, UNKNOWN, np.uint8)
 _TABLE[np.frombuffer(VOCABULARY.encode("latin-1"), np.uint8)] = np.arange(
     2, 2 + len(VOCABULARY), dtype=np.uint8
@@ -75,10 +76,13 @@ def read_raw(folder: Path) -> Splits:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:
-                speech = json.loads(line)
-                role = roles.setdefault((speech["play"], speech["speaker"]), [])
-                role.extend(speech["lines"])
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zlib.error) as error:
+                speech = checked_json.parse(line)
+                checked_json.check_fields(speech, _SPEECH)
+                lines = speech["lines"]
+                if not all(isinstance(one, str) for one in lines):
+                    raise ValueError("Expected every line to be a text.")
+                roles.setdefault((speech["play"], speech["speaker"]), []).extend(lines)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"Expected one speech a line in {path}, with play, speaker and lines: "
             f"{error}"
