@@ -6,11 +6,9 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.hooks import Hook
-from fedjax_comp.metrics import Ledger
 from fedjax_comp.run import Problem, Schedule, run
-from fedjax_comp.run_directory import RunDirectoryError, open_run
+from fedjax_comp.run_directory import open_run
 from fedjax_comp.training import Evaluation
 from tests.problems import make_cohort, make_examples, softmax_task
 
@@ -152,19 +150,3 @@ def test_what_a_hook_opened_is_closed_when_the_run_fails(tmp_path):
 def test_an_audit_of_no_messages_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keep_messages=True"):
         go(tmp_path, [], Schedule(2, audit_every=2))
-
-
-@pytest.mark.parametrize("number", [None, 0, 2])
-def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, number):
-    state = {"x": jnp.zeros(3)}
-    with Checkpoints(tmp_path) as checkpoints:
-        with monkeypatch.context() as patch:
-            patch.setattr("fedjax_comp.checkpoint.FORMAT", number)
-            checkpoints.save(state, Ledger(rounds=7))
-        # One of other leaves, as an older version may have.
-        with pytest.raises(RunDirectoryError) as error:
-            checkpoints.restore({"x": jnp.zeros(3), "y": jnp.zeros(2)})
-    line = str(error.value)
-    assert str(tmp_path / "7") in line
-    assert f"got {'none' if number is None else number}" in line
-    assert "--workdir" in line

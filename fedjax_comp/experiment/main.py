@@ -9,8 +9,9 @@ import jax
 from absl import flags
 
 from fedjax_comp.experiment.conditions import check_conditions
-from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.process import Terminated
 
 __all__ = ["UsageError", "run_main", "use_host_cores"]
 
@@ -33,7 +34,8 @@ def run_main(
       argv: the command line; `sys.argv` when None.
 
     Raises:
-      SystemExit: with code 2 after a mistake, 130 after an interrupt.
+      SystemExit: with code 2 after a mistake, 1 after a run whose model has learned
+        nothing, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv if argv is None else argv)
     try:
@@ -56,6 +58,12 @@ def run_main(
         check_expressions(values)
         check_conditions(values)
         body(values)
+    except RunFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Terminated as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise
     except ValueError as error:
         if os.environ.get("FEDJAX_COMP_DEBUG"):
             raise
