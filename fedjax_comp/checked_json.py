@@ -7,6 +7,9 @@ from typing import Any
 NUMBER = (int, float)
 """The types of a number; `bool`, which Python counts among them, is left out."""
 
+MOST_DIGITS = 300
+"""Of an integer: every such one is a finite float."""
+
 Shape = type | tuple[type, ...]
 
 
@@ -18,7 +21,7 @@ def parse(text: str | bytes) -> Any:
 
     Raises:
       ValueError: when `text` is not JSON, is nested too deeply, or holds an integer of
-        more digits than Python reads.
+        more than `MOST_DIGITS` digits.
 
     >>> parse('{"a": [1]}')
     {'a': [1]}
@@ -28,22 +31,26 @@ def parse(text: str | bytes) -> Any:
     ValueError: nested too deeply
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def check_fields(value: object, fields: Mapping[str, Shape]) -> None:
+def check_fields(value: object, fields: Mapping[str, Shape]) -> dict[str, Any]:
     """Refuses what is not an object with these fields; further ones may be there.
 
     Args:
       value: from `parse`.
       fields: name to the type of its value, or to several; `NoneType` is null.
 
+    Returns:
+      `value`.
+
     Raises:
       ValueError: with the field that is missing or of another type.
 
     >>> check_fields({"round": 3, "more": 1}, {"round": int})
+    {'round': 3, 'more': 1}
     >>> check_fields({"round": "3"}, {"round": int})
     Traceback (most recent call last):
     ...
@@ -62,6 +69,35 @@ def check_fields(value: object, fields: Mapping[str, Shape]) -> None:
                 f"Expected {name!r} to be {' or '.join(map(_name, allowed))}, got "
                 f"{_name(type(found))}."
             )
+    return value
+
+
+def parse_lines(text: str, fields: Mapping[str, Shape]) -> list[Any]:
+    r"""The objects of a file with one a line.
+
+    Args:
+      text: whole lines; what follows the last line break is left out.
+      fields: of each, as for `check_fields`.
+
+    Raises:
+      ValueError: as those, with the number of the line.
+
+    >>> parse_lines('{"round": 1}\n{"rou', {"round": int})
+    [{'round': 1}]
+    """
+    rows = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            rows.append(check_fields(parse(line), fields))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return rows
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
 
 
 def _name(kind: type) -> str:

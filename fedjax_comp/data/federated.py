@@ -89,7 +89,8 @@ def federated_data(
       The population.
 
     Raises:
-      ValueError: as `check_dataset`; if there is no client, no client has an example,
+      InvalidData: as `check_dataset`.
+      ValueError: if there is no client, no client has an example,
         or an index is not an integer, outside the data set or twice in one client's
         list.
 

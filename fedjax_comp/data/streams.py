@@ -106,7 +106,7 @@ def example_data(
       The stream's data.
 
     Raises:
-      ValueError: as `check_dataset`.
+      InvalidData: as `check_dataset`.
     """
     check_dataset(dataset)
     count = len(dataset.train.y)

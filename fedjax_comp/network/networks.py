@@ -176,8 +176,8 @@ def recorded(
       loss: share of packets lost.
 
     Raises:
-      ValueError: for such arguments; when called, as `read_traces` or
-        `read_trace_pairs` does.
+      ValueError: for such arguments; when called, `TraceError` as `read_traces` and
+        `read_trace_pairs`.
     """
     share = uplink_share if up_contains is None else 1.0
     make = _maker(share, latency_seconds, loss)

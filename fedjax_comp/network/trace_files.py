@@ -17,6 +17,10 @@ import numpy as np
 from fedjax_comp.network.traces import Trace, packet_trace, rate_trace
 
 
+class TraceError(ValueError):
+    """Files are not recordings of links; the message says which and why."""
+
+
 def parse_trace(text: str) -> Trace:
     r"""The trace that a file holds.
 
@@ -67,7 +71,7 @@ def read_traces(
       without: files with this in their path are left out; "" leaves none out.
 
     Raises:
-      ValueError: when there is no such path, it cannot be read, there is no such file
+      TraceError: when there is no such path, it cannot be read, there is no such file
         in it, or one is not a trace.
     """
     return list(_named_traces(path, name_contains, without).values())
@@ -88,24 +92,24 @@ def read_trace_pairs(
       `(uplink, downlink)` of each link, in the order of the downlinks' names.
 
     Raises:
-      ValueError: as `read_traces`; when a trace has no partner, with its name; when
+      TraceError: as `read_traces`; when a trace has no partner, with its name; when
         nothing tells the directions apart.
     """
     for name, token in (("up", up_contains), ("down", down_contains)):
         if not token:
-            raise ValueError(f"Expected {name}_contains='' to name a direction.")
+            raise TraceError(f"Expected {name}_contains='' to name a direction.")
     ups = _by_link(_named_traces(path, up_contains, without), up_contains)
     downs = _by_link(_named_traces(path, down_contains, without), down_contains)
     both = {name for name, _ in ups.values()} & {name for name, _ in downs.values()}
     if both:
-        raise ValueError(
+        raise TraceError(
             f"{path}, {min(both)}: expected a name with {up_contains!r} or "
             f"{down_contains!r}, got one with both."
         )
     alone = [name for link, (name, _) in ups.items() if link not in downs]
     alone += [name for link, (name, _) in downs.items() if link not in ups]
     if alone:
-        raise ValueError(
+        raise TraceError(
             f"Expected a trace of the other direction ({up_contains!r} for "
             f"{down_contains!r}) in {path} for each of {', '.join(sorted(alone))}: "
             f"leave out what has none, e.g. without={min(alone)!r}."
@@ -163,17 +167,17 @@ def _named_traces(path: Path, name_contains: str, without: str) -> dict[str, Tra
         # Of two members of one name the later one is the file, as tar has it.
         texts = sorted(dict(_texts(path, name_contains, without)).items())
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise TraceError(f"{path} cannot be read: {error}.") from error
     traces = {}
     for name, text in texts:
         try:
             traces[name] = parse_trace(text.decode("utf-8"))
         except UnicodeDecodeError:
-            raise ValueError(f"{path}, {name}: Expected text in UTF-8.") from None
+            raise TraceError(f"{path}, {name}: Expected text in UTF-8.") from None
         except ValueError as error:
-            raise ValueError(f"{path}, {name}: {error}") from None
+            raise TraceError(f"{path}, {name}: {error}") from None
     if not traces:
-        raise ValueError(
+        raise TraceError(
             f"Expected traces in {path} with {name_contains!r} in their names; "
             "there is none."
         )
@@ -191,7 +195,7 @@ def _texts(path: Path, name_contains: str, without: str) -> Iterator[tuple[str, 
                 yield name, file.read_bytes()
         return
     if not path.is_file():
-        raise ValueError(
+        raise TraceError(
             f"There is no {path}: name the raw data directory (--raw_dir or "
             "FEDJAX_COMP_RAW_DATA), or use a network without files, e.g. lognormal()."
         )

@@ -14,7 +14,7 @@ from jax import dtypes
 
 from fedjax_comp import checks
 from fedjax_comp.base import Examples
-from fedjax_comp.data.sources.contract import Dataset
+from fedjax_comp.data.sources.contract import Dataset, InvalidData
 
 
 def check_dataset(dataset: Dataset) -> None:
@@ -28,30 +28,31 @@ def check_dataset(dataset: Dataset) -> None:
       dataset: arrays of NumPy or JAX.
 
     Raises:
-      ValueError: in one line, with the value and a way out, when the training or the
+      InvalidData: in one line, with the value and a way out, when the training or the
         test set is empty, lengths, shapes or dtypes disagree, a number is not finite
         (or does not fit the dtype that it has on the device), a label is not in
         `[0, num_classes)` or one-hot, groups are not one integer an example, or
-        `num_classes`, `scale` or `ignore_label` is not what `Dataset` says.
+        `scale` or `ignore_label` is not what `Dataset` says.
+      ValueError: when `num_classes` or `ignore_label` is not an integer of at least 0.
 
     >>> x, y = np.zeros((3, 2), np.float32), np.array([0, 1, -1])
     >>> one = Examples(x, y)
     >>> check_dataset(Dataset("mine", one, one, None, None, 2, 1.0))
     Traceback (most recent call last):
     ...
-    ValueError: Expected the training labels of mine in [0, 2), got -1 in example 2: ...
+    fedjax_comp...InvalidData: Expected the training labels of mine ... got -1 in ...
     """
     name = dataset.name
     classes = checks.integer("num_classes", dataset.num_classes, minimum=0)
     if not math.isfinite(dataset.scale) or dataset.scale == 0:
-        raise ValueError(
+        raise InvalidData(
             f"Expected scale={dataset.scale} of {name} finite and not zero; 1 leaves "
             "the inputs as they are."
         )
     if dataset.ignore_label is not None:
         ignored = checks.integer("ignore_label", dataset.ignore_label, minimum=0)
         if ignored >= classes:
-            raise ValueError(
+            raise InvalidData(
                 f"Expected ignore_label={ignored} of {name} in [0, {classes}): padding "
                 "is one of the labels; count it in num_classes."
             )
@@ -70,12 +71,12 @@ def _check_examples(split: str, name: str, examples: Examples, classes: int) -> 
         _check_array(f"{split} {what} of {name}", array)
     x, y = examples
     if len(x) != len(y):
-        raise ValueError(
+        raise InvalidData(
             f"Expected as many inputs as labels among the {split} examples of "
             f"{name}, got {len(x)} and {len(y)}."
         )
     if len(y) == 0:
-        raise ValueError(
+        raise InvalidData(
             f"Expected {split} examples in {name}, got none: keep some of the others "
             "for it."
         )
@@ -89,19 +90,19 @@ def _check_examples(split: str, name: str, examples: Examples, classes: int) -> 
 
 def _check_array(what: str, array: object) -> None:
     if not isinstance(array, np.ndarray | jax.Array):
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as one array, got {type(array).__name__}; use "
             "np.asarray(...)."
         )
     if array.ndim == 0 or 0 in array.shape[1:]:
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as one row an example, [N, ...] without a size of 0, "
             f"got the shape {list(array.shape)}."
         )
     if not (_is_integer(array.dtype) or _is_floating(array.dtype)) and (
         array.dtype != np.bool_
     ):
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as numbers, got the dtype {array.dtype}; code words "
             "and categories as numbers first."
         )
@@ -124,7 +125,7 @@ def _check_numbers(what: str, values: np.ndarray) -> None:
         way_out = "number them from 0, or use floats"
     if wrong.any():
         place = np.unravel_index(int(wrong.argmax()), wrong.shape)
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} {bound}, got {values[place]} in example {place[0]} "
             f"({int(wrong.sum())} of {wrong.size} numbers are not): {way_out}."
         )
@@ -132,24 +133,24 @@ def _check_numbers(what: str, values: np.ndarray) -> None:
 
 def _check_labels(what: str, labels: np.ndarray, classes: int) -> None:
     if labels.ndim == 2 and labels.shape[1] == classes and _is_one_hot(labels):
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as numbers of classes, got one-hot rows "
             f"{labels.dtype}{list(labels.shape)}; use y.argmax(axis=1)."
         )
     if not _is_integer(labels.dtype):
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as integers in [0, {classes}), got {labels.dtype}; "
             "use y.astype(np.int32), or num_classes=0 for numbers to regress on."
         )
     if labels.ndim > 2:
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as one label an example [N] or one a token [N, T], "
             f"got the shape {list(labels.shape)}; use y.reshape(len(y), -1)."
         )
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         place = np.unravel_index(int(wrong.argmax()), wrong.shape)
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} in [0, {classes}), got {labels[place]} in example "
             f"{place[0]}: number the classes from 0, and padding as one of them "
             "(ignore_label)."
@@ -158,7 +159,7 @@ def _check_labels(what: str, labels: np.ndarray, classes: int) -> None:
 
 def _check_targets(what: str, targets: np.ndarray) -> None:
     if not _is_floating(targets.dtype):
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {what} as floating numbers with num_classes=0, got "
             f"{targets.dtype}; say how many classes there are, or use "
             "y.astype(np.float32)."
@@ -169,7 +170,7 @@ def _check_targets(what: str, targets: np.ndarray) -> None:
 def _check_groups(split: str, name: str, groups: object, count: int) -> None:
     array = np.asarray(groups)
     if array.shape != (count,) or not _is_integer(array.dtype):
-        raise ValueError(
+        raise InvalidData(
             f"Expected the {split} groups of {name} as one integer an example, [{count}"
             f"], got {array.dtype}{list(array.shape)}; use "
             "np.unique(groups, return_inverse=True)[1]."
@@ -182,7 +183,7 @@ def _check_alike(name: str, train: Examples, test: Examples) -> None:
         ("labels", train.y, test.y),
     ):
         if _kind(ours) != _kind(theirs):
-            raise ValueError(
+            raise InvalidData(
                 f"Expected training and test {what} of {name} of one shape and dtype, "
                 f"got {ours.dtype}{list(ours.shape)} and "
                 f"{theirs.dtype}{list(theirs.shape)}."

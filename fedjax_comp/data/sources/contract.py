@@ -13,6 +13,10 @@ class DataUnavailable(ValueError):
     """A data set could be had in none of the ways there are; says which and why."""
 
 
+class InvalidData(ValueError):
+    """Arrays or files are not the data they should be; one line says where and why."""
+
+
 class Dataset(NamedTuple):
     """A data set in host memory, before it is given to clients.
 

@@ -21,6 +21,7 @@ from fedjax_comp.data.sources.checked import check_dataset
 from fedjax_comp.data.sources.contract import (
     Dataset,
     DataUnavailable,
+    InvalidData,
     Source,
     Splits,
     to_dataset,
@@ -44,7 +45,7 @@ def load_source(
 
     Raises:
       DataUnavailable: if no way works; says why each did not, and what to do.
-      ValueError: if raw files are there but damaged, or `check_dataset` refuses what
+      InvalidData: if raw files are there but damaged, or `check_dataset` refuses what
         they hold.
     """
     tried = []
@@ -113,11 +114,11 @@ def _from_raw(
     found = prepared.find(target, source.name)
     if found.readable is not None and data_dir is None:
         return _read_prepared(source, found.readable)
-    splits = source.read_raw(folder)
     try:
+        splits = source.read_raw(folder)
         check_dataset(to_dataset(source, splits))
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
+        raise InvalidData(f"{folder}: {error}") from error
     _keep(target, source, splits)
     return splits
 

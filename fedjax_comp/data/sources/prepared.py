@@ -158,8 +158,9 @@ def unfinished(data_dir: Path) -> Iterator[Path]:
 
 def _file_format(folder: Path) -> str:
     try:
-        info = checked_json.parse((folder / "dataset_info.json").read_bytes())
-        checked_json.check_fields(info, {})
+        info = checked_json.check_fields(
+            checked_json.parse((folder / "dataset_info.json").read_bytes()), {}
+        )
     except (OSError, ValueError):
         return "damaged"
     # Written only by newer versions of TFDS; before, there was one format.

@@ -76,8 +76,7 @@ def read_raw(folder: Path) -> Splits:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:
-                speech = checked_json.parse(line)
-                checked_json.check_fields(speech, _SPEECH)
+                speech = checked_json.check_fields(checked_json.parse(line), _SPEECH)
                 lines = speech["lines"]
                 if not all(isinstance(one, str) for one in lines):
                     raise ValueError("Expected every line to be a text.")
