@@ -23,6 +23,7 @@ from fedjax_comp.run_directory import (
     write_text,
 )
 from fedjax_comp.training import TrainState
+from fedjax_comp.wording import one_line
 
 STARTS = "starts.jsonl"
 
@@ -112,9 +113,7 @@ def read_starts(directory: RunDirectory) -> list[Json]:
         text = path.read_text(encoding="utf-8")
         return checked_json.parse_lines(text, {"versions": dict})
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read: {str(error).rstrip('.')}."
-        ) from error
+        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 
 
 def _now() -> str:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from fedjax_comp import checked_json
 from fedjax_comp.checked_json import Shape
 from fedjax_comp.lock import Lock, Locked, hold
+from fedjax_comp.wording import MOST_CHARACTERS, one_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 SPEED_ONLY_FLAGS = frozenset(
@@ -232,9 +233,7 @@ def read_json(path: Path, fields: Mapping[str, Shape] | None = None) -> Json:
     except RunDirectoryError:
         raise
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read: {str(error).rstrip('.')}."
-        ) from error
+        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 
 
 def check_format(
@@ -309,7 +308,8 @@ def _check_same(
     if config.get("experiment") != experiment:
         raise RunDirectoryError(
             f"--workdir={path} holds a run of experiment "
-            f"{config.get('experiment')!r}, not {experiment!r}; choose another one."
+            f"{str(config.get('experiment'))[:40]!r}, not {experiment!r}; choose "
+            "another one."
         )
     there = {n: x for n, x in config.get("flags", {}).items() if n not in free}
     now = {n: x for n, x in flags.items() if n not in free}
@@ -321,10 +321,15 @@ def _check_same(
         )
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+
+
 def _differing(old: Json, new: Json) -> list[str]:
     names = sorted((set(old) | set(new)) - SPEED_ONLY_FLAGS)
     return [
-        f"--{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        f"--{name[:40]}: {_short(old.get(name))} there, {_short(new.get(name))} now"
         for name in names
         if old.get(name) != new.get(name)
     ]

@@ -7,6 +7,7 @@ from typing import Any
 from fedjax_comp import checked_json
 from fedjax_comp.checked_json import NUMBER, Shape
 from fedjax_comp.run_directory import Json, RunDirectory, RunDirectoryError
+from fedjax_comp.wording import one_line
 
 MEASURED: Mapping[str, Shape] = {
     "test_accuracy": NUMBER,
@@ -87,9 +88,7 @@ def read_lines(path: Path, fields: Mapping[str, Shape]) -> list[Any]:
     try:
         return checked_json.parse_lines(path.read_text(encoding="utf-8"), fields)
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(
-            f"{path} cannot be read: {str(error).rstrip('.')}."
-        ) from error
+        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 
 
 def _is_text(value: object) -> bool:

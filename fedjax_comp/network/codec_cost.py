@@ -28,6 +28,7 @@ from fedjax_comp.run_directory import (
 )
 from fedjax_comp.training import TrainState
 from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wording import one_line
 
 COSTS = "costs.json"
 _COST = {"flops": NUMBER, "bytes": NUMBER, "factor": NUMBER}
@@ -83,7 +84,7 @@ def check_cost(path: Path, value: object) -> None:
             checks.not_negative(name, number)
     except ValueError as error:
         raise RunDirectoryError(
-            f"{path} does not hold the costs of compressors: {str(error).rstrip('.')}."
+            f"{path} does not hold the costs of compressors: {one_line(error)}."
         ) from error
 
 

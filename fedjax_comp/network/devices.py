@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_comp import checked_json, checks
+from fedjax_comp.wording import one_line
 
 PHONE_TABLE = "traces/devices/raw_ai_benchmark_list.json"
 REFERENCE_PHONE = "Google Pixel 4"
@@ -259,7 +260,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         for row in rows:
             checked_json.check_fields(row, {"Model": str, SCORE: str, "Year": str})
     except (OSError, ValueError) as error:
-        raise ValueError(f"Expected a phone table in {path}: {error}") from error
+        raise ValueError(
+            f"Expected a phone table in {path}: {one_line(error)}."
+        ) from error
     return rows
 
 

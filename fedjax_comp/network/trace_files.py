@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_comp.network.traces import Trace, packet_trace, rate_trace
+from fedjax_comp.wording import one_line
 
 
 class TraceError(ValueError):
@@ -167,7 +168,7 @@ def _named_traces(path: Path, name_contains: str, without: str) -> dict[str, Tra
         # Of two members of one name the later one is the file, as tar has it.
         texts = sorted(dict(_texts(path, name_contains, without)).items())
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise TraceError(f"{path} cannot be read: {error}.") from error
+        raise TraceError(f"{path} cannot be read: {one_line(error)}.") from error
     traces = {}
     for name, text in texts:
         try:

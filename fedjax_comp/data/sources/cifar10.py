@@ -25,6 +25,7 @@ from absl import logging
 
 from fedjax_comp.data.sources.contract import Source, Split, Splits
 from fedjax_comp.data.sources.npz import read_npz
+from fedjax_comp.wording import one_line
 
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _BATCH = re.compile(r"data_batch_[1-5]\.npz")
@@ -86,7 +87,9 @@ def read_archive(folder: Path) -> Splits:
             train = [_read_member(archive, f"data_batch_{i}.bin") for i in range(1, 6)]
             test = _read_member(archive, "test_batch.bin")
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(f"Expected an archive in {path}: {error}.") from error
+        raise ValueError(
+            f"Expected an archive in {path}: {one_line(error)}."
+        ) from error
     return {
         "train": Split(
             np.concatenate([part.x for part in train]),

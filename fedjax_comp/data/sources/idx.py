@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_comp.data.sources.contract import Split, Splits
+from fedjax_comp.wording import one_line
 
 IMAGE_SHAPE = (28, 28)
 MOST_AXES = 32
@@ -51,7 +52,7 @@ def read_idx(path: Path, *, md5: str | None = None) -> np.ndarray:
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"Expected gzip in {path}: {error}") from error
+        raise ValueError(f"Expected gzip in {path}: {one_line(error)}.") from error
     if md5 is not None:
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != md5:
@@ -79,7 +80,9 @@ def read_idx(path: Path, *, md5: str | None = None) -> np.ndarray:
     try:
         return values.reshape(shape)
     except ValueError as error:  # no values, and sizes beyond all memory
-        raise ValueError(f"Expected sizes of an array in {path}: {error}.") from error
+        raise ValueError(
+            f"Expected sizes of an array in {path}: {one_line(error)}."
+        ) from error
 
 
 def read_folder(folder: Path, *, md5s: Mapping[str, str]) -> Splits:

@@ -26,6 +26,7 @@ from PIL import Image
 
 from fedjax_comp import checked_json
 from fedjax_comp.data.sources.contract import DataUnavailable, Source, Split, Splits
+from fedjax_comp.wording import one_line
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -133,7 +134,8 @@ def read(folder: Path) -> Splits:
     except Exception as error:
         raise DataUnavailable(
             f"Expected a prepared data set in {folder}, which cannot be read "
-            f"({type(error).__name__}: {error}). Delete that folder and prepare again."
+            f"({type(error).__name__}: {one_line(error)}). Delete that folder and "
+            "prepare again."
         ) from error
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from fedjax_comp import checked_json
 from fedjax_comp.data.sources.contract import Source, Split, Splits
+from fedjax_comp.wording import one_line
 
 PADDING = 0
 UNKNOWN = 1
@@ -84,7 +85,7 @@ def read_raw(folder: Path) -> Splits:
     except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"Expected one speech a line in {path}, with play, speaker and lines: "
-            f"{error}"
+            f"{one_line(error)}."
         ) from error
     spoken = [lines for lines in roles.values() if len(lines) >= 2]
     cuts = [len(lines) - math.ceil(TEST_FRACTION * len(lines)) for lines in spoken]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_comp.wording import one_line
+
 
 class Table(NamedTuple):
     """A table as it was read.
@@ -50,7 +52,7 @@ def read_table(path: Path) -> Table:
         lines = content.decode("utf-8").splitlines()
         rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"Expected a table in {path}: {error}") from error
+        raise ValueError(f"Expected a table in {path}: {one_line(error)}.") from error
     if len(rows) < 2:
         raise ValueError(
             f"Expected a header and rows in {path}, got {len(rows)} lines."
@@ -58,7 +60,7 @@ def read_table(path: Path) -> Table:
     columns, *values = ([value.strip() for value in row] for row in rows)
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
-        raise ValueError(f"Expected column {twice[0]!r} of {path} once.")
+        raise ValueError(f"Expected column {twice[0][:40]!r} of {path} once.")
     for number, row in enumerate(values, start=1):
         if len(row) != len(columns):
             raise ValueError(
@@ -90,7 +92,7 @@ def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
     except ValueError as error:
         raise ValueError(
             f"Expected numbers in {', '.join(columns)} of {table.path}: "
-            f"{str(error)[:80]}."
+            f"{one_line(error)}."
         ) from error
     with np.errstate(over="ignore"):
         stored = values.astype(np.float32)
@@ -172,6 +174,6 @@ def _place(table: Table, column: str) -> int:
     if column not in table.columns:
         raise ValueError(
             f"Expected a column {column} in {table.path}, got "
-            f"{', '.join(table.columns)}."
+            f"{', '.join(table.columns)[:200]}."
         )
     return table.columns.index(column)
