@@ -196,7 +196,7 @@ def _summary_faults(path: Path, lines: list[bytes]) -> list[str]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
         said = summary["params_sha256"], summary["rounds"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         return [f"{path} cannot be read: {error!r}."]
     if said != (result.message, result.round):
         fault = (
