@@ -4,7 +4,6 @@
 Float sums depend on all of them, so a run that goes on elsewhere says what differs.
 """
 
-import json
 import signal
 import sys
 import threading
@@ -13,15 +12,18 @@ from types import FrameType
 
 import jax
 
+from fedjax_comp import checked_json
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
+    RunDirectoryError,
     describe_code,
     strict_json,
     write_text,
 )
 from fedjax_comp.training import TrainState
+from fedjax_comp.wording import one_line
 
 STARTS = "starts.jsonl"
 
@@ -99,11 +101,19 @@ def _flat(start: Json) -> Json:
 
 
 def read_starts(directory: RunDirectory) -> list[Json]:
-    """Every start of a run so far."""
+    """Every start of a run so far.
+
+    Raises:
+      RunDirectoryError: when their file cannot be read.
+    """
     path = directory.path / STARTS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8")
+        return checked_json.parse_lines(text, {"versions": dict})
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 
 
 def _now() -> str:

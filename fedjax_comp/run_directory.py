@@ -20,7 +20,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedjax_comp import checked_json
+from fedjax_comp.checked_json import Shape
 from fedjax_comp.lock import Lock, Locked, hold
+from fedjax_comp.wording import MOST_CHARACTERS, one_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 SPEED_ONLY_FLAGS = frozenset(
@@ -32,6 +35,13 @@ FORMAT = 1
 """Of JSON files; raised whenever an older one would be misread."""
 
 Json = dict[str, Any]
+
+_CONFIG: Mapping[str, Shape] = {
+    "experiment": str,
+    "flags": dict,
+    "versions": dict,
+    "git_commit": (str, type(None)),
+}
 
 
 class RunDirectoryError(ValueError):
@@ -99,7 +109,7 @@ def find_run(
     config_path, summary_path = path / "config.json", path / "summary.json"
     if not config_path.exists():
         return RunDirectory(path, _describe(experiment, flags), None)
-    config = read_json(config_path)
+    config = read_json(config_path, _CONFIG)
     grown = {
         name: flags[name]
         for name in growing
@@ -141,7 +151,7 @@ def begin_run(directory: RunDirectory) -> RunDirectory:
         # The run has not finished any more, whatever happens next.
         (path / "summary.json").unlink(missing_ok=True)
     elif config_path.exists():
-        there = read_json(config_path)
+        there = read_json(config_path, _CONFIG)
         _check_same(path, there, config["experiment"], config["flags"], ())
     if directory.grown or not config_path.exists():
         write_json(config_path, config)
@@ -205,20 +215,25 @@ def write_json(path: Path, value: Json) -> None:
     write_text(path, strict_json(numbered, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Json:
+def read_json(path: Path, fields: Mapping[str, Shape] | None = None) -> Json:
     """What `write_json` has written, without the number of its format.
 
+    Args:
+      path: of the file.
+      fields: what it must have, as for `checked_json.check_fields`.
+
     Raises:
-      RunDirectoryError: when it cannot be read or is of another format.
+      RunDirectoryError: when it cannot be read, is of another format or lacks a field.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = checked_json.check_fields(checked_json.parse(text), {})
+        check_format(path, value.pop("format", None), FORMAT)
+        return checked_json.check_fields(value, fields or {})
+    except RunDirectoryError:
+        raise
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(value, dict):
-        raise RunDirectoryError(f"{path} does not hold a JSON object.")
-    check_format(path, value.pop("format", None), FORMAT)
-    return value
+        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 
 
 def check_format(
@@ -242,7 +257,7 @@ def check_format(
     >>> check_format(Path("runs/a/config.json"), 1, 1)
     """
     if found != expected or isinstance(found, bool):
-        has = "none" if found is None else repr(found)
+        has = "none" if found is None else repr(found)[:40]
         raise RunDirectoryError(
             f"Expected format {expected} in {path}, got {has}: {way_out}."
         )
@@ -293,7 +308,8 @@ def _check_same(
     if config.get("experiment") != experiment:
         raise RunDirectoryError(
             f"--workdir={path} holds a run of experiment "
-            f"{config.get('experiment')!r}, not {experiment!r}; choose another one."
+            f"{str(config.get('experiment'))[:40]!r}, not {experiment!r}; choose "
+            "another one."
         )
     there = {n: x for n, x in config.get("flags", {}).items() if n not in free}
     now = {n: x for n, x in flags.items() if n not in free}
@@ -305,10 +321,15 @@ def _check_same(
         )
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+
+
 def _differing(old: Json, new: Json) -> list[str]:
     names = sorted((set(old) | set(new)) - SPEED_ONLY_FLAGS)
     return [
-        f"--{name}: {old.get(name)!r} there, {new.get(name)!r} now"
+        f"--{name[:40]}: {_short(old.get(name))} there, {_short(new.get(name))} now"
         for name in names
         if old.get(name) != new.get(name)
     ]

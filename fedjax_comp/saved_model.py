@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import safetensors
 import safetensors.flax
 import safetensors.numpy
 from flax import linen as nn
@@ -30,6 +31,7 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.models import convolution
 from fedjax_comp.models.factorized import Compact
 from fedjax_comp.run_directory import Json, check_format, write_json
+from fedjax_comp.wording import one_line
 
 FORMAT = 2
 ARCHITECTURE, PARAMETERS = "architecture.json", "params.safetensors"
@@ -173,7 +175,12 @@ def load_model(directory: Path) -> Compact:
         )
     # From the file: from bytes it knows no bfloat16. By reading: what is mapped into
     # memory would change with the file.
-    flat = safetensors.flax.load_file(directory / PARAMETERS, backend="pread")
+    try:
+        flat = safetensors.flax.load_file(directory / PARAMETERS, backend="pread")
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"Expected safetensors in {directory / PARAMETERS}: {one_line(error)}."
+        ) from error
     params = traverse_util.unflatten_dict(flat, sep="/")
     return Compact(build_module(architecture), params)
 

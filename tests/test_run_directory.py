@@ -113,6 +113,43 @@ def test_another_format_is_refused_in_one_line(tmp_path, name, number):
     assert "choose another --workdir" in line
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "Expected an object, got a list"),
+        ('{"format": 1, "a": ' + "[" * 100_000, "nested too deeply"),
+        ('{"format": 1, "a": ' + "9" * 5_000 + "}", "an integer of 5000 digits"),
+        ('{"format": ' + "9" * 5_000 + "}", "an integer of 5000 digits"),
+        ("\xff", "cannot be read"),
+        ('{"format": 1}', "Expected a field 'experiment', which is missing"),
+    ],
+)
+def test_what_is_no_config_is_refused_in_one_line(tmp_path, text, words):
+    open_run(tmp_path, "fed_avg", FLAGS)
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(RunDirectoryError, match=words) as error:
+        open_run(tmp_path, "fed_avg", FLAGS)
+    assert str(error.value).startswith(f"{tmp_path / 'config.json'} cannot be read: ")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("flags", [1], "'flags' to be an object, got a list"),
+        ("versions", None, "'versions' to be an object, got null"),
+        ("git_commit", 3, "'git_commit' to be str or null, got int"),
+        ("experiment", {}, "'experiment' to be str, got an object"),
+    ],
+)
+def test_fields_of_another_type_are_named(tmp_path, field, value, words):
+    config = open_run(tmp_path, "fed_avg", FLAGS).config
+    write_json(tmp_path / "config.json", {**config, field: value})
+    with pytest.raises(RunDirectoryError, match=words):
+        open_run(tmp_path, "fed_avg", FLAGS)
+
+
 def test_finding_a_run_writes_nothing(tmp_path):
     found = find_run(tmp_path / "run", "fed_avg", FLAGS)
     assert not list(tmp_path.iterdir())

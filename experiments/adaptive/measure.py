@@ -1,7 +1,7 @@
 """The ladder as measured on this machine: sizes, errors and costs; once, then read."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,13 +10,22 @@ import numpy as np
 
 from experiments.adaptive.methods import LEAF_RUNGS, RUNGS
 from fedjax_comp.base import PyTree
+from fedjax_comp.checked_json import NUMBER, Shape, check_fields
 from fedjax_comp.compress.budget.ladder import rung_bits
-from fedjax_comp.network.codec_cost import codec_measures, host_device
+from fedjax_comp.network.codec_cost import check_cost, codec_measures, host_device
 from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import Cost
 from fedjax_comp.network.setting import Codec
-from fedjax_comp.run_directory import Json, read_json
+from fedjax_comp.run_directory import Json, RunDirectoryError, read_json
 from fedjax_comp.wire.codes.fixed_width import bit_width
+
+_RUNG: Mapping[str, Shape] = {
+    "name": str,
+    "bits": int,
+    "error": NUMBER,
+    "encode": dict,
+    "decode": dict,
+}
 
 
 class Measured(NamedTuple):
@@ -40,9 +49,15 @@ def measured_ladder(path: Path, names: Sequence[str], params: PyTree) -> Json:
       path: of the file.
       names: of the rungs.
       params: the model, whose shapes travel.
+
+    Raises:
+      RunDirectoryError: for a file that does not hold a ladder.
     """
     if path.is_file():
-        return read_json(path)
+        measured = read_json(path, {"num_parameters": int, "rungs": list})
+        for rung in measured["rungs"]:
+            _check_rung(path, rung)
+        return measured
     host = host_device()
     num_parameters = sum(x.size for x in jax.tree.leaves(params))
     rungs = []
@@ -62,6 +77,15 @@ def measured_ladder(path: Path, names: Sequence[str], params: PyTree) -> Json:
         "num_parameters": num_parameters,
         "rungs": rungs,
     }
+
+
+def _check_rung(path: Path, rung: object) -> None:
+    try:
+        known = check_fields(rung, _RUNG)
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} does not hold a ladder: {error}") from error
+    for name in ("encode", "decode"):
+        check_cost(path, known[name])
 
 
 def as_ladder(measured: Json, *, per_leaf: bool) -> Measured:

@@ -263,13 +263,18 @@ def _read_key(line: str, what: str) -> tuple[str, str, int, bytes]:
 def _check_id(key: Verifier, key_id: str) -> None:
     if key.key_id.hex() != key_id:
         raise NoteError(
-            f"The key named {key.name} has ID {key.key_id.hex()}, not {key_id}."
+            f"The key named {key.name[:80]} has ID {key.key_id.hex()}, not "
+            f"{key_id[:20]!r}."
         )
 
 
 def _check_name(name: str) -> None:
-    if not name or "+" in name or any(map(str.isspace, name)):
-        raise NoteError(f"Expected a key name without space or plus, got {name!r}.")
+    # A surrogate stands for what is not UTF-8, and has no bytes to be hashed.
+    odd = any(x.isspace() or "\ud800" <= x <= "\udfff" for x in name)
+    if not name or "+" in name or odd:
+        raise NoteError(
+            f"Expected a key name in UTF-8 without space or plus, got {name[:80]!r}."
+        )
 
 
 def _check_text(text: str) -> None:

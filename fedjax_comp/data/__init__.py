@@ -22,7 +22,7 @@ from fedjax_comp.data.partition import (
     natural,
     shards,
 )
-from fedjax_comp.data.sources import NAMES, Dataset, DataUnavailable, load
+from fedjax_comp.data.sources import NAMES, Dataset, DataUnavailable, InvalidData, load
 
 __all__ = [
     "NAMES",
@@ -32,6 +32,7 @@ __all__ = [
     "Dataset",
     "FederatedData",
     "InputPartition",
+    "InvalidData",
     "Partition",
     "clusters",
     "dirichlet",

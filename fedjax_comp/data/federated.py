@@ -21,6 +21,7 @@ from fedjax_comp.data.partition import (
     Partition,
     from_lists,
 )
+from fedjax_comp.data.sources.checked import check_dataset
 from fedjax_comp.data.sources.contract import Dataset
 
 
@@ -33,7 +34,7 @@ class DataSpec:
 
     Attributes:
       name: name of the data set.
-      num_classes: labels are in `[0, num_classes)`.
+      num_classes: labels are in `[0, num_classes)`; 0 where they are numbers.
       input_shape: shape of one input, without the examples' axis.
       scale: what turns stored inputs into numbers of order one, `x * scale`.
       ignore_label: a label that is padding and not to be scored, or None.
@@ -88,16 +89,23 @@ def federated_data(
       The population.
 
     Raises:
-      ValueError: if there is no client, no client has an example, an index is outside
-        the data set or twice in one client's list, or lengths disagree.
+      InvalidData: as `check_dataset`.
+      ValueError: if there is no client, no client has an example,
+        or an index is not an integer, outside the data set or twice in one client's
+        list.
 
     >>> from fedjax_comp.data.sources import load
     >>> data = federated_data(load("digits"), [[0, 5, 9], [], [3]])
     >>> data.spec.num_clients, data.spec.max_client_size, data.examples.x.shape
     (3, 3, (1437, 8, 8, 1))
     """
+    check_dataset(dataset)
     assignment = clients if isinstance(clients, Assignment) else from_lists(clients)
-    num_train = _check_dataset(dataset)
+    return _on_device(dataset, assignment)
+
+
+def _on_device(dataset: Dataset, assignment: Assignment) -> FederatedData:
+    num_train = len(dataset.train.y)
     order, offsets = _check_assignment(assignment, num_train)
     spec = DataSpec(
         name=dataset.name,
@@ -139,30 +147,21 @@ def federate(
       The population.
 
     Raises:
-      ValueError: as the partition and `federated_data`.
+      ValueError: as `federated_data` and the partition.
 
     >>> from fedjax_comp.data import iid, load
     >>> federate(load("digits"), iid(), num_clients=10, seed=0).offsets[-1].item()
     1437
     """
     checks.integer("seed", seed, minimum=0)
+    check_dataset(dataset)  # before the partition, which looks at labels and groups
     rng = np.random.default_rng(seed)
     if isinstance(partition, InputPartition):
         inputs = np.asarray(dataset.train.x)
-        return federated_data(dataset, partition.assign(inputs, num_clients, rng))
+        return _on_device(dataset, partition.assign(inputs, num_clients, rng))
     labels = np.asarray(dataset.train.y)
     assignment = partition(labels, dataset.train_groups, num_clients, rng)
-    return federated_data(dataset, assignment)
-
-
-def _check_dataset(dataset: Dataset) -> int:
-    for name, split in (("training", dataset.train), ("test", dataset.test)):
-        if len(split.x) != len(split.y):
-            raise ValueError(
-                f"Expected as many inputs as labels among the {name} examples of "
-                f"{dataset.name}, got {len(split.x)} and {len(split.y)}."
-            )
-    return len(dataset.train.y)
+    return _on_device(dataset, assignment)
 
 
 def _check_assignment(
@@ -170,6 +169,12 @@ def _check_assignment(
 ) -> tuple[np.ndarray, np.ndarray]:
     order = np.asarray(assignment.order)
     offsets = np.asarray(assignment.offsets)
+    for name, array in (("order", order), ("offsets", offsets)):
+        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(
+                f"Expected {name} of an Assignment as integers in one row, got "
+                f"{array.dtype}{list(array.shape)}."
+            )
     sizes = np.diff(offsets)
     if len(offsets) < 2:
         raise ValueError("Expected num_clients=0 >= 1: there is no client.")

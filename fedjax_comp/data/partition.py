@@ -48,11 +48,15 @@ def from_lists(lists: Sequence[np.ndarray | Sequence[int]]) -> Assignment:
     Returns:
       The same lists, concatenated.
 
+    Raises:
+      ValueError: when a list holds anything but integers in one row, or one beyond
+        int32.
+
     >>> from_lists([[3, 1], [], [2]]).offsets
     array([0, 2, 2, 3], dtype=int32)
     """
     sizes = [len(indices) for indices in lists]
-    arrays = [np.asarray(indices, np.int32) for indices in lists]
+    arrays = [_indices(client, indices) for client, indices in enumerate(lists)]
     order = np.concatenate([np.zeros(0, np.int32), *arrays])
     return Assignment(order, _offsets(sizes))
 
@@ -292,6 +296,26 @@ def _check_labels(labels: np.ndarray, name: str) -> None:
             f"Expected one integer label an example for {name}, got "
             f"{labels.dtype}{list(labels.shape)}; use iid() or natural()."
         )
+
+
+def _indices(client: int, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+    array = np.asarray(indices)
+    if array.size == 0:
+        return np.zeros(0, np.int32)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(
+            f"Expected integers in one row in the index list of client {client}, got "
+            f"{array.dtype}{list(array.shape)}; np.flatnonzero turns a mask into them."
+        )
+    # A conversion to int32 would wrap silently.
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        wrong = array.min() if array.min() < limits.min else array.max()
+        raise ValueError(
+            f"Expected index={wrong} of client {client} to be an int32: it is outside "
+            "every data set."
+        )
+    return array.astype(np.int32)
 
 
 def _offsets(sizes: np.ndarray | Sequence[int]) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 
 from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Cohort, Examples, PyTree
+from fedjax_comp.data.sources.checked import check_dataset
 from fedjax_comp.data.sources.contract import Dataset
 from fedjax_comp.keys import make_key
 
@@ -103,7 +104,11 @@ def example_data(
 
     Returns:
       The stream's data.
+
+    Raises:
+      InvalidData: as `check_dataset`.
     """
+    check_dataset(dataset)
     count = len(dataset.train.y)
     rng = np.random.default_rng(seed)
     order = np.arange(count) if in_order else rng.permutation(count)

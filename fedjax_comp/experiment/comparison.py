@@ -27,6 +27,7 @@ from absl import flags
 
 from fedjax_comp.experiment.errors import RunFailed
 from fedjax_comp.experiment.finish import read_rows
+from fedjax_comp.experiment.finished import COMPARED, check_finished
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import run_main
 from fedjax_comp.experiment.outcome import (
@@ -159,7 +160,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         del settings[name]
     directory = find_run(values.workdir, comparison.name, settings)
     if directory.finished is not None and not directory.is_writable:
-        return _read_only(directory.finished, directory, variants)
+        return _read_only(check_finished(directory, COMPARED), directory, variants)
     directory = begin_run(directory)
     results = Results(values, [], [], directory)
     for variant in variants:

@@ -1,6 +1,5 @@
 """Runs a problem in its directory and writes what the run leaves behind."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,12 @@ from rich.console import Console
 from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.experiment.errors import RunFailed
+from fedjax_comp.experiment.finished import (
+    MEASURED,
+    ROW,
+    check_finished,
+    read_lines,
+)
 from fedjax_comp.experiment.flags import as_dict
 from fedjax_comp.experiment.lateness import counts_late, put_on_clock
 from fedjax_comp.experiment.outcome import settings_of
@@ -95,9 +100,10 @@ def execute(
         values.workdir, name, as_dict(values), growing=_growing(values)
     )
     if directory.finished is not None:
+        finished = check_finished(directory, MEASURED)
         print(f"{directory.path} has finished; nothing was changed.")
-        print_summary(directory.finished, directory)
-        return _sound(directory.finished)
+        print_summary(finished, directory)
+        return _sound(finished)
     check_audits(values)
     schedule = build_schedule(values)
     problem = build_problem()
@@ -236,6 +242,9 @@ def print_summary(summary: Json, directory: RunDirectory) -> None:
 
 
 def read_rows(workdir: Path) -> list[Row]:
-    """The evaluation rows of a run directory."""
-    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """The evaluation rows of a run directory; half a last line is left out.
+
+    Raises:
+      RunDirectoryError: when there are none, or one is not an evaluation.
+    """
+    return read_lines(workdir / "metrics.jsonl", ROW)

@@ -15,7 +15,6 @@ command goes on where it was; one that fails is a row of the table with its reas
     main = MEASUREMENTS.main                 # python -m experiments.mine
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.finished import read_lines
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import run_main
 from fedjax_comp.experiment.outcome import (
@@ -49,16 +49,20 @@ LEADING, TRAILING = ("name",), ("reason",)
 
 
 def read_measurements(directory: RunDirectory) -> dict[str, Json]:
-    """The rows that earlier calls have measured, by name; half a last line is left out.
+    """The rows that earlier calls have measured, by name.
+
+    What follows the last line break was being written when the run was killed, and is
+    left out.
 
     Args:
       directory: a run directory; nothing in it is changed.
+
+    Raises:
+      RunDirectoryError: when its file of rows cannot be read.
     """
     if not directory.metrics_path.exists():
         return {}
-    text = directory.metrics_path.read_text(encoding="utf-8")
-    # What follows the last line break was being written when the run was killed.
-    rows = [json.loads(line) for line in text.split("\n")[:-1]]
+    rows = read_lines(directory.metrics_path, {"name": str})
     return {row["name"]: row for row in rows}
 
 

@@ -13,16 +13,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checked_json, checks
 from fedjax_comp.base import Bits, Compressor, PyTree, make_context
+from fedjax_comp.checked_json import NUMBER
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.keys import make_key
 from fedjax_comp.network.devices import NOTHING, Cost, Device, calibrated
 from fedjax_comp.network.setting import Codec
-from fedjax_comp.run_directory import Json, read_json, write_json
+from fedjax_comp.run_directory import (
+    Json,
+    RunDirectoryError,
+    read_json,
+    write_json,
+)
 from fedjax_comp.training import TrainState
 from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wording import one_line
 
 COSTS = "costs.json"
+_COST = {"flops": NUMBER, "bytes": NUMBER, "factor": NUMBER}
 REPEATS = 20
 
 
@@ -41,10 +50,17 @@ def read_or_measure(path: Path, links: Mapping[str, Compressor], like: PyTree) -
       `{"host": {...}, "links": {name: [encode, decode]}}`, JSON-able.
 
     Raises:
-      RunDirectoryError: for a file that cannot be read or is of another format.
+      RunDirectoryError: for a file that cannot be read, is of another format or does
+        not hold costs.
     """
     if path.is_file():
-        return read_json(path)
+        measured = read_json(path, {"links": dict})
+        for name, costs in measured["links"].items():
+            if not isinstance(costs, list) or len(costs) != 2:
+                raise RunDirectoryError(f"Expected two costs of link {name} in {path}.")
+            for cost in costs:
+                check_cost(path, cost)
+        return measured
     host = host_device()
     return {
         "host": dataclasses.asdict(host),
@@ -53,6 +69,23 @@ def read_or_measure(path: Path, links: Mapping[str, Compressor], like: PyTree) -
             for name, link in links.items()
         },
     }
+
+
+def check_cost(path: Path, value: object) -> None:
+    """Refuses what is not a `Cost` as JSON, read from `path`.
+
+    Raises:
+      RunDirectoryError: for anything but three finite numbers of at least 0.
+    """
+    try:
+        for name, number in checked_json.check_fields(value, _COST).items():
+            if name not in _COST:
+                raise ValueError(f"Expected {', '.join(_COST)}, got {name!r}.")
+            checks.not_negative(name, number)
+    except ValueError as error:
+        raise RunDirectoryError(
+            f"{path} does not hold the costs of compressors: {one_line(error)}."
+        ) from error
 
 
 def codecs_of(measured: Json) -> dict[str, Codec]:

@@ -12,14 +12,15 @@ one fleet with each other, not its seconds with a stopwatch.
 """
 
 import dataclasses
-import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fedjax_comp import checks
+from fedjax_comp import checked_json, checks
+from fedjax_comp.wording import one_line
 
 PHONE_TABLE = "traces/devices/raw_ai_benchmark_list.json"
 REFERENCE_PHONE = "Google Pixel 4"
@@ -215,17 +216,18 @@ def read_phones(path: Path) -> list[Device]:
     """The table's phones since 2016, each once.
 
     Raises:
-      ValueError: when there is no such table, or the reference phone is not in it.
+      ValueError: when there is no such table, it cannot be read, or the reference phone
+        is not in it.
     """
     if not path.is_file():
         raise ValueError(
             f"There is no phone table {path}: use same('phone') or mixed(), which "
             "need none."
         )
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = _rows(path)
     scores = {row["Model"].strip(): _number(row[SCORE]) for row in rows}
-    if REFERENCE_PHONE not in scores:
-        raise ValueError(f"Expected {REFERENCE_PHONE!r} in {path}.")
+    if not scores.get(REFERENCE_PHONE):
+        raise ValueError(f"Expected {REFERENCE_PHONE!r} with a score in {path}.")
     reference = scores[REFERENCE_PHONE]
     recent = {r["Model"].strip() for r in rows if _number(r["Year"]) >= OLDEST_YEAR}
     return [
@@ -250,6 +252,22 @@ def _tier(name: str) -> Device:
     return TIERS[name]
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        rows = checked_json.parse(path.read_bytes())
+        if not isinstance(rows, list):
+            raise ValueError("Expected a list of phones.")
+        for row in rows:
+            checked_json.check_fields(row, {"Model": str, SCORE: str, "Year": str})
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Expected a phone table in {path}: {one_line(error)}."
+        ) from error
+    return rows
+
+
 def _number(text: str) -> float:
-    found = re.search(r"[\d.]+", text)
-    return float(found.group()) if found else 0.0
+    """The first number in a text; 0 where there is none that is finite."""
+    found = re.search(r"\d+(\.\d*)?", text)
+    number = float(found.group()) if found else 0.0
+    return number if math.isfinite(number) else 0.0

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedjax_comp import checks
 from fedjax_comp.network.links import Channel, Link, Presence
-from fedjax_comp.network.trace_files import read_traces
+from fedjax_comp.network.trace_files import read_trace_pairs, read_traces
 from fedjax_comp.network.traces import Trace, rate_trace, rotated, scaled
 
 Network = Callable[[int, int, Path | None], Sequence[Link]]
@@ -154,6 +154,7 @@ def recorded(
     *,
     name_contains: str = "test/",
     up_contains: str | None = None,
+    without: str = "",
     uplink_share: float = UPLINK_SHARE,
     latency_seconds: float = 0.05,
     loss: float = 0.0,
@@ -164,26 +165,35 @@ def recorded(
 
     Args:
       path: a directory or archive; a relative one lies below the raw data directory.
-      name_contains: the files of the downlink.
-      up_contains: those of the uplink, in the same order; None where the recording has
-        one direction, which is then taken for both.
+      name_contains: the files of the downlink, e.g. `.down`.
+      up_contains: those of the uplink, e.g. `.up`: the two traces of a link have names
+        that differ in this alone. None where the recording has one direction, which is
+        then taken for both.
+      without: files with this in their path are left out, such as a link of which one
+        direction is missing.
       uplink_share: uplink rate over downlink rate, where there is no uplink.
       latency_seconds: one way.
       loss: share of packets lost.
 
     Raises:
-      ValueError: for such arguments; when called, as `read_traces` does.
+      ValueError: for such arguments; when called, `TraceError` as `read_traces` and
+        `read_trace_pairs`.
     """
     share = uplink_share if up_contains is None else 1.0
     make = _maker(share, latency_seconds, loss)
 
     def network(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
         place = Path(path) if raw_dir is None else raw_dir / path
-        down = read_traces(place, name_contains=name_contains)
-        up = down
-        if up_contains is not None:
-            up = read_traces(place, name_contains=up_contains)
-        pairs = list(zip(up, down, strict=False))
+        if up_contains is None:
+            down = read_traces(place, name_contains=name_contains, without=without)
+            pairs = list(zip(down, down, strict=True))
+        else:
+            pairs = read_trace_pairs(
+                place,
+                up_contains=up_contains,
+                down_contains=name_contains,
+                without=without,
+            )
         random = np.random.default_rng([seed, 3])
         order = [i for _ in range(0, num_clients, len(pairs))
                  for i in random.permutation(len(pairs))]  # fmt: skip

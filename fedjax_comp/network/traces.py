@@ -65,27 +65,33 @@ def rate_trace(durations: np.ndarray, bits_per_second: np.ndarray) -> RateTrace:
             "length >= 1."
         )
     if not (np.all(durations > 0) and np.all(np.isfinite(durations))):
-        raise ValueError("Expected every duration of a trace to be positive.")
+        raise ValueError("Expected every duration of a trace positive and finite.")
     if not (np.all(rates >= 0) and np.all(np.isfinite(rates)) and np.any(rates > 0)):
         raise ValueError("Expected rates of a trace >= 0, finite and not all zero.")
-    return RateTrace(
-        np.concatenate([[0.0], np.cumsum(durations)]),
-        np.concatenate([[0.0], np.cumsum(durations * rates)]),
-    )
+    with np.errstate(over="ignore"):
+        seconds, bits = np.cumsum(durations), np.cumsum(durations * rates)
+    if not (np.isfinite(seconds[-1]) and 0 < bits[-1] < np.inf):
+        raise ValueError(
+            f"Expected a trace to last and to carry finite amounts above 0, got "
+            f"{seconds[-1]} s and {bits[-1]} bits."
+        )
+    return RateTrace(np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bits]))
 
 
 def packet_trace(seconds: np.ndarray, *, packet_bytes: int = 1500) -> PacketTrace:
     """A trace of packet opportunities; its period ends with the last of them.
 
     Args:
-      seconds: `[m]`, not descending, the last positive.
+      seconds: `[m]`, finite and not descending, the last positive.
       packet_bytes: of one packet.
 
     Raises:
       ValueError: for anything else.
     """
     times = np.asarray(seconds, np.float64)
-    if times.ndim != 1 or times.size == 0 or np.any(np.diff(times) < 0):
+    if times.ndim != 1 or times.size == 0 or not np.all(np.isfinite(times)):
+        raise ValueError("Expected packet opportunities at finite times.")
+    if np.any(np.diff(times) < 0):
         raise ValueError("Expected packet opportunities in ascending order.")
     if times[0] < 0 or times[-1] <= 0:
         raise ValueError(f"Expected packet opportunities up to {times[-1]} > 0.")

@@ -18,6 +18,7 @@ from fedjax_comp.network.codec_cost import (
 from fedjax_comp.run_directory import RunDirectoryError, open_run
 
 MODEL = {"w": jnp.ones(64)}
+COST = {"flops": 1.0, "bytes": 2.0, "factor": 1.0}
 
 
 def test_costs_are_measured_once_and_written_when_the_run_begins(tmp_path):
@@ -40,6 +41,26 @@ def test_costs_of_another_format_are_refused(tmp_path, number):
     path.write_text(json.dumps({"format": number, "links": {}}))
     with pytest.raises(RunDirectoryError, match=r"costs\.json.*--workdir"):
         read_or_measure(path, {}, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("links", "words"),
+    [
+        ([], "'links' to be an object"),
+        ({"uplink": {}}, "two costs of link uplink"),
+        ({"uplink": [COST]}, "two costs of link uplink"),
+        ({"uplink": [COST, {**COST, "flops": -1.0}]}, "flops=-1.0, a finite"),
+        ({"uplink": [COST, {**COST, "bytes": float("inf")}]}, "bytes=inf, a finite"),
+        ({"uplink": [COST, {**COST, "more": 1.0}]}, "got 'more'"),
+        ({"uplink": [COST, {"flops": 1.0}]}, "a field 'bytes'"),
+    ],
+)
+def test_what_are_no_costs_is_refused(tmp_path, links, words):
+    path = tmp_path / COSTS
+    path.write_text(json.dumps({"format": 1, "links": links}))
+    with pytest.raises(RunDirectoryError, match=words) as error:
+        read_or_measure(path, {}, MODEL)
+    assert str(path) in str(error.value)
 
 
 def test_bytes_are_known_from_shapes_alone_or_not_at_all():

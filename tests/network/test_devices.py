@@ -1,5 +1,7 @@
 """Devices: rooflines, calibration and fleets."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -71,3 +73,39 @@ def test_the_public_table(raw_data_dir):
     assert len({device.name for device in drawn}) > 25
     with pytest.raises(ValueError, match="mixed"):
         phones()(1, 0, raw_data_dir / "nowhere")
+
+
+PHONE_ROW = {"Model": REFERENCE_PHONE, "CPU_F_AI_Score": "40", "Year": "2019"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "Expected a list of phones"),
+        ("[3]", "Expected an object, got int"),
+        ('[{"Model": "a"}]', "a field 'CPU_F_AI_Score'"),
+        ("[" * 100_000, "nested too deeply"),
+        (json.dumps([{**PHONE_ROW, "Year": 2019}]), "'Year' to be str, got int"),
+        (
+            json.dumps([{**PHONE_ROW, "Model": "other"}]),
+            "Pixel 4' with a score",
+        ),
+        (json.dumps([{**PHONE_ROW, "CPU_F_AI_Score": "n/a"}]), "with a score"),
+        (json.dumps([{**PHONE_ROW, "CPU_F_AI_Score": "9" * 5000}]), "with a score"),
+    ],
+)
+def test_what_is_no_phone_table_is_refused(tmp_path, text, words):
+    path = tmp_path / "phones.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words) as error:
+        read_phones(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_scores_are_the_first_number_of_a_text(tmp_path):
+    rows = [PHONE_ROW, {**PHONE_ROW, "Model": "x", "CPU_F_AI_Score": "20.0.1 (b)"}]
+    path = tmp_path / "phones.json"
+    path.write_text(json.dumps(rows))
+    speeds = [device.flops_per_second for device in read_phones(path)]
+    assert speeds == [PHONE.flops_per_second, PHONE.flops_per_second / 2]

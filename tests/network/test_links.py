@@ -22,7 +22,7 @@ from fedjax_comp.network.networks import (
     markov,
     recorded,
 )
-from fedjax_comp.network.traces import rate_trace, transfer_end
+from fedjax_comp.network.traces import mean_rate, rate_trace, transfer_end
 from fedjax_comp.wire.message import HEADER_BYTES
 
 
@@ -107,6 +107,25 @@ def test_recorded_links(raw_data_dir):
     assert len({link.down.trace.bits[-1] for link in links[:142]}) > 130
     with pytest.raises(ValueError, match="lognormal"):
         network(1, 0, raw_data_dir / "nowhere")
+
+
+def test_recorded_links_of_two_directions(tmp_path):
+    rates = {"a": (1, 5), "a-2": (2, 6), "b": (3, 7)}
+    for name, (up, down) in rates.items():
+        (tmp_path / f"{name}.up").write_text(f"0 0\n1 {up}\n")
+        (tmp_path / f"{name}.down").write_text(f"0 0\n1 {down}\n")
+    network = recorded(str(tmp_path), name_contains=".down", up_contains=".up")
+    links = network(3, 0, None)
+    measured = {(mean_rate(k.up.trace), mean_rate(k.down.trace)) for k in links}
+    assert measured == {(1e6 * up, 1e6 * down) for up, down in rates.values()}
+    (tmp_path / "b.up").unlink()
+    with pytest.raises(ValueError, match=r"each of b\.down"):
+        network(3, 0, None)
+    fewer = recorded(
+        str(tmp_path), name_contains=".down", up_contains=".up", without="b.down"
+    )
+    ups = [link.up.trace for link in fewer(4, 0, None)]
+    assert {round(mean_rate(trace)) for trace in ups} == {10**6, 2 * 10**6}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedjax_comp.network.trace_files import parse_trace, read_traces
+from fedjax_comp.network.trace_files import (
+    parse_trace,
+    read_trace_pairs,
+    read_traces,
+)
 from fedjax_comp.network.traces import (
     mean_rate,
     packet_trace,
@@ -123,16 +127,129 @@ def test_files_and_archives(tmp_path):
         read_traces(tmp_path / "no.tar.gz")
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "got none"),
+        ("\n \n", "got none"),
+        ("0 1\n1\n", "got 1 in line 2"),
+        ("0 1\n1 nan\n", "got '1 nan' in line 2"),
+        ("0 1\ninf 1\n", "got 'inf 1' in line 2"),
+        ("0 1\n" + "9" * 5000 + " 1\n", "got '99.* in line 2"),
+        ("0 1\n5 1\n3 1\n", "got 3.0 behind 5.0 in line 3"),
+        ("0 1\n1 1e303\n", ">= 0, finite"),
+        ("0 1\n1e308 1e10\n", "finite amounts above 0, got 1e.308 s and inf bits"),
+        ("0 1\n1 0\n", "not all zero"),
+        ("0 1\n1 -1\n", "rates of a trace >= 0"),
+        ("0 1\n0 1\n", "length >= 1"),
+        ("1\n2\nnan\n", "got 'nan' in line 3"),
+        ("5\n3\n", "got 3.0 behind 5.0 in line 2"),
+        ("1\n1.5\n", "whole milliseconds.*got 1.5"),
+        ("-3\n2\n", "opportunities up to"),
+        ("0\n", "> 0"),
+    ],
+)
+def test_what_is_no_trace_is_told_in_one_line(text, words):
+    with pytest.raises(ValueError, match=words) as error:
+        parse_trace(text)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 200
+
+
+def test_packets_at_times_that_are_not_finite_are_refused():
+    for times in ([0.1, np.nan], [0.1, np.inf]):
+        with pytest.raises(ValueError, match="finite"):
+            packet_trace(np.array(times))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no archive", b"\x1f\x8b\x08\x00", b"BZh9" + bytes(20)]
+)
+def test_damaged_archives_are_refused(tmp_path, content):
+    path = tmp_path / "traces.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"traces\.tar\.gz cannot be read"):
+        read_traces(path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"\xff1\n")
+    with pytest.raises(ValueError, match="folder, a: Expected text in UTF-8"):
+        read_traces(tmp_path / "folder")
+
+
+def write_pairs(folder, names):
+    """Each file's only opportunity is at its number of milliseconds."""
+    for milliseconds, name in enumerate(names, 1):
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{milliseconds}\n")
+
+
+def pairs_of(folder, up, down, **options):
+    pairs = read_trace_pairs(folder, up_contains=up, down_contains=down, **options)
+    return [tuple(round(1000 * trace.period) for trace in pair) for pair in pairs]
+
+
+def test_the_directions_of_a_link_have_its_name(tmp_path):
+    # Sorted, "a.down" < "a.down2" but "a-2.up" < "a.up": places pair other links.
+    write_pairs(tmp_path, ["a.up", "a.down", "a-2.up", "a-2.down", "b.up", "b.down"])
+    assert pairs_of(tmp_path, ".up", ".down") == [(3, 4), (1, 2), (5, 6)]
+    # Swapped, and as folders.
+    assert pairs_of(tmp_path, ".down", ".up") == [(4, 3), (2, 1), (6, 5)]
+    write_pairs(tmp_path, ["up/x", "down/x"])
+    assert pairs_of(tmp_path, "up/", "down/") == [(1, 2)]
+
+
+def test_a_direction_without_the_other_is_named(tmp_path):
+    write_pairs(tmp_path, ["a.up", "a.down", "b.up", "c.down"])
+    with pytest.raises(ValueError, match=r"each of b\.up, c\.down: .*without='b\.up'"):
+        pairs_of(tmp_path, ".up", ".down")
+    write_pairs(tmp_path, ["b.down"])
+    assert pairs_of(tmp_path, ".up", ".down", without="c.down") == [(1, 2), (3, 1)]
+    with pytest.raises(ValueError, match="up_contains=''"):
+        pairs_of(tmp_path, "", ".down")
+    with pytest.raises(ValueError, match="got one with both"):
+        pairs_of(tmp_path, "a.", ".down")
+
+
 def test_recordings(raw_data_dir):
     norway = read_traces(raw_data_dir / "traces/norway_hsdpa.tar.gz")
     assert len(norway) == 210
     rates = [mean_rate(trace) / 1e6 for trace in norway]
     assert min(rates) >= 0.008
     assert max(rates) <= 8.95
+    for part, count in (("test/", 142), ("train/", 68)):
+        path = raw_data_dir / "traces/norway_hsdpa.tar.gz"
+        assert len(read_traces(path, name_contains=part)) == count
     cellular = read_traces(
         raw_data_dir / "traces/us_cellular_mahimahi.tar.gz", name_contains=".down"
     )
     assert all(0.3 < mean_rate(trace) / 1e6 < 17 for trace in cellular)
+
+
+def test_cellular_recordings_are_paired_by_their_names(raw_data_dir):
+    path = raw_data_dir / "traces/us_cellular_mahimahi.tar.gz"
+    directions = {"up_contains": ".up", "down_contains": ".down"}
+    pairs = read_trace_pairs(path, **directions, without="TMobile-LTE-driving")
+    links = [
+        "ATT-LTE-driving-2016",
+        "ATT-LTE-driving",
+        "TMobile-LTE-short",
+        "TMobile-UMTS-driving",
+        "Verizon-EVDO-driving",
+        "Verizon-LTE-short",
+    ]
+    for direction, own in zip((".up", ".down"), zip(*pairs, strict=True), strict=True):
+        # "-" is sorted before ".", so that the names with their endings are not in the
+        # order of the links.
+        names = sorted(name + direction for name in links)
+        traces = read_traces(
+            path, name_contains=direction, without="TMobile-LTE-driving"
+        )
+        expected = dict(zip(names, traces, strict=True))
+        for name, trace in zip(links, own, strict=True):
+            np.testing.assert_array_equal(
+                trace.seconds, expected[name + direction].seconds
+            )
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from fedjax_comp.data.sources import (
 from fedjax_comp.data.sources.contract import (
     Dataset,
     DataUnavailable,
+    InvalidData,
     Source,
     Split,
     Splits,
@@ -34,6 +35,7 @@ __all__ = [
     "SOURCES",
     "DataUnavailable",
     "Dataset",
+    "InvalidData",
     "Source",
     "Split",
     "Splits",
@@ -79,8 +81,8 @@ def load(
       The data set, as NumPy arrays.
 
     Raises:
-      ValueError: for an unknown name, with the nearest known one, and for damaged raw
-        files.
+      ValueError: for an unknown name, with the nearest known one.
+      InvalidData: for damaged raw files.
       DataUnavailable: if it can be had in none of the three ways.
 
     >>> load("digits").num_classes

@@ -14,8 +14,10 @@ Raw files are `data_batch_<i>.npz` (whichever are there) and `test_batch.npz`, w
 A download is the official binary archive, which has all the images as they are.
 """
 
+import lzma
 import re
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from absl import logging
 
 from fedjax_comp.data.sources.contract import Source, Split, Splits
 from fedjax_comp.data.sources.npz import read_npz
+from fedjax_comp.wording import one_line
 
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _BATCH = re.compile(r"data_batch_[1-5]\.npz")
@@ -54,9 +57,12 @@ def read_raw(folder: Path) -> Splits:
     """Reads the `.npz` files of `folder`, without the images that are not exact.
 
     Raises:
-      ValueError: if a file is damaged or an array has another shape or type.
+      ValueError: if there is no batch, a file is damaged or an array has another shape
+        or type.
     """
     batches = sorted(p for p in folder.iterdir() if _BATCH.fullmatch(p.name))
+    if not batches:
+        raise ValueError(f"Expected {_BATCH.pattern} in {folder}.")
     parts = [_read_batch(path) for path in batches]
     train = Split(
         np.concatenate([part.x for part in parts]),
@@ -72,11 +78,18 @@ def read_archive(folder: Path) -> Splits:
     """Reads the official binary archive in `folder`.
 
     Raises:
-      ValueError: if a member is missing or has another length than 10,000 images.
+      ValueError: if the archive is damaged, or a member is missing or does not hold
+        whole records.
     """
-    with tarfile.open(folder / _ARCHIVE) as archive:
-        train = [_read_member(archive, f"data_batch_{i}.bin") for i in range(1, 6)]
-        test = _read_member(archive, "test_batch.bin")
+    path = folder / _ARCHIVE
+    try:
+        with tarfile.open(path) as archive:
+            train = [_read_member(archive, f"data_batch_{i}.bin") for i in range(1, 6)]
+            test = _read_member(archive, "test_batch.bin")
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise ValueError(
+            f"Expected an archive in {path}: {one_line(error)}."
+        ) from error
     return {
         "train": Split(
             np.concatenate([part.x for part in train]),
@@ -88,17 +101,19 @@ def read_archive(folder: Path) -> Splits:
 
 def _read_batch(path: Path) -> Split:
     delta, labels, exact = read_npz(path, "delta", "labels", "exact")
-    count = len(labels)
+    count = len(delta) if delta.ndim else 0
     if (
         delta.dtype != np.uint8
         or delta.shape != (count, 3, 32, 32)
+        or labels.dtype != np.uint8
+        or labels.shape != (count,)
         or exact.dtype != np.bool_
         or exact.shape != (count,)
     ):
         raise ValueError(
-            f"Expected delta uint8[{count}, 3, 32, 32] and exact bool[{count}] in "
-            f"{path}, got {delta.dtype}{list(delta.shape)} and "
-            f"{exact.dtype}{list(exact.shape)}."
+            f"Expected delta uint8[{count}, 3, 32, 32], labels uint8[{count}] and "
+            f"exact bool[{count}] in {path}, got {delta.dtype}{list(delta.shape)}, "
+            f"{labels.dtype}{list(labels.shape)} and {exact.dtype}{list(exact.shape)}."
         )
     if not exact.all():
         logging.info("cifar10: dropped %d inexact images of %s.", (~exact).sum(), path)

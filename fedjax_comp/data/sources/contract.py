@@ -13,18 +13,23 @@ class DataUnavailable(ValueError):
     """A data set could be had in none of the ways there are; says which and why."""
 
 
+class InvalidData(ValueError):
+    """Arrays or files are not the data they should be; one line says where and why."""
+
+
 class Dataset(NamedTuple):
     """A data set in host memory, before it is given to clients.
 
     Attributes:
       name: what `load` knows it by.
       train: NumPy examples; `x` is `[N, ...]` in the dtype it is stored in, `y` int32
-        `[N]` or `[N, T]`.
+        `[N]` or `[N, T]` (floats of any shape with `num_classes=0`).
       test: the same for testing.
       train_groups: int32 `[N]`, the natural client of each example, or None.
       test_groups: int32 `[N_test]` in the same numbering, or None. A group may have
         test examples only: a client that is never trained on.
-      num_classes: labels are in `[0, num_classes)`.
+      num_classes: labels are in `[0, num_classes)`; 0 where they are not classes but
+        numbers to regress on.
       scale: what turns stored inputs into numbers of order one, `x * scale`; 1 for
         inputs that are not numbers but symbols. Anything more, such as removing a
         mean, belongs to the model.

@@ -22,19 +22,25 @@ def read_raw(folder: Path) -> Splits:
     """Reads `femnist_writers.npz`; the groups are the writers.
 
     Raises:
-      ValueError: if the file is damaged or its arrays differ in length.
+      ValueError: if the file is damaged or an array has another shape or type.
     """
     path = folder / _FILE
     images, labels, writer, flag = read_npz(
         path, "images", "labels", "writer", "is_test"
     )
-    is_test = flag.astype(bool)
-    lengths = {len(labels), len(writer), len(is_test)}
-    if images.dtype != np.uint8 or {images.shape} != {(n, 28, 28) for n in lengths}:
+    count = len(images) if images.ndim else 0
+    of_each = (labels, writer, flag)
+    if (
+        images.dtype != np.uint8
+        or images.shape != (count, 28, 28)
+        or any(x.shape != (count,) or x.dtype.kind not in "biu" for x in of_each)
+    ):
+        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in (images, *of_each))
         raise ValueError(
-            f"Expected images uint8[N, 28, 28] and N labels, writers and is_test in "
-            f"{path}, got {images.dtype}{list(images.shape)} and N in {lengths}."
+            f"Expected images uint8[N, 28, 28] and N labels, writers and is_test, all "
+            f"integers, in {path}, got {found}."
         )
+    is_test = flag.astype(bool)
     return {
         name: Split(
             images[rows][..., None],

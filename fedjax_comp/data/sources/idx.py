@@ -14,6 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from fedjax_comp.data.sources.contract import Split, Splits
+from fedjax_comp.wording import one_line
+
+IMAGE_SHAPE = (28, 28)
+MOST_AXES = 32
 
 FILES = (
     "train-images-idx3-ubyte.gz",
@@ -35,7 +39,8 @@ def read_idx(path: Path, *, md5: str | None = None) -> np.ndarray:
       uint8 array of the shape in the header.
 
     Raises:
-      ValueError: if the file is not gzip, not idx, truncated, or of another content.
+      ValueError: if the file cannot be read, is not gzip, not idx, truncated, or of
+        another content.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "two.gz")
@@ -46,8 +51,8 @@ def read_idx(path: Path, *, md5: str | None = None) -> np.ndarray:
     """
     try:
         content = gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"Expected gzip in {path}: {error}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"Expected gzip in {path}: {one_line(error)}.") from error
     if md5 is not None:
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if found != md5:
@@ -57,6 +62,10 @@ def read_idx(path: Path, *, md5: str | None = None) -> np.ndarray:
             )
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise ValueError(f"Expected an idx file of unsigned bytes in {path}.")
+    if not 1 <= content[3] <= MOST_AXES:
+        raise ValueError(
+            f"Expected 1 to {MOST_AXES} axes in the header of {path}, got {content[3]}."
+        )
     header = 4 + 4 * content[3]
     if len(content) < header:
         raise ValueError(f"Expected a header of {header} bytes in {path}.")
@@ -68,7 +77,12 @@ def read_idx(path: Path, *, md5: str | None = None) -> np.ndarray:
         raise ValueError(
             f"Expected {expected} bytes of values in {path}, got {values.size}."
         )
-    return values.reshape(shape)
+    try:
+        return values.reshape(shape)
+    except ValueError as error:  # no values, and sizes beyond all memory
+        raise ValueError(
+            f"Expected sizes of an array in {path}: {one_line(error)}."
+        ) from error
 
 
 def read_folder(folder: Path, *, md5s: Mapping[str, str]) -> Splits:
@@ -82,7 +96,8 @@ def read_folder(folder: Path, *, md5s: Mapping[str, str]) -> Splits:
       Splits with `x` uint8 `[N, 28, 28, 1]` and `y` int32 `[N]`.
 
     Raises:
-      ValueError: if a file is damaged or images and labels differ in number.
+      ValueError: if a file is damaged, images are not 28 x 28, or images and labels
+        differ in number.
     """
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
@@ -91,7 +106,12 @@ def read_folder(folder: Path, *, md5s: Mapping[str, str]) -> Splits:
             for name in FILES
             if name.startswith(prefix)
         )
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        if images.shape[1:] != IMAGE_SHAPE:
+            raise ValueError(
+                f"Expected {split} images [N, {', '.join(map(str, IMAGE_SHAPE))}] in "
+                f"{folder}, got {list(images.shape)}."
+            )
+        if labels.shape != images.shape[:1]:
             raise ValueError(
                 f"Expected one label for each {split} image in {folder}, got labels "
                 f"{list(labels.shape)} and images {list(images.shape)}."

@@ -17,9 +17,11 @@ from pathlib import Path
 from absl import logging
 
 from fedjax_comp.data.sources import download, prepared
+from fedjax_comp.data.sources.checked import check_dataset
 from fedjax_comp.data.sources.contract import (
     Dataset,
     DataUnavailable,
+    InvalidData,
     Source,
     Splits,
     to_dataset,
@@ -43,7 +45,8 @@ def load_source(
 
     Raises:
       DataUnavailable: if no way works; says why each did not, and what to do.
-      ValueError: if raw files are there but damaged.
+      InvalidData: if raw files are there but damaged, or `check_dataset` refuses what
+        they hold.
     """
     tried = []
     for way in (_from_prepared, _from_raw, _from_download):
@@ -79,7 +82,7 @@ def _from_prepared(
         return f"there is no folder {data_dir}"
     found = prepared.find(data_dir, source.name)
     if found.readable is not None:
-        return prepared.read(found.readable)
+        return _read_prepared(source, found.readable)
     if not found.unreadable:
         return f"{data_dir} has no {source.name}"
     reason = (
@@ -110,8 +113,12 @@ def _from_raw(
     target = data_dir or cache_dir() / f"raw-{_fingerprint(source, folder)}"
     found = prepared.find(target, source.name)
     if found.readable is not None and data_dir is None:
-        return prepared.read(found.readable)
-    splits = source.read_raw(folder)
+        return _read_prepared(source, found.readable)
+    try:
+        splits = source.read_raw(folder)
+        check_dataset(to_dataset(source, splits))
+    except ValueError as error:
+        raise InvalidData(f"{folder}: {error}") from error
     _keep(target, source, splits)
     return splits
 
@@ -127,17 +134,29 @@ def _from_download(
             found = prepared.find(folder, source.name)
             if found.readable is not None:
                 logging.info("%s: from %s.", source.name, found.readable)
-                return prepared.read(found.readable)
+                return _read_prepared(source, found.readable)
     if not source.urls or source.read_download is None:
         return "its public copies cannot be read without TensorFlow or further packing"
     try:
         with prepared.unfinished(target) as scratch:
             download.fetch(source.urls, scratch)
             splits = source.read_download(scratch)
+            check_dataset(to_dataset(source, splits))
             _keep(target, source, splits)
             return splits
     except (OSError, ValueError) as error:
         return str(error)
+
+
+def _read_prepared(source: Source, folder: Path) -> Splits:
+    splits = prepared.read(folder)
+    try:
+        check_dataset(to_dataset(source, splits))
+    except ValueError as error:
+        raise DataUnavailable(
+            f"{folder}: {error} Delete that folder and prepare again."
+        ) from error
+    return splits
 
 
 def _keep(target: Path, source: Source, splits: Splits) -> None:

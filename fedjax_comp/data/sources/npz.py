@@ -1,10 +1,10 @@
 """NumPy's archives of arrays, read without pickle."""
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
+
+from fedjax_comp.wording import one_line
 
 
 def read_npz(path: Path, *names: str) -> list[np.ndarray]:
@@ -29,15 +29,14 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
     try:
         # Opened here, because NumPy leaves a file open that turns out to be damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return [arrays[name] for name in names]
-    except (
-        KeyError,
-        OSError,
-        ValueError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+            found = [arrays[name] for name in names]
+        # Of a member that does not begin as an array NumPy hands out the bytes.
+        if not all(isinstance(array, np.ndarray) for array in found):
+            raise ValueError("a member that is not an array")
+        return found
+    # NumPy, zipfile and the decompressors raise many unrelated types for a damaged
+    # file, down to NotImplementedError, RuntimeError and MemoryError.
+    except Exception as error:
         raise ValueError(
-            f"Expected the arrays {', '.join(names)} in {path}: {error}"
+            f"Expected the arrays {', '.join(names)} in {path}: {one_line(error)}."
         ) from error

@@ -12,8 +12,8 @@ TensorFlow to be read and is recognised, not read.
 
 import contextlib
 import io
-import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from fedjax_comp import checked_json
 from fedjax_comp.data.sources.contract import DataUnavailable, Source, Split, Splits
+from fedjax_comp.wording import one_line
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -132,7 +134,8 @@ def read(folder: Path) -> Splits:
     except Exception as error:
         raise DataUnavailable(
             f"Expected a prepared data set in {folder}, which cannot be read "
-            f"({type(error).__name__}: {error}). Delete that folder and prepare again."
+            f"({type(error).__name__}: {one_line(error)}). Delete that folder and "
+            "prepare again."
         ) from error
 
 
@@ -157,7 +160,9 @@ def unfinished(data_dir: Path) -> Iterator[Path]:
 
 def _file_format(folder: Path) -> str:
     try:
-        info = json.loads((folder / "dataset_info.json").read_text())
+        info = checked_json.check_fields(
+            checked_json.parse((folder / "dataset_info.json").read_bytes()), {}
+        )
     except (OSError, ValueError):
         return "damaged"
     # Written only by newer versions of TFDS; before, there was one format.
@@ -165,8 +170,8 @@ def _file_format(folder: Path) -> str:
 
 
 def _version_key(path: Path) -> tuple[int, ...]:
-    parts = path.name.split(".")
-    return tuple(int(part) for part in parts) if all(map(str.isdigit, parts)) else ()
+    is_version = re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})*", path.name)
+    return tuple(map(int, path.name.split("."))) if is_version else ()
 
 
 def _fields(split: Split) -> dict[str, np.ndarray]:

@@ -13,14 +13,15 @@ Source: McMahan et al. 2017, arXiv 1602.05629, section 3; Caldas et al. 2018, ar
 """
 
 import gzip
-import json
 import math
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from fedjax_comp import checked_json
 from fedjax_comp.data.sources.contract import Source, Split, Splits
+from fedjax_comp.wording import one_line
 
 PADDING = 0
 UNKNOWN = 1
@@ -31,6 +32,7 @@ SEQUENCE_LENGTH = 80
 TEST_FRACTION = 0.2
 
 _FILE = "speeches.jsonl.gz"
+_SPEECH = {"play": str, "speaker": str, "lines": list}
 _TABLE = np.full(256, UNKNOWN, np.uint8)
 _TABLE[np.frombuffer(VOCABULARY.encode("latin-1"), np.uint8)] = np.arange(
     2, 2 + len(VOCABULARY), dtype=np.uint8
@@ -75,13 +77,15 @@ def read_raw(folder: Path) -> Splits:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:
-                speech = json.loads(line)
-                role = roles.setdefault((speech["play"], speech["speaker"]), [])
-                role.extend(speech["lines"])
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zlib.error) as error:
+                speech = checked_json.check_fields(checked_json.parse(line), _SPEECH)
+                lines = speech["lines"]
+                if not all(isinstance(one, str) for one in lines):
+                    raise ValueError("Expected every line to be a text.")
+                roles.setdefault((speech["play"], speech["speaker"]), []).extend(lines)
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise ValueError(
             f"Expected one speech a line in {path}, with play, speaker and lines: "
-            f"{error}"
+            f"{one_line(error)}."
         ) from error
     spoken = [lines for lines in roles.values() if len(lines) >= 2]
     cuts = [len(lines) - math.ceil(TEST_FRACTION * len(lines)) for lines in spoken]

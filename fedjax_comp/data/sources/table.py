@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedjax_comp.wording import one_line
+
 
 class Table(NamedTuple):
     """A table as it was read.
@@ -34,8 +36,8 @@ def read_table(path: Path) -> Table:
       The table.
 
     Raises:
-      ValueError: if the file is damaged, has no row, or a row has another number of
-        values than there are columns.
+      ValueError: if the file is damaged, has no row, two columns of one name, or a row
+        with another number of values than there are columns.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "small.csv")
@@ -48,14 +50,17 @@ def read_table(path: Path) -> Table:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
         lines = content.decode("utf-8").splitlines()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected a table in {path}: {error}") from error
-    rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
+        rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"Expected a table in {path}: {one_line(error)}.") from error
     if len(rows) < 2:
         raise ValueError(
             f"Expected a header and rows in {path}, got {len(rows)} lines."
         )
     columns, *values = ([value.strip() for value in row] for row in rows)
+    twice = [name for name in columns if columns.count(name) > 1]
+    if twice:
+        raise ValueError(f"Expected column {twice[0][:40]!r} of {path} once.")
     for number, row in enumerate(values, start=1):
         if len(row) != len(columns):
             raise ValueError(
@@ -76,22 +81,28 @@ def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
       float32 `[N, F]`.
 
     Raises:
-      ValueError: if there is no such column, or a value is no finite number.
+      ValueError: if there is no such column, or a value is not a number that is finite
+        in float32.
     """
     places = [_place(table, name) for name in columns]
     try:
         values = np.array(
-            [[float(row[place]) for place in places] for row in table.rows], np.float32
+            [[float(row[place]) for place in places] for row in table.rows], np.float64
         )
     except ValueError as error:
         raise ValueError(
-            f"Expected numbers in {', '.join(columns)} of {table.path}: {error}."
+            f"Expected numbers in {', '.join(columns)} of {table.path}: "
+            f"{one_line(error)}."
         ) from error
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):
+        stored = values.astype(np.float32)
+    if not np.isfinite(stored).all():
+        row, column = np.argwhere(~np.isfinite(stored))[0]
         raise ValueError(
-            f"Expected finite numbers in {', '.join(columns)} of {table.path}."
+            f"Expected finite numbers in {', '.join(columns)} of {table.path}, got "
+            f"{values[row, column]} in {columns[column]}, row {row + 1}."
         )
-    return values
+    return stored
 
 
 def codes(table: Table, column: str, words: Sequence[str]) -> np.ndarray:
@@ -114,7 +125,7 @@ def codes(table: Table, column: str, words: Sequence[str]) -> np.ndarray:
     if unknown:
         raise ValueError(
             f"Expected {column} in {table.path} to be one of {', '.join(words)}, got "
-            f"{unknown[0]!r}."
+            f"{unknown[0][:40]!r}."
         )
     return np.array([code[row[place]] for row in table.rows], np.int32)
 
@@ -163,6 +174,6 @@ def _place(table: Table, column: str) -> int:
     if column not in table.columns:
         raise ValueError(
             f"Expected a column {column} in {table.path}, got "
-            f"{', '.join(table.columns)}."
+            f"{', '.join(table.columns)[:200]}."
         )
     return table.columns.index(column)

@@ -68,6 +68,15 @@ def test_an_incomplete_archive_is_refused(tmp_path):
         cifar10.read_archive(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08" + bytes(20)])
+def test_a_damaged_archive_is_refused(tmp_path, content):
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(content)
+    with pytest.raises(ValueError, match="Expected an archive in"):
+        cifar10.read_archive(tmp_path)
+    with pytest.raises(ValueError, match="data_batch"):
+        cifar10.read_raw(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -78,7 +87,23 @@ def test_an_incomplete_archive_is_refused(tmp_path):
                 "labels": np.zeros(3, np.uint8),
                 "exact": np.ones(3, bool),
             },
-            r"delta uint8\[3, 3, 32, 32\].*got uint8\[2, 3, 32, 32\]",
+            r"labels uint8\[2\] and exact bool\[2\].*, uint8\[3\] and bool\[3\]",
+        ),
+        (
+            {
+                "delta": np.zeros((1, 3, 32, 32), np.uint8),
+                "labels": np.uint8(3),
+                "exact": np.ones(1, bool),
+            },
+            r"labels uint8\[1\].*, uint8\[\] and bool\[1\]",
+        ),
+        (
+            {
+                "delta": np.zeros((1, 3, 32, 32), np.uint8),
+                "labels": np.array([3.7]),
+                "exact": np.ones(1, bool),
+            },
+            r"labels uint8\[1\].*, float64\[1\]",
         ),
     ],
 )

@@ -35,6 +35,9 @@ def test_splits_by_the_flag_and_keeps_the_writers(tmp_path):
     [
         ({"labels": np.zeros(7, np.uint8)}, "N labels, writers and is_test"),
         ({"images": np.zeros((8, 28, 28))}, r"got float64\[8, 28, 28\]"),
+        ({"labels": np.uint8(7)}, r"got uint8\[8, 28, 28\], uint8\[\]"),
+        ({"labels": np.zeros((8, 2), np.uint8)}, r"uint8\[8, 2\]"),
+        ({"labels": np.full(8, 3.7)}, r"float64\[8\]"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, changed, message):

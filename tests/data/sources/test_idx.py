@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.data.sources import idx, mnist
+from tests.data.sources.conftest import write_idx
 
 
 def test_reads_what_was_written(raw_root, idx_arrays):
@@ -42,8 +43,22 @@ def test_mnist_of_another_content_is_refused(raw_root):
         (gzip.compress(b"\x00\x00\x08\x03\x00\x00"), "header of 16 bytes"),
         (gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x05ab"), "Expected 5 bytes"),
         (gzip.compress(b"\x00\x00\x08\x01\xff\xff\xff\xffab"), "got 2"),
+        (gzip.compress(b"\x00\x00\x08\x00x"), "1 to 32 axes"),
+        (gzip.compress(b"\x00\x00\x08\xc8" + bytes(800)), "1 to 32 axes"),
+        (gzip.compress(b"\x00\x00\x08\x03" + bytes(4) + b"\xff" * 8), "sizes of an"),
     ],
-    ids=["no gzip", "cut", "empty", "floats", "no sizes", "too short", "huge"],
+    ids=[
+        "no gzip",
+        "cut",
+        "empty",
+        "floats",
+        "no sizes",
+        "too short",
+        "huge",
+        "no axes",
+        "many axes",
+        "huge and empty",
+    ],
 )
 def test_damaged_files_are_refused(tmp_path, content, message):
     path = tmp_path / "file.gz"
@@ -58,4 +73,13 @@ def test_labels_must_match_images(raw_root):
         (folder / "t10k-labels-idx1-ubyte.gz").read_bytes()
     )
     with pytest.raises(ValueError, match=r"each train image .*\[7\].*\[25, 28, 28\]"):
+        idx.read_folder(folder, md5s={})
+
+
+@pytest.mark.parametrize("shape", [(7, 32, 32), (7, 784), (7, 28, 28, 1)])
+def test_images_must_be_28_by_28(raw_root, shape):
+    folder = raw_root / "mnist"
+    write_idx(folder / "t10k-images-idx3-ubyte.gz", np.zeros(shape, np.uint8))
+    found = ", ".join(map(str, shape))
+    with pytest.raises(ValueError, match=rf"test images \[N, 28, 28\].*\[{found}\]"):
         idx.read_folder(folder, md5s={})

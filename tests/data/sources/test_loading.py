@@ -16,6 +16,7 @@ from fedjax_comp.data.sources import (
     prepared,
     shakespeare,
 )
+from tests.data.sources.conftest import write_idx
 
 
 def assert_is(dataset, idx_arrays):
@@ -43,6 +44,21 @@ def test_raw_files_are_prepared_once_in_the_cache(
     assert len(prepared_versions(cache)) == 1
     # Without the raw files, the cache still has them.
     assert_is(load_source(source, data_dir=None, raw_dir=None), idx_arrays)
+
+
+def test_labels_outside_the_classes_are_refused_and_not_kept(
+    small_mnist, raw_root, cache, tmp_path
+):
+    path = raw_root / "mnist" / "t10k-labels-idx1-ubyte.gz"
+    write_idx(path, np.array([0, 1, 2, 10, 4, 5, 6], np.uint8))
+    with pytest.raises(ValueError, match=r"/mnist: .* \[0, 10\), got 10 in example 3"):
+        load_source(small_mnist, data_dir=None, raw_dir=raw_root)
+    assert prepared_versions(cache) == []
+    # What was prepared with them is no data either.
+    wrong = small_mnist.read_raw(raw_root / "mnist")
+    prepared.write(tmp_path / "data", small_mnist, wrong)
+    with pytest.raises(DataUnavailable, match=r"got 10 in example 3.* prepare again"):
+        load_source(small_mnist, data_dir=tmp_path / "data", raw_dir=None)
 
 
 def test_other_raw_files_are_never_taken_for_the_same(

@@ -7,7 +7,7 @@ import pytest
 
 from fedjax_comp.data import load
 from fedjax_comp.data.sources import adult, wdbc
-from fedjax_comp.data.sources.table import one_hot, read_table, standardised
+from fedjax_comp.data.sources.table import numbers, one_hot, read_table, standardised
 
 HEADER = [*adult.NUMBERS, *adult.CATEGORIES, "classification"]
 
@@ -60,6 +60,26 @@ def test_every_fifth_patient_is_for_testing(tmp_path):
     kept = np.array([0, 1, 2, 3, 5, 6, 7, 8, 10])
     expected = (np.array([4, 9]) - kept.mean()) / kept.std()
     np.testing.assert_allclose(splits["test"].x[:, 7], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n1,x\n", "Expected numbers in a, b .* 'x'"),
+        ("a,b\n1,2\n1,nan\n", "got nan in b, row 2"),
+        ("a,b\n1,2\n-1e39,4\n", r"got -1e\+39 in a, row 2"),
+        ("a,b\n1,2\n1," + "9" * 5000, "got inf in b, row 2"),
+        ("a,a\n1,2\n", "column 'a' .* once"),
+        ("a\n" + "x" * 200_000, "Expected a table in .* field larger"),
+    ],
+)
+def test_what_is_no_table_of_numbers(tmp_path, text, message):
+    path = tmp_path / "small.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        numbers(read_table(path), ("a", "b"))
+    assert len(str(error.value)) < 300
+    assert "\n" not in str(error.value)
 
 
 def test_tools_of_tables(tmp_path):

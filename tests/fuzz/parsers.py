@@ -1,0 +1,20 @@
+"""Every reader of bytes that others may have written, as one table.
+
+`PARSERS[name]` is `(valid, parse, allowed, mutate)`. `parse` either returns, and then
+what it has read is sound, or raises one of `allowed`, with one line of text.
+"""
+
+from tests.fuzz.data_parsers import data_sets
+from tests.fuzz.file_parsers import network, run_directory
+from tests.fuzz.message_parsers import log, messages, saved_model
+from tests.fuzz.parser import Parser
+
+PARSERS: dict[str, Parser] = {
+    **messages(),
+    **log(),
+    **saved_model(),
+    **data_sets(),
+    **network(),
+    **run_directory(),
+}
+"""Name to reader; `data_parsers.prepared_parsers` has those of prepared data."""
