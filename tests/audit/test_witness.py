@@ -102,9 +102,8 @@ def test_what_is_no_proper_request(run, witness):
     )
     with pytest.raises(NoteError, match="There is no signature by"):
         strangers.add(request(run, 4, 20), time_seconds=2)
-    unfit = Witness(witness._folder, SIGNER, SIGNER.verifier)
     with pytest.raises(NoteError, match="Expected a witness's key"):
-        unfit.add(request(run, 4, 20), time_seconds=2)
+        Witness(witness._folder, SIGNER, SIGNER.verifier)
     assert witness.last(ORIGIN).size == 20
     for text in ("", "old 1\n", "old 01\n\n", "new 1\n\n", "old 1\nAA\n\nx\n\n— a b\n"):
         with pytest.raises(NoteError):
@@ -142,7 +141,5 @@ def test_an_entry_is_proved_without_the_log(run):
         assert verify_entry(proof, stored.lines[i], SIGNER.verifier).size == 60
         with pytest.raises(NoteError, match=f"is not entry {i} of the log"):
             verify_entry(proof, stored.lines[i] + b" ", SIGNER.verifier)
-        title, _, rest = text.partition("\n")
-        assert parse_inclusion(f"{title}\nextra AA==\n{rest}") == proof
     with pytest.raises(NoteError, match="Expected a proof that begins with"):
         parse_inclusion("index 3\n")
