@@ -20,7 +20,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedjax_comp.audit.canonical import from_base64, from_decimal, to_base64
-from fedjax_comp.audit.checkpoint import Checkpoint, verify_checkpoint
+from fedjax_comp.audit.checkpoint import (
+    Checkpoint,
+    parse_checkpoint,
+    verify_checkpoint,
+)
 from fedjax_comp.audit.merkle import (
     HASH_BYTES,
     consistency_proof,
@@ -154,7 +158,9 @@ def _parse(word: str, text: str) -> tuple[int, tuple[bytes, ...], Note]:
         raise NoteError(f"Expected a line {word!r} and a number, got {first[:40]!r}.")
     if len(lines) > _MOST_HASHES:
         raise NoteError(f"Expected at most {_MOST_HASHES} hashes, got {len(lines)}.")
-    return number, tuple(map(_parse_hash, lines)), parse_note(note)
+    signed = parse_note(note)
+    parse_checkpoint(signed.text)
+    return number, tuple(map(_parse_hash, lines)), signed
 
 
 def _parse_hash(line: str) -> bytes:

@@ -7,10 +7,8 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.audit.checkpoint import read_checkpoint
 from fedjax_comp.audit.configuration import config_sha256, origin_of
 from fedjax_comp.audit.entry import (
@@ -35,64 +33,15 @@ from fedjax_comp.audit.recorder import (
 )
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.base import EVERYONE, Ends, Messages
-from fedjax_comp.compress import qsgd
 from fedjax_comp.hooks import Hook
-from fedjax_comp.run import Problem, Schedule, run
-from fedjax_comp.run_directory import open_run, write_json
-from fedjax_comp.training import Evaluation, init_state
+from fedjax_comp.run import Schedule, run
+from fedjax_comp.run_directory import open_run
+from fedjax_comp.training import init_state
 from fedjax_comp.wire.fields import Raw, Symbols
 from fedjax_comp.wire.message import to_bytes
 from fedjax_comp.wire.traffic import to_client, to_server
 from tests.audit.logs import SIGNER, make_entry
-from tests.problems import make_cohort, make_examples, softmax_task
-
-KEY = jax.random.key(3)
-SIZES = [4, 0, 6, 5]
-ROUNDS = 6
-
-
-def problem(**options):
-    task = softmax_task()
-    uplink = qsgd(4)
-    algorithm = fed_avg(
-        task,
-        client_optimizer=optax.sgd(0.1),
-        uplink=uplink,
-        **{"keep_messages": True, **options},
-    )
-
-    def sample(key, round_index, data):
-        del round_index
-        order = jax.random.permutation(key, len(SIZES))
-        return data._replace(clients=jax.tree.map(lambda x: x[order], data.clients))
-
-    def evaluate(params, examples):
-        return Evaluation(jnp.sum(params["bias"]), jnp.mean(examples.x))
-
-    return Problem(
-        algorithm=algorithm,
-        sample=sample,
-        data=make_cohort(SIZES, 2),
-        params=task.init(jax.random.key(0)),
-        num_clients=len(SIZES),
-        evaluate=evaluate,
-        test=make_examples(3),
-        links={"uplink": uplink},
-    )
-
-
-def logged_run(path, *, signer=SIGNER, **options):
-    directory = open_run(path, "small", {"seed": 3})
-    ledger, params, summary = run(
-        directory,
-        problem(**options),
-        Schedule(ROUNDS, eval_every=2, checkpoint_every=2),
-        KEY,
-        show_progress=False,
-        hooks=[] if signer is None else [logged(signer)],
-    )
-    write_json(path / "summary.json", summary)
-    return ledger, params
+from tests.audit.small_run import KEY, ROUNDS, SIZES, logged_run, problem
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +198,7 @@ def test_a_checkpoint_waits_for_the_log(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Log, "append", slow)
     directory = open_run(tmp_path, "small", {"seed": 3})
-    # `checkpoint` goes backwards: what stands before the log looks after it has flushed.
+    # `checkpoint` goes backwards: what stands before the log looks later.
     hooks = [Hook(checkpoint=look), logged(SIGNER)]
     schedule = Schedule(3, eval_every=1, checkpoint_every=1)
     run(directory, problem(), schedule, KEY, show_progress=False, hooks=hooks)
