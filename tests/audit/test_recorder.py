@@ -143,13 +143,14 @@ def interrupted(whole, path, rounds):
     return path
 
 
-@pytest.mark.parametrize("kept", [30, 25, 20])
-def test_rounds_done_again_are_held_to_the_log(whole, tmp_path, kept):
-    path = interrupted(whole, tmp_path / "run", 4)
+# Killed behind the checkpoint of round 4, or before the first one.
+@pytest.mark.parametrize(("rounds", "kept"), [(4, 30), (4, 25), (4, 20), (0, 9)])
+def test_rounds_done_again_are_held_to_the_log(whole, tmp_path, rounds, kept):
+    path = interrupted(whole, tmp_path / "run", rounds)
     log = path / "audit" / "log.jsonl"
     before = log.read_bytes()
     if kept < 30:
-        # Killed earlier: entries behind round 4, but not all, and one cut short.
+        # Entries behind the checkpoint, but not all, and one cut short.
         lines = before.split(b"\n")
         log.write_bytes(b"\n".join(lines[:kept]) + b"\n" + lines[kept][:30])
         keep_checkpoints(path, kept)
