@@ -2,13 +2,23 @@
 
 A checkpoint is a directory that orbax writes under another name and renames when it is
 whole, so a run killed at any moment finds the last whole one. Its ledger carries the
-number of the format, `FORMAT`; one of another format is refused.
+number of the format, `FORMAT`, and a SHA-256 over every leaf and the ledger itself. One
+that no longer has it, or cannot be read, is named and put aside, and the one before is
+used. The rows lie in `metrics.jsonl`; a checkpoint knows how far, and their SHA-256.
 """
 
+import contextlib
 import dataclasses
+import gc
+import hashlib
+import json
 import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,50 +27,69 @@ import orbax.checkpoint as ocp
 
 from fedjax_comp.base import PyTree
 from fedjax_comp.hooks import Hook, Live
-from fedjax_comp.metrics import Ledger
-from fedjax_comp.run_directory import check_format
+from fedjax_comp.metrics import Ledger, Row
+from fedjax_comp.row_file import NOTHING, Mark, RowFile, read_marked
+from fedjax_comp.run_directory import Json, RunDirectoryError, check_format
 from fedjax_comp.training import TrainState
 
-FORMAT = 1
+FORMAT = 2
 """Of checkpoints; raised whenever an older one could not be resumed."""
+
+FOLDER, DAMAGED = "checkpoints", "checkpoints-damaged"
 
 
 def saved() -> Hook:
-    """Resumes a run from its last checkpoint, and saves the next ones.
+    """Resumes a run from its last checkpoint, saves the next ones, and keeps the rows.
 
     It stands first: what it restores is there for all others to begin with, and what
     they have put into the ledger is there when it saves (`fedjax_comp.hooks`).
     """
-    opened: list[Checkpoints] = []
+    opened: list[tuple[Checkpoints, RowFile]] = []
 
     def begin(live: Live, state: TrainState) -> TrainState:
-        folder = live.directory.path / "checkpoints"
-        opened[:] = [live.exits.enter_context(Checkpoints(folder))]
-        restored = opened[0].restore(state)
-        if restored is None:
-            return state
-        state, live.ledger = restored
+        path = live.directory.path
+        checkpoints = live.exits.enter_context(Checkpoints(path))
+        restored = checkpoints.restore(state)
+        mark = NOTHING
+        if restored is not None:
+            state, live.ledger, mark = restored
+        rows = live.exits.enter_context(RowFile(live.directory.metrics_path, mark))
+        opened[:] = [(checkpoints, rows)]
         return state
 
-    def checkpoint(live: Live, state: TrainState) -> None:
-        opened[0].save(state, live.ledger)
+    def row(live: Live, row: Row) -> None:
+        del live
+        _, rows = opened[0]
+        rows.append(row)
 
-    return Hook(begin=begin, checkpoint=checkpoint)
+    def checkpoint(live: Live, state: TrainState) -> None:
+        checkpoints, rows = opened[0]
+        checkpoints.save(state, live.ledger, rows.mark())
+
+    return Hook(begin=begin, row=row, checkpoint=checkpoint)
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held: the state, its ledger, and how far the rows went."""
+
+    state: PyTree
+    ledger: Ledger
+    mark: Mark
 
 
 class Checkpoints:
     """The checkpoints of one run directory; use as a context manager.
 
     Args:
-      directory: where they lie; made when it does not exist.
+      path: the run directory.
       keep: how many of the latest are kept.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2) -> None:
+    def __init__(self, path: Path, *, keep: int = 2) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
-        self._directory = directory
+        self._path = path.absolute()
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            self._path / FOLDER,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=True, enable_async_checkpointing=False
             ),
@@ -72,62 +101,161 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self._manager.close()
 
-    def save(self, state: PyTree, ledger: Ledger) -> None:
-        """Saves a state and its ledger under the ledger's number of rounds."""
+    def save(self, state: PyTree, ledger: Ledger, mark: Mark) -> None:
+        """Saves a state and its ledger under the ledger's number of rounds.
+
+        Args:
+          state: of the run.
+          ledger: of the run; its rows are not written again.
+          mark: how far the rows go that are durable already.
+        """
+        arrays = _to_arrays(state)
+        # One level deep: `dataclasses.asdict` would copy every row.
+        kept = {
+            field.name: getattr(ledger, field.name)
+            for field in dataclasses.fields(ledger)
+            if field.name != "rows"
+        }
+        kept |= {"format": FORMAT, "mark": mark._asdict()}
+        kept["sha256"] = _sha256(arrays, kept)
         self._manager.save(
             ledger.rounds,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_to_arrays(state)),
-                ledger=ocp.args.JsonSave(
-                    {"format": FORMAT, **dataclasses.asdict(ledger)}
-                ),
+                state=ocp.args.StandardSave(arrays), ledger=ocp.args.JsonSave(kept)
             ),
         )
 
-    def restore(self, template: PyTree) -> tuple[PyTree, Ledger] | None:
-        """The latest whole checkpoint.
+    def restore(self, template: PyTree) -> Restored | None:
+        """The latest checkpoint that is what it was when it was written.
+
+        One that is not is named on standard error and put aside.
 
         Args:
           template: a state of the same structure, shapes and dtypes.
 
         Returns:
-          The state and its ledger, or None when there is no checkpoint.
+          What it held, or None when there is no checkpoint.
 
         Raises:
-          RunDirectoryError: for a checkpoint of another format.
+          RunDirectoryError: for a checkpoint of another format or of another state, and
+            when none of them is sound.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            return None
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                arrays, ledger, mark = self._read(step)
+            except _Damaged as error:
+                damaged.append(step)
+                print(f"checkpoint {step} is damaged: {error}.", file=sys.stderr)
+                continue
+            where = self._path / FOLDER / str(step)
+            state = _from_arrays(where, arrays, template)
+            self._put_aside(damaged, f"round {step} is resumed instead")
+            return Restored(state, ledger, mark)
+        if damaged:
+            raise RunDirectoryError(
+                f"Every checkpoint in {self._path / FOLDER} is damaged; delete that "
+                "folder to start from the first round, or choose another --workdir."
+            )
+        return None
+
+    def _read(self, step: int) -> tuple[dict[str, np.ndarray], Ledger, Mark]:
+        where = self._path / FOLDER / str(step)
         # Before the state is read: that of another format has other leaves.
-        kept: dict[str, Any] = self._manager.restore(
-            step, args=ocp.args.Composite(ledger=ocp.args.JsonRestore())
-        ).ledger
-        check_format(self._directory / str(step), kept.pop("format", None), FORMAT)
-        restored: Any = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(_to_arrays(template))
-            ),
-        )
-        return _from_arrays(restored.state, template), Ledger(**kept)
+        kept: Any = self._item(step, ledger=ocp.args.JsonRestore()).ledger
+        if not isinstance(kept, dict):
+            raise _Damaged("its ledger is no JSON object")
+        digest = kept.pop("sha256", None)
+        if digest is None:
+            check_format(where, kept.get("format"), FORMAT)
+        arrays: Any = self._item(step, state=ocp.args.StandardRestore()).state
+        arrays = {name: np.asarray(x) for name, x in (arrays or {}).items()}
+        if digest != _sha256(arrays, kept):
+            raise _Damaged("its SHA-256 differs from that of what it holds")
+        check_format(where, kept.pop("format"), FORMAT)
+        mark = Mark(**kept.pop("mark"))
+        try:
+            rows = read_marked(self._path / "metrics.jsonl", mark)
+        except RunDirectoryError as error:
+            raise _Damaged(str(error).rstrip(".")) from error
+        return arrays, Ledger(**kept, rows=rows), mark
+
+    def _item(self, step: int, **item: ocp.args.CheckpointArgs) -> Any:
+        with _told_once():
+            try:
+                return self._manager.restore(step, args=ocp.args.Composite(**item))
+            except Exception as error:
+                # What a damaged file does to its reader is any of many errors.
+                told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            time.sleep(0.2)  # for the readers of the other leaves
+            gc.collect()
+        raise _Damaged(f"it cannot be read ({told})")
+
+    def _put_aside(self, steps: list[int], instead: str) -> None:
+        for step in steps:
+            aside = self._path / DAMAGED / str(step)
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            (self._path / FOLDER / str(step)).rename(aside)
+            print(f"{aside}: put aside; {instead}.", file=sys.stderr)
+        if steps:
+            self._manager.reload()
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keeps standard error for our own line about a checkpoint that cannot be read.
+
+    Orbax reads leaves side by side: of several that fail one raises, and the others
+    print their tracebacks when they are collected.
+    """
+    log, hook = logging.getLogger("asyncio"), sys.unraisablehook
+    log.disabled, sys.unraisablehook = True, lambda _: None
+    try:
+        yield
+    finally:
+        log.disabled, sys.unraisablehook = False, hook
+
+
+class _Damaged(Exception):
+    """A checkpoint is not what was written; the message says in what."""
+
+
+def _sha256(arrays: Mapping[str, np.ndarray], ledger: Json) -> str:
+    """Over every leaf's name, dtype, shape and bytes, and the ledger."""
+    digest = hashlib.sha256(json.dumps(ledger, sort_keys=True).encode())
+    for name, x in sorted(arrays.items()):
+        digest.update(f"\n{name} {x.dtype} {x.shape}\n".encode())
+        digest.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _to_arrays(state: PyTree) -> dict[str, np.ndarray]:
     """The leaves that hold something, by position; keys as their raw words."""
-    leaves = {
-        f"{i:05d}": np.asarray(
-            jax.random.key_data(x)
-            if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key)
-            else x
-        )
-        for i, x in enumerate(jax.tree.leaves(state))
-    }
+    leaves = {f"{i:05d}": _to_array(x) for i, x in enumerate(jax.tree.leaves(state))}
     return {name: x for name, x in leaves.items() if x.size}
 
 
-def _from_arrays(arrays: dict[str, np.ndarray], template: PyTree) -> PyTree:
+def _to_array(leaf: jax.Array) -> np.ndarray:
+    if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+        return np.asarray(jax.random.key_data(leaf))
+    return np.asarray(leaf)
+
+
+def _from_arrays(
+    where: Path, arrays: dict[str, np.ndarray], template: PyTree
+) -> PyTree:
     leaves, structure = jax.tree.flatten(template)
+    expected = jax.tree.map(lambda x: (x.shape, str(x.dtype)), _to_arrays(template))
+    found = {name: (x.shape, str(x.dtype)) for name, x in arrays.items()}
+    differing = {**expected, **found}.items() - (expected.items() & found.items())
+    if differing:
+        name, _ = min(differing)
+        raise RunDirectoryError(
+            f"{where} holds the state of another program (leaf {name} is "
+            f"{found.get(name, 'missing')} there, {expected.get(name, 'missing')} "
+            "now): run it with the version that wrote it, or choose another --workdir."
+        )
     restored = []
     for i, like in enumerate(leaves):
         value = arrays.get(f"{i:05d}")

@@ -17,14 +17,14 @@ ledger. A hook that keeps files of its own makes them durable in `checkpoint`.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedjax_comp.base import Algorithm, PyTree
 from fedjax_comp.metrics import Ledger, Row
 from fedjax_comp.problem import Problem, Schedule
-from fedjax_comp.report.events import write_events
-from fedjax_comp.run_directory import RunDirectory, append_row, write_rows
+from fedjax_comp.report.events import Events
+from fedjax_comp.run_directory import RunDirectory
 from fedjax_comp.training import Dispatch, TrainState
 
 
@@ -38,6 +38,9 @@ class Live:
       schedule: when the host is needed.
       ledger: the totals so far; hooks may add to it.
       exits: closes what hooks have opened, however the run ends.
+      changes: what differs from the machine and the code of the start before, in words.
+      stop: set by a hook, it ends the run after the dispatch in progress, with a
+        checkpoint: the same command resumes there.
     """
 
     directory: RunDirectory
@@ -45,6 +48,8 @@ class Live:
     schedule: Schedule
     ledger: Ledger
     exits: contextlib.ExitStack
+    changes: Sequence[str] = ()
+    stop: bool = False
 
     def is_due(self, period: int) -> bool:
         """Whether something of this period is due after the rounds done so far.
@@ -97,24 +102,25 @@ class Hook(NamedTuple):
     every: int = 0
 
 
-def rows_kept() -> Hook:
-    """Keeps `metrics.jsonl`: a line for every evaluation."""
+def events_kept() -> Hook:
+    """Keeps `events/` for TensorBoard: each row as it is made.
+
+    On resuming they are written anew, since rows behind the checkpoint will be made
+    again.
+    """
+    opened: list[Events] = []
 
     def begin(live: Live, state: TrainState) -> TrainState:
-        # Rows behind the checkpoint will be made again.
-        write_rows(live.directory, live.ledger.rows)
+        events = Events(live.directory.path / "events", live.ledger.rows)
+        opened[:] = [live.exits.enter_context(events)]
         return state
 
     def row(live: Live, row: Row) -> None:
-        append_row(live.directory, row)
+        del live
+        opened[0].append(row)
 
-    return Hook(begin=begin, row=row)
+    def checkpoint(live: Live, state: TrainState) -> None:
+        del live, state
+        opened[0].flush()
 
-
-def events_kept() -> Hook:
-    """Keeps `events/` for TensorBoard: written with every checkpoint and at the end."""
-
-    def write(live: Live, _: object) -> None:
-        write_events(live.directory.path / "events", live.ledger.rows)
-
-    return Hook(checkpoint=write, finish=write)
+    return Hook(begin=begin, row=row, checkpoint=checkpoint)

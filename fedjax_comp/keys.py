@@ -13,12 +13,21 @@ numbers under `jax.vmap` than outside, and then a message would not decode to wh
 run used."""
 
 
+MAX_SEED = 2**32 - 1
+
+
 def make_key(seed: jax.typing.ArrayLike) -> jax.Array:
     """A key from a seed, whatever the process's default implementation is.
+
+    Raises:
+      ValueError: for an int outside `[0, 2^32)`: JAX would take it modulo 2^32, and two
+        seeds would be one.
 
     >>> str(jax.random.key_impl(make_key(0)))
     'threefry2x32'
     """
+    if isinstance(seed, int) and not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"Expected seed={seed} in [0, {MAX_SEED}].")
     return jax.random.key(seed, impl=KEY_IMPLEMENTATION)
 
 

@@ -1,23 +1,27 @@
 """The ledger: exact totals of a run, as Python ints, and a row for every evaluation."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict
 
 import jax
 import numpy as np
 
-from fedjax_comp.base import RoundInfo
+from fedjax_comp.training import Dispatch
 from fedjax_comp.wire.message import HEADER_BYTES
 from fedjax_comp.wire.traffic import totals
 
 
 class Row(TypedDict):
-    """One line of `metrics.jsonl`; totals count from the start of the run."""
+    """One line of `metrics.jsonl`; totals count from the start of the run.
+
+    A loss that is not finite is None, and so is that of rounds in which nobody trained.
+    """
 
     round: int
     test_accuracy: float
-    test_loss: float
+    test_loss: float | None
     train_loss: float | None
     uplink_bytes: int
     downlink_bytes: int
@@ -76,9 +80,20 @@ class Ledger:
         """Bytes of the frames around all messages, both ways."""
         return HEADER_BYTES * (self.uplink_messages + self.downlink_messages)
 
-    def record(self, infos: RoundInfo, num_rounds: int) -> None:
-        """Adds the first `num_rounds` of a dispatch's stacked `RoundInfo`."""
-        infos = jax.tree.map(lambda x: np.asarray(x)[:num_rounds], infos)
+    def record(self, dispatch: Dispatch) -> None:
+        """Adds the rounds of a dispatch.
+
+        Raises:
+          ValueError: when it holds fewer records than rounds.
+        """
+        num_rounds = int(dispatch.num_rounds)
+        held = dispatch.infos.train_loss.shape[0]
+        if num_rounds > held:
+            raise ValueError(
+                f"Expected a record of each of the {num_rounds} rounds, got {held}: "
+                "what the others sent is not known."
+            )
+        infos = jax.tree.map(lambda x: np.asarray(x)[:num_rounds], dispatch.infos)
         sent = totals(infos.traffic)
         self.uplink_bytes += sent.uplink_bytes
         self.downlink_bytes += sent.downlink_bytes
@@ -116,11 +131,12 @@ class Ledger:
 
     def add_row(self, *, test_accuracy: float, test_loss: float) -> Row:
         """Closes the rounds since the last row with an evaluation."""
+        train_loss = float(np.mean(self.losses)) if self.losses else math.nan
         row = Row(
             round=self.rounds,
             test_accuracy=test_accuracy,
-            test_loss=test_loss,
-            train_loss=float(np.mean(self.losses)) if self.losses else None,
+            test_loss=_known(test_loss),
+            train_loss=_known(train_loss),
             uplink_bytes=self.uplink_bytes,
             downlink_bytes=self.downlink_bytes,
             seconds=round(self.seconds, 3),
@@ -133,6 +149,10 @@ class Ledger:
         self.losses = []
         self.rows.append(row)
         return row
+
+
+def _known(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
 
 
 def first_at_target(rows: Sequence[Row], target: float | None) -> Row | None:

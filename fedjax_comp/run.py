@@ -19,9 +19,16 @@ from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import saved
-from fedjax_comp.hooks import Hook, Live, events_kept, rows_kept
-from fedjax_comp.metrics import Ledger, interpolated_rounds_to_target, to_target
+from fedjax_comp.hooks import Hook, Live, events_kept
+from fedjax_comp.metrics import (
+    Ledger,
+    Row,
+    first_at_target,
+    interpolated_rounds_to_target,
+    to_target,
+)
 from fedjax_comp.problem import Problem, Schedule
+from fedjax_comp.process import Terminated, recorded_start, stopped_by_signal
 from fedjax_comp.progress import shown
 from fedjax_comp.run_directory import Json, RunDirectory
 from fedjax_comp.training import (
@@ -69,7 +76,8 @@ def run(
     """
     every_hook = [
         saved(),
-        rows_kept(),
+        recorded_start(),
+        stopped_by_signal(),
         audited(problem.links, schedule.audit_every),
         *hooks,
         events_kept(),
@@ -78,6 +86,7 @@ def run(
     for hook in every_hook:
         problem = problem._replace(algorithm=hook.wrap(problem.algorithm))
     state = init_state(key, problem.algorithm, problem.params, problem.num_clients)
+    untrained = params_sha256(problem.algorithm.params(state.server))
     with contextlib.ExitStack() as exits:
         live = Live(directory, problem, schedule, Ledger(), exits)
         for hook in every_hook:
@@ -86,7 +95,9 @@ def run(
         params = problem.algorithm.params(state.server)
         for hook in every_hook:
             hook.finish(live, params)
-    return live.ledger, params, _summary(live, params, compile_seconds)
+    measured = summarise(live, params, compile_seconds)
+    failures = failures_of(live.ledger, measured["params_sha256"] == untrained)
+    return live.ledger, params, {**measured, "failures": failures}
 
 
 def _drive(
@@ -116,23 +127,30 @@ def _drive(
     if not ledger.rows:
         evaluate_now()
     limit = 1
-    while ledger.rounds < schedule.num_rounds and not _reached(live):
+    reached = _reached(live, ledger.rows)
+    while ledger.rounds < schedule.num_rounds and not reached:
         waits = [period - ledger.rounds % period for period in periods]
         num_rounds = min(*waits, schedule.num_rounds - ledger.rounds, limit)
         for hook in hooks:
             state = hook.before(live, state)
         dispatched = time.perf_counter()
         state, dispatch = step(state, num_rounds)
-        ledger.record(dispatch.infos, num_rounds)
+        ledger.record(dispatch)
         limit = _next_limit(num_rounds, time.perf_counter() - dispatched, most)
         for hook in hooks:
             hook.after(live, state, dispatch)
         ledger.seconds = before + time.perf_counter() - clock
         if live.is_due(schedule.eval_every):
             evaluate_now()
-        if live.is_due(schedule.checkpoint_every) or _reached(live):
+            reached = _reached(live, ledger.rows[-1:])
+        if live.is_due(schedule.checkpoint_every) or reached or live.stop:
             for hook in reversed(hooks):
                 hook.checkpoint(live, state)
+        if live.stop and ledger.rounds < schedule.num_rounds:
+            raise Terminated(
+                f"stopped after round {ledger.rounds} of {schedule.num_rounds}, with a "
+                "checkpoint; the same command goes on from there."
+            )
     return state, compile_seconds
 
 
@@ -140,6 +158,8 @@ def _compile_rounds(
     problem: Problem, state: TrainState, max_rounds: int
 ) -> tuple[Step, TrainState]:
     program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
+    if is_eager():  # to look into a round, op by op
+        return lambda state, n: program(state, problem.data, jnp.int32(n)), state
     compiled = (
         jax.jit(program, donate_argnums=0, keep_unused=True)
         .lower(state, problem.data, jnp.int32(1))
@@ -160,6 +180,8 @@ def _compile_evaluation(
 ) -> Callable[[PyTree], Evaluation]:
     # Shapes alone: a round that uses one device must not bind the evaluation to it.
     params = jax.eval_shape(problem.algorithm.params, state.server)
+    if is_eager():
+        return lambda params: problem.evaluate(params, problem.test)
     compiled = jax.jit(problem.evaluate).lower(params, problem.test).compile()
     places, _ = compiled.input_shardings
     test = jax.device_put(problem.test, places[1])
@@ -170,19 +192,50 @@ def _compile_evaluation(
     return evaluate
 
 
+def is_eager() -> bool:
+    """Whether JAX_DISABLE_JIT asks for no compilation."""
+    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
+
+
 def _next_limit(num_rounds: int, seconds: float, most: int) -> int:
     affordable = int(SECONDS_PER_DISPATCH * num_rounds / max(seconds, 1e-6))
     return max(1, min(affordable, most, 4 * num_rounds))
 
 
-def _reached(live: Live) -> bool:
-    target = live.schedule.target_accuracy
-    if not live.schedule.stop_at_target or target is None:
+def _reached(live: Live, rows: Sequence[Row]) -> bool:
+    if not live.schedule.stop_at_target:
         return False
-    return any(row["test_accuracy"] >= target for row in live.ledger.rows)
+    return first_at_target(rows, live.schedule.target_accuracy) is not None
 
 
-def _summary(live: Live, params: PyTree, compile_seconds: float) -> Json:
+def failures_of(ledger: Ledger, is_untrained: bool) -> list[str]:
+    """Why a run that came to its end has taught its model nothing; `[]` if it has.
+
+    Args:
+      ledger: of the whole run.
+      is_untrained: whether the model is that of before the first round.
+
+    Returns:
+      A line for each reason.
+
+    >>> failures_of(Ledger(rounds=2, dropped=6, client_steps=9), is_untrained=True)
+    ['all updates were dropped (6 in 2 rounds): the model is what it was at the start.']
+    """
+    found = []
+    rounds = f"{ledger.rounds} rounds" if ledger.rounds != 1 else "1 round"
+    if ledger.dropped and is_untrained:
+        found.append(
+            f"all updates were dropped ({ledger.dropped} in {rounds}): the model is "
+            "what it was at the start."
+        )
+    elif ledger.rounds and not ledger.client_steps and not ledger.uplink_messages:
+        found.append(f"nobody arrived in {rounds}: no client trained or sent anything.")
+    if ledger.rows and ledger.rows[-1]["test_loss"] is None:
+        found.append("the test loss at the end is not finite.")
+    return found
+
+
+def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
     """The measured part of `summary.json`."""
     ledger, target = live.ledger, live.schedule.target_accuracy
     model_bytes = -(-dense_bits(params) // 8)
@@ -216,8 +269,9 @@ def _summary(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "audited_messages": ledger.audited_messages,
         "audit_failures": ledger.audit_failures,
         "seconds_total": seconds,
-        "seconds_per_round": seconds / ledger.rounds,
-        "client_steps_per_second": ledger.client_steps / seconds,
+        # A target that was met before the first round leaves none to divide by.
+        "seconds_per_round": seconds / ledger.rounds if ledger.rounds else None,
+        "client_steps_per_second": ledger.client_steps / max(seconds, 1e-9),
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "params_sha256": params_sha256(params),

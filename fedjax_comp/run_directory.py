@@ -12,12 +12,15 @@ JSON files carry the number of their format, `FORMAT`; one of another is refused
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from fedjax_comp.lock import Lock, Locked, hold
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 SPEED_ONLY_FLAGS = frozenset(
@@ -42,16 +45,25 @@ class RunDirectory(NamedTuple):
       path: the directory.
       config: what `config.json` holds.
       finished: the summary, when the run has already ended, else None.
+      grown: whether `config` asks for more than what is there.
+      lock: what keeps other processes out, once `begin_run` has been called.
     """
 
     path: Path
     config: Json
     finished: Json | None
+    grown: bool = False
+    lock: Lock | None = None
 
     @property
     def metrics_path(self) -> Path:
         """The file of evaluation rows."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether files can be made in it; it must exist."""
+        return os.access(self.path, os.W_OK)
 
     @property
     def figures_path(self) -> Path:
@@ -60,7 +72,11 @@ class RunDirectory(NamedTuple):
 
 
 def find_run(
-    workdir: str | Path, experiment: str, flags: Mapping[str, Any]
+    workdir: str | Path,
+    experiment: str,
+    flags: Mapping[str, Any],
+    *,
+    growing: Collection[str] = (),
 ) -> RunDirectory:
     """Looks into a directory for a run, new or to be resumed, and writes nothing.
 
@@ -68,6 +84,8 @@ def find_run(
       workdir: the directory; it need not exist.
       experiment: the experiment's name.
       flags: every flag of the run, JSON-able values.
+      growing: flags that may be larger than they are there: the run then goes on from
+        where it had ended.
 
     Returns:
       The directory, with `finished` set when there is nothing left to do. Before
@@ -82,39 +100,52 @@ def find_run(
     if not config_path.exists():
         return RunDirectory(path, _describe(experiment, flags), None)
     config = read_json(config_path)
-    if config.get("experiment") != experiment:
-        raise RunDirectoryError(
-            f"--workdir={workdir} holds a run of experiment "
-            f"{config.get('experiment')!r}, not {experiment!r}; choose another one."
-        )
-    differing = _differing(config.get("flags", {}), _jsonable(flags))
-    if differing:
-        raise RunDirectoryError(
-            f"--workdir={workdir} holds a run with other flags ({'; '.join(differing)})"
-            "; choose another one or use the same flags."
-        )
+    grown = {
+        name: flags[name]
+        for name in growing
+        if _is_larger(flags.get(name), config.get("flags", {}).get(name))
+    }
+    _check_same(path, config, experiment, _jsonable(flags), grown)
+    if grown:
+        larger = {**config, "flags": {**config["flags"], **grown}}
+        return RunDirectory(path, larger, None, grown=True)
     finished = read_json(summary_path) if summary_path.exists() else None
     return RunDirectory(path, config, finished)
 
 
-def begin_run(directory: RunDirectory) -> None:
-    """Makes a directory that `find_run` found, with its `config.json`.
+def begin_run(directory: RunDirectory) -> RunDirectory:
+    """Makes a directory that `find_run` found, with its `config.json`, and locks it.
+
+    Returns:
+      The directory; no other process can begin a run in it for as long as this lives.
 
     Raises:
-      RunDirectoryError: when it cannot be written.
+      RunDirectoryError: when it cannot be written, when another process has begun a run
+        in it, or has begun another run in it since.
     """
-    path = directory.path
+    path, config_path = directory.path, directory.path / "config.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        lock = hold(path)
+    except Locked as error:
+        raise RunDirectoryError(
+            f"--workdir={path} is in use by {error}; wait for it to end, or choose "
+            "another one."
+        ) from error
     except OSError as error:
         raise RunDirectoryError(
             f"--workdir={path} cannot be written: {error.strerror or error}."
         ) from error
-    if not (path / "config.json").exists():
-        write_json(path / "config.json", directory.config)
+    config = directory.config
+    if directory.grown:
+        # The run has not finished any more, whatever happens next.
+        (path / "summary.json").unlink(missing_ok=True)
+    elif config_path.exists():
+        there = read_json(config_path)
+        _check_same(path, there, config["experiment"], config["flags"], ())
+    if directory.grown or not config_path.exists():
+        write_json(config_path, config)
+    return directory._replace(lock=lock)
 
 
 def open_run(
@@ -133,27 +164,45 @@ def open_run(
     Raises:
       RunDirectoryError: as those.
     """
-    directory = find_run(workdir, experiment, flags)
-    begin_run(directory)
-    return directory
+    return begin_run(find_run(workdir, experiment, flags))
 
 
 def write_rows(directory: RunDirectory, rows: Iterable[Mapping[str, object]]) -> None:
     """Replaces the rows on disk by these."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    text = "".join(strict_json(row) + "\n" for row in rows)
     write_text(directory.metrics_path, text)
 
 
 def append_row(directory: RunDirectory, row: Mapping[str, object]) -> None:
     """Adds one row as one whole line."""
     with directory.metrics_path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+        file.write(strict_json(row) + "\n")
+
+
+def strict_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
+    """JSON as RFC 8259 has it, which knows no NaN and no infinity: null for both.
+
+    >>> strict_json({"loss": float("nan"), "rounds": 3})
+    '{"loss": null, "rounds": 3}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {name: _finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def write_json(path: Path, value: Json) -> None:
     """Writes JSON with the number of its format, either wholly or not at all."""
     numbered = {"format": FORMAT, **value}
-    write_text(path, json.dumps(numbered, indent=2, sort_keys=False) + "\n")
+    write_text(path, strict_json(numbered, indent=2) + "\n")
 
 
 def read_json(path: Path) -> Json:
@@ -210,23 +259,50 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _describe(experiment: str, flags: Mapping[str, Any]) -> Json:
+    return {
+        "experiment": experiment,
+        "flags": _jsonable(flags),
+        "seed": flags.get("seed"),
+        **describe_code(),
+    }
+
+
+def describe_code() -> Json:
+    """Versions of Python and of the packages that matter, and the git commit."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    return {
-        "experiment": experiment,
-        "flags": _jsonable(flags),
-        "seed": flags.get("seed"),
-        "versions": versions,
-        "git_commit": _git_commit(),
-    }
+    return {"versions": versions, "git_commit": _git_commit()}
 
 
 def _jsonable(flags: Mapping[str, Any]) -> Json:
     return json.loads(json.dumps(dict(flags)))
+
+
+def _is_larger(new: object, old: object) -> bool:
+    return isinstance(new, int) and isinstance(old, int) and new > old
+
+
+def _check_same(
+    path: Path, config: Json, experiment: str, flags: Json, free: Collection[str]
+) -> None:
+    """Refuses the run of `config` for one of another experiment or other flags."""
+    if config.get("experiment") != experiment:
+        raise RunDirectoryError(
+            f"--workdir={path} holds a run of experiment "
+            f"{config.get('experiment')!r}, not {experiment!r}; choose another one."
+        )
+    there = {n: x for n, x in config.get("flags", {}).items() if n not in free}
+    now = {n: x for n, x in flags.items() if n not in free}
+    differing = _differing(there, now)
+    if differing:
+        raise RunDirectoryError(
+            f"--workdir={path} holds a run with other flags ({'; '.join(differing)})"
+            "; choose another one or use the same flags."
+        )
 
 
 def _differing(old: Json, new: Json) -> list[str]:

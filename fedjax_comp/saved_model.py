@@ -1,12 +1,14 @@
-"""A trained model on disk: what it is as JSON, its parameters as msgpack.
+"""A trained model on disk: what it is as JSON, its parameters as safetensors.
 
 Two files in a directory, with nothing executable in either: `architecture.json` says
 which of the package's modules it is and with which settings, down to the ranks of a
-factorized one; `params.msgpack` is flax's own format. Checkpoints, in contrast, hold
-the state of a run and need the code that made it.
+factorized one, and holds a SHA-256 of itself and of the parameters. Every program that
+knows safetensors reads `params.safetensors`: a leaf is named by its path, `a/b/kernel`.
+Checkpoints, in contrast, hold the state of a run and need the code that made it.
 """
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import json
@@ -17,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+import safetensors.flax
+import safetensors.numpy
 from flax import linen as nn
-from flax import serialization
+from flax import traverse_util
 
 from fedjax_comp import models
 from fedjax_comp.base import PyTree
@@ -27,8 +31,8 @@ from fedjax_comp.models import convolution
 from fedjax_comp.models.factorized import Compact
 from fedjax_comp.run_directory import Json, check_format, write_json
 
-FORMAT = 1
-ARCHITECTURE, PARAMETERS = "architecture.json", "params.msgpack"
+FORMAT = 2
+ARCHITECTURE, PARAMETERS = "architecture.json", "params.safetensors"
 
 
 def _modules() -> dict[str, type[nn.Module]]:
@@ -112,6 +116,7 @@ def save_model(directory: Path, module: nn.Module, params: PyTree) -> None:
       ValueError: as `describe`.
 
     >>> import tempfile
+    >>> import jax.numpy as jnp
     >>> from fedjax_comp.models import linear
     >>> module, x = linear()(2), jnp.ones((1, 3))
     >>> params = module.init(jax.random.key(0), x)["params"]
@@ -121,13 +126,16 @@ def save_model(directory: Path, module: nn.Module, params: PyTree) -> None:
     >>> model.module == module, model.params["Dense_0"]["kernel"].shape
     (True, (3, 2))
     """
+    flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
+    data = safetensors.numpy.save({name: np.asarray(x) for name, x in flat.items()})
     architecture = {"format": FORMAT, **describe(module)}
+    architecture["sha256"] = _sha256(architecture, data)
     directory.mkdir(parents=True, exist_ok=True)
     # The architecture is what says that a model is here, so it goes first and comes
     # last: a killed writer leaves no model rather than half of one.
     (directory / ARCHITECTURE).unlink(missing_ok=True)
     with (directory / PARAMETERS).open("wb") as file:
-        file.write(serialization.msgpack_serialize(jax.device_get(params)))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     write_json(directory / ARCHITECTURE, architecture)
@@ -140,22 +148,50 @@ def load_model(directory: Path) -> Compact:
       The module and its parameters: `module.apply({"params": params}, x)` runs it.
 
     Raises:
-      ValueError: when there is none, or it is of another format.
+      ValueError: when there is none, it is of another format, or either file is no
+        longer what was saved.
     """
     try:
-        text = (directory / ARCHITECTURE).read_text(encoding="utf-8")
+        text = (directory / ARCHITECTURE).read_bytes()
         data = (directory / PARAMETERS).read_bytes()
     except FileNotFoundError as error:
         raise ValueError(
             f"Expected a model in {directory}: {Path(error.filename).name} is missing."
         ) from error
-    architecture = json.loads(text)
-    number = architecture.get("format") if isinstance(architecture, dict) else None
+    architecture = _parse(directory / ARCHITECTURE, text)
     check_format(
-        directory / ARCHITECTURE, number, FORMAT, way_out="save the model again"
+        directory / ARCHITECTURE,
+        architecture.get("format"),
+        FORMAT,
+        way_out="save the model again",
     )
-    params = serialization.msgpack_restore(data)
-    return Compact(build_module(architecture), jax.tree.map(jnp.asarray, params))
+    expected = architecture.pop("sha256", None)
+    if _sha256(architecture, data) != expected:
+        raise ValueError(
+            f"Expected the model in {directory} as it was saved, got files of another "
+            "SHA-256: save the model again."
+        )
+    # From the file: from bytes it knows no bfloat16. By reading: what is mapped into
+    # memory would change with the file.
+    flat = safetensors.flax.load_file(directory / PARAMETERS, backend="pread")
+    params = traverse_util.unflatten_dict(flat, sep="/")
+    return Compact(build_module(architecture), params)
+
+
+def _parse(path: Path, text: bytes) -> Json:
+    try:
+        architecture = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected JSON in {path}: {error}.") from error
+    if not isinstance(architecture, dict):
+        raise ValueError(f"Expected a JSON object in {path}.")
+    return architecture
+
+
+def _sha256(architecture: Json, data: bytes) -> str:
+    """Over what the module is and its parameters."""
+    told = json.dumps(architecture, sort_keys=True).encode()
+    return hashlib.sha256(told + b"\n" + data).hexdigest()
 
 
 def _to_json(value: Any) -> Any:

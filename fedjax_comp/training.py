@@ -56,10 +56,12 @@ class Dispatch(NamedTuple):
       infos: `RoundInfo` without messages, leading axis `max_rounds`; only the first
         `num_rounds` are filled.
       messages: the last round's messages, `{}` unless the algorithm keeps them.
+      num_rounds: how many rounds were run, int32 scalar.
     """
 
     infos: RoundInfo
     messages: dict[str, Messages]
+    num_rounds: jax.Array
 
 
 def init_state(
@@ -171,7 +173,8 @@ def round_program(
 
     Returns:
       `(state, data, num_rounds) -> (state, Dispatch)`, where `num_rounds`, an int32
-      scalar of at most `max_rounds`, is traced.
+      scalar, is traced. No round is run that could not be recorded: of more than
+      `max_rounds`, only so many are, which `Dispatch.num_rounds` says.
     """
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
@@ -192,6 +195,7 @@ def round_program(
     def run(
         state: TrainState, data: PyTree, num_rounds: jax.Array
     ) -> tuple[TrainState, Dispatch]:
+        count = jnp.clip(jnp.int32(num_rounds), 0, max_rounds)
         _, shapes = jax.eval_shape(one_round, state, data)
         records = jax.tree.map(
             lambda s: jnp.zeros((max_rounds, *s.shape), s.dtype),
@@ -212,9 +216,9 @@ def round_program(
             return state, records, info.messages
 
         state, records, messages = jax.lax.fori_loop(
-            0, num_rounds, body, (state, records, messages)
+            0, count, body, (state, records, messages)
         )
-        return state, Dispatch(records, messages)
+        return state, Dispatch(records, messages, count)
 
     return run
 

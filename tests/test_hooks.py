@@ -6,11 +6,9 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.hooks import Hook
-from fedjax_comp.metrics import Ledger
 from fedjax_comp.run import Problem, Schedule, run
-from fedjax_comp.run_directory import RunDirectoryError, open_run
+from fedjax_comp.run_directory import open_run
 from fedjax_comp.training import Evaluation
 from tests.problems import make_cohort, make_examples, softmax_task
 
@@ -38,11 +36,11 @@ def problem():
 SCHEDULE = Schedule(6, eval_every=3, checkpoint_every=4)
 
 
-def go(path, hooks, schedule=SCHEDULE):
+def go(path, hooks, schedule=SCHEDULE, what=None):
     directory = open_run(path, "hooks", {})
     return run(
         directory,
-        problem(),
+        problem() if what is None else what,
         schedule,
         jax.random.key(1),
         hooks=hooks,
@@ -149,22 +147,26 @@ def test_what_a_hook_opened_is_closed_when_the_run_fails(tmp_path):
     assert closed == ["file"]
 
 
+def test_a_run_can_be_looked_into_op_by_op(tmp_path):
+    seen = []
+    watched = problem()
+    whole = watched.algorithm.round
+
+    def observed(key, server, clients, cohort):
+        bias = server.model.params["bias"]
+        seen.extend([] if isinstance(bias, jax.core.Tracer) else [bias])
+        return whole(key, server, clients, cohort)
+
+    watched = watched._replace(algorithm=watched.algorithm._replace(round=observed))
+    with jax.disable_jit():
+        ledger, *_ = go(tmp_path / "eager", [], Schedule(1), watched)
+    compiled, *_ = go(tmp_path / "compiled", [], Schedule(1))
+    assert len(seen) == 1
+    assert ledger.uplink_bytes == compiled.uplink_bytes
+    losses = [one.rows[-1]["test_loss"] for one in (ledger, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_an_audit_of_no_messages_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keep_messages=True"):
         go(tmp_path, [], Schedule(2, audit_every=2))
-
-
-@pytest.mark.parametrize("number", [None, 0, 2])
-def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, number):
-    state = {"x": jnp.zeros(3)}
-    with Checkpoints(tmp_path) as checkpoints:
-        with monkeypatch.context() as patch:
-            patch.setattr("fedjax_comp.checkpoint.FORMAT", number)
-            checkpoints.save(state, Ledger(rounds=7))
-        # One of other leaves, as an older version may have.
-        with pytest.raises(RunDirectoryError) as error:
-            checkpoints.restore({"x": jnp.zeros(3), "y": jnp.zeros(2)})
-    line = str(error.value)
-    assert str(tmp_path / "7") in line
-    assert f"got {'none' if number is None else number}" in line
-    assert "--workdir" in line

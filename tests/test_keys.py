@@ -18,6 +18,14 @@ from tests.problems import make_cohort, softmax_task, stack_clients
 DEFAULTS = ("threefry2x32", "rbg", "unsafe_rbg")
 
 
+def test_two_seeds_are_never_one():
+    for seed in (-1, 2**32, 2**63):
+        with pytest.raises(ValueError, match=f"seed={seed}"):
+            make_key(seed)
+    last, first = (jax.random.key_data(make_key(seed)) for seed in (2**32 - 1, 0))
+    assert last.tolist() != first.tolist()
+
+
 def one_round(key):
     uplink = chain(rotate(), random_k(0.5), stochastic_quantize(levels=4))
     algorithm = fed_avg(

@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fedjax_comp.base import Bits, Observed, RoundInfo, Traffic
 from fedjax_comp.metrics import Ledger, interpolated_rounds_to_target, to_target
+from fedjax_comp.training import Dispatch
 from fedjax_comp.wire.traffic import to_client, to_server
 
 
@@ -41,7 +43,7 @@ def infos(rounds, clients):
 def test_totals_are_exact_past_32_bits_and_padding_is_ignored():
     info, variable, spoke = infos(5, 3)
     ledger = Ledger()
-    ledger.record(info, 4)
+    ledger.record(Dispatch(info, {}, jnp.int32(4)))
     expected = sum(
         -(-(2**33 + 3 + int(v)) // 8)
         for v, s in zip(variable[:4].ravel(), spoke[:4].ravel(), strict=True)
@@ -59,14 +61,34 @@ def test_totals_are_exact_past_32_bits_and_padding_is_ignored():
 def test_observations_of_rounds_make_what_the_algorithm_says():
     info, *_ = infos(5, 3)
     ledger = Ledger()
-    ledger.record(info, 4)
+    ledger.record(Dispatch(info, {}, jnp.int32(4)))
     assert ledger.observed == {"count": 1.5, "share": 0.1875, "size": 0.375}
     # However the rounds are cut into dispatches, the numbers are the same.
     cut = Ledger()
     for start, stop in ((0, 1), (1, 4)):
         part = jax.tree.map(lambda x, a=start, b=stop: x[a:b], info)
-        cut.record(part, stop - start)
+        cut.record(Dispatch(part, {}, jnp.int32(stop - start)))
     assert cut.observed == ledger.observed
+
+
+def test_rounds_without_a_record_are_refused():
+    info, *_ = infos(5, 3)
+    ledger = Ledger()
+    with pytest.raises(ValueError, match="each of the 12 rounds, got 5"):
+        ledger.record(Dispatch(info, {}, jnp.int32(12)))
+    assert ledger == Ledger()
+
+
+def test_a_loss_that_is_not_finite_is_none():
+    info, *_ = infos(2, 3)
+    ledger = Ledger()
+    lost = info._replace(train_loss=jnp.array([jnp.inf, 1.0]))
+    ledger.record(Dispatch(lost, {}, jnp.int32(2)))
+    row = ledger.add_row(test_accuracy=0.5, test_loss=float("nan"))
+    assert (row["test_loss"], row["train_loss"]) == (None, None)
+    ledger.record(Dispatch(info, {}, jnp.int32(2)))
+    row = ledger.add_row(test_accuracy=0.5, test_loss=0.25)
+    assert (row["test_loss"], row["train_loss"]) == (0.25, 0.5)
 
 
 def rows(*points):

@@ -64,8 +64,34 @@ def test_rows_are_whole_lines(tmp_path):
     append_row(directory, {"round": 1})
     lines = directory.metrics_path.read_text().splitlines()
     assert [json.loads(line)["round"] for line in lines] == [0, 1]
-    write_rows(directory, [{"round": 0}])
-    assert directory.metrics_path.read_text() == '{"round": 0}\n'
+    write_rows(directory, [{"round": 0, "loss": float("inf"), "of": [float("nan")]}])
+    text = directory.metrics_path.read_text()
+    assert text == '{"round": 0, "loss": null, "of": [null]}\n'
+
+
+def test_a_flag_that_may_grow_takes_up_a_finished_run_again(tmp_path):
+    def find(num_rounds, **free):
+        return find_run(tmp_path, "a", {**FLAGS, "num_rounds": num_rounds}, **free)
+
+    begin_run(find(5))
+    write_json(tmp_path / "summary.json", {"rounds": 5})
+    for fewer_or_free in ((4, {"growing": ("num_rounds",)}), (6, {})):
+        with pytest.raises(RunDirectoryError, match="--num_rounds: 5 there"):
+            find(fewer_or_free[0], **fewer_or_free[1])
+    longer = find(6, growing=("num_rounds",))
+    assert (longer.grown, longer.finished) == (True, None)
+    # Looking writes nothing; beginning does.
+    assert find(5).finished == {"rounds": 5}
+    begin_run(longer)
+    assert find(6).finished is None
+    assert find(6).config["flags"] == {**FLAGS, "num_rounds": 6}
+
+
+def test_another_command_that_began_in_between_is_noticed(tmp_path):
+    mine = find_run(tmp_path, "a", FLAGS)
+    begin_run(find_run(tmp_path, "a", {**FLAGS, "seed": 2}))
+    with pytest.raises(RunDirectoryError, match="--seed: 2 there, 1 now"):
+        begin_run(mine)
 
 
 @pytest.mark.parametrize("name", ["config.json", "summary.json"])
@@ -90,5 +116,6 @@ def test_another_format_is_refused_in_one_line(tmp_path, name, number):
 def test_finding_a_run_writes_nothing(tmp_path):
     found = find_run(tmp_path / "run", "fed_avg", FLAGS)
     assert not list(tmp_path.iterdir())
-    begin_run(found)
-    assert open_run(tmp_path / "run", "fed_avg", FLAGS) == found
+    begun = begin_run(found)
+    assert begun._replace(lock=None) == found
+    assert open_run(tmp_path / "run", "fed_avg", FLAGS) == begun

@@ -1,11 +1,13 @@
 """Models that come back from disk as what they were, and files that are no models."""
 
 import json
+import random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.flax
 from flax import linen as nn
 
 from fedjax_comp import models
@@ -61,11 +63,13 @@ def test_a_directory_without_a_whole_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        '{"format": 0, "module": "MLP", "settings": {}}',
-        '{"format": 1, "module": "os.system", "settings": {}}',
-        '{"format": 1, "module": "MLP", "settings": {"depth": 3}}',
-        '{"format": 1}',
+        '{"format": 1, "module": "MLP", "settings": {}}',
+        '{"format": 2, "module": "MLP", "settings": {}}',
+        '{"format": 2}',
         "[]",
+        "{",
+        "[" * 100_000,
+        '{"format": ' + "1" * 5_000 + "}",
     ],
 )
 def test_a_file_that_describes_no_module_is_refused(tmp_path, text):
@@ -73,6 +77,55 @@ def test_a_file_that_describes_no_module_is_refused(tmp_path, text):
     (tmp_path / ARCHITECTURE).write_text(text)
     with pytest.raises(ValueError, match="Expected"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"module": "os.system", "settings": {}},
+        {"module": "MLP", "settings": {"depth": 3}},
+        {"module": "MLP", "settings": []},
+        {"module": ["MLP"], "settings": {}},
+        {},
+    ],
+)
+def test_a_description_of_no_module_is_refused(description):
+    with pytest.raises(ValueError, match="Expected the description of a module"):
+        build_module(description)
+
+
+def test_a_model_that_was_changed_since_is_never_loaded(tmp_path):
+    params = models.mlp(2)(2).init(jax.random.key(0), jnp.ones((1, 3)))["params"]
+    save_model(tmp_path, models.mlp(2)(2), params)
+    same = {ARCHITECTURE: 0, PARAMETERS: 0}
+    numbers = random.Random(3)
+    for name in same:
+        path = tmp_path / name
+        whole = path.read_bytes()
+        for _ in range(200):
+            text = bytearray(whole)
+            text[numbers.randrange(len(text))] ^= 1 << numbers.randrange(8)
+            path.write_bytes(text)
+            try:
+                loaded = load_model(tmp_path)
+            except ValueError:
+                continue
+            # White space between the tokens of JSON.
+            same[name] += 1
+            assert loaded.module == models.mlp(2)(2)
+            jax.tree.map(np.testing.assert_array_equal, loaded.params, params)
+        path.write_bytes(whole)
+    assert same[PARAMETERS] == 0
+    assert same[ARCHITECTURE] < 40
+
+
+def test_other_programs_read_the_parameters(tmp_path):
+    tree = {"a": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "b": jnp.bfloat16(1.5)}
+    save_model(tmp_path, models.mlp(2)(2), tree)
+    read = safetensors.flax.load_file(tmp_path / PARAMETERS)
+    assert read.keys() == {"a/kernel", "b"}
+    np.testing.assert_array_equal(read["a/kernel"], tree["a"]["kernel"])
+    assert load_model(tmp_path).params["b"].dtype == jnp.bfloat16
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path):

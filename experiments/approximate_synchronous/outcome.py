@@ -92,7 +92,7 @@ def final_centres(
 ) -> Centre:
     """All centres' models and links at the end, from the run's last checkpoint."""
     blank = init_state(key, problem.algorithm, problem.params, problem.num_clients)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(blank)
     if restored is None:
         raise ValueError(f"Expected a checkpoint in {workdir}.")

@@ -106,7 +106,7 @@ def learning(values: flags.FlagValues, width: int, num_classes: int) -> Learning
             state, population, jnp.int32(values.epochs)
         )
         ledger = Ledger()
-        ledger.record(dispatch.infos, values.epochs)
+        ledger.record(dispatch)
         return averaging.params(state.server), ledger
 
     def score(params: PyTree, examples: Examples) -> float:

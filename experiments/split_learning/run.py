@@ -110,7 +110,7 @@ def measure_leakage(results: Results) -> list[Json]:
         problem = build_problem(own)
         _, key = initial_key(own)
         blank = init_state(key, problem.algorithm, problem.params, problem.num_clients)
-        with Checkpoints(Path(own.workdir) / "checkpoints") as checkpoints:
+        with Checkpoints(Path(own.workdir)) as checkpoints:
             restored = checkpoints.restore(blank)
         if restored is None:
             return []

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_comp.audit.configuration import config_sha256, read_config
+from fedjax_comp.audit.configuration import ENVIRONMENT, config_sha256, read_config
 from fedjax_comp.audit.entry import (
     EVALUATION,
     RESULT,
@@ -22,7 +22,10 @@ from fedjax_comp.audit.entry import (
     parse_entry,
 )
 from fedjax_comp.audit.log import FOLDER, LogError, read_log
+from fedjax_comp.process import read_starts
+from fedjax_comp.run_directory import RunDirectory
 
+_WHEN = ("round", "at")
 WHAT_DIFFERS = {
     "model": "the model before the round",
     "message": "the message",
@@ -67,7 +70,12 @@ def replay_run(run: Path, again: Callable[[], Path]) -> Replay:
         return Replay(1, (), (), changed)
     other = again()
     new = _entries(other)
-    environment = environment_differences(config, read_config(other / "config.json"))
+    *_, now = surroundings_of(other)
+    environment = dict.fromkeys(
+        line
+        for start in surroundings_of(run)
+        for line in environment_differences(start, now)
+    )
     remarks = []
     there, here = _parsed(old), _parsed(new)
     if any(entry.kind == RESULT for entry in there[:-1]):
@@ -114,27 +122,39 @@ def first_difference(
     return len(old), None
 
 
+def surroundings_of(run: Path) -> list[dict[str, Any]]:
+    """What each start of a run had around it: versions, commit and devices.
+
+    Args:
+      run: the run directory. Without `starts.jsonl` its configuration tells.
+    """
+    starts = read_starts(RunDirectory(run, {}, None)) or [
+        {name: read_config(run / "config.json").get(name) for name in ENVIRONMENT}
+    ]
+    return [{n: x for n, x in one.items() if n not in _WHEN} for one in starts]
+
+
 def environment_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> list[str]:
-    """How what two runs ran in differs: all of `config.json` but its flags.
+    """How what two runs ran in differs.
 
     Args:
-      old: what `config.json` of the one holds.
-      new: that of the other.
+      old: the surroundings of the one.
+      new: those of the other.
       prefix: of the names in the lines.
 
     Returns:
       A line for each.
 
-    >>> old, new = {"versions": {"jax": "1"}}, {"versions": {"jax": "2"}, "flags": {}}
+    >>> old, new = {"versions": {"jax": "1"}}, {"versions": {"jax": "2"}}
     >>> environment_differences(old, new)
     ["versions.jax: '1' there, '2' here"]
     """
     lines = []
     for name in sorted(set(old) | set(new)):
         there, here = old.get(name), new.get(name)
-        if there == here or (not prefix and name in ("flags", "format")):
+        if there == here:
             continue
         if isinstance(there, Mapping) and isinstance(here, Mapping):
             lines += environment_differences(there, here, f"{prefix}{name}.")

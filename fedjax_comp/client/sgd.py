@@ -5,6 +5,7 @@ Decentralized Data", Algorithm 1 (ClientUpdate); the proximal term is FedProx, L
 2020, "Federated Optimization in Heterogeneous Networks", equation 2.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -75,7 +76,8 @@ def local_sgd(
       A `LocalUpdate`.
 
     Raises:
-      ValueError: for a proximal term that is negative or not finite.
+      ValueError: for a proximal term that is negative or not finite, and for an
+        optimizer with a schedule, which would begin anew every round.
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from fedjax_comp.base import ClientBatches, Examples, Task
@@ -88,16 +90,35 @@ def local_sgd(
     (0.75, 2)
     """
     train = local_steps(task, optimizer, proximal=proximal, unroll=unroll)
+    # As early as can be: most optimizers say what they keep of any parameters.
+    kept: PyTree = ()
+    with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):
+        kept = jax.eval_shape(optimizer.init, jnp.zeros(1))
+    _refuse_schedules(kept)
 
     def update(
         params: PyTree, examples: Examples, batches: ClientBatches
     ) -> tuple[PyTree, LocalInfo]:
-        learner, info = train(
-            Learner(params, optimizer.init(params)), examples, batches
-        )
+        fresh = optimizer.init(params)
+        _refuse_schedules(fresh)
+        learner, info = train(Learner(params, fresh), examples, batches)
         return learner.params, info
 
     return update
+
+
+def _refuse_schedules(state: PyTree) -> None:
+    def is_schedule(one: object) -> bool:
+        # The second is `optax.inject_hyperparams`, where a hyperparameter is one.
+        injected = getattr(one, "hyperparams_states", None)
+        return isinstance(one, optax.ScaleByScheduleState) or bool(injected)
+
+    if any(map(is_schedule, jax.tree.leaves(state, is_leaf=is_schedule))):
+        raise ValueError(
+            "Expected a client optimizer without a schedule: its state begins anew "
+            "every round, and so would the schedule. Give a number for its rate; a "
+            "server optimizer may have a schedule over the rounds."
+        )
 
 
 def local_steps(

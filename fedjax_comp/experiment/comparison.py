@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from fedjax_comp.experiment.errors import RunFailed
 from fedjax_comp.experiment.finish import read_rows
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import run_main
@@ -39,7 +40,13 @@ from fedjax_comp.experiment.outcome import (
 from fedjax_comp.experiment.pipelines import Variant, attempt
 from fedjax_comp.experiment.problem import check_audits
 from fedjax_comp.report import Figure, Run, Table
-from fedjax_comp.run_directory import Json, RunDirectory, open_run
+from fedjax_comp.run_directory import (
+    Json,
+    RunDirectory,
+    RunDirectoryError,
+    begin_run,
+    find_run,
+)
 
 LEADING, TRAILING = ("name",), ("reason",)
 """Columns that every table has, before and behind an experiment's own."""
@@ -150,7 +157,10 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     settings = as_dict(values)
     for name in comparison.repeated:
         del settings[name]
-    directory = open_run(values.workdir, comparison.name, settings)
+    directory = find_run(values.workdir, comparison.name, settings)
+    if directory.finished is not None and not directory.is_writable:
+        return _read_only(directory.finished, directory, variants)
+    directory = begin_run(directory)
     results = Results(values, [], [], directory)
     for variant in variants:
         print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
@@ -167,6 +177,22 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     comparison.complete(results)
     comparison.compare(results.rows)
     return finish(comparison, results)
+
+
+def _read_only(
+    finished: Json, directory: RunDirectory, variants: Sequence[Variant]
+) -> Json:
+    """What a directory that cannot be written has to say."""
+    held = {row["name"] for row in finished["runs"] if not row["reason"]}
+    missing = [one.name for one in variants if one.name not in held]
+    if missing:
+        raise RunDirectoryError(
+            f"--workdir={directory.path} cannot be written, and {', '.join(missing)} "
+            "has not been run there; choose another one."
+        )
+    print(f"{directory.path} has finished; it cannot be written, nothing was changed.")
+    print_claims(finished["claims"])
+    return finished
 
 
 def finish(comparison: Comparison, results: Results) -> Json:
@@ -200,6 +226,8 @@ def finish(comparison: Comparison, results: Results) -> Json:
     )
     print_claims(summary["claims"])
     print(f"report: {results.directory.path / 'report.html'}")
+    if results.rows and all(row["reason"] for row in results.rows):
+        raise RunFailed(f"every {comparison.word} failed.")
     return summary
 
 

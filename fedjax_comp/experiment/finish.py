@@ -9,8 +9,9 @@ from rich.console import Console
 
 from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.conditions import accuracy_against_time
+from fedjax_comp.experiment.errors import RunFailed
 from fedjax_comp.experiment.flags import as_dict
-from fedjax_comp.experiment.lateness import put_on_clock
+from fedjax_comp.experiment.lateness import counts_late, put_on_clock
 from fedjax_comp.experiment.outcome import settings_of
 from fedjax_comp.experiment.problem import (
     build_schedule,
@@ -87,12 +88,16 @@ def execute(
 
     Raises:
       ValueError: for a directory or flags that cannot be used.
+      RunFailed: when the run has come to its end, all files are written, and its model
+        has learned nothing.
     """
-    directory = find_run(values.workdir, name, as_dict(values))
+    directory = find_run(
+        values.workdir, name, as_dict(values), growing=_growing(values)
+    )
     if directory.finished is not None:
         print(f"{directory.path} has finished; nothing was changed.")
         print_summary(directory.finished, directory)
-        return directory.finished
+        return _sound(directory.finished)
     check_audits(values)
     schedule = build_schedule(values)
     problem = build_problem()
@@ -101,7 +106,7 @@ def execute(
     else:
         clock_hooks = clock(problem)
     _, run_key = initial_key(values)
-    begin_run(directory)
+    directory = begin_run(directory)
     ledger, params, measured = run(
         directory,
         problem,
@@ -122,7 +127,29 @@ def execute(
     # Last, since its presence is what says that the run has finished.
     write_json(directory.path / "summary.json", summary)
     print_summary(summary, directory)
+    return _sound(summary)
+
+
+def _sound(summary: Json) -> Json:
+    """The summary of a run that has taught its model something.
+
+    Raises:
+      RunFailed: for another one.
+    """
+    failures = summary.get("failures")
+    if failures:
+        raise RunFailed(" ".join(failures))
     return summary
+
+
+def _growing(values: flags.FlagValues) -> tuple[str, ...]:
+    """The flags that may be larger when a run is resumed.
+
+    The log of a run, and who is late in it, are of the rounds that were asked for.
+    """
+    logs = "audit_log" in values and values.audit_log
+    late = "late_updates" in values and counts_late(values)
+    return () if logs or late else ("num_rounds",)
 
 
 def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) -> None:
@@ -192,15 +219,19 @@ def _in_words(summary: Json) -> Json:
 
 def print_summary(summary: Json, directory: RunDirectory) -> None:
     """The end of a run, for its reader."""
-    saved = summary["dense_uplink_bytes"] / max(summary["uplink_bytes"], 1)
+    up = summary["uplink_bytes"]
+    fewer = (
+        f" ({summary['dense_uplink_bytes'] / up:.1f}x fewer than dense)" if up else ""
+    )
     Console().print(
         f"accuracy {summary['test_accuracy']:.4f} "
         f"(best {summary['best_test_accuracy']:.4f}) after {summary['rounds']} rounds, "
-        f"up {format_bytes(summary['uplink_bytes'])} ({saved:.1f}x fewer than dense), "
+        f"up {format_bytes(up)}{fewer}, "
         f"down {format_bytes(summary['downlink_bytes'])}, "
         f"{summary['seconds_total']:.1f} s\nreport: {directory.path / 'report.html'}",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 

@@ -7,6 +7,8 @@ them in one line, and `--help` does not show them.
 
 from absl import flags
 
+from fedjax_comp.keys import MAX_SEED
+
 AUDITS = ("audit_every", "audit_log", "audit_key", "run_id")
 """Flags of an experiment whose algorithms keep their messages."""
 
@@ -49,7 +51,14 @@ def run_flags(**defaults: object) -> flags.FlagValues:
         "Directory of raw files (or FEDJAX_COMP_RAW_DATA).",
         flag_values=values,
     )
-    whole("seed", 0, "Seed of everything random.", flag_values=values, lower_bound=0)
+    whole(
+        "seed",
+        0,
+        "Seed of everything random.",
+        flag_values=values,
+        lower_bound=0,
+        upper_bound=MAX_SEED,
+    )
     switch("quick", False, "A short run, to see it work.", flag_values=values)
     switch("progress", True, "Show progress on standard error.", flag_values=values)
     switch("help", False, "Show the flags and exit.", flag_values=values)

@@ -2,15 +2,18 @@
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import jax
 from absl import flags
 
 from fedjax_comp.experiment.conditions import check_conditions
-from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.process import Terminated
 
 __all__ = ["UsageError", "run_main", "use_host_cores"]
 
@@ -33,9 +36,20 @@ def run_main(
       argv: the command line; `sys.argv` when None.
 
     Raises:
-      SystemExit: with code 2 after a mistake, 130 after an interrupt.
+      SystemExit: with code 2 after a mistake, 1 after a run whose model has learned
+        nothing, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv if argv is None else argv)
+    with _pipe_may_close():
+        _run(name, values, body, arguments)
+
+
+def _run(
+    name: str,
+    values: flags.FlagValues,
+    body: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str],
+) -> None:
     try:
         positional = values([name, *arguments[1:]])[1:]
         if positional:
@@ -51,15 +65,25 @@ def run_main(
     try:
         if values.workdir is None:
             raise UsageError("--workdir=DIR is required.")
+        _expand_paths(values)
         if "execution" in values:
             use_host_cores()  # before anything is put on a device
         check_expressions(values)
         check_conditions(values)
         body(values)
+    except RunFailed as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except Terminated as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise
     except ValueError as error:
         if os.environ.get("FEDJAX_COMP_DEBUG"):
             raise
-        _exit_with(name, error)
+        # What the package raises under a name of its own is a user's mistake; any other
+        # may be a fault of the program, and its traceback is wanted.
+        own = type(error).__module__.startswith("fedjax_comp.")
+        _exit_with(name, error, "" if own else SHOW)
     except KeyboardInterrupt:
         print(
             f"\n{name}: interrupted; the same command resumes at the last checkpoint.",
@@ -79,7 +103,40 @@ def use_host_cores() -> None:
         jax.config.update("jax_num_cpu_devices", cores)
 
 
-def _exit_with(name: str, error: Exception) -> None:
-    line = " ".join(str(error).split())
+def _exit_with(name: str, error: Exception, how: str = "") -> None:
+    line = " ".join(f"{error}{how}".split())
     print(f"{name}: {line}", file=sys.stderr)
     raise SystemExit(2) from None
+
+
+SHOW = " (FEDJAX_COMP_DEBUG=1 shows where.)"
+
+PATHS = ("workdir", "data_dir", "raw_dir", "audit_key")
+
+
+def _expand_paths(values: flags.FlagValues) -> None:
+    """Refuses empty paths, and puts the home directory for `~`."""
+    for flag in PATHS:
+        text = values[flag].value if flag in values else None
+        if text is None:
+            continue
+        if not text.strip():
+            raise UsageError(f"--{flag}={text} is empty; leave it out or name a path.")
+        try:
+            values[flag].value = str(Path(text).expanduser())
+        except RuntimeError:
+            raise UsageError(
+                f"--{flag}={text}: no home directory is known; write the path in full."
+            ) from None
+
+
+@contextlib.contextmanager
+def _pipe_may_close() -> Iterator[None]:
+    """Ends quietly, as other tools do, when the reader of a pipe has gone: `| head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer must not be written at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None

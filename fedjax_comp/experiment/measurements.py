@@ -248,7 +248,7 @@ def measure(experiment: Measurements, values: flags.FlagValues) -> Json:
     if directory.finished is not None and is_complete:
         print(f"{directory.path} has finished; nothing was changed.")
         return directory.finished
-    begin_run(directory)
+    directory = begin_run(directory)
     show = experiment.show if values.progress else None
     taken, failures = measure_missing(directory, jobs, show=show)
     rows = [{**row, "reason": ""} for row in experiment.summarise(taken)]

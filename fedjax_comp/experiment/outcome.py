@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import flags
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as ConsoleTable
 
 from fedjax_comp.experiment.table import to_csv
@@ -190,15 +191,16 @@ def print_table(
       caption: below the table.
       mark: what stands behind a row's name.
     """
-    table = ConsoleTable(title=title, caption=caption or None)
-    table.add_column(label, no_wrap=True)
+    # As it stands: what is in brackets is no markup.
+    table = ConsoleTable(title=escape(title), caption=escape(caption) or None)
+    table.add_column(escape(label), no_wrap=True)
     for heading in shown:
-        table.add_column(heading.strip(), justify="right", no_wrap=True)
+        table.add_column(escape(heading.strip()), justify="right", no_wrap=True)
     for row in rows:
         texts = [text(row) for text in shown.values()]
         if row.get("reason"):
             texts = ["failed", *["-"] * (len(shown) - 1)]
-        table.add_row(row["name"] + mark(row), *texts)
+        table.add_row(*map(escape, [row["name"] + mark(row), *texts]))
     console = Console()
     if not console.is_terminal:
         # A pipe has no width: no figure is to be cut for it.

@@ -12,7 +12,7 @@ from absl import flags
 
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import as_dict
-from fedjax_comp.experiment.main import UsageError
+from fedjax_comp.experiment.main import SHOW, UsageError
 
 Result = TypeVar("Result")
 
@@ -170,5 +170,6 @@ def attempt(name: str, run: Callable[[], Result]) -> tuple[Result | None, str]:
         if os.environ.get("FEDJAX_COMP_DEBUG"):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"{name} failed: {reason}")
+        own = type(error).__module__.startswith("fedjax_comp.")
+        print(f"{name} failed: {reason}{'' if own else SHOW}")
         return None, reason

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from flax.errors import InvalidRngError
 
 from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.tree import along
@@ -57,7 +58,8 @@ def classification(
 
     Raises:
       ValueError: if `scale` is not finite or zero, or is given for integer inputs, or
-        `input_shape` holds a size below one.
+        `input_shape` holds a size below one; from `init`, if the module draws (Dropout)
+        or holds more than `params` (BatchNorm).
 
     >>> from fedjax_comp.models.linear import linear
     >>> task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
@@ -79,7 +81,25 @@ def classification(
         raise ValueError(f"Expected every size in input_shape={input_shape} >= 1.")
 
     def init(key: jax.Array) -> PyTree:
-        return module.init(key, jnp.zeros((1, *input_shape), dtype))["params"]
+        blank = jnp.zeros((1, *input_shape), dtype)
+        variables = module.init(key, blank)
+        try:
+            jax.eval_shape(
+                lambda kept: module.apply(kept, blank, mutable=True), variables
+            )
+        except InvalidRngError as error:
+            raise ValueError(
+                f"Expected a deterministic module, got a {type(module).__name__} that "
+                "draws, as Dropout does: make it with deterministic=True."
+            ) from error
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise ValueError(
+                f"Expected a module with nothing but params, got {', '.join(others)} "
+                "in it, as BatchNorm keeps: use GroupNorm or LayerNorm instead."
+            )
+        # A module without parameters has no such collection.
+        return variables.get("params", {})
 
     def each_label(
         params: PyTree, examples: Examples, mask: jax.Array

@@ -9,6 +9,71 @@ from tensorboardX import SummaryWriter
 from fedjax_comp.report.plots import Row
 
 
+class Events:
+    """An event file that grows by a row at a time; use as a context manager.
+
+    Every number of a row is a scalar named after its column. Event files already in the
+    directory are replaced, so a run that is resumed shows each step once. TensorBoard
+    keeps scalars in float32: exact byte counts are in `metrics.jsonl`.
+
+    Args:
+      directory: the folder of the events; made when missing.
+      rows: of `metrics.jsonl`, to begin with. What is not a number is left out.
+      step: the column that numbers the steps; rows without it are left out.
+      started_at: when the run started, in seconds since 1970, which with the column
+        `seconds` gives each scalar its time. None lets the last of `rows` be now.
+
+    Attributes:
+      path: of the file.
+    """
+
+    def __init__(
+        self,
+        directory: Path | str,
+        rows: Sequence[Row] = (),
+        *,
+        step: str = "round",
+        started_at: float | None = None,
+    ) -> None:
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        before = set(directory.glob("events.out.tfevents.*"))
+        if started_at is None:
+            started_at = time.time() - (_seconds(rows[-1]) if rows else 0.0)
+        self._step, self._started_at = step, started_at
+        # Two writers of one second would share a file name, and so one file.
+        count = 1 + max((int(p.suffix[4:]) for p in before if _is_ours(p)), default=-1)
+        self._writer = SummaryWriter(str(directory), filename_suffix=f".run{count}")
+        for row in rows:
+            self.append(row)
+        self._writer.flush()
+        (self.path,) = directory.glob(f"events.out.tfevents.*.run{count}")
+        for path in before:
+            path.unlink(missing_ok=True)
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    def append(self, row: Row) -> None:
+        """Adds the scalars of one row."""
+        number = row.get(self._step)
+        if not isinstance(number, int):
+            return
+        at = self._started_at + _seconds(row)
+        for name, value in row.items():
+            if name == self._step or isinstance(value, bool):
+                continue
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, number, at)
+
+    def flush(self) -> None:
+        """Lets readers see all rows so far."""
+        self._writer.flush()
+
+
 def write_events(
     directory: Path | str,
     rows: Sequence[Row],
@@ -16,18 +81,7 @@ def write_events(
     step: str = "round",
     started_at: float | None = None,
 ) -> Path:
-    """Writes every number of every row as a scalar named after its column.
-
-    The file replaces event files already in the directory, so a run that is resumed
-    and written again shows each step once. TensorBoard keeps scalars in float32: exact
-    byte counts are in `metrics.jsonl`.
-
-    Args:
-      directory: the folder of the events; made when missing.
-      rows: rows of `metrics.jsonl`. What is not a number is left out.
-      step: the column that numbers the steps; rows without it are left out.
-      started_at: when the run started, in seconds since 1970, which with the column
-        `seconds` gives each scalar its time. None lets the last row be now.
+    """Writes rows as `Events` does, and closes the file.
 
     Returns:
       The file written.
@@ -38,32 +92,8 @@ def write_events(
     ...     path.name.startswith("events.out.tfevents")
     True
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    before = set(directory.glob("events.out.tfevents.*"))
-    times = [_seconds(row) for row in rows]
-    if started_at is None:
-        started_at = time.time() - (times[-1] if times else 0.0)
-
-    # Two writers of one second would share a file name, and so one file.
-    count = 1 + max((int(p.suffix[4:]) for p in before if _is_ours(p)), default=-1)
-    writer = SummaryWriter(str(directory), filename_suffix=f".run{count}")
-    try:
-        for row, seconds in zip(rows, times, strict=True):
-            number = row.get(step)
-            if not isinstance(number, int):
-                continue
-            for name, value in row.items():
-                if name == step or isinstance(value, bool):
-                    continue
-                if isinstance(value, int | float):
-                    writer.add_scalar(name, value, number, started_at + seconds)
-    finally:
-        writer.close()
-    (written,) = set(directory.glob(f"events.out.tfevents.*.run{count}"))
-    for path in before:
-        path.unlink(missing_ok=True)
-    return written
+    with Events(directory, rows, step=step, started_at=started_at) as events:
+        return events.path
 
 
 def _seconds(row: Row) -> float:

@@ -17,6 +17,7 @@ from fedjax_comp.compress import error_feedback, identity, random_k, top_k
 from fedjax_comp.execution import scanned, vmapped
 from fedjax_comp.keys import make_key
 from fedjax_comp.metrics import Ledger
+from fedjax_comp.training import Dispatch
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 SIZE = 4
@@ -161,8 +162,8 @@ def test_nobody_trained_is_no_loss_at_all():
     _, _, trained = run(algorithm, cohort)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), alone, trained, alone)
     ledger = Ledger()
-    ledger.record(stacked, 3)
+    ledger.record(Dispatch(stacked, {}, jnp.int32(3)))
     row = ledger.add_row(test_accuracy=0.5, test_loss=1.0)
     assert row["train_loss"] == float(trained.train_loss)
-    ledger.record(jax.tree.map(lambda x: x[:1], stacked), 1)
+    ledger.record(Dispatch(stacked, {}, jnp.int32(1)))
     assert ledger.add_row(test_accuracy=0.5, test_loss=1.0)["train_loss"] is None

@@ -94,16 +94,27 @@ def test_another_run_is_named(runs, tmp_path):
 
 def test_another_environment_is_told(runs, tmp_path):
     other = shutil.copytree(runs / "two", tmp_path / "other")
-    config = json.loads((other / "config.json").read_text())
-    config["versions"]["jax"] = "9.9"
-    config["devices"] = 3
-    (other / "config.json").write_text(json.dumps(config))
+    path = other / "starts.jsonl"
+    start = json.loads(path.read_text())
+    start["versions"]["jax"] = "9.9"
+    start["devices"] = "3 x abacus"
+    path.write_text(json.dumps(start) + "\n")
     done = replayed(runs / "one", other)
     first, second = done.environment
-    assert first == "devices: None there, 3 here"
+    assert first.startswith("devices: ")
+    assert first.endswith(" x cpu' there, '3 x abacus' here")
+    assert second.startswith("versions.jax: ")
     assert second.endswith("there, '9.9' here")
     assert done.difference is None
-    assert environment_differences(config, config) == []
+    assert environment_differences(start, start) == []
+    # A run that was resumed elsewhere has several; one without a record has its flags'.
+    started = (runs / "one" / "starts.jsonl").read_text()
+    path.write_text(path.read_text() + started)
+    assert len(replayed(other, runs / "one").environment) == 2
+    path.unlink()
+    assert [
+        line.split(":")[0] for line in replayed(other, runs / "one").environment
+    ] == (["devices"])
 
 
 def test_a_configuration_that_was_changed_is_not_run(runs, tmp_path):

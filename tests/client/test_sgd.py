@@ -16,6 +16,39 @@ def client(cohort, i):
     return jax.tree.map(lambda x: x[i], cohort.clients)
 
 
+SCHEDULES = {
+    "rate": optax.sgd(optax.piecewise_constant_schedule(0.1, {2: 0.1})),
+    "in a chain": optax.chain(
+        optax.clip(1.0), optax.adam(optax.cosine_decay_schedule(0.1, 10))
+    ),
+    "injected": optax.inject_hyperparams(optax.sgd)(optax.linear_schedule(1, 0, 5)),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_that_would_begin_anew_every_round_is_refused(name):
+    with pytest.raises(ValueError, match="without a schedule"):
+        local_sgd(TASK, SCHEDULES[name])
+
+
+def test_a_schedule_that_shows_on_the_parameters_alone_is_refused_too():
+    labels = {"kernel": "slow", "bias": "fast"}
+    optimizer = optax.multi_transform(
+        {"slow": SCHEDULES["rate"], "fast": optax.sgd(0.1)}, labels
+    )
+    update = local_sgd(TASK, optimizer)
+    cohort = make_cohort([3], batch_size=3)
+    with pytest.raises(ValueError, match="without a schedule"):
+        update(TASK.init(jax.random.key(0)), cohort.examples, client(cohort, 0))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.adamw(0.1), optax.inject_hyperparams(optax.sgd)(0.1)]
+)
+def test_counts_that_are_no_schedule_are_taken(optimizer):
+    local_sgd(TASK, optimizer)
+
+
 def test_equals_a_loop_over_the_examples_there_are():
     cohort = make_cohort([7], batch_size=3, epochs=2)
     params = TASK.init(jax.random.key(0))

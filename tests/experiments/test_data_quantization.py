@@ -137,10 +137,11 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
 def test_a_run_in_which_nobody_is_heard_is_a_row(tmp_path):
     late = ["--network=constant(1.0)", "--deadline_seconds=1e-9", "--num_rounds=1"]
     dense = "--pipeline=dense: gradient(identity(), family='dense')"
-    main(["x", f"--workdir={tmp_path}", *TASK, *late, dense])
-    row = read_runs(tmp_path)["dense"]
-    assert (row["reason"], row["uplink_bytes"]) == ("", 0)
-    assert row["bytes_per_message"] is None
+    with pytest.raises(SystemExit) as stop:
+        main(["x", f"--workdir={tmp_path}", *TASK, *late, dense])
+    assert stop.value.code == 1
+    reason = read_runs(tmp_path)["dense"]["reason"]
+    assert "nobody arrived in 1 round" in reason
 
 
 @pytest.mark.parametrize(

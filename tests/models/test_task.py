@@ -110,3 +110,27 @@ def test_tokens_are_labels_and_padding_is_not():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         classification(nn.Dense(2), **{"input_shape": (8,), **arguments})
+
+
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=False)(x.reshape(x.shape[0], -1))
+        return nn.Dense(3)(x)
+
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dropout(0.5, deterministic=False)(x.reshape(x.shape[0], -1))
+        return nn.Dense(3)(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [(Normalized(), "batch_stats.*GroupNorm"), (Dropping(), "deterministic=True")],
+)
+def test_a_module_that_keeps_statistics_or_draws_is_refused(module, told):
+    task = classification(module, input_shape=(2, 2))
+    with pytest.raises(ValueError, match=told):
+        task.init(jax.random.key(0))

@@ -17,6 +17,9 @@ import numpy as np
 
 from fedjax_comp.compress.noise import mix
 
+MAX_PLACES = 2**31 - 1
+"""Of a leaf: places are int32."""
+
 _DIGITS = ((20, 11), (10, 10), (0, 10))  # (shift, width): the 31 bits of a magnitude
 
 
@@ -315,11 +318,19 @@ def random_indices(key: jax.Array, n: int, k: int) -> jax.Array:
 def num_kept(n: int, *, fraction: float | None, k: int | None) -> int:
     """How many of `n` are kept: at least one, at most all.
 
+    Raises:
+      ValueError: for a leaf whose places do not fit into int32.
+
     >>> num_kept(1000, fraction=0.01, k=None), num_kept(3, fraction=0.01, k=None)
     (10, 1)
     >>> num_kept(3, fraction=None, k=5)
     3
     """
+    if n > MAX_PLACES:
+        raise ValueError(
+            f"Expected leaves of at most 2^31 - 1 coordinates to select from, got one "
+            f"of {n}: split it into several."
+        )
     if k is None:
         k = round((fraction or 0.0) * n)
     return min(n, max(1, k))

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_comp import compress
+from fedjax_comp.base import make_context
 from fedjax_comp.compress.sparsify import selection
 
 
@@ -141,3 +143,12 @@ def test_the_largest_of_the_largest_for_every_count():
         )
         assert not np.any(indices[count:])
         assert not np.any(values[count:])
+
+
+@pytest.mark.parametrize("name", ["top_k", "random_k", "threshold"])
+def test_places_beyond_int32_are_refused(name):
+    compressor = getattr(compress, name)(0.001)
+    leaf = jax.ShapeDtypeStruct((2**31,), jnp.float32)
+    context = make_context(jax.random.key(0), 0)
+    with pytest.raises(ValueError, match="2147483648: split it"):
+        jax.eval_shape(lambda x: compressor.encode(context, x, ()), leaf)

@@ -1,0 +1,80 @@
+"""SIGTERM makes a checkpoint, and every start is on record."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+
+from fedjax_comp.hooks import Hook
+from fedjax_comp.process import STARTS, TERMINATED, Terminated, differing
+from tests.test_hooks import go
+
+
+def untimed(rows):
+    return [{name: x for name, x in row.items() if name != "seconds"} for row in rows]
+
+
+def terminate_after(rounds):
+    def after(live, state, dispatch):
+        if live.ledger.rounds == rounds:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return Hook(after=after, every=1)
+
+
+def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    # No checkpoint is due after round 5.
+    with pytest.raises(Terminated, match="after round 5 of 6") as error:
+        go(tmp_path / "cut", [terminate_after(5)])
+    assert error.value.code == TERMINATED == 143
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert (tmp_path / "cut" / "checkpoints" / "5").is_dir()
+    cut, *_ = go(tmp_path / "cut", [])
+    whole, *_ = go(tmp_path / "whole", [])
+    assert untimed(cut.rows) == untimed(whole.rows)
+    starts = (tmp_path / "cut" / STARTS).read_text().splitlines()
+    assert [json.loads(line)["round"] for line in starts] == [0, 5]
+
+
+def test_sigterm_in_the_last_round_lets_it_end(tmp_path):
+    ledger, *_ = go(tmp_path, [terminate_after(6)])
+    assert ledger.rounds == 6
+
+
+def test_a_run_in_another_thread_is_none_of_its_signals(tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(go(tmp_path, [])))
+    thread.start()
+    thread.join()
+    assert done[0][0].rounds == 6
+
+
+def test_what_is_no_longer_as_it_was_is_said(tmp_path, capsys):
+    seen = []
+
+    def begin(live, state):
+        seen.append(list(live.changes))
+        return state
+
+    with pytest.raises(Terminated):
+        go(tmp_path, [terminate_after(4), Hook(begin=begin)])
+    assert not capsys.readouterr().err
+    path = tmp_path / STARTS
+    start = json.loads(path.read_text())
+    start["devices"], start["versions"]["jax"] = "64 x abacus", "0.0.1"
+    path.write_text(json.dumps(start) + "\n")
+    go(tmp_path, [Hook(begin=begin)])
+    told = capsys.readouterr().err
+    assert "goes on at round 4" in told
+    assert "(64 x abacus before)" in told
+    assert "(0.0.1 before)" in told
+    assert seen[0] == []
+    assert len(seen[1]) == 2
+
+
+def test_differences_are_of_values_that_are_gone_too():
+    assert differing({"git_commit": "a"}, {}) == ["git_commit None (a before)"]
+    assert not differing({"round": 1, "at": "a"}, {"round": 2, "at": "b"})
