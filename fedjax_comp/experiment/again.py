@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.main import use_host_cores
 from fedjax_comp.run_directory import read_json
@@ -69,7 +69,7 @@ def run_again(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns 0, or 2 for a mistake in it."""
+    """The command; returns 0, 1 for a run that failed, or 2 for a mistake in it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument("--into", type=Path, required=True, help="the new one")
@@ -80,9 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     places = {"data_dir": given.data_dir, "raw_dir": given.raw_dir}
     try:
         run_again(given.run, given.into, module=given.module, **places)
-    except ValueError as error:
+    except (ValueError, RunFailed) as error:
         print(f"again: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RunFailed) else 2
     return 0
 
 
