@@ -1,16 +1,26 @@
 """A tamper-evident log of everything that was exchanged in a run.
 
 With `--audit_log` every message of every round leaves an entry: the hash of its bytes,
-the round, who sent it to whom, the hash of the model before the round and that of the
-configuration. The entries are the leaves of a Merkle tree (RFC 9162). After every round
-its root is signed (Ed25519; C2SP's signed-note and tlog-checkpoint), and a witness may
-cosign it. `python -m fedjax_comp.audit verify DIR` hashes everything again.
+the round, who sent it to whom, the hash of the model before the round. So does every
+row of `metrics.jsonl`; the first entry commits to the configuration without its paths.
+The entries are the leaves of a Merkle tree (RFC 9162). After every round its root is
+signed (Ed25519; C2SP's signed-note and tlog-checkpoint), and a witness may cosign it.
+`python -m fedjax_comp.audit verify DIR` hashes everything again, and `replay DIR` runs
+it again.
 
+    canonical               one spelling for what is hashed, signed or proved
     merkle, differences     trees, proofs, and which entry it was
     note, checkpoint, keys  signed texts
+    configuration           what a log is named by, and what it commits to
     entry, log, recorder    from messages to lines on the disk
     proof, witness          what others can check without the log
-    verify, command         the verification of a run directory
+    verify, meaning         the verification of a run directory
+    replay, command         the run again, and the command
+
+A log is named by its key and the run's id (`configuration`), wherever the run lies:
+two histories of one run have one name, of which an honest witness cosigns one. Whoever
+holds the key can give a second history an id of its own, but not in secret: a witness
+lists all ids (`witness --list`), and `verify --against` that list reports them.
 
 *Tamper-evident, not tamper-proof.* The log does not prevent a change, it makes it show,
 to whoever has the log's public key from elsewhere. What it does not protect from:
@@ -23,8 +33,11 @@ to whoever has the log's public key from elsewhere. What it does not protect fro
 - **Two histories, or an earlier state of this one,** unless a witness with a key and a
   disk of its own cosigned, or somebody kept a checkpoint (`verify --against`).
 - **Removal of everything.** A log that is gone says nothing, except to a witness.
-- **What is not in it:** `metrics.jsonl`, checkpoints, figures and reports are not
-  logged; `config.json` and the final parameters' hash in `summary.json` are compared.
+- **What is not in it:** checkpoints, figures, reports and times by the clock are not
+  logged; `config.json`, `metrics.jsonl` and the final parameters' hash in
+  `summary.json` are compared.
+- **A run that was never made,** unless somebody replays it; and a replay in another
+  environment may round differently without anybody's fault.
 - **Confidentiality.** Entries are hashes; but who can guess a message can confirm it.
 """
 

@@ -1,4 +1,4 @@
-"""`python -m fedjax_comp.audit verify|prove|witness|keygen`: see `--help`."""
+"""`python -m fedjax_comp.audit verify|replay|prove|witness|keygen`: see `--help`."""
 
 import sys
 

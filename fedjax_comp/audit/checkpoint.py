@@ -15,11 +15,10 @@ and its signature line holds `key ID || time (8 bytes, big-endian) || signature`
 Source: C2SP, "tlog-checkpoint" and "tlog-cosignature" (c2sp.org).
 """
 
-import base64
-import binascii
 import struct
 from typing import NamedTuple
 
+from fedjax_comp.audit.canonical import from_base64, from_decimal, to_base64
 from fedjax_comp.audit.merkle import HASH_BYTES
 from fedjax_comp.audit.note import (
     COSIGNATURE,
@@ -66,7 +65,7 @@ def format_checkpoint(checkpoint: Checkpoint) -> str:
     """
     if not checkpoint.origin or "\n" in checkpoint.origin:
         raise NoteError(f"Expected an origin of one line, got {checkpoint.origin!r}.")
-    encoded = base64.standard_b64encode(checkpoint.root).decode("ascii")
+    encoded = to_base64(checkpoint.root)
     return f"{checkpoint.origin}\n{checkpoint.size}\n{encoded}\n"
 
 
@@ -80,15 +79,15 @@ def parse_checkpoint(text: str) -> Checkpoint:
     if len(lines) < 4 or not all(lines[:-1]):
         raise NoteError("Expected a checkpoint: origin, size and root.")
     origin, size, encoded = lines[:3]
-    if not (size.isascii() and size.isdigit()) or str(int(size)) != size:
-        raise NoteError(f"Expected a size in decimal, got {size[:20]!r}.")
     try:
-        root = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise NoteError(f"Expected a root in base64, got {encoded[:20]!r}.") from error
-    if len(root) != HASH_BYTES:
-        raise NoteError(f"Expected a root of {HASH_BYTES} bytes, got {len(root)}.")
-    return Checkpoint(origin, int(size), root)
+        checkpoint = Checkpoint(origin, from_decimal(size), from_base64(encoded))
+    except ValueError as error:
+        raise NoteError(f"A checkpoint's size or root: {error}") from error
+    if len(checkpoint.root) != HASH_BYTES:
+        raise NoteError(
+            f"Expected a root of {HASH_BYTES} bytes, got {len(checkpoint.root)}."
+        )
+    return checkpoint
 
 
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> Note:
@@ -137,14 +136,23 @@ def cosign(note: Note, witness: Signer, *, time_seconds: int) -> Note:
       NoteError: for a key of another type.
     """
     key = witness.verifier
+    check_witness(key)
+    signed = witness.sign(cosigned_message(note.text, time_seconds))
+    line = Signature(key.name, key.key_id, _TIME.pack(time_seconds) + signed)
+    return Note(note.text, (*note.signatures, line))
+
+
+def check_witness(key: Verifier) -> None:
+    """Refuses a key that is not a witness's.
+
+    Raises:
+      NoteError: when it is of another type than `COSIGNATURE`.
+    """
     if key.kind != COSIGNATURE:
         raise NoteError(
             f"Expected a witness's key, {key.name} is of type {key.kind}: "
             "make one with keygen --witness."
         )
-    signed = witness.sign(cosigned_message(note.text, time_seconds))
-    line = Signature(key.name, key.key_id, _TIME.pack(time_seconds) + signed)
-    return Note(note.text, (*note.signatures, line))
 
 
 def verify_cosignature(note: Note, key: Verifier) -> int:

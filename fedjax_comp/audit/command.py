@@ -1,4 +1,4 @@
-"""The command line of the log: verify, prove, witness, keygen.
+"""The command line of the log: verify, replay, prove, witness, keygen.
 
 Exit codes: 0 when all is well, 1 when something is not as it was signed, 2 for a
 mistake in the command.
@@ -6,12 +6,18 @@ mistake in the command.
 
 import argparse
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedjax_comp.audit.checkpoint import verify_checkpoint, verify_cosignature
+from fedjax_comp.audit.checkpoint import (
+    parse_checkpoint,
+    verify_checkpoint,
+    verify_cosignature,
+)
 from fedjax_comp.audit.keys import load_signer, load_verifier, make_key
 from fedjax_comp.audit.log import (
     COSIGNED,
@@ -43,6 +49,7 @@ from fedjax_comp.audit.proof import (
     prove_inclusion,
     verify_entry,
 )
+from fedjax_comp.audit.replay import replay_run
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.audit.witness import SplitHistory, Witness
 
@@ -51,7 +58,7 @@ FINE, FAILED, MISTAKE = 0, 1, 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one of the four commands.
+    """Runs one of the five commands.
 
     Args:
       argv: the arguments; those of the process when None.
@@ -88,11 +95,20 @@ def _parser() -> argparse.ArgumentParser:
         "--against",
         action="append",
         default=[],
-        help="a file of checkpoints that someone else has of this log",
+        help="a file of checkpoints that someone else has of the key's logs, such as "
+        "the output of `witness --list`",
     )
     verify.add_argument("--proof", help="a proof by `prove --entry`, without the run")
     verify.add_argument("--entry", help="with --proof: a file with the entry's line")
     verify.set_defaults(command=_verify)
+
+    replay = commands.add_parser("replay", help="run again and compare the messages")
+    replay.add_argument("run", help="the run directory")
+    replay.add_argument("--into", help="keep the new run directory here")
+    replay.add_argument("--module", help="that builds it, e.g. experiments.fed_avg.run")
+    replay.add_argument("--data_dir", help="where prepared data lies now")
+    replay.add_argument("--raw_dir", help="where raw files lie now")
+    replay.set_defaults(command=_replay)
 
     prove = commands.add_parser("prove", help="prove an entry, or that a log has grown")
     prove.add_argument("run", help="the run directory")
@@ -104,6 +120,9 @@ def _parser() -> argparse.ArgumentParser:
     witness = commands.add_parser("witness", help="cosign what extends the last one")
     witness.add_argument("run", nargs="?", help="the run directory")
     witness.add_argument("--request", help="a text by `prove --old_size` ('-': stdin)")
+    witness.add_argument(
+        "--list", action="store_true", help="print the last note of each of its logs"
+    )
     witness.add_argument("--key", required=True, help="file of the witness's key")
     witness.add_argument("--log_key", required=True, help="the log's key, or its file")
     witness.add_argument("--state", required=True, help="the witness's own folder")
@@ -141,8 +160,43 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"FAULT: {fault}")
     if report.faults:
         return FAILED
-    print(f"fine: {report.signed} of {report.entries} entries are as they were signed.")
+    print(
+        f"fine: {report.signed} of {report.entries} entries of {report.origin} are as "
+        "they were signed."
+    )
     return FINE
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    run = Path(arguments.run)
+    with tempfile.TemporaryDirectory(prefix="replay-") as folder:
+        into = Path(arguments.into or Path(folder) / "run")
+        if (into / FOLDER).exists():
+            raise ValueError(f"{into} holds a log; give a new directory.")
+        done = replay_run(run, lambda: _run_again(run, into, arguments))
+    for line in done.environment:
+        print(f"note: another environment: {line}.")
+    for remark in done.remarks:
+        print(f"note: {remark}")
+    if done.difference is not None:
+        print(f"FAULT: {done.difference}")
+        return FAILED
+    print(f"fine: {done.entries} entries are what the run gives when it is run again.")
+    return FINE
+
+
+def _run_again(run: Path, into: Path, arguments: argparse.Namespace) -> Path:
+    """In a process of its own, which chooses its devices as an experiment does."""
+    command = [sys.executable, "-m", "fedjax_comp.experiment.again", str(run)]
+    for name in ("module", "data_dir", "raw_dir"):
+        if getattr(arguments, name) is not None:
+            command.append(f"--{name}={getattr(arguments, name)}")
+    ended = subprocess.run(
+        [*command, f"--into={into}"], stdout=subprocess.DEVNULL, check=False
+    )
+    if not (into / FOLDER / LOG).exists():
+        raise LogError(f"running {run} again failed with exit code {ended.returncode}.")
+    return into
 
 
 def _verify_proof(arguments: argparse.Namespace) -> int:
@@ -176,10 +230,13 @@ def _prove(arguments: argparse.Namespace) -> int:
 
 
 def _witness(arguments: argparse.Namespace) -> int:
-    if (arguments.run is None) == (arguments.request is None):
-        raise ValueError("give a run directory or --request, one of them.")
+    asked = (arguments.run is not None, arguments.request is not None, arguments.list)
+    if sum(asked) != 1:
+        raise ValueError("give a run directory, --request or --list, one of them.")
     log_key = load_verifier(arguments.log_key)
     witness = Witness(Path(arguments.state), load_signer(Path(arguments.key)), log_key)
+    if arguments.list:
+        return _list_logs(witness, log_key)
     now = int(time.time())
     if arguments.request is not None:
         from_stdin = arguments.request == "-"
@@ -205,6 +262,18 @@ def _witness(arguments: argparse.Namespace) -> int:
         file.flush()
         os.fsync(file.fileno())
     print(f"cosigned: {checkpoint.size} entries, {last.size} of them seen before.")
+    return FINE
+
+
+def _list_logs(witness: Witness, log_key: Verifier) -> int:
+    """The notes to standard output, for `verify --against`; a summary beside them."""
+    notes = witness.logs()
+    for note in notes:
+        sys.stdout.write(format_note(note))
+    print(f"{log_key.name}: {len(notes)} logs cosigned", file=sys.stderr)
+    for note in notes:
+        origin, size, _ = parse_checkpoint(note.text)
+        print(f"  {origin}: {size} entries", file=sys.stderr)
     return FINE
 
 
@@ -236,5 +305,5 @@ def _last_note(stored: Stored) -> Note:
 
 
 def _covered(stored: Stored, note: Note) -> list[bytes]:
-    size = int(note.text.split("\n")[1])
+    size = parse_checkpoint(note.text).size
     return [leaf_hash(line) for line in stored.lines[:size]]

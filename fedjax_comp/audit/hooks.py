@@ -9,15 +9,17 @@ from fedjax_comp.audit.recorder import Recorder, host_copy
 from fedjax_comp.base import Compressor, PyTree
 from fedjax_comp.compress.audit import Audit, make_auditor
 from fedjax_comp.hooks import Hook, Live
+from fedjax_comp.metrics import Row
 from fedjax_comp.training import Dispatch, TrainState
 from fedjax_comp.wire.traffic import sent
 
 
-def logged(signer: Signer) -> Hook:
-    """Keeps a tamper-evident log of every message in `DIR/audit`.
+def logged(signer: Signer, run_id: str | None = None) -> Hook:
+    """Keeps a tamper-evident log of every message and evaluation in `DIR/audit`.
 
     Args:
       signer: the log's key.
+      run_id: the run's id in the log's name; made from `config.json` when None.
 
     Returns:
       A hook for rounds one by one; the algorithm must keep its messages. A checkpoint
@@ -27,8 +29,9 @@ def logged(signer: Signer) -> Hook:
     model: list[PyTree] = [None]
 
     def begin(live: Live, state: TrainState) -> TrainState:
-        opened[:] = [live.exits.enter_context(Recorder(live.directory.path, signer))]
-        opened[0].resume(live.ledger.rounds)
+        recorder = Recorder(live.directory.path, signer, run_id)
+        opened[:] = [live.exits.enter_context(recorder)]
+        opened[0].resume(live.ledger.rounds, len(live.ledger.rows))
         return state
 
     def before(live: Live, state: TrainState) -> TrainState:
@@ -41,6 +44,9 @@ def logged(signer: Signer) -> Hook:
         _require_messages("--audit_log", dispatch)
         opened[0].record(live.ledger.rounds, model[0], dispatch.messages)
 
+    def row(live: Live, row: Row) -> None:
+        opened[0].record_row(live.ledger.rounds, row)
+
     def checkpoint(live: Live, state: TrainState) -> None:
         del live, state
         opened[0].flush()
@@ -52,6 +58,7 @@ def logged(signer: Signer) -> Hook:
         begin=begin,
         before=before,
         after=after,
+        row=row,
         checkpoint=checkpoint,
         finish=finish,
         every=1,

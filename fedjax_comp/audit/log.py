@@ -117,6 +117,7 @@ class Log:
             _lock(self._log, folder / LOG)
             self._hashes = _open_file(opening, folder / HASHES)
             self._checkpoints = _open_file(opening, folder / CHECKPOINTS)
+            _sync_names(folder)
             self._recover()
             self._open = opening.pop_all()
         self._position = 0
@@ -263,6 +264,16 @@ def _open_file(stack: contextlib.ExitStack, path: Path) -> int:
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     stack.callback(os.close, file)
     return file
+
+
+def _sync_names(folder: Path) -> None:
+    """Makes the names of new files durable, in the folder and in the one above."""
+    for each in (folder, folder.parent):
+        file = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def _lock(file: int, path: Path) -> None:

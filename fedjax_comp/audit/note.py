@@ -17,8 +17,6 @@ format wants; a signature of a known key that is wrong makes the whole note inva
 Source: C2SP, "signed-note" (c2sp.org/signed-note).
 """
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Sequence
@@ -26,6 +24,8 @@ from typing import NamedTuple
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from fedjax_comp.audit.canonical import from_base64, to_base64
 
 ED25519 = 1
 """The type of an Ed25519 key that signs the text itself."""
@@ -116,13 +116,13 @@ def make_signer(name: str, seed: bytes, *, kind: int = ED25519) -> Signer:
 
 def format_verifier(key: Verifier) -> str:
     """A public key as one line."""
-    return f"{key.name}+{key.key_id.hex()}+{_encode(bytes([key.kind]) + key.public)}"
+    return f"{key.name}+{key.key_id.hex()}+{to_base64(bytes([key.kind]) + key.public)}"
 
 
 def format_signer(key: Signer) -> str:
     """A private key as one line: keep it to yourself."""
     public = key.verifier
-    secret = _encode(bytes([public.kind]) + key.seed)
+    secret = to_base64(bytes([public.kind]) + key.seed)
     return f"{_PRIVATE}{public.name}+{public.key_id.hex()}+{secret}"
 
 
@@ -170,7 +170,7 @@ def sign_note(text: str, signer: Signer) -> Note:
 def format_note(note: Note) -> str:
     """The note as it is stored and sent."""
     lines = (
-        f"{_DASH}{sign.name} {_encode(sign.key_id + sign.value)}\n"
+        f"{_DASH}{sign.name} {to_base64(sign.key_id + sign.value)}\n"
         for sign in note.signatures
     )
     return note.text + "\n" + "".join(lines)
@@ -183,14 +183,17 @@ def parse_note(data: str) -> Note:
       data: the note, in which bytes that are no UTF-8 are surrogates.
 
     Raises:
-      NoteError: when it is no signed note.
+      NoteError: when it is not a signed note, or has one signature line twice.
     """
     text, blank, below = data.rpartition("\n\n")
     text = text + "\n"
     if not blank or not below.endswith("\n"):
         raise NoteError("Expected a text, an empty line and signature lines.")
     _check_text(text)
-    return Note(text, tuple(_parse_signature(x) for x in below[:-1].split("\n")))
+    lines = below[:-1].split("\n")
+    if len(set(lines)) != len(lines):
+        raise NoteError("Expected each signature line of a note once.")
+    return Note(text, tuple(map(_parse_signature, lines)))
 
 
 def split_notes(data: str) -> list[str]:
@@ -296,16 +299,8 @@ def _parse_signature(line: str) -> Signature:
     return Signature(name, data[:_ID_BYTES], data[_ID_BYTES:])
 
 
-def _encode(data: bytes) -> str:
-    return base64.standard_b64encode(data).decode("ascii")
-
-
 def _decode(text: str) -> bytes:
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise NoteError(f"Expected base64, got {text[:20]!r}.") from error
-    if _encode(data) != text:
-        # Bits below the last byte would be a second spelling of the same signature.
-        raise NoteError(f"Expected canonical base64, got {text[:20]!r}.")
-    return data
+        return from_base64(text)
+    except ValueError as error:
+        raise NoteError(str(error)) from error

@@ -16,12 +16,15 @@ What a witness is asked to cosign (the body of C2SP, "tlog-witness", add-checkpo
     <the checkpoint, a signed note>
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fedjax_comp.audit.checkpoint import Checkpoint, verify_checkpoint
+from fedjax_comp.audit.canonical import from_base64, from_decimal, to_base64
+from fedjax_comp.audit.checkpoint import (
+    Checkpoint,
+    parse_checkpoint,
+    verify_checkpoint,
+)
 from fedjax_comp.audit.merkle import (
     HASH_BYTES,
     consistency_proof,
@@ -110,16 +113,15 @@ def format_request(request: Request) -> str:
 
 
 def parse_inclusion(text: str) -> Inclusion:
-    """Reads what `format_inclusion` wrote; a line of extra data is passed over.
+    """Reads what `format_inclusion` wrote.
 
     Raises:
-      NoteError: when it is none.
+      NoteError: for anything else. The format's optional line of extra data, which
+        nothing here signs or writes, is refused as well.
     """
     title, _, rest = text.partition("\n")
     if title != _TITLE:
         raise NoteError(f"Expected a proof that begins with {_TITLE!r}.")
-    if rest.startswith("extra "):
-        _, _, rest = rest.partition("\n")
     return Inclusion(*_parse("index", rest))
 
 
@@ -127,31 +129,36 @@ def parse_request(text: str) -> Request:
     """Reads what `format_request` wrote.
 
     Raises:
-      NoteError: when it is none.
+      NoteError: for anything else.
     """
     return Request(*_parse("old", text))
 
 
 def _format_hashes(hashes: Sequence[bytes]) -> str:
-    return "".join(f"{base64.standard_b64encode(x).decode('ascii')}\n" for x in hashes)
+    return "".join(f"{to_base64(x)}\n" for x in hashes)
 
 
 def _parse(word: str, text: str) -> tuple[int, tuple[bytes, ...], Note]:
     head, blank, note = text.partition("\n\n")
     first, *lines = head.split("\n")
-    number = first.removeprefix(f"{word} ")
-    if not blank or not number.isdecimal() or first != f"{word} {int(number)}":
+    try:
+        number = from_decimal(first.removeprefix(f"{word} "))
+    except ValueError as error:
+        raise NoteError(f"In the line {word!r} of a proof: {error}") from error
+    if not blank or first != f"{word} {number}":
         raise NoteError(f"Expected a line {word!r} and a number, got {first[:40]!r}.")
     if len(lines) > _MOST_HASHES:
         raise NoteError(f"Expected at most {_MOST_HASHES} hashes, got {len(lines)}.")
-    return int(number), tuple(map(_parse_hash, lines)), parse_note(note)
+    signed = parse_note(note)
+    parse_checkpoint(signed.text)
+    return number, tuple(map(_parse_hash, lines)), signed
 
 
 def _parse_hash(line: str) -> bytes:
     try:
-        data = base64.b64decode(line, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise NoteError(f"Expected a hash in base64, got {line[:20]!r}.") from error
+        data = from_base64(line)
+    except ValueError as error:
+        raise NoteError(f"A hash of a proof: {error}") from error
     if len(data) != HASH_BYTES:
         raise NoteError(f"Expected a hash of {HASH_BYTES} bytes, got {len(data)}.")
     return data

@@ -4,11 +4,12 @@ Every message that was sent is written to bytes (`fedjax_comp.wire.message`), an
 hash of these bytes becomes an entry. A thread does this for one round while the devices
 compute the next; hashing and writing let go of Python's lock. At most one round waits,
 so a log that is slower than the rounds holds them back instead of filling the memory.
+Every row of `metrics.jsonl` leaves an entry too, behind those of its round.
 """
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -16,17 +17,29 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fedjax_comp.audit.configuration import (
+    config_sha256,
+    origin_of,
+    read_config,
+    run_id_of,
+)
 from fedjax_comp.audit.entry import (
+    EVALUATION,
     EVERYONE_NAME,
+    FORMAT,
     RESULT,
     SERVER_NAME,
     SILENCE,
+    Beginning,
     Entry,
     format_entry,
+    format_of,
+    parse_beginning,
     parse_entry,
+    row_sha256,
     sha256_hex,
 )
-from fedjax_comp.audit.log import FOLDER, Log, LogError
+from fedjax_comp.audit.log import FOLDER, LOG, Log, LogError, read_log
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import EVERYONE, SERVER, Ends, Messages, PyTree
 from fedjax_comp.wire.message import to_bytes
@@ -49,33 +62,37 @@ def params_sha256(params: PyTree) -> str:
     return digest.hexdigest()
 
 
-def origin_of(name: str, config_sha256: str) -> str:
-    """The name of a run's log: the key's, and what was run.
-
-    Two histories of one configuration have one name, so that a witness tells them
-    apart.
-    """
-    return f"{name}/{config_sha256[:32]}"
-
-
 class Recorder:
     """Logs every exchange of a run; use as a context manager.
 
     Args:
       run: the run directory; the log lies below it.
       signer: the log's key.
+      run_id: the run's id in the log's name; from `config.json` when None
+        (`fedjax_comp.audit.configuration`).
 
     Raises:
-      LogError: as `Log`, and when the run directory has no `config.json`.
+      LogError: as `Log`, when the run directory has no `config.json`, and when it has
+        another than the log began with, or a log of another format.
+      ValueError: for an id that cannot be one.
     """
 
-    def __init__(self, run: Path, signer: Signer) -> None:
-        path = run / "config.json"
-        if not path.exists():
-            raise LogError(f"There is no {path}.")
-        self._config = sha256_hex(path.read_bytes())
-        origin = origin_of(signer.verifier.name, self._config)
+    def __init__(self, run: Path, signer: Signer, run_id: str | None = None) -> None:
+        try:
+            config = read_config(run / "config.json")
+            if (run / FOLDER / LOG).exists():
+                _check_format(read_log(run / FOLDER).lines)
+        except ValueError as error:
+            raise LogError(str(error)) from error
+        run_id = run_id_of(config) if run_id is None else run_id
+        origin = origin_of(signer.verifier, run_id)
+        self._config = config_sha256(config)
         self._log = Log(run / FOLDER, signer, origin)
+        try:
+            self._begin(Beginning(FORMAT, origin, self._config))
+        except LogError:
+            self._log.close()
+            raise
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="audit-log")
         self._pending: Future[None] | None = None
         self.waited_seconds = 0.0
@@ -93,24 +110,32 @@ class Recorder:
         """How many entries the log has."""
         return self._log.size
 
-    def resume(self, rounds: int) -> None:
-        """Goes to behind round `rounds`; entries of later rounds are held to the old.
+    def resume(self, rounds: int, evaluations: int) -> None:
+        """Goes to where a checkpoint was made; what follows is held to what was logged.
+
+        Args:
+          rounds: how many the checkpoint has.
+          evaluations: how many rows it has, that before the first round included.
 
         Raises:
           LogError: when the log does not reach that far.
         """
-        done, last = 0, 0
-        for line in self._log.lines:
+        done, last, rows_done = 1, 0, 0
+        for line in self._log.lines[1:]:
             entry = _parse(line)
-            if entry.round > rounds or entry.kind == RESULT:
+            ahead = entry.kind == EVALUATION and rows_done == evaluations
+            if entry.round > rounds or entry.kind == RESULT or ahead:
                 break
             done, last = done + 1, entry.round
-        if last != rounds:
+            rows_done += entry.kind == EVALUATION
+        if (last, rows_done) != (rounds, evaluations):
             raise LogError(
-                f"The run's checkpoint is of round {rounds}, the log ends at round "
-                f"{last}: entries were removed from its end."
+                f"The run's checkpoint is of round {rounds} and {evaluations} "
+                f"evaluations, the log ends at round {last} and {rows_done}: entries "
+                "were removed from its end."
             )
-        self._log.rewind(done)
+        if self._log.lines:
+            self._log.rewind(done)
 
     def record(
         self,
@@ -131,15 +156,27 @@ class Recorder:
         # Contexts and receivers' states go now, so that only payloads take memory.
         sent = {name: Sent(x.payload, x.spoke, x.ends) for name, x in messages.items()}
         self._wait()
-        self._pending = self._thread.submit(self._record, round_index, model, sent)
+        self._submit(lambda: self._record(round_index, model, sent))
+
+    def record_row(self, round_index: int, row: Mapping[str, object]) -> None:
+        """Logs an evaluation, later; the next round's signature covers it.
+
+        Args:
+          round_index: the round that it follows, from 0.
+          row: the row of `metrics.jsonl`.
+        """
+        digest, at = row_sha256(row), (round_index, EVALUATION, 0)
+        entry = Entry(*at, SERVER_NAME, "", digest, "", self._config)
+        self._submit(lambda: self._append([entry]))
 
     def flush(self) -> None:
-        """Returns when every round so far is logged, signed and durable.
+        """Returns when all that was recorded is logged, signed and durable.
 
         Raises:
           LogError: when one could not be.
         """
         self._wait()
+        self._log.checkpoint()
 
     def finish(self, rounds: int, params: PyTree) -> None:
         """Logs the model that the run ends with.
@@ -150,8 +187,36 @@ class Recorder:
         self._wait()
         digest = params_sha256(params)
         entry = Entry(rounds, RESULT, 0, SERVER_NAME, "", digest, digest, self._config)
-        self._log.append([format_entry(entry)])
+        self._append([entry])
         self._log.checkpoint()
+
+    def _begin(self, beginning: Beginning) -> None:
+        line = format_entry(beginning)
+        if self._log.lines and self._log.lines[0] != line:
+            raise LogError(
+                "config.json holds another configuration than the log began with: "
+                "flags, versions or commit were changed in it."
+            )
+        self._log.append([line])
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        before = self._pending
+
+        def after_that() -> None:
+            if before is not None:
+                before.result()  # done by now; nothing follows what failed
+            work()
+
+        self._pending = self._thread.submit(after_that)
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        # A run that ended may go on for more rounds: its former result stays.
+        at, known = self._log.position, self._log.lines
+        if at < len(known):
+            old = _parse(known[at])
+            if old.kind == RESULT and entries[0].round > old.round:
+                self._log.rewind(at + 1)
+        self._log.append([format_entry(entry) for entry in entries])
 
     def _wait(self) -> None:
         if self._pending is not None:
@@ -175,7 +240,7 @@ class Recorder:
         if not entries:
             nothing = Entry(round_index, SILENCE, 0, "", "", "", before, self._config)
             entries = [nothing]
-        self._log.append([format_entry(entry) for entry in entries])
+        self._append(entries)
         self._log.checkpoint()
 
 
@@ -240,6 +305,12 @@ def _rows_of(leaf: jax.Array, count: int) -> list[np.ndarray]:
 def host_copy(params: PyTree) -> PyTree:
     """A copy that stays as it is when the run gives its buffers away."""
     return jax.tree.map(lambda x: np.array(x, copy=True), params)
+
+
+def _check_format(lines: Sequence[bytes]) -> None:
+    # What is not a first line of any format is told, or removed, by the log itself.
+    if lines and format_of(lines[0]) is not None:
+        parse_beginning(lines[0])
 
 
 def _parse(line: bytes) -> Entry:

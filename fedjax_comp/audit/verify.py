@@ -3,42 +3,41 @@
 Two things are compared with the signed checkpoints: the entries, hashed afresh, and the
 stored hashes. Where the hashes are those signed, they name the entry that was changed.
 Where they were changed as well, the checkpoints bound it from both sides.
+What the entries mean is then held against the rest of the run directory
+(`fedjax_comp.audit.meaning`).
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fedjax_comp.audit.checkpoint import (
     Checkpoint,
+    parse_checkpoint,
     read_checkpoint,
     verify_checkpoint,
     verify_cosignature,
 )
 from fedjax_comp.audit.differences import first_difference
-from fedjax_comp.audit.entry import (
-    RESULT,
-    describe,
-    parse_entry,
-    sha256_hex,
-)
+from fedjax_comp.audit.entry import RESULT, describe, parse_entry
 from fedjax_comp.audit.log import FOLDER, Stored, read_log
+from fedjax_comp.audit.meaning import meaning_faults
 from fedjax_comp.audit.merkle import CompactRange, extend, leaf_hash, root_of
 from fedjax_comp.audit.note import NoteError, Verifier, parse_note
-from fedjax_comp.audit.recorder import origin_of
 
 
 class Report(NamedTuple):
     """What a verification found.
 
     Attributes:
+      origin: the log's name; empty when no checkpoint is signed.
       entries: how many entries the log has.
       signed: how many of them the last checkpoint covers.
       faults: what is not as it was signed, a line each; none when all is well.
       remarks: what is worth knowing but no fault, a line each.
     """
 
+    origin: str
     entries: int
     signed: int
     faults: tuple[str, ...]
@@ -58,7 +57,8 @@ def verify_run(
       run: the run directory.
       key: the log's key, from elsewhere than this directory.
       witnesses: keys of the witnesses that must have cosigned the last checkpoint.
-      notes: checkpoints of this log that others have, as signed notes.
+      notes: checkpoints of this key's logs that others have, as signed notes; those of
+        its other logs are reported.
 
     Returns:
       The report.
@@ -73,15 +73,22 @@ def verify_run(
     finished = (run / "summary.json").exists() or _has_result(stored.lines)
     faults += _history_faults(stored, leaves, checkpoints, finished)
     if not faults:
-        faults += _meaning_faults(run, stored.lines, checkpoints, key)
-    outside = [*stored.cosigned, *notes]
-    faults += _outside_faults(leaves, key, checkpoints, outside)
+        faults += meaning_faults(run, stored.lines, checkpoints[-1].origin, key)
+    origin = checkpoints[-1].origin if checkpoints else ""
+    outside, damaged = _from_outside([*stored.cosigned, *notes], key)
+    faults += damaged
+    if origin:
+        faults += _outside_faults(leaves, origin, outside)
+    if notes and outside and all(x.origin != origin for x in outside):
+        faults.append(f"none of the checkpoints from outside is of {origin}.")
     faults += _witness_faults(stored, signed, witnesses)
+    remarks = _remarks(stored, signed, finished, witnesses)
     return Report(
+        origin=origin,
         entries=len(leaves),
         signed=signed,
         faults=tuple(faults),
-        remarks=tuple(_remarks(stored, signed, finished, witnesses)),
+        remarks=(*remarks, *_other_logs(origin, outside)),
     )
 
 
@@ -163,50 +170,6 @@ def _entry(lines: list[bytes], index: int) -> str:
     return f"entry {index} ({describe(lines[index])})"
 
 
-def _meaning_faults(
-    run: Path, lines: list[bytes], checkpoints: list[Checkpoint], key: Verifier
-) -> list[str]:
-    """Whether entries, configuration and summary fit together."""
-    path = run / "config.json"
-    config = sha256_hex(path.read_bytes()) if path.exists() else "missing"
-    origin = checkpoints[-1].origin
-    if origin != origin_of(key.name, config):
-        return [f"{path} is not the one that was run: the log is {origin}."]
-    round_index, model = 0, ""
-    for i, line in enumerate(lines):
-        try:
-            entry = parse_entry(line)
-        except ValueError as error:
-            return [f"entry {i}: {error}"]
-        same_round = entry.round == round_index and entry.kind != RESULT
-        if entry.round < round_index or (same_round and entry.model != model):
-            return [f"{_entry(lines, i)} does not follow from the one before it."]
-        if entry.config != config:
-            return [f"{_entry(lines, i)} belongs to another configuration."]
-        round_index, model = entry.round, entry.model
-    return _summary_faults(run / "summary.json", lines)
-
-
-def _summary_faults(path: Path, lines: list[bytes]) -> list[str]:
-    if not path.exists():
-        return []
-    if not _has_result(lines):
-        return ["the run has finished, but the log does not end with its result."]
-    result = parse_entry(lines[-1])
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        said = summary["params_sha256"], summary["rounds"]
-    except (ValueError, KeyError, TypeError) as error:
-        return [f"{path} cannot be read: {error!r}."]
-    if said != (result.message, result.round):
-        fault = (
-            f"{path} has parameters {said[0]} after {said[1]} rounds, the log "
-            f"{result.message} after {result.round}."
-        )
-        return [fault]
-    return []
-
-
 def _has_result(lines: list[bytes]) -> bool:
     try:
         return bool(lines) and parse_entry(lines[-1]).kind == RESULT
@@ -214,23 +177,28 @@ def _has_result(lines: list[bytes]) -> bool:
         return False
 
 
-def _outside_faults(
-    leaves: list[bytes],
-    key: Verifier,
-    checkpoints: list[Checkpoint],
-    notes: list[str],
-) -> list[str]:
-    """Whether checkpoints that others have are of this history."""
-    faults = []
+def _from_outside(
+    notes: Sequence[str], key: Verifier
+) -> tuple[list[Checkpoint], list[str]]:
+    """The checkpoints that others have, and what is wrong with those that are none."""
+    checkpoints, faults = [], []
     for text in notes:
         try:
-            other = verify_checkpoint(parse_note(text), key)
+            checkpoints.append(verify_checkpoint(parse_note(text), key))
         except NoteError as error:
             faults.append(f"a checkpoint from outside: {error}")
+    return checkpoints, faults
+
+
+def _outside_faults(
+    leaves: list[bytes], origin: str, outside: list[Checkpoint]
+) -> list[str]:
+    """Whether checkpoints that others have of this log are of this history."""
+    faults = []
+    for other in outside:
+        if other.origin != origin:
             continue
-        if checkpoints and other.origin != checkpoints[-1].origin:
-            faults.append(f"a checkpoint from outside is of {other.origin}.")
-        elif other.size > len(leaves):
+        if other.size > len(leaves):
             faults.append(
                 f"somebody has a checkpoint of {other.size} entries, here are "
                 f"{len(leaves)}: entries were removed from the end."
@@ -241,6 +209,18 @@ def _outside_faults(
                 "entries than the one here."
             )
     return faults
+
+
+def _other_logs(origin: str, outside: list[Checkpoint]) -> list[str]:
+    """All logs of this key that others know of, but for this one."""
+    sizes: dict[str, int] = {}
+    for other in outside:
+        if other.origin != origin:
+            sizes[other.origin] = max(other.size, sizes.get(other.origin, 0))
+    return [
+        f"this key also signed {name}, of {size} entries."
+        for name, size in sorted(sizes.items())
+    ]
 
 
 def _witness_faults(
@@ -261,9 +241,10 @@ def _cosigned(stored: Stored, witness: Verifier) -> int:
         try:
             note = parse_note(text)
             verify_cosignature(note, witness)
+            size = parse_checkpoint(note.text).size
         except NoteError:
             continue
-        covered = max(covered, int(note.text.split("\n")[1]))
+        covered = max(covered, size)
     return covered
 
 

@@ -4,6 +4,11 @@ A log's operator can show two histories to two people, each in itself without a 
 He cannot have both cosigned by one honest witness, which signs a checkpoint only with
 the proof that it extends the last one it signed, and keeps that one on its own disk.
 
+What it remembers it has signed itself, and verifies whenever it reads it: a file that
+was damaged, exchanged or put there by somebody else is refused, not taken for a smaller
+history. A file that was deleted, or all of them taken back to an earlier day, it cannot
+notice: its folder is its own.
+
 Source: C2SP, "tlog-witness" and "tlog-cosignature"; the file takes HTTP's place.
 """
 
@@ -16,9 +21,11 @@ from pathlib import Path
 
 from fedjax_comp.audit.checkpoint import (
     Checkpoint,
+    check_witness,
     cosign,
     parse_checkpoint,
     verify_checkpoint,
+    verify_cosignature,
 )
 from fedjax_comp.audit.merkle import EMPTY_ROOT, verify_consistency
 from fedjax_comp.audit.note import (
@@ -28,8 +35,11 @@ from fedjax_comp.audit.note import (
     Verifier,
     format_note,
     parse_note,
+    signatures_of,
 )
 from fedjax_comp.audit.proof import Request
+
+_WAY_OUT = "What is meant to be another run needs a --run_id of its own."
 
 
 class SplitHistory(NoteError):
@@ -43,9 +53,13 @@ class Witness:
       folder: where it remembers; made when it does not exist.
       signer: the witness's key, of type `COSIGNATURE`.
       log_key: the key of the logs that it watches.
+
+    Raises:
+      NoteError: when `signer` is not a witness's key.
     """
 
     def __init__(self, folder: Path, signer: Signer, log_key: Verifier) -> None:
+        check_witness(signer.verifier)
         self._folder, self._signer, self._log_key = folder, signer, log_key
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -53,12 +67,39 @@ class Witness:
         """The last checkpoint cosigned of a log; an empty one when there is none.
 
         Raises:
-          NoteError: when what it remembers cannot be read.
+          NoteError: when what it remembers is not what it signed.
         """
         path = self._path(origin)
         if not path.exists():
             return Checkpoint(origin, 0, EMPTY_ROOT)
-        return parse_checkpoint(parse_note(path.read_text(encoding="utf-8")).text)
+        note = self._remembered(path)
+        try:
+            checkpoint = verify_checkpoint(note, self._log_key)
+        except NoteError as error:
+            raise NoteError(f"{path} is not what this witness keeps: {error}") from (
+                error
+            )
+        if checkpoint.origin != origin:
+            raise NoteError(f"{path} holds {checkpoint.origin}, not {origin}.")
+        return checkpoint
+
+    def logs(self) -> list[Note]:
+        """The last checkpoint cosigned of every log of the key, by the logs' names.
+
+        Raises:
+          NoteError: when what it remembers is not what it signed.
+        """
+        found = {}
+        for path in sorted(self._folder.glob("*.note")):
+            note = self._remembered(path)
+            origin = parse_checkpoint(note.text).origin
+            if path != self._path(origin):
+                raise NoteError(f"{path} holds {origin}: it was renamed.")
+            # A witness may watch logs of several keys from one folder.
+            if signatures_of(note, self._log_key):
+                self.last(origin)
+                found[origin] = note
+        return [found[origin] for origin in sorted(found)]
 
     def add(self, request: Request, *, time_seconds: int) -> Note:
         """Cosigns a checkpoint, once what it remembers is on the disk.
@@ -87,7 +128,8 @@ class Witness:
         if new.size < last.size:
             raise SplitHistory(
                 f"{new.origin}: a checkpoint of {new.size} entries was shown after one "
-                f"of {last.size}: entries were removed, or there are two histories."
+                f"of {last.size}: entries were removed, or there are two histories. "
+                f"{_WAY_OUT}"
             )
         if request.old_size != last.size:
             raise NoteError(
@@ -100,8 +142,19 @@ class Witness:
         if not extends:
             raise SplitHistory(
                 f"{new.origin}: the checkpoint of {new.size} entries does not extend "
-                f"the one of {last.size} cosigned before: there are two histories."
+                f"the one of {last.size} cosigned before: there are two histories. "
+                f"{_WAY_OUT}"
             )
+
+    def _remembered(self, path: Path) -> Note:
+        try:
+            note = parse_note(path.read_text(encoding="utf-8"))
+            verify_cosignature(note, self._signer.verifier)
+        except (NoteError, OSError, UnicodeDecodeError) as error:
+            raise NoteError(f"{path} is not what this witness keeps: {error}") from (
+                error
+            )
+        return note
 
     def _path(self, origin: str) -> Path:
         return self._folder / f"{hashlib.sha256(origin.encode()).hexdigest()}.note"

@@ -151,11 +151,10 @@ def _sound(summary: Json) -> Json:
 def _growing(values: flags.FlagValues) -> tuple[str, ...]:
     """The flags that may be larger when a run is resumed.
 
-    The log of a run, and who is late in it, are of the rounds that were asked for.
+    Who is late in a run is of the rounds that were asked for.
     """
-    logs = "audit_log" in values and values.audit_log
     late = "late_updates" in values and counts_late(values)
-    return () if logs or late else ("num_rounds",)
+    return () if late else ("num_rounds",)
 
 
 def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) -> None:

@@ -9,7 +9,7 @@ from absl import flags
 
 from fedjax_comp.keys import MAX_SEED
 
-AUDITS = ("audit_every", "audit_log", "audit_key")
+AUDITS = ("audit_every", "audit_log", "audit_key", "run_id")
 """Flags of an experiment whose algorithms keep their messages."""
 
 CONDITIONS = (
@@ -149,6 +149,12 @@ def training_flags(**defaults: object) -> flags.FlagValues:
         "audit_key",
         None,
         "File with the key that signs the log (made in DIR/audit when not given).",
+        flag_values=values,
+    )
+    text(
+        "run_id",
+        None,
+        "Id of the run in its log's name (made from the flags when not given).",
         flag_values=values,
     )
     define_conditions(values)

@@ -144,6 +144,9 @@ def flags_of(
         **variant._asdict(),
         "workdir": str(Path(values.workdir) / variant.name),
     }
+    if settings.get("run_id") is not None:
+        # Two variants are two runs: under one name they would be two histories.
+        settings["run_id"] = f"{settings['run_id']}.{variant.name}"
     for name, value in settings.items():
         if name in own:
             own[name].value = value

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from fedjax_comp import data
+from fedjax_comp.audit.configuration import check_run_id
 from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.keys import load_or_make, load_signer
 from fedjax_comp.audit.log import FOLDER, PRIVATE_KEY
@@ -117,22 +118,29 @@ def keeps_messages(values: flags.FlagValues) -> bool:
 
 
 def check_audits(values: flags.FlagValues) -> None:
-    """Refuses a key for no log, and one that cannot be read; writes nothing.
+    """Refuses a key or an id for no log, and ones that cannot be; writes nothing.
 
     Raises:
       ValueError: when it does.
     """
-    if "audit_log" not in values or values.audit_key is None:
+    if "audit_log" not in values:
         return
-    if not values.audit_log:
-        raise UsageError("--audit_key needs --audit_log: there is no log to sign.")
-    load_signer(Path(values.audit_key))
+    for name, why in (("audit_key", "to sign"), ("run_id", "to name")):
+        if values[name].value is not None and not values.audit_log:
+            raise UsageError(f"--{name} needs --audit_log: there is no log {why}.")
+    if values.run_id is not None:
+        try:
+            check_run_id(values.run_id)
+        except ValueError as error:
+            raise UsageError(f"--run_id: {error}") from error
+    if values.audit_key is not None:
+        load_signer(Path(values.audit_key))
 
 
 def log_hooks(name: str, values: flags.FlagValues) -> list[Hook]:
     """The log of all messages, where the flags ask for one; makes its key."""
     signer = audit_key(name, values)
-    return [] if signer is None else [logged(signer)]
+    return [] if signer is None else [logged(signer, values.run_id)]
 
 
 def audit_key(name: str, values: flags.FlagValues) -> Signer | None:

@@ -59,13 +59,18 @@ def from_bytes(data: bytes, template: PyTree) -> PyTree:
         (from `jax.eval_shape`); its values are not looked at.
 
     Raises:
-      WireError: for anything but an intact message of `template`'s kind.
+      WireError: for anything but an intact message of `template`'s kind, and for one
+        that `to_bytes` would not have written.
 
     >>> template = [jax.ShapeDtypeStruct((2,), "float32")]
     >>> from_bytes(to_bytes([jnp.ones(2)]), template)
     [Array([1., 1.], dtype=float32)]
     """
-    return unpack_body(unframe(data), template)
+    body = unframe(data)
+    payload = unpack_body(body, template)
+    if pack_body(payload) != body:
+        raise WireError("The bytes hold a payload in another way than it is written.")
+    return payload
 
 
 def frame(body: bytes) -> bytes:
@@ -127,7 +132,7 @@ def _read_raw(template: Raw, reader: BitReader) -> Raw:
 
 
 def unpack_body(body: bytes, template: PyTree) -> PyTree:
-    """What `pack_body` was given.
+    """What `pack_body` was given; other spellings of it are read too.
 
     Raises:
       WireError: when `body` does not hold a payload of `template`'s kind.

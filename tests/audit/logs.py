@@ -2,15 +2,23 @@
 
 import json
 
-from fedjax_comp.audit.entry import RESULT, Entry, format_entry, sha256_hex
+from fedjax_comp.audit.configuration import config_sha256, origin_of, run_id_of
+from fedjax_comp.audit.entry import (
+    FORMAT,
+    RESULT,
+    Beginning,
+    Entry,
+    format_entry,
+    sha256_hex,
+)
 from fedjax_comp.audit.log import FOLDER, Log
 from fedjax_comp.audit.note import make_signer
-from fedjax_comp.audit.recorder import origin_of
 
 SIGNER = make_signer("example.com/log", bytes(range(32)))
 CONFIG = b"{}"
-CONFIG_SHA256 = sha256_hex(CONFIG)
-ORIGIN = origin_of(SIGNER.verifier.name, CONFIG_SHA256)
+CONFIG_SHA256 = config_sha256({})
+RUN_ID = run_id_of({})
+ORIGIN = origin_of(SIGNER.verifier, RUN_ID)
 
 
 def make_entry(i, per_round=10, salt=""):
@@ -21,21 +29,22 @@ def make_entry(i, per_round=10, salt=""):
     return Entry(at, "uplink", 0, client, "server", message, model, CONFIG_SHA256)
 
 
-def make_lines(count, per_round=10, salt=""):
-    """The lines of `count` entries, the last one the result."""
-    entries = [make_entry(i, per_round, salt) for i in range(count - 1)]
+def make_lines(count, per_round=10, salt="", origin=ORIGIN):
+    """The beginning and entries 1 to `count - 1`, the last one the result."""
+    beginning = Beginning(FORMAT, origin, CONFIG_SHA256)
+    entries = [make_entry(i, per_round, salt) for i in range(1, count - 1)]
     last = entries[-1]
     result = last._replace(
         kind=RESULT, sender="server", receiver="", message=last.model
     )
-    return [format_entry(entry) for entry in [*entries, result]]
+    return [format_entry(entry) for entry in [beginning, *entries, result]]
 
 
-def make_run(run, lines, per_round=10):
+def make_run(run, lines, per_round=10, origin=ORIGIN):
     """A finished run directory whose log has these lines, a checkpoint a round."""
     run.mkdir(exist_ok=True)
     (run / "config.json").write_bytes(CONFIG)
-    with Log(run / FOLDER, SIGNER, ORIGIN) as log:
+    with Log(run / FOLDER, SIGNER, origin) as log:
         for first in range(0, len(lines), per_round):
             log.append(lines[first : first + per_round])
             log.checkpoint()

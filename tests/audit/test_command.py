@@ -1,4 +1,4 @@
-"""The command's four verbs and their exit codes: 0 fine, 1 a fault, 2 a mistake."""
+"""The command's five verbs and their exit codes: 0 fine, 1 a fault, 2 a mistake."""
 
 import shutil
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedjax_comp.audit.command import main
+from fedjax_comp.audit.configuration import origin_of
 from fedjax_comp.audit.note import format_verifier
 from tests.audit.logs import SIGNER, make_lines, make_run
 
@@ -71,6 +72,34 @@ def test_witness_and_its_refusal(run, tmp_path, capsys):
     assert "SPLIT HISTORY" in capsys.readouterr().out
 
 
+def test_a_witness_lists_all_logs_of_a_key(run, tmp_path, capsys):
+    key, name = tmp_path / "witness", origin_of(SIGNER.verifier, "another")
+    other = make_run(tmp_path / "other", make_lines(30, origin=name), origin=name)
+    main(["keygen", str(key), "--key_name=w", "--witness"])
+    own = [f"--key={key}", f"--log_key={KEY}", f"--state={tmp_path / 'state'}"]
+    assert main(["witness", str(other), *own]) == 0
+    capsys.readouterr()
+    assert main(["witness", "--list", *own]) == 0
+    logs = tmp_path / "logs"
+    out, err = capsys.readouterr()
+    logs.write_text(out)
+    assert f"1 logs cosigned\n  {name}: 30 entries" in err
+    verify = ["verify", str(run), f"--key={KEY}", f"--against={logs}"]
+    assert main(verify) == 1
+    assert "none of the checkpoints from outside is of" in capsys.readouterr().out
+    assert main(["witness", str(run), *own]) == 0
+    capsys.readouterr()
+    main(["witness", "--list", *own])
+    logs.write_text(capsys.readouterr().out)
+    assert main(verify) == 0
+    assert f"this key also signed {name}, of 30 entries." in capsys.readouterr().out
+    # A witness that cannot trust its own memory signs and lists nothing.
+    for path in (tmp_path / "state").glob("*.note"):
+        path.write_text(path.read_text().replace("30", "20"))
+    assert main(["witness", "--list", *own]) == 2
+    assert "is not what this witness keeps" in capsys.readouterr().err
+
+
 def test_a_witness_that_never_sees_the_run(run, tmp_path, capsys):
     key, log_key = tmp_path / "witness", tmp_path / "log.pub"
     log_key.write_text(KEY)
@@ -101,6 +130,9 @@ def test_a_witness_that_never_sees_the_run(run, tmp_path, capsys):
         ["prove", "RUN", "--old_size=41"],
         ["prove", "nowhere", "--entry=1"],
         ["witness", "RUN"],
+        ["witness", "RUN", "--list", "--key=k", f"--log_key={KEY}", "--state=STATE"],
+        ["replay"],
+        ["replay", "nowhere"],
         ["witness", "--key=k", f"--log_key={KEY}", "--state=STATE"],
         ["keygen", "KEY"],
         ["keygen", "KEY", "--key_name=a b"],

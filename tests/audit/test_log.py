@@ -163,6 +163,60 @@ def test_rewinding_behind_the_end(tmp_path):
         log.rewind(36)
 
 
+class Disk:
+    """What of the log's files has been written, and what of it survives a power cut."""
+
+    def __init__(self, monkeypatch):
+        self.written, self.durable = {}, {}
+        write, sync = os.write, os.fdatasync
+
+        def recorded_write(file, data):
+            # By halves, as a disk that is nearly full does it.
+            count = write(file, bytes(data)[: max(1, len(data) // 2)])
+            name = self.name(file)
+            self.written[name] = self.written.get(name, 0) + count
+            if name == "checkpoints":
+                # A signature must not cover what a power cut takes away.
+                assert self.durable.get("log.jsonl") == self.written["log.jsonl"]
+            return count
+
+        def recorded_sync(file):
+            sync(file)
+            self.durable[self.name(file)] = self.written.get(self.name(file), 0)
+
+        monkeypatch.setattr(os, "write", recorded_write)
+        monkeypatch.setattr(os, "fdatasync", recorded_sync)
+
+    def name(self, file):
+        return Path(os.readlink(f"/proc/self/fd/{file}")).name
+
+
+def test_what_is_signed_is_durable(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    with opened(tmp_path) as log:
+        for first in range(0, 40, 10):
+            log.append(LINES[first : first + 10])
+            log.checkpoint()
+            # Entries and note, once `checkpoint` returns.
+            for name in ("log.jsonl", "checkpoints"):
+                size = (tmp_path / name).stat().st_size
+                assert disk.durable[name] == disk.written[name] == size
+    assert read_log(tmp_path).lines == LINES
+
+
+def test_the_names_of_new_files_are_durable(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def recorded(file):
+        sync(file)
+        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    folder = tmp_path / "run" / "audit"
+    with opened(folder):
+        assert {str(folder), str(folder.parent)} <= set(synced)
+
+
 ENDLESS = """
 import sys
 from pathlib import Path

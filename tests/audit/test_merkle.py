@@ -157,6 +157,66 @@ def test_a_consistency_proof_proves_nothing_else(tree, data):
     assert not verify_consistency(size, top, old, root(leaves[:old]), [])
 
 
+def path_root(leaf, index, size, path):
+    """The root that a path leads to, by the recursion; None for a path of no tree."""
+    if not 0 <= index < size:
+        return None
+    if size == 1:
+        return None if path else leaf
+    if not path:
+        return None
+    k = split(size)
+    if index < k:
+        below = path_root(leaf, index, k, path[:-1])
+        return below and node_hash(below, path[-1])
+    below = path_root(leaf, index - k, size - k, path[:-1])
+    return below and node_hash(path[-1], below)
+
+
+def test_an_inclusion_proof_is_of_its_place_and_size():
+    # `last == 0` at the end: a proof too short for the size that is claimed. In the
+    # loop: one too long, for a root that was made to fit it.
+    leaves = [leaf_hash(bytes([i])) for i in range(12)]
+    extra = leaf_hash(b"extra")
+    short = long = 0
+    for size in range(1, 13):
+        top = root(leaves[:size])
+        for i in range(size):
+            leaf, proof = leaves[i], inclusion_proof(leaves[:size], i)
+            for claimed in range(1, 30):
+                for at in {i, claimed - 1, 0}:
+                    found = verify_inclusion(leaf, at, claimed, proof, top)
+                    assert found == (path_root(leaf, at, claimed, proof) == top)
+                    short += not found
+            for made in (node_hash(extra, top), node_hash(top, extra)):
+                assert not verify_inclusion(leaf, i, size, [*proof, extra], made)
+                long += 1
+    assert short > 1000
+    assert long > 100
+
+
+def test_a_consistency_proof_is_of_its_two_sizes():
+    leaves = [leaf_hash(bytes([i])) for i in range(12)]
+    extra = leaf_hash(b"extra")
+    for new in range(2, 13):
+        for old in range(1, new):
+            roots = root(leaves[:old]), root(leaves[:new])
+            proof = consistency_proof(leaves[:new], old)
+            assert verify_consistency(old, roots[0], new, roots[1], proof)
+            # A proof too long, for roots that were made to fit it.
+            grown = [node_hash(extra, x) for x in roots]
+            longer = [*proof, extra]
+            for first in (roots[0], grown[0]):
+                assert not verify_consistency(old, first, new, grown[1], longer)
+            # A proof too short for the size that is claimed: a larger tree's has more
+            # nodes, but where the paths of both trees have one form.
+            for claimed in range(new + 1, 30):
+                known = [*leaves[:new], *[extra] * (claimed - new)]
+                same_form = len(consistency_proof(known, old)) == len(proof)
+                found = verify_consistency(old, roots[0], claimed, roots[1], proof)
+                assert found <= same_form
+
+
 def test_a_node_is_never_an_entry():
     left, right = leaf_hash(b"a"), leaf_hash(b"b")
     assert leaf_hash(left + right) != node_hash(left, right)

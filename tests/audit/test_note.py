@@ -94,6 +94,12 @@ def test_unknown_signatures_are_passed_over_but_wrong_ones_are_not():
         verify_note(parse_note(NOTE), LOG.verifier)
 
 
+def test_a_signature_line_stands_once():
+    line = NOTE.rpartition("\n\n")[2]
+    with pytest.raises(NoteError, match="each signature line of a note once"):
+        parse_note(NOTE + line)
+
+
 @pytest.mark.parametrize(
     "text", ["no newline", "\x00\n", "tab\t\n", "", "\udce4\n", "a\rb\n"]
 )
@@ -140,6 +146,13 @@ def test_the_checkpoint_of_the_specification():
         "log\n\u0661\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n",
         "log\n1\nCsUY\n",
         "log\n1\n!\n",
+        f"log\n{'9' * 5000}\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n",
+        f"log\n{2**63}\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n",
+        # The same root in other spellings.
+        "log\n1\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2J=\n",
+        "log\n1\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I= \n",
+        "log\n1\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I\n",
+        "log\n1\nCsUYapGGPo4dkMgIAUqom_Xajj7h2fB2MPA3j2jxq2I=\n",
         "log\n1\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n\n",
     ],
 )

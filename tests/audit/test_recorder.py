@@ -1,23 +1,28 @@
 """A run's messages become its log: all of them, by the hash of their bytes."""
 
+import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.audit.checkpoint import read_checkpoint
+from fedjax_comp.audit.configuration import config_sha256, origin_of
 from fedjax_comp.audit.entry import (
+    EVALUATION,
     RESULT,
     SILENCE,
     format_entry,
+    parse_beginning,
     parse_entry,
+    row_sha256,
     sha256_hex,
 )
 from fedjax_comp.audit.hooks import logged
-from fedjax_comp.audit.log import LogError, read_log
+from fedjax_comp.audit.log import Log, LogError, read_log
 from fedjax_comp.audit.note import split_notes
 from fedjax_comp.audit.recorder import (
     Recorder,
@@ -28,63 +33,15 @@ from fedjax_comp.audit.recorder import (
 )
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.base import EVERYONE, Ends, Messages
-from fedjax_comp.compress import qsgd
-from fedjax_comp.run import Problem, Schedule, run
-from fedjax_comp.run_directory import open_run, write_json
-from fedjax_comp.training import Evaluation, init_state
+from fedjax_comp.hooks import Hook
+from fedjax_comp.run import Schedule, run
+from fedjax_comp.run_directory import open_run
+from fedjax_comp.training import init_state
 from fedjax_comp.wire.fields import Raw, Symbols
 from fedjax_comp.wire.message import to_bytes
 from fedjax_comp.wire.traffic import to_client, to_server
-from tests.audit.logs import SIGNER
-from tests.problems import make_cohort, make_examples, softmax_task
-
-KEY = jax.random.key(3)
-SIZES = [4, 0, 6, 5]
-ROUNDS = 6
-
-
-def problem(**options):
-    task = softmax_task()
-    uplink = qsgd(4)
-    algorithm = fed_avg(
-        task,
-        client_optimizer=optax.sgd(0.1),
-        uplink=uplink,
-        **{"keep_messages": True, **options},
-    )
-
-    def sample(key, round_index, data):
-        del round_index
-        order = jax.random.permutation(key, len(SIZES))
-        return data._replace(clients=jax.tree.map(lambda x: x[order], data.clients))
-
-    def evaluate(params, examples):
-        return Evaluation(jnp.sum(params["bias"]), jnp.mean(examples.x))
-
-    return Problem(
-        algorithm=algorithm,
-        sample=sample,
-        data=make_cohort(SIZES, 2),
-        params=task.init(jax.random.key(0)),
-        num_clients=len(SIZES),
-        evaluate=evaluate,
-        test=make_examples(3),
-        links={"uplink": uplink},
-    )
-
-
-def logged_run(path, *, signer=SIGNER, **options):
-    directory = open_run(path, "small", {"seed": 3})
-    ledger, params, summary = run(
-        directory,
-        problem(**options),
-        Schedule(ROUNDS, eval_every=2, checkpoint_every=2),
-        KEY,
-        show_progress=False,
-        hooks=[] if signer is None else [logged(signer)],
-    )
-    write_json(path / "summary.json", summary)
-    return ledger, params
+from tests.audit.logs import SIGNER, make_entry
+from tests.audit.small_run import KEY, ROUNDS, SIZES, logged_run, problem
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +77,13 @@ def replay():
 
 def test_every_message_of_every_round_has_an_entry(whole):
     path, ledger, params = whole
-    entries = [parse_entry(line) for line in read_log(path / "audit").lines]
-    config = sha256_hex((path / "config.json").read_bytes())
+    first, *lines = read_log(path / "audit").lines
+    beginning, entries = parse_beginning(first), [parse_entry(x) for x in lines]
+    config = config_sha256(json.loads((path / "config.json").read_text()))
+    assert beginning.config == config
+    assert beginning.log == origin_of(SIGNER.verifier, beginning.log.split("/")[-1])
     assert {entry.config for entry in entries} == {config}
-    *sent, result = entries
+    *sent, result = [x for x in entries if x.kind != EVALUATION]
     clients = {"server": None, **{f"client {i}": i for i in range(len(SIZES))}}
     found = [(x.round, x.kind, clients[x.sender], x.message, x.model) for x in sent]
     assert sorted(found, key=str) == sorted(replay(), key=str)
@@ -142,17 +102,35 @@ def test_the_log_verifies_and_changes_nothing(whole, tmp_path):
     path, ledger, params = whole
     report = verify_run(path, SIGNER.verifier)
     assert not report.faults
-    assert report.signed == report.entries == ROUNDS * 4 + 1
+    # The beginning, the evaluations before round 1 and of rounds 2, 4, 6, the result.
+    assert report.signed == report.entries == 1 + ROUNDS * 4 + 4 + 1
     others, same = logged_run(tmp_path / "unlogged", signer=None)
     assert params_sha256(same) == params_sha256(params)
     assert others.uplink_bytes == ledger.uplink_bytes
     assert not (tmp_path / "unlogged" / "audit").exists()
 
 
-def keep_checkpoints(path, count):
-    """The first `count` checkpoints; each round has 4 entries and one of them."""
-    notes = path / "audit" / "checkpoints"
-    notes.write_text("".join(split_notes(notes.read_text())[:count]))
+def test_every_evaluation_has_an_entry(whole):
+    path, ledger, _ = whole
+    entries = [parse_entry(line) for line in read_log(path / "audit").lines[1:]]
+    rows = [x for x in entries if x.kind == EVALUATION]
+    assert [x.round for x in rows] == [0, 2, 4, 6]
+    assert [x.message for x in rows] == [row_sha256(row) for row in ledger.rows]
+    text = (path / "metrics.jsonl").read_text()
+    stored = [json.loads(line) for line in text.splitlines()]
+    assert [x.message for x in rows] == [row_sha256(row) for row in stored]
+    # Behind the messages of its round, before those of the next.
+    places = [i for i, x in enumerate(entries) if x.kind == EVALUATION]
+    assert places == [0, 9, 18, 27]
+
+
+def keep_checkpoints(path, size):
+    """The checkpoints of at most `size` entries."""
+    file = path / "audit" / "checkpoints"
+    notes = split_notes(file.read_text())
+    sizes = [read_checkpoint(note, SIGNER.verifier).size for note in notes]
+    kept = [note for note, n in zip(notes, sizes, strict=True) if n <= size]
+    file.write_text("".join(kept))
 
 
 def interrupted(whole, path, rounds):
@@ -165,16 +143,17 @@ def interrupted(whole, path, rounds):
     return path
 
 
-@pytest.mark.parametrize("kept", [25, 17])
-def test_rounds_done_again_are_held_to_the_log(whole, tmp_path, kept):
-    path = interrupted(whole, tmp_path / "run", 4)
+# Killed behind the checkpoint of round 4, or before the first one.
+@pytest.mark.parametrize(("rounds", "kept"), [(4, 30), (4, 25), (4, 20), (0, 9)])
+def test_rounds_done_again_are_held_to_the_log(whole, tmp_path, rounds, kept):
+    path = interrupted(whole, tmp_path / "run", rounds)
     log = path / "audit" / "log.jsonl"
     before = log.read_bytes()
-    if kept < 25:
-        # Killed earlier: entries behind round 4, but not all, and one cut short.
+    if kept < 30:
+        # Entries behind the checkpoint, but not all, and one cut short.
         lines = before.split(b"\n")
         log.write_bytes(b"\n".join(lines[:kept]) + b"\n" + lines[kept][:30])
-        keep_checkpoints(path, kept // 4)
+        keep_checkpoints(path, kept)
     logged_run(path)
     assert log.read_bytes() == before
     assert not verify_run(path, SIGNER.verifier).faults
@@ -188,15 +167,117 @@ def test_a_resumed_run_that_is_not_the_same_is_stopped(whole, tmp_path):
     assert (path / "audit" / "log.jsonl").read_bytes() == before
 
 
-def test_a_log_that_ends_before_the_checkpoint_is_refused(whole, tmp_path):
+# 14 entries up to round 3; 18 up to the messages of round 4, 19 with its evaluation.
+@pytest.mark.parametrize(("kept", "found"), [(14, "3 and 2"), (18, "4 and 2")])
+def test_a_log_that_ends_before_the_checkpoint_is_refused(whole, tmp_path, kept, found):
     path = interrupted(whole, tmp_path / "run", 4)
     audit = path / "audit"
     lines = (audit / "log.jsonl").read_bytes().split(b"\n")
-    (audit / "log.jsonl").write_bytes(b"\n".join(lines[:12]) + b"\n")
+    (audit / "log.jsonl").write_bytes(b"\n".join(lines[:kept]) + b"\n")
     # With the checkpoints cut back as well, the log alone is without a fault.
-    keep_checkpoints(path, 3)
-    with pytest.raises(LogError, match="of round 4, the log ends at round 3"):
+    keep_checkpoints(path, kept)
+    match = f"of round 4 and 3 evaluations, the log ends at round {found}"
+    with pytest.raises(LogError, match=match):
         logged_run(path)
+
+
+def test_a_checkpoint_waits_for_the_log(tmp_path, monkeypatch):
+    """No checkpoint knows of a round, or of a row, that is not signed yet."""
+    plain, seen = Log.append, []
+
+    def slow(log, entries):
+        time.sleep(0.05)
+        plain(log, entries)
+
+    def look(live, state):
+        del state
+        stored = read_log(live.directory.path / "audit")
+        signed = read_checkpoint(stored.notes[-1], SIGNER.verifier).size
+        entries = [parse_entry(line) for line in stored.lines[1:signed]]
+        rows = sum(x.kind == EVALUATION for x in entries)
+        seen.append((live.ledger.rounds, entries[-1].round, rows))
+
+    monkeypatch.setattr(Log, "append", slow)
+    directory = open_run(tmp_path, "small", {"seed": 3})
+    # `checkpoint` goes backwards: what stands before the log looks later.
+    hooks = [Hook(checkpoint=look), logged(SIGNER)]
+    schedule = Schedule(3, eval_every=1, checkpoint_every=1)
+    run(directory, problem(), schedule, KEY, show_progress=False, hooks=hooks)
+    assert seen == [(1, 1, 2), (2, 2, 3), (3, 3, 4)]
+
+
+def test_another_workdir_or_key_path_is_the_same_log(tmp_path):
+    names, entries = [], []
+    for place, indent in (("here", 1), ("there", None)):
+        path = tmp_path / place
+        path.mkdir()
+        flags = {"seed": 1, "workdir": str(path), "audit_key": f"{place}/key"}
+        config = {"experiment": "small", "flags": flags, "git_commit": "c"}
+        (path / "config.json").write_text(json.dumps(config, indent=indent))
+        with Recorder(path, SIGNER) as recorder:
+            recorder.finish(0, {})
+        lines = read_log(path / "audit").lines
+        names.append(parse_beginning(lines[0]).log)
+        entries.append(lines)
+    assert names[0] == names[1]
+    assert entries[0] == entries[1]
+    name, key, run_id = names[0].rsplit("/", 2)
+    assert name == SIGNER.verifier.name
+    assert len(key) == 16
+    assert run_id.startswith("small-")
+
+
+def test_a_run_may_be_named(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with Recorder(tmp_path, SIGNER, "second") as recorder:
+        recorder.finish(0, {})
+    assert verify_run(tmp_path, SIGNER.verifier).origin.endswith("/second")
+    with pytest.raises(LogError, match=r"is of .*/second, not of"):
+        Recorder(tmp_path, SIGNER, "third")
+    with pytest.raises(ValueError, match="Expected a run id"):
+        Recorder(tmp_path, SIGNER, "a/b")
+
+
+def test_a_configuration_that_was_changed_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("{}")
+    with Recorder(tmp_path, SIGNER, "id") as recorder:
+        recorder.finish(0, {})
+    path.write_text('{"flags": {"num_rounds": 3, "workdir": "w"}}')
+    Recorder(tmp_path, SIGNER, "id").__exit__()
+    path.write_text('{"git_commit": "other"}')
+    with pytest.raises(LogError, match="another configuration than the log began"):
+        Recorder(tmp_path, SIGNER, "id")
+    path.write_text("[]")
+    with pytest.raises(LogError, match="does not hold a run's configuration"):
+        Recorder(tmp_path, SIGNER, "id")
+
+
+def test_a_log_of_another_format_is_not_continued(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with Log(tmp_path / "audit", SIGNER, SIGNER.verifier.name) as log:
+        log.append([format_entry(make_entry(0))])
+        log.checkpoint()
+    with pytest.raises(LogError, match="Expected a log of format 2, got 1"):
+        Recorder(tmp_path, SIGNER)
+
+
+def test_a_run_that_had_ended_goes_on(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    quiet = Messages(
+        (), jnp.zeros((2, 3)), (), jnp.zeros(2, bool), to_server(jnp.arange(2)), ()
+    )
+    for rounds in (1, 3, 3):
+        with Recorder(tmp_path, SIGNER) as recorder:
+            recorder.resume(min(rounds - 1, 1), 0)
+            for t in range(min(rounds, 2), rounds + 1):
+                recorder.record(t, {}, {"uplink": quiet})
+            recorder.finish(rounds, {})
+    lines = read_log(tmp_path / "audit").lines[1:]
+    found = [(x.round, x.kind) for x in map(parse_entry, lines)]
+    silent = [(t, SILENCE) for t in (1, 2, 3)]
+    assert found == [silent[0], (1, RESULT), *silent[1:], (3, RESULT)]
+    assert not verify_run(tmp_path, SIGNER.verifier).faults
 
 
 def test_an_algorithm_without_messages_is_refused(tmp_path):
@@ -216,9 +297,10 @@ def test_a_log_that_cannot_be_written_stops_the_run(tmp_path):
         recorder.flush()
         bad = one._replace(payload=Symbols(jnp.full((2, 3), 9, jnp.uint8), 4))
         recorder.record(2, {}, {"uplink": bad})
+        recorder.record_row(2, {"round": 2})  # nothing follows what failed
         with pytest.raises(ValueError, match="9"):
             recorder.flush()
-        assert recorder.entries == 2
+        assert recorder.entries == 3
     with pytest.raises(LogError, match=r"There is no .*config\.json"):
         Recorder(tmp_path / "elsewhere", SIGNER)
 
@@ -233,11 +315,11 @@ def test_a_round_in_which_nobody_speaks_is_logged_too(tmp_path):
             recorder.record(t, {}, {"uplink": quiet})
         recorder.flush()
     with Recorder(tmp_path, SIGNER) as recorder:
-        recorder.resume(2)
-        recorder.resume(0)
+        recorder.resume(2, 0)
+        recorder.resume(0, 0)
         with pytest.raises(LogError, match="the log ends at round 2"):
-            recorder.resume(3)
-    lines = read_log(tmp_path / "audit").lines
+            recorder.resume(3, 0)
+    lines = read_log(tmp_path / "audit").lines[1:]
     entries = [parse_entry(line) for line in lines]
     assert [(x.round, x.kind) for x in entries] == [(1, SILENCE), (2, SILENCE)]
     assert [format_entry(x) for x in entries] == lines

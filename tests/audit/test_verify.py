@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 
+from fedjax_comp.audit.configuration import origin_of
 from fedjax_comp.audit.differences import Difference, first_difference
+from fedjax_comp.audit.entry import EVALUATION, format_entry, row_sha256
 from fedjax_comp.audit.log import Log
 from fedjax_comp.audit.merkle import leaf_hash
 from fedjax_comp.audit.note import make_signer, split_notes
 from fedjax_comp.audit.verify import verify_run
-from tests.audit.logs import ORIGIN, SIGNER, make_lines, make_run
+from tests.audit.logs import ORIGIN, RUN_ID, SIGNER, make_entry, make_lines, make_run
 
 KEY = SIGNER.verifier
 
@@ -119,11 +121,15 @@ def swapped(lines, i, j):
     return lines
 
 
+def altered(line):
+    return line.replace(b'"config":"', b'"config":"0')
+
+
 CHANGES = {
-    "altered": lambda x, i: [*x[:i], x[i].replace(b"uplink", b"uplinx"), *x[i + 1 :]],
+    "altered": lambda x, i: [*x[:i], altered(x[i]), *x[i + 1 :]],
     "removed": lambda x, i: [*x[:i], *x[i + 1 :]],
     "reordered": lambda x, i: swapped(x, i, i + 3),
-    "inserted": lambda x, i: [*x[:i], x[i].replace(b"uplink", b"uplinx"), *x[i:]],
+    "inserted": lambda x, i: [*x[:i], altered(x[i]), *x[i:]],
 }
 
 
@@ -143,7 +149,7 @@ def test_a_forger_of_the_hashes_is_bounded_by_the_checkpoints(run, what, i):
     rehash(run)
     (fault,) = faults(run)
     first = i // 10 * 10
-    assert fault.startswith(f"between entries {first} and {first + 9} (round ")
+    assert fault.startswith(f"between entries {first} and {first + 9} (")
 
 
 def test_copies_of_entries_are_insertions():
@@ -195,16 +201,140 @@ def test_an_entry_behind_the_end(run):
 
 def test_the_configuration_and_the_summary_belong_to_the_log(run):
     config, summary = run / "config.json", run / "summary.json"
-    config.write_text('{"seed": 1}')
+    config.write_text('{"flags": {"seed": 1}}')
     assert "config.json is not the one that was run" in faults(run)[0]
+    for text in ("[]", "no JSON", "[" * 100_000, '{"flags": 3}'):
+        config.write_text(text)
+        assert "config.json" in faults(run)[0]
     config.unlink()
-    assert "config.json is not the one that was run" in faults(run)[0]
+    assert "There is no " in faults(run)[0]
     config.write_text("{}")
     said = json.loads(summary.read_text())
     summary.write_text(json.dumps({**said, "params_sha256": "0" * 64}))
     assert "has parameters 000" in faults(run)[0]
     summary.write_text("no JSON")
     assert "cannot be read" in faults(run)[0]
+
+
+ROWS = [{"round": i, "test_loss": i / 7, "seconds": 0.1 * i} for i in range(3)]
+
+
+def evaluated(run):
+    """A finished run of three evaluations: after no round, round 1 and round 2."""
+    beginning, *entries = make_lines(20)
+    rows = [
+        make_entry(0)._replace(
+            round=i, kind=EVALUATION, message=row_sha256(row), model=""
+        )
+        for i, row in enumerate(ROWS)
+    ]
+    first, second, third = map(format_entry, rows)
+    *second_round, result = entries[9:]
+    lines = [beginning, first, *entries[:9], second, *second_round, third, result]
+    make_run(run, lines)
+    return write_rows(run, ROWS)
+
+
+def write_rows(run, rows):
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "metrics.jsonl").write_text(text)
+    return run
+
+
+def test_rows_are_those_that_were_logged(tmp_path):
+    run = evaluated(tmp_path / "run")
+    assert not faults(run)
+    # The clock is the one thing that may differ.
+    assert not faults(write_rows(run, [{**row, "seconds": 9.0} for row in ROWS]))
+    better = [ROWS[0], {**ROWS[1], "test_loss": 0.1}, ROWS[2]]
+    (fault,) = faults(write_rows(run, better))
+    assert "row 1 of " in fault
+    assert "logged after round 1" in fault
+    for rows in (ROWS[:2], [*ROWS, ROWS[2]], []):
+        (fault,) = faults(write_rows(run, rows))
+        assert fault.endswith(f"has {len(rows)} rows, 3 were logged.")
+    (fault,) = faults(write_rows(run, [ROWS[1], ROWS[0], ROWS[2]]))
+    assert "row 0 of " in fault
+    (run / "metrics.jsonl").write_text("no JSON\n" * 3)
+    assert "row 0 of " in faults(run)[0]
+
+
+def test_a_run_in_progress_may_be_ahead_of_its_rows_or_behind(tmp_path):
+    run = evaluated(tmp_path / "run")
+    (run / "summary.json").unlink()
+    for rows in (ROWS[:1], ROWS, [*ROWS, ROWS[2]]):
+        assert not faults(write_rows(run, rows))
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 3, "te')
+    assert not faults(run)
+    assert "row 1 of " in faults(write_rows(run, [ROWS[0], ROWS[0]]))[0]
+
+
+def test_a_log_of_another_format_is_refused_in_a_line(tmp_path):
+    lines = make_lines(20)
+    for first, found in (
+        (format_entry(make_entry(0)), 1),
+        (lines[0].replace(b'"format":2', b'"format":3'), 3),
+    ):
+        run = make_run(tmp_path / str(found), [first, *lines[1:]])
+        (fault,) = faults(run)
+        assert fault.startswith(f"Expected a log of format 2, got {found}:")
+
+
+def test_a_log_has_the_name_of_its_key_and_its_beginning(tmp_path):
+    other = origin_of(KEY, "another")
+    run = make_run(tmp_path / "run", make_lines(20), origin=other)
+    assert faults(run) == (f"the log of {other} begins as that of {ORIGIN}.",)
+    bare = f"{KEY.name}/{RUN_ID}"
+    run = make_run(tmp_path / "bare", make_lines(20, origin=bare), origin=bare)
+    assert faults(run) == (f"{bare} is not a name of a log of this key.",)
+
+
+def test_what_does_not_follow(tmp_path):
+    lines = make_lines(40)
+    entries = [
+        # The same round from another model, an earlier round, another configuration.
+        make_entry(12)._replace(model="0"),
+        make_entry(2),
+        make_entry(12)._replace(config="0"),
+    ]
+    found = []
+    for i, entry in enumerate(entries):
+        changed = [*lines[:12], format_entry(entry), *lines[13:]]
+        (fault,) = faults(make_run(tmp_path / str(i), changed))
+        found.append(fault)
+    assert all(fault.startswith("entry 12 (round ") for fault in found)
+    ends = ["follow from the one before it."] * 2 + ["another configuration."]
+    assert all(map(str.endswith, found, ends))
+    # A run that had ended goes on in a later round, never in the same one.
+    ended = make_lines(20)
+    more = [format_entry(make_entry(i)) for i in (20, 21)]
+    run = make_run(tmp_path / "more", [*ended, *more, make_lines(32)[-1]])
+    (run / "summary.json").unlink()
+    assert not faults(run)
+    run = make_run(tmp_path / "again", [*ended, ended[-2], ended[-1]])
+    assert faults(run)[0].endswith("does not follow from the one before it.")
+
+
+def test_all_logs_of_a_key_are_reported(run, tmp_path):
+    other = origin_of(KEY, "another")
+    shorter, longer = (
+        make_run(tmp_path / str(n), make_lines(n, origin=other), origin=other)
+        for n in (20, 30)
+    )
+    notes = [
+        note
+        for one in (longer, run, shorter)
+        for note in split_notes((one / "audit" / "checkpoints").read_text())
+    ]
+    report = verify_run(run, KEY, notes=notes)
+    assert not report.faults
+    assert report.origin == ORIGIN
+    assert f"this key also signed {other}, of 30 entries." in report.remarks
+    # A list in which this log is missing does not speak for it.
+    theirs = split_notes((longer / "audit" / "checkpoints").read_text())
+    (fault,) = verify_run(run, KEY, notes=theirs).faults
+    assert fault == f"none of the checkpoints from outside is of {ORIGIN}."
 
 
 def test_another_key_did_not_sign(run):
@@ -219,8 +349,9 @@ def test_a_run_signed_again_has_another_key(original, tmp_path):
     shutil.copytree(original, forged)
     shutil.rmtree(forged / "audit")
     other = make_signer("example.com/log", bytes(32))
-    with Log(forged / "audit", other, ORIGIN) as log:
-        log.append(make_lines(200, salt="forged"))
+    origin = origin_of(other.verifier, RUN_ID)
+    with Log(forged / "audit", other, origin) as log:
+        log.append(make_lines(200, salt="forged", origin=origin))
         log.checkpoint()
     assert not verify_run(forged, other.verifier).faults
     assert faults(forged)

@@ -1,10 +1,13 @@
 """One honest witness does not sign two histories."""
 
+import json
 import shutil
 
 import pytest
 
-from fedjax_comp.audit.checkpoint import verify_cosignature
+from fedjax_comp.audit.checkpoint import cosign, verify_cosignature
+from fedjax_comp.audit.configuration import origin_of
+from fedjax_comp.audit.entry import parse_beginning
 from fedjax_comp.audit.log import read_log
 from fedjax_comp.audit.merkle import leaf_hash
 from fedjax_comp.audit.note import (
@@ -23,6 +26,7 @@ from fedjax_comp.audit.proof import (
     prove_inclusion,
     verify_entry,
 )
+from fedjax_comp.audit.recorder import Recorder
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.audit.witness import SplitHistory, Witness
 from tests.audit.logs import ORIGIN, SIGNER, make_lines, make_run
@@ -102,13 +106,129 @@ def test_what_is_no_proper_request(run, witness):
     )
     with pytest.raises(NoteError, match="There is no signature by"):
         strangers.add(request(run, 4, 20), time_seconds=2)
-    unfit = Witness(witness._folder, SIGNER, SIGNER.verifier)
     with pytest.raises(NoteError, match="Expected a witness's key"):
-        unfit.add(request(run, 4, 20), time_seconds=2)
+        Witness(witness._folder, SIGNER, SIGNER.verifier)
     assert witness.last(ORIGIN).size == 20
     for text in ("", "old 1\n", "old 01\n\n", "new 1\n\n", "old 1\nAA\n\nx\n\n— a b\n"):
         with pytest.raises(NoteError):
             parse_request(text)
+
+
+@pytest.mark.parametrize("kind", ["inclusion", "request"])
+def test_a_proof_has_one_spelling(run, kind):
+    if kind == "inclusion":
+        stored = read_log(run / "audit")
+        leaves = [leaf_hash(line) for line in stored.lines]
+        made = prove_inclusion(leaves, 3, parse_note(stored.notes[-1]))
+        text, parse, title = format_inclusion(made), parse_inclusion, "index 3"
+    else:
+        made = request(run, 4, 13)
+        text, parse, title = format_request(made), parse_request, "old 13"
+    assert parse(text) == made
+    first = text.split("\n")[2]  # a hash: of 32 bytes, so that 4 bits are left over
+    assert first.endswith("=")
+    other = "BCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/A"
+    again = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    bits = first[:-2] + other[again.index(first[-2])] + "="
+    number = title.split(" ")[1]
+    for odd in (
+        text.replace(first, bits),
+        text.replace(first, first + " "),
+        text.replace(first, first[:-1]),
+        text.replace(first, f"{first}\n"),
+        text.replace(title, f"extra AA==\n{title}"),
+        text.replace(title, f"{title}\n{title}"),
+        text.replace(title, title.replace(number, f"0{number}")),
+        text.replace(title, title.replace(number, "9" * 5000)),
+        text.replace(title, f" {title}"),
+        text.replace(title, f"{title}\r"),
+        text + "\n",
+        text + text,
+        text + text.split("\n")[-2] + "\n",
+        text[:-1],
+    ):
+        assert odd != text
+        with pytest.raises(NoteError):
+            parse(odd)
+
+
+def test_a_witness_verifies_what_it_remembers(run, fork, witness):
+    note = witness.add(request(run, 1, 0), time_seconds=1)
+    (path,) = witness._folder.glob("*.note")
+    text = path.read_text()
+    other = make_signer("witness.example/w", bytes(range(32)), kind=COSIGNATURE)
+    earlier = parse_note(read_log(run / "audit").notes[0])
+    for wrong in (
+        text.replace("20\n", "10\n", 1),
+        # What the log signed, and what another witness cosigned, it has not.
+        format_note(earlier),
+        format_note(cosign(earlier, other, time_seconds=1)),
+        format_note(earlier._replace(signatures=note.signatures)),
+        text[:-10],
+        "",
+    ):
+        path.write_text(wrong)
+        for remembers in (
+            lambda: witness.last(ORIGIN),
+            witness.logs,
+            lambda: witness.add(request(run, 4, 20), time_seconds=2),
+        ):
+            with pytest.raises(NoteError, match="is not what this witness keeps"):
+                remembers()
+    # Every single bit of it.
+    data = text.encode()
+    for bit in range(0, 8 * len(data), 3):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(NoteError):
+            witness.last(ORIGIN)
+    path.write_text(text)
+    assert witness.add(request(run, 4, 20), time_seconds=2)
+
+
+def test_a_note_under_another_logs_name_is_refused(witness, tmp_path):
+    names = [origin_of(SIGNER.verifier, name) for name in ("a", "b")]
+    for name in names:
+        short = name[-1]
+        made = make_run(tmp_path / short, make_lines(20, origin=name), origin=name)
+        witness.add(request(made, 1, 0), time_seconds=1)
+    paths = [witness._path(name) for name in names]
+    texts = [path.read_text() for path in paths]
+    paths[0].write_text(texts[1])
+    with pytest.raises(NoteError, match=r"holds .*/b, not .*/a\."):
+        witness.last(names[0])
+    with pytest.raises(NoteError, match="it was renamed"):
+        witness.logs()
+    paths[0].write_text(texts[0])
+    assert [note.text.split("\n")[0] for note in witness.logs()] == names
+    # Logs of another key are not listed, and do no harm.
+    key = make_signer("example.com/log", bytes(32)).verifier
+    assert Witness(witness._folder, SEEN, key).logs() == []
+
+
+def test_a_second_history_in_another_workdir_is_refused(witness, tmp_path):
+    """Who signs two histories of one configuration has to give them two ids."""
+
+    def history(place, salt, run_id=None):
+        path = tmp_path / place
+        path.mkdir()
+        flags = {"seed": 1, "workdir": str(path)}
+        (path / "config.json").write_text(json.dumps({"flags": flags}))
+        with Recorder(path, SIGNER, run_id) as recorder:
+            recorder.record_row(0, {"round": 0, "test_accuracy": salt})
+            recorder.finish(0, {})
+        stored = read_log(path / "audit")
+        leaves = [leaf_hash(line) for line in stored.lines]
+        last = witness.last(parse_beginning(stored.lines[0]).log).size
+        return make_request(leaves, last, parse_note(stored.notes[-1]))
+
+    witness.add(history("one", 0.5), time_seconds=1)
+    witness.add(history("same", 0.5), time_seconds=2)
+    with pytest.raises(SplitHistory, match=r"two histories.* a --run_id of its own"):
+        witness.add(history("better", 0.9), time_seconds=3)
+    witness.add(history("named", 0.9, "second"), time_seconds=3)
+    assert len(witness.logs()) == 2
 
 
 def test_a_verification_wants_the_witnesses(run, fork, witness, tmp_path):
@@ -142,7 +262,5 @@ def test_an_entry_is_proved_without_the_log(run):
         assert verify_entry(proof, stored.lines[i], SIGNER.verifier).size == 60
         with pytest.raises(NoteError, match=f"is not entry {i} of the log"):
             verify_entry(proof, stored.lines[i] + b" ", SIGNER.verifier)
-        title, _, rest = text.partition("\n")
-        assert parse_inclusion(f"{title}\nextra AA==\n{rest}") == proof
     with pytest.raises(NoteError, match="Expected a proof that begins with"):
         parse_inclusion("index 3\n")

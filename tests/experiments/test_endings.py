@@ -6,6 +6,9 @@ import pytest
 
 from experiments.fed_avg import compare
 from experiments.fed_avg.run import main
+from fedjax_comp.audit.command import main as audit
+from fedjax_comp.audit.entry import RESULT, parse_entry
+from fedjax_comp.audit.log import read_log
 from fedjax_comp.experiment.finish import read_rows
 from fedjax_comp.run_directory import RunDirectory
 from tests.test_run import TIMED
@@ -63,6 +66,15 @@ def test_a_finished_run_may_be_made_longer(tmp_path, capsys):
         go(tmp_path / "run", "--eval_every=2")
     assert stop.value.code == 2
     assert "--num_rounds: 6 there, 4 now" in capsys.readouterr().err
+
+
+def test_a_logged_run_may_be_made_longer(tmp_path):
+    for rounds in (2, 3):
+        go(tmp_path, "--audit_log", f"--num_rounds={rounds}")
+    assert audit(["verify", str(tmp_path)]) == 0
+    lines = read_log(tmp_path / "audit").lines[1:]
+    ends = [x.round for x in map(parse_entry, lines) if x.kind == RESULT]
+    assert ends == [2, 3]
 
 
 ENDINGS = {
