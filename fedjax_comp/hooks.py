@@ -38,7 +38,7 @@ class Live:
       schedule: when the host is needed.
       ledger: the totals so far; hooks may add to it.
       exits: closes what hooks have opened, however the run ends.
-      changes: what differs from the machine and the code of the start before, in words.
+      changes: what differs from the machine and the code of the first start, in words.
       stop: set by a hook, it ends the run after the dispatch in progress, with a
         checkpoint: the same command resumes there.
     """

@@ -16,7 +16,7 @@ from fedjax_comp.wire.traffic import totals
 class Row(TypedDict):
     """One line of `metrics.jsonl`; totals count from the start of the run.
 
-    A loss that is not finite is None, and so is that of rounds in which nobody trained.
+    What is not finite is None, and so is the loss of rounds in which nobody trained.
     """
 
     round: int
@@ -28,7 +28,7 @@ class Row(TypedDict):
     seconds: float
     simulated_seconds: NotRequired[float]
     joules: NotRequired[float]
-    observed: NotRequired[dict[str, float]]
+    observed: NotRequired[dict[str, float | None]]
 
 
 @dataclasses.dataclass
@@ -145,14 +145,14 @@ class Ledger:
             row["simulated_seconds"] = self.simulated_seconds
             row["joules"] = self.joules
         if self.observed:
-            row["observed"] = dict(self.observed)
+            row["observed"] = {n: _known(x) for n, x in self.observed.items()}
         self.losses = []
         self.rows.append(row)
         return row
 
 
-def _known(loss: float) -> float | None:
-    return loss if math.isfinite(loss) else None
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def first_at_target(rows: Sequence[Row], target: float | None) -> Row | None:

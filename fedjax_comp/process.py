@@ -45,14 +45,14 @@ class Terminated(SystemExit):
 def recorded_start() -> Hook:
     """Adds a line to `starts.jsonl`; says on standard error what is no longer so.
 
-    What differs from the start before is in `Live.changes` as well.
+    What differs from the first start is in `Live.changes` as well.
     """
 
     def begin(live: Live, state: TrainState) -> TrainState:
         before = read_starts(live.directory)
         start = {"round": live.ledger.rounds, "at": _now(), **surroundings()}
         if before:
-            live.changes = differing(before[-1], start)
+            live.changes = differing(before[0], start)
         if live.changes:
             print(
                 f"{live.directory.path}: goes on at round {live.ledger.rounds} with "
@@ -84,11 +84,11 @@ def differing(before: Json, now: Json) -> list[str]:
     """What two starts differ in, in words.
 
     >>> differing({"devices": "2 x cpu"}, {"devices": "1 x cpu"})
-    ['devices 1 x cpu (2 x cpu before)']
+    ['devices 1 x cpu (2 x cpu at first)']
     """
     flat = [_flat(before), _flat(now)]
     return [
-        f"{name} {flat[1].get(name)} ({flat[0].get(name)} before)"
+        f"{name} {flat[1].get(name)} ({flat[0].get(name)} at first)"
         for name in dict.fromkeys([*flat[0], *flat[1]])
         if flat[0].get(name) != flat[1].get(name)
     ]

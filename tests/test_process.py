@@ -69,12 +69,12 @@ def test_what_is_no_longer_as_it_was_is_said(tmp_path, capsys):
     go(tmp_path, [Hook(begin=begin)])
     told = capsys.readouterr().err
     assert "goes on at round 4" in told
-    assert "(64 x abacus before)" in told
-    assert "(0.0.1 before)" in told
+    assert "(64 x abacus at first)" in told
+    assert "(0.0.1 at first)" in told
     assert seen[0] == []
     assert len(seen[1]) == 2
 
 
 def test_differences_are_of_values_that_are_gone_too():
-    assert differing({"git_commit": "a"}, {}) == ["git_commit None (a before)"]
+    assert differing({"git_commit": "a"}, {}) == ["git_commit None (a at first)"]
     assert not differing({"round": 1, "at": "a"}, {"round": 2, "at": "b"})

@@ -74,7 +74,7 @@ def totals_of(row: Row, steps: int) -> Json:
         "updates": row["round"] * steps,
         "wan_seconds": observed.get("seconds_wan", 0.0),
         "lan_seconds": observed.get("seconds_lan", 0.0),
-        "link_bytes": int(observed.get("link_bytes", 0)),
+        "link_bytes": int(observed.get("link_bytes") or 0),
         "significant": observed.get("significant", 0.0),
     }
 

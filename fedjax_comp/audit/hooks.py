@@ -1,9 +1,11 @@
 """What a run does about its messages: writes all to a log, audits some."""
 
+import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from fedjax_comp.algorithms.wrappers import without_used
+from fedjax_comp.audit.log import LogError
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.audit.recorder import Recorder, host_copy
 from fedjax_comp.base import Compressor, PyTree
@@ -42,17 +44,21 @@ def logged(signer: Signer, run_id: str | None = None) -> Hook:
     def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
         del state
         _require_messages("--audit_log", dispatch)
-        opened[0].record(live.ledger.rounds, model[0], dispatch.messages)
+        with _cause_named(live):
+            opened[0].record(live.ledger.rounds, model[0], dispatch.messages)
 
     def row(live: Live, row: Row) -> None:
-        opened[0].record_row(live.ledger.rounds, row)
+        with _cause_named(live):
+            opened[0].record_row(live.ledger.rounds, row)
 
     def checkpoint(live: Live, state: TrainState) -> None:
-        del live, state
-        opened[0].flush()
+        del state
+        with _cause_named(live):
+            opened[0].flush()
 
     def finish(live: Live, params: PyTree) -> None:
-        opened[0].finish(live.ledger.rounds, params)
+        with _cause_named(live):
+            opened[0].finish(live.ledger.rounds, params)
 
     return Hook(
         begin=begin,
@@ -63,6 +69,20 @@ def logged(signer: Signer, run_id: str | None = None) -> Hook:
         finish=finish,
         every=1,
     )
+
+
+@contextlib.contextmanager
+def _cause_named(live: Live) -> Iterator[None]:
+    """Adds to the log's refusal what is no longer as when the run began."""
+    try:
+        yield
+    except LogError as error:
+        if not live.changes:
+            raise
+        raise LogError(
+            f"{error} The run went on with {', '.join(live.changes)}: go on as it "
+            "began, or choose another --workdir."
+        ) from error
 
 
 def audited(links: Mapping[str, Compressor], every: int) -> Hook:

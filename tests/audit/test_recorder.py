@@ -360,3 +360,15 @@ def test_ends_of_messages():
     assert ends == [("client 7", "client 9"), ("client 9", "client 7")]
     said = Sent(jnp.zeros((1, 2)), jnp.ones(1, bool), to_client(jnp.array([EVERYONE])))
     assert [x for _, x, _ in digests(said)] == [("server", "everyone")]
+
+
+def test_a_log_that_refuses_to_go_on_names_what_is_no_longer_as_it_was(whole, tmp_path):
+    path = tmp_path / "run"
+    interrupted(whole, path, 4)
+    start = json.loads((path / "starts.jsonl").read_text())
+    start["devices"] = "64 x abacus"
+    (path / "starts.jsonl").write_text(json.dumps(start) + "\n")
+    # Another rate stands for float sums of another order.
+    with pytest.raises(LogError, match="differs from the one logged before") as error:
+        logged_run(path, proximal=0.5)
+    assert "(64 x abacus at first): go on as it began" in str(error.value)
