@@ -22,6 +22,7 @@ class Entry(NamedTuple):
       remembers: whether `sum_t C(x_t)` follows `sum_t x_t` (error feedback).
       draws: whether the noise of two clients differs.
       shared: whether it is the round's, the same for all clients.
+      scales: whether `C(2^e x) = 2^e C(x)` as long as nothing leaves float32's range.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Entry(NamedTuple):
     remembers: bool = False
     draws: bool = False
     shared: bool = False
+    scales: bool = True
 
 
 def exact(name: str, make: Callable[[], Compressor]) -> Entry:
@@ -40,17 +42,27 @@ def exact(name: str, make: Callable[[], Compressor]) -> Entry:
 
 
 def contractive(
-    name: str, make: Callable[[], Compressor], error: Bound, *, remembers: bool = False
+    name: str,
+    make: Callable[[], Compressor],
+    error: Bound,
+    *,
+    remembers: bool = False,
+    scales: bool = True,
 ) -> Entry:
     """Of bounded error in every draw, biased."""
-    return Entry(name, make, error, error, remembers=remembers)
+    return Entry(name, make, error, error, remembers=remembers, scales=scales)
 
 
 def unbiased(
-    name: str, make: Callable[[], Compressor], mean: Bound, worst: Bound
+    name: str,
+    make: Callable[[], Compressor],
+    mean: Bound,
+    worst: Bound,
+    *,
+    scales: bool = True,
 ) -> Entry:
     """Unbiased over the client's own noise."""
-    return Entry(name, make, mean, worst, unbiased=True, draws=True)
+    return Entry(name, make, mean, worst, unbiased=True, draws=True, scales=scales)
 
 
 def kept(n: int, fraction: float) -> int:

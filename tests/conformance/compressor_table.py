@@ -156,6 +156,7 @@ COMPRESSORS = (
         ),
         # Rounding both factors adds at most about twice their relative error.
         lambda n: (math.sqrt(3 / 4) + 3 * math.sqrt(BFLOAT16_ERROR)) ** 2,
+        scales=False,  # factors that are rounded anew
     ),
     contractive(
         "error_feedback_top_k",
@@ -196,7 +197,9 @@ COMPRESSORS = (
         lambda n: max(1.0, (n / kept(n, 0.5) - 1) ** 2),
     ),
     exact("dct", lambda: dct(chunk=5)),
-    contractive("threshold", lambda: threshold(0.5, cap=0.5), lambda n: 1.0),
+    contractive(
+        "threshold", lambda: threshold(0.5, cap=0.5), lambda n: 1.0, scales=False
+    ),
     contractive(
         "warm_up_top_k",
         lambda: warm_up_top_k(0.1, warm_up=(0.3,), messages=1),
@@ -273,8 +276,15 @@ COMPRESSORS = (
     ),
     contractive("one_bit", one_bit, lambda n: 1 - 1 / n),
     contractive("one_bit_columns", lambda: one_bit(columns=True), lambda n: 1 - 1 / n),
-    contractive("sign_sgd", sign_sgd, lambda n: math.inf),
-    unbiased("natural_compression", natural_compression, lambda n: 1 / 8, lambda n: 1),
+    contractive("sign_sgd", sign_sgd, lambda n: math.inf, scales=False),
+    # Above `2**127` there is no power of two to round up to.
+    unbiased(
+        "natural_compression",
+        natural_compression,
+        lambda n: 1 / 8,
+        lambda n: 1,
+        scales=False,
+    ),
     unbiased("natural_dithering", lambda: natural_dithering(3), *dithering_error(3)),
     unbiased("nuqsgd", lambda: nuqsgd(3), *dithering_error(4)),
     unbiased("qsgd_elias", lambda: qsgd_elias(3), *qsgd_error(3)),
@@ -329,12 +339,20 @@ COMPRESSORS = (
         lambda n: max(1.0, 4 * n),
     ),
     # Beyond its range there is no bound.
-    contractive("common_range", lambda: common_range(5, limit=2.0), lambda n: math.inf),
-    contractive("uniform_lattice", lambda: uniform_lattice(2), lambda n: math.inf),
+    contractive(
+        "common_range",
+        lambda: common_range(5, limit=2.0),
+        lambda n: math.inf,
+        scales=False,
+    ),
+    contractive(
+        "uniform_lattice", lambda: uniform_lattice(2), lambda n: math.inf, scales=False
+    ),
     contractive(
         "correlated",
         lambda: common_range(5, limit=2.0, cohort_size=4),
         lambda n: math.inf,
+        scales=False,
     ),
     # ------------------------------------------------------------------- trellises
     # Of all multiples of the levels the nearest: never further than 0.

@@ -3,11 +3,13 @@
 import pytest
 
 from tests.conformance import compressor_checks as checks
+from tests.conformance.compressor_magnitudes import check_magnitudes
 from tests.conformance.compressor_table import COMPRESSORS
 
 CHECKS = {
     "leaves of every kind come back": checks.check_leaves,
     "a broken leaf is seen to be broken": checks.check_broken,
+    "huge numbers are right or not finite": check_magnitudes,
     "init needs shapes only": checks.check_templates,
     "vmap and one by one agree": checks.check_execution,
     "no second compilation": checks.check_one_trace,

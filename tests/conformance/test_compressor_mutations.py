@@ -11,12 +11,14 @@ from fedjax_comp.compress import (
     chain,
     entropy_coded,
     error_feedback,
+    noise,
     qsgd,
     stochastic_quantize,
+    terngrad,
     top_k,
 )
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import Quantized
+from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of, zigzag
 from fedjax_comp.compress.sparsify.top_k import Sparse
 from fedjax_comp.wire.codes import rans
 from fedjax_comp.wire.fields import Raw, Symbols
@@ -28,6 +30,7 @@ from tests.conformance.compressor_bounds import (
     qsgd_error,
     unbiased,
 )
+from tests.conformance.compressor_magnitudes import check_magnitudes
 
 
 def mapped_payload(compressor: Compressor, change) -> Compressor:
@@ -264,6 +267,46 @@ def test_a_nan_that_decodes_to_sound_numbers_is_caught():
 
     with pytest.raises(AssertionError, match="NaN at"):
         checks.check_broken(top_k_entry(lambda: silent))
+
+
+def scaled_by_the_largest() -> Compressor:
+    """As terngrad was: XLA multiplies by `1 / a`, which is 0 where `a > 2**126`."""
+
+    def encode(context: Context, x: jax.Array) -> Quantized:
+        largest = jnp.max(jnp.abs(x))
+        divisor = jnp.where(largest == 0, 1.0, largest)
+        up = noise.bernoulli_round(context.client_key, jnp.abs(x) / divisor)
+        return Quantized(Raw(largest), symbols_of(zigzag(x, up), 3))
+
+    return terngrad()._replace(encode=leafwise(ArrayCode("", encode, None)).encode)
+
+
+def limited(decode_finite) -> Compressor:
+    """qsgd whose norm is made finite, in one way or another."""
+    honest = qsgd(levels=3)
+
+    def decode(
+        context: Context, payload: PyTree, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tree, receiver = honest.decode(context, payload, receiver)
+        return jax.tree.map(decode_finite, tree), receiver
+
+    return honest._replace(decode=decode)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (scaled_by_the_largest, "off by"),
+        (lambda: limited(jnp.nan_to_num), "off by"),
+        (lambda: limited(lambda x: jnp.where(jnp.isfinite(x), x, 0.0)), "off by"),
+        (lambda: limited(lambda x: jnp.where(x > 1e30, jnp.inf, x)), "not finite"),
+    ],
+    ids=["zeros", "clipped", "zeros at the receiver", "not finite too early"],
+)
+def test_silence_about_huge_numbers_is_caught(make, what):
+    with pytest.raises(AssertionError, match=what):
+        check_magnitudes(qsgd_entry(make))
 
 
 def test_a_dtype_that_does_not_come_back_is_caught():

@@ -31,7 +31,7 @@ def norm64(tree):
     return float(np.linalg.norm(np.concatenate(leaves)))
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 1.0, 1e3, 1e25])
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-3, 1.0, 1e3, 1e25, 1e37])
 def test_clipping_against_float64(size):
     tree = update_of(size)
     length = norm64(tree)
@@ -46,6 +46,19 @@ def test_clipping_against_float64(size):
         tree,
     )
     assert norm64(short) <= 2.0 * ROOM
+
+
+def test_numbers_whose_norm_is_not_one_are_clipped_in_their_direction():
+    tree = update_of(1e38)
+    assert jnp.isinf(l2_norm(tree))
+    short = clip_by_l2(tree, 2.0)
+    jax.tree.map(
+        lambda ours, x: np.testing.assert_allclose(
+            ours, np.asarray(x, np.float64) * (2.0 / norm64(tree)), rtol=1e-5
+        ),
+        short,
+        tree,
+    )
 
 
 def test_what_is_short_stays_to_the_bit_and_what_is_broken_stays_broken():
