@@ -31,6 +31,8 @@ from tests.conformance.compressor_bounds import (
     unbiased,
 )
 from tests.conformance.compressor_magnitudes import check_magnitudes
+from tests.conformance.compressor_statistics import SCALE_FAULT, check_errors
+from tests.conformance.compressor_table import COMPRESSORS
 
 
 def mapped_payload(compressor: Compressor, change) -> Compressor:
@@ -151,7 +153,7 @@ def test_private_noise_that_decode_repeats_with_another_key_is_caught():
 
     entry = unbiased("broken", shifted, lambda n: 0.0, lambda n: 0.0)
     with pytest.raises(AssertionError):
-        checks.check_errors(entry)
+        check_errors(entry)
 
 
 def test_a_biased_quantizer_is_caught():
@@ -176,7 +178,7 @@ def test_a_biased_quantizer_is_caught():
 
     # Its error is within QSGD's bound: only the mean tells.
     with pytest.raises(AssertionError, match="bias"):
-        checks.check_errors(qsgd_entry(nearest))
+        check_errors(qsgd_entry(nearest))
 
 
 def test_a_bias_of_a_few_percent_is_caught():
@@ -187,13 +189,47 @@ def test_a_bias_of_a_few_percent_is_caught():
         return mapped_payload(qsgd(levels=7), shrink)
 
     with pytest.raises(AssertionError, match="bias"):
-        checks.check_errors(qsgd_entry(shrunk, levels=7))
+        check_errors(qsgd_entry(shrunk, levels=7))
+
+
+def scaled(compressor: Compressor, factor: float) -> Compressor:
+    def decode(
+        context: Context, payload: PyTree, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tree, receiver = compressor.decode(context, payload, receiver)
+        return jax.tree.map(lambda x: factor * x, tree), receiver
+
+    return compressor._replace(decode=decode)
+
+
+@pytest.mark.parametrize("factor", [1 - SCALE_FAULT, 1 + SCALE_FAULT])
+@pytest.mark.parametrize("name", ["terngrad", "natural_dithering", "count_sketch"])
+def test_a_scale_that_is_off_by_two_percent_is_caught(name, factor):
+    (entry,) = (entry for entry in COMPRESSORS if entry.name == name)
+    honest = entry.make()
+    with pytest.raises(AssertionError, match="bias"):
+        check_errors(entry._replace(make=lambda: scaled(honest, factor)))
+
+
+def test_a_bias_across_the_input_is_caught():
+    """A coordinate a tenth too large, another as much too small: no scale tells."""
+    turn = jnp.ones((4, 4)).at[0].set(jnp.array([1.1, 0.9, 1.0, 1.0]))
+
+    def decode(
+        context: Context, payload: PyTree, receiver: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        tree, receiver = honest.decode(context, payload, receiver)
+        return turn * tree, receiver
+
+    honest = qsgd(levels=3)
+    with pytest.raises(AssertionError, match="bias"):
+        check_errors(qsgd_entry(lambda: honest._replace(decode=decode)))
 
 
 def test_an_error_above_the_declared_one_is_caught():
     entry = contractive("broken", lambda: top_k(0.2), lambda n: 1 - kept(n, 0.3) / n)
     with pytest.raises(AssertionError):
-        checks.check_errors(entry)
+        check_errors(entry)
 
 
 def test_noise_shared_by_all_clients_is_caught():
