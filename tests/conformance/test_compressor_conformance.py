@@ -3,6 +3,7 @@
 import pytest
 
 from tests.conformance import compressor_checks as checks
+from tests.conformance.compressor_keys import check_keys
 from tests.conformance.compressor_magnitudes import check_magnitudes
 from tests.conformance.compressor_statistics import check_errors
 from tests.conformance.compressor_table import COMPRESSORS
@@ -17,6 +18,7 @@ CHECKS = {
     "decoded from the paid bytes alone": checks.check_wire,
     "error and bias as declared": check_errors,
     "noise is the client's own": checks.check_draws,
+    "messages depend on the declared key": check_keys,
     "the round's noise is the cohort's": checks.check_shared,
     "what was lost is sent later": checks.check_memory,
 }
