@@ -17,6 +17,8 @@ Two laws hold for every `Compressor` and are tested for every one of them:
    numbers of levels, `k` and the like are static metadata known to both ends.
 2. Nothing else crosses. `decode` sees the context, the payload and the receiver's own
    state. Randomness that both ends need is derived from the context at both ends.
+
+What float32 cannot hold is never told by sound numbers: see `Compressor`.
 """
 
 import dataclasses
@@ -88,6 +90,13 @@ class LinkState(NamedTuple):
 
 class Compressor(NamedTuple):
     """A pair of pure functions that puts a pytree on a wire and takes it off again.
+
+    A leaf of finite numbers, however large, decodes to what it would at an ordinary
+    size, times its size; or, where a field of the payload or the decoded leaf is beyond
+    float32 (a norm of numbers near 3e38), to a leaf that is not finite. So does a leaf
+    that is not finite itself. Whoever decodes such a leaf drops the message and counts
+    it: zeros in its place would be trained on. Only a range that both ends agree on
+    beforehand, of a dtype or a lattice, brings larger numbers to its end.
 
     Attributes:
       init: `(like) -> LinkState`. `like` is the tree that will travel, or a tree of

@@ -22,7 +22,9 @@ def rank_for_energy(s: Any, energy: float) -> Any:
     2
     """
     xp = s.__array_namespace__()
-    # Squares of tiny or huge numbers would leave the range of float32.
+    # Squares of tiny or huge numbers would leave the range of float32, and so would
+    # one over the largest.
+    s = s * xp.where(s[0] > 1, 0.25, 4.0).astype(s.dtype)
     reached = xp.cumsum(xp.square(s / xp.where(s[0] > 0, s[0], 1.0)))
     if energy == 1.0:
         short = xp.full((), s.shape[0] - 1, xp.uint32)

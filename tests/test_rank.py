@@ -14,7 +14,7 @@ VALUES = np.array([4.0, 3.0, 2.0, 1.0])  # squares: 16, 25, 29, 30
     ("energy", "expected"),
     [(1e-6, 1), (0.53, 1), (0.54, 2), (0.84, 3), (0.97, 4), (1.0, 4)],
 )
-@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30, 5e37])
 def test_the_least_rank_that_holds_the_share(energy, expected, scale):
     single = np.float32(VALUES * scale)
     assert int(rank_for_energy(VALUES * scale, energy)) == expected

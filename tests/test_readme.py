@@ -14,6 +14,9 @@ from fedjax_comp.compress import error_feedback, identity, top_k
 from tests.conformance import algorithm_checks, algorithm_table
 from tests.conformance import compressor_checks as checks
 from tests.conformance.compressor_bounds import contractive
+from tests.conformance.compressor_keys import check_keys
+from tests.conformance.compressor_magnitudes import check_magnitudes
+from tests.conformance.compressor_statistics import check_errors
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 ROOT = Path(__file__).parents[1]
@@ -33,8 +36,10 @@ def test_the_compressor_of_the_worked_example_passes_the_battery():
     entry = contractive("ternary", run_block("def ternary")["ternary"], lambda n: 1.0)
     checks.check_leaves(entry)
     checks.check_wire(entry)
-    checks.check_errors(entry)
     checks.check_broken(entry)
+    check_errors(entry)
+    check_magnitudes(entry)
+    check_keys(entry)
 
 
 def test_the_algorithm_of_the_worked_example_passes_the_battery():

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, PyTree
 from fedjax_comp.compress.combine.leafwise import open_leaves, replace_open
+from fedjax_comp.compress.magnitude import power_of_two
 
 
 def l2_norm(tree: PyTree) -> jax.Array:
@@ -20,15 +21,22 @@ def l2_norm(tree: PyTree) -> jax.Array:
     >>> float(l2_norm({"a": jnp.array([3.0]), "b": jnp.array([0.0, -4.0])}))
     5.0
     """
+    _, length, power = _in_units(tree)
+    return length * power
+
+
+def _in_units(tree: PyTree) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """The floats as multiples of one power of two, their norm in it, and the power."""
     leaves = [leaf.astype(jnp.float32) for leaf in open_leaves(tree)]
     largest = jnp.zeros(())
     for leaf in leaves:
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
-    unit = jnp.where(largest > 0, largest, 1.0)
+    power, inverse = power_of_two(largest)
+    unit = [leaf * inverse for leaf in leaves]
     squares = jnp.zeros(())
-    for leaf in leaves:
-        squares += jnp.sum((leaf / unit) ** 2)
-    return largest * jnp.sqrt(squares)
+    for leaf in unit:
+        squares += jnp.sum(leaf**2)
+    return unit, jnp.sqrt(squares), power
 
 
 def clip_by_l2(tree: PyTree, norm: float) -> PyTree:
@@ -48,10 +56,17 @@ def clip_by_l2(tree: PyTree, norm: float) -> PyTree:
     >>> clip_by_l2([jnp.array([3.0, 4.0])], 10.0)
     [Array([3., 4.], dtype=float32)]
     """
-    length = l2_norm(tree)
-    scale = jnp.minimum(1.0, norm / jnp.maximum(length, norm))
+    unit, length, power = _in_units(tree)
+    # From the units: the norm of finite numbers may itself not be finite. What is not
+    # finite must not be multiplied by zero, nor compare as short.
+    scale = jnp.where(jnp.isfinite(length), norm / length, jnp.nan)
+    short = length * power <= norm
     return replace_open(
-        tree, [scale * leaf.astype(jnp.float32) for leaf in open_leaves(tree)]
+        tree,
+        [
+            jnp.where(short, leaf.astype(jnp.float32), scale * part)
+            for leaf, part in zip(open_leaves(tree), unit, strict=True)
+        ],
     )
 
 

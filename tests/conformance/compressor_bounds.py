@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from fedjax_comp.base import Compressor
 
 Bound = Callable[[int], float]
 """`n -> c`, as in `||C(x) - x||^2 <= c ||x||^2` for a leaf `x` of `n` coordinates."""
+
+Whose = Literal["client", "round"]
+"""A key: each client's own in every round, or the round's, the same for a cohort."""
 
 
 class Entry(NamedTuple):
@@ -22,6 +25,9 @@ class Entry(NamedTuple):
       remembers: whether `sum_t C(x_t)` follows `sum_t x_t` (error feedback).
       draws: whether the noise of two clients differs.
       shared: whether it is the round's, the same for all clients.
+      keyed: whose key the messages depend on where neither of the two is declared: the
+        errors of two clients may be the same, or not noise.
+      scales: whether `C(2^e x) = 2^e C(x)` as long as nothing leaves float32's range.
     """
 
     name: str
@@ -32,25 +38,49 @@ class Entry(NamedTuple):
     remembers: bool = False
     draws: bool = False
     shared: bool = False
+    scales: bool = True
+    keyed: Whose | None = None
+
+    @property
+    def message_key(self) -> Whose | None:
+        """Whose key makes messages of the same numbers differ; None where none does."""
+        if self.draws or self.shared:
+            return "client" if self.draws else "round"
+        return self.keyed
 
 
-def exact(name: str, make: Callable[[], Compressor]) -> Entry:
+def exact(
+    name: str, make: Callable[[], Compressor], *, keyed: Whose | None = None
+) -> Entry:
     """Lossless, up to the rounding of float32."""
-    return Entry(name, make, lambda n: 0.0, lambda n: 0.0, unbiased=True)
+    return Entry(name, make, lambda n: 0.0, lambda n: 0.0, unbiased=True, keyed=keyed)
 
 
 def contractive(
-    name: str, make: Callable[[], Compressor], error: Bound, *, remembers: bool = False
+    name: str,
+    make: Callable[[], Compressor],
+    error: Bound,
+    *,
+    remembers: bool = False,
+    scales: bool = True,
+    keyed: Whose | None = None,
 ) -> Entry:
     """Of bounded error in every draw, biased."""
-    return Entry(name, make, error, error, remembers=remembers)
+    return Entry(
+        name, make, error, error, remembers=remembers, scales=scales, keyed=keyed
+    )
 
 
 def unbiased(
-    name: str, make: Callable[[], Compressor], mean: Bound, worst: Bound
+    name: str,
+    make: Callable[[], Compressor],
+    mean: Bound,
+    worst: Bound,
+    *,
+    scales: bool = True,
 ) -> Entry:
     """Unbiased over the client's own noise."""
-    return Entry(name, make, mean, worst, unbiased=True, draws=True)
+    return Entry(name, make, mean, worst, unbiased=True, draws=True, scales=scales)
 
 
 def kept(n: int, fraction: float) -> int:

@@ -15,7 +15,6 @@ from fedjax_comp.compress import (
     by_rank,
     chain,
     common_range,
-    differenced,
     drive,
     ecsq,
     eden,
@@ -48,10 +47,6 @@ from fedjax_comp.compress import (
     uniform_trellis,
 )
 from fedjax_comp.compress.budget.ladder import ladder
-from fedjax_comp.compress.low_rank.factors import randomized_low_rank
-from fedjax_comp.compress.low_rank.power_sgd import power_sgd
-from fedjax_comp.compress.low_rank.spectral import energy_low_rank, spectral_sample
-from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from fedjax_comp.compress.schemes.sparsifiers import (
     demo,
@@ -60,11 +55,6 @@ from fedjax_comp.compress.schemes.sparsifiers import (
     sketched_update,
     stc,
 )
-from fedjax_comp.compress.sketch import count_sketch
-from fedjax_comp.compress.sparsify.counted import threshold, warm_up_top_k
-from fedjax_comp.compress.sparsify.structured import block_top_k, chunk_top_k
-from fedjax_comp.compress.transform.dct import dct
-from fedjax_comp.compress.transform.projection import random_projection
 from tests.conformance.compressor_bounds import (
     BFLOAT16_ERROR,
     Entry,
@@ -77,11 +67,12 @@ from tests.conformance.compressor_bounds import (
     unbiased,
     uniform_error,
 )
+from tests.conformance.sparse_table import SPARSE_AND_LOW_RANK
 
 COMPRESSORS = (
     exact("identity", identity),
-    exact("rotate", rotate),
-    exact("flattened_rotate", lambda: flattened(rotate())),
+    exact("rotate", rotate, keyed="round"),
+    exact("flattened_rotate", lambda: flattened(rotate()), keyed="round"),
     contractive("to_bfloat16", lambda: to_dtype("bfloat16"), lambda n: BFLOAT16_ERROR),
     contractive("top_k", lambda: top_k(0.3), lambda n: 1 - kept(n, 0.3) / n),
     unbiased(
@@ -156,6 +147,7 @@ COMPRESSORS = (
         ),
         # Rounding both factors adds at most about twice their relative error.
         lambda n: (math.sqrt(3 / 4) + 3 * math.sqrt(BFLOAT16_ERROR)) ** 2,
+        scales=False,  # factors that are rounded anew
     ),
     contractive(
         "error_feedback_top_k",
@@ -177,73 +169,7 @@ COMPRESSORS = (
         lambda n: 1 - kept(n, 0.5) / n + uniform_error(64)[0](kept(n, 0.5)),
         remembers=True,
     ),
-    # ------------------------------------------- memory, sparsity, rank, sketches
-    contractive(
-        "error_feedback_momentum",
-        lambda: error_feedback(top_k(0.3), momentum=0.9, decay=0.9),
-        lambda n: 1 - kept(n, 0.3) / n,
-    ),
-    contractive(
-        "differenced_top_k",
-        lambda: differenced(top_k(0.3)),
-        lambda n: 1 - kept(n, 0.3) / n,
-        remembers=True,
-    ),
-    unbiased(
-        "differenced_random_k",
-        lambda: differenced(random_k(0.5), step=0.5),
-        lambda n: n / kept(n, 0.5) - 1,
-        lambda n: max(1.0, (n / kept(n, 0.5) - 1) ** 2),
-    ),
-    exact("dct", lambda: dct(chunk=5)),
-    contractive("threshold", lambda: threshold(0.5, cap=0.5), lambda n: 1.0),
-    contractive(
-        "warm_up_top_k",
-        lambda: warm_up_top_k(0.1, warm_up=(0.3,), messages=1),
-        lambda n: 1 - kept(n, 0.3) / n,
-    ),
-    # Four blocks of 4 coordinates, of which two are kept; then two of every four.
-    contractive("block_top_k", lambda: block_top_k(0.5, block=4), lambda n: 1 / 2),
-    contractive("chunk_top_k", lambda: chunk_top_k(2, chunk=4), lambda n: 1 / 2),
-    Entry(
-        "count_sketch",
-        lambda: count_sketch(rows=2, columns=5),
-        # A row's decoder after its encoder is at most n times a projection.
-        lambda n: (n - 1) / 10,
-        lambda n: (n - 1) ** 2,
-        unbiased=True,
-        shared=True,
-    ),
-    contractive("power_sgd", lambda: power_sgd(1), lambda n: 1.0),
-    contractive("randomized_low_rank", lambda: randomized_low_rank(1), lambda n: 1.0),
-    # The matrix has four singular values: at most 4 times its norm in one of them.
-    unbiased(
-        "spectral_sample", lambda: spectral_sample(1), lambda n: 3.0, lambda n: 5.0
-    ),
-    contractive("truncation", lambda: truncation(0.6), lambda n: 0.4),
-    contractive(
-        "truncation spatial",
-        lambda: truncation(0.6, max_rank=1, scheme="spatial"),
-        lambda n: 3 / 4,
-    ),
-    contractive(
-        "energy_low_rank", lambda: energy_low_rank(0.6, max_rank=1), lambda n: 3 / 4
-    ),
-    Entry(
-        "random_projection",
-        lambda: random_projection(1),
-        lambda n: 3 / 4,
-        lambda n: 1.0,
-        shared=True,
-    ),
-    Entry(
-        "random_projection_rescaled",
-        lambda: random_projection(1, rescale=True),
-        lambda n: 3.0,
-        lambda n: 9.0,
-        unbiased=True,
-        shared=True,
-    ),
+    *SPARSE_AND_LOW_RANK,
     contractive("stc", lambda: stc(0.3), lambda n: 1 - 1 / n, remembers=True),
     contractive("dgc", lambda: dgc(0.3), lambda n: 1 - kept(n, 0.3) / n),
     contractive("demo", lambda: demo(2, chunk=4), lambda n: 1 / 2),
@@ -273,8 +199,15 @@ COMPRESSORS = (
     ),
     contractive("one_bit", one_bit, lambda n: 1 - 1 / n),
     contractive("one_bit_columns", lambda: one_bit(columns=True), lambda n: 1 - 1 / n),
-    contractive("sign_sgd", sign_sgd, lambda n: math.inf),
-    unbiased("natural_compression", natural_compression, lambda n: 1 / 8, lambda n: 1),
+    contractive("sign_sgd", sign_sgd, lambda n: math.inf, scales=False),
+    # Above `2**127` there is no power of two to round up to.
+    unbiased(
+        "natural_compression",
+        natural_compression,
+        lambda n: 1 / 8,
+        lambda n: 1,
+        scales=False,
+    ),
     unbiased("natural_dithering", lambda: natural_dithering(3), *dithering_error(3)),
     unbiased("nuqsgd", lambda: nuqsgd(3), *dithering_error(4)),
     unbiased("qsgd_elias", lambda: qsgd_elias(3), *qsgd_error(3)),
@@ -285,8 +218,8 @@ COMPRESSORS = (
         lambda n: qsgd_error(3)[0](min(n, 5)),
         lambda n: qsgd_error(3)[1](min(n, 5)),
     ),
-    exact("kashin", kashin),
-    exact("per_client_rotate", lambda: per_client(rotate())),
+    exact("kashin", kashin, keyed="round"),
+    exact("per_client_rotate", lambda: per_client(rotate()), keyed="client"),
     # Twice the coordinates, of norm up to 1.2 times, and decoding projects.
     Entry(
         "kashin_quantize",
@@ -298,58 +231,92 @@ COMPRESSORS = (
     ),
     unbiased("rotated_quantize", lambda: rotated_quantize(5), *uniform_error(5)),
     # Only a uniformly random rotation makes these unbiased: see test_eden.
-    contractive("drive", drive, lambda n: n - 1),
-    contractive("drive_biased", lambda: drive(unbiased=False), lambda n: 1 - 1 / n),
+    contractive("drive", drive, lambda n: n - 1, keyed="client"),
     contractive(
-        "eden", lambda: flattened(chain(rotate(), eden(2))), levels_error(1.52, 0.45)
+        "drive_biased",
+        lambda: drive(unbiased=False),
+        lambda n: 1 - 1 / n,
+        keyed="client",
+    ),
+    contractive(
+        "eden",
+        lambda: flattened(chain(rotate(), eden(2))),
+        levels_error(1.52, 0.45),
+        keyed="round",
     ),
     contractive(
         "eden_between",
         lambda: flattened(chain(rotate(), eden(1.5))),
         levels_error(1.52, 0.45),
+        keyed="client",
     ),
     contractive(
         "eden_below_one",
         lambda: flattened(chain(rotate(), eden(0.5))),
         lambda n: n**2 / max(1, n // 2) + 1,
+        keyed="client",
     ),
     # Without a budget it is its last rung.
     contractive(
-        "budgeted_eden", lambda: budgeted_eden((0.5, 2)), levels_error(1.52, 0.45)
+        "budgeted_eden",
+        lambda: budgeted_eden((0.5, 2)),
+        levels_error(1.52, 0.45),
+        keyed="client",
     ),
     contractive(
         "budgeted_trellis",
         lambda: budgeted_trellis((0.5, 1), states=16),
         lambda n: 4 / (1 - 1 / 4) - 1,
+        keyed="client",
     ),
     # What is not 0 is at most twice what it stands for, and one step at least.
     contractive(
         "ecsq",
         lambda: flattened(chain(rotate(), ecsq(step=1.0), entropy_coded())),
         lambda n: max(1.0, 4 * n),
+        keyed="round",
     ),
     # Beyond its range there is no bound.
-    contractive("common_range", lambda: common_range(5, limit=2.0), lambda n: math.inf),
-    contractive("uniform_lattice", lambda: uniform_lattice(2), lambda n: math.inf),
+    contractive(
+        "common_range",
+        lambda: common_range(5, limit=2.0),
+        lambda n: math.inf,
+        scales=False,
+        keyed="client",
+    ),
+    contractive(
+        "uniform_lattice",
+        lambda: uniform_lattice(2),
+        lambda n: math.inf,
+        scales=False,
+        keyed="client",
+    ),
     contractive(
         "correlated",
         lambda: common_range(5, limit=2.0, cohort_size=4),
         lambda n: math.inf,
+        scales=False,
+        keyed="client",
     ),
     # ------------------------------------------------------------------- trellises
     # Of all multiples of the levels the nearest: never further than 0.
     contractive(
-        "trellis", lambda: trellis(2, states=16, unbiased=False), lambda n: 1.0
+        "trellis",
+        lambda: trellis(2, states=16, unbiased=False),
+        lambda n: 1.0,
+        keyed="round",
     ),
     # The scale's guard: an angle of `cos^2 >= (1 - 4^-R) / 4`, for R = 1.
     contractive(
         "rotate_trellis",
         lambda: flattened(chain(rotate(), trellis(1, states=16))),
         lambda n: 4 / (1 - 1 / 4) - 1,
+        keyed="round",
     ),
     contractive(
         "uniform_trellis_entropy_coded",
         lambda: chain(uniform_trellis(2, states=8, unbiased=False), entropy_coded()),
         lambda n: 1.0,
+        keyed="round",
     ),
 )

@@ -3,17 +3,22 @@
 import pytest
 
 from tests.conformance import compressor_checks as checks
+from tests.conformance.compressor_keys import check_keys
+from tests.conformance.compressor_magnitudes import check_magnitudes
+from tests.conformance.compressor_statistics import check_errors
 from tests.conformance.compressor_table import COMPRESSORS
 
 CHECKS = {
     "leaves of every kind come back": checks.check_leaves,
     "a broken leaf is seen to be broken": checks.check_broken,
+    "huge numbers are right or not finite": check_magnitudes,
     "init needs shapes only": checks.check_templates,
     "vmap and one by one agree": checks.check_execution,
     "no second compilation": checks.check_one_trace,
     "decoded from the paid bytes alone": checks.check_wire,
-    "error and bias as declared": checks.check_errors,
+    "error and bias as declared": check_errors,
     "noise is the client's own": checks.check_draws,
+    "messages depend on the declared key": check_keys,
     "the round's noise is the cohort's": checks.check_shared,
     "what was lost is sent later": checks.check_memory,
 }

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_comp.base import Bits, Compressor, Context, LinkState, PyTree
+from fedjax_comp.base import (
+    Bits,
+    Compressor,
+    Context,
+    LinkState,
+    PyTree,
+)
 from fedjax_comp.compress import (
     chain,
     entropy_coded,
@@ -28,6 +34,7 @@ from tests.conformance.compressor_bounds import (
     qsgd_error,
     unbiased,
 )
+from tests.conformance.compressor_statistics import check_errors
 
 
 def mapped_payload(compressor: Compressor, change) -> Compressor:
@@ -148,7 +155,7 @@ def test_private_noise_that_decode_repeats_with_another_key_is_caught():
 
     entry = unbiased("broken", shifted, lambda n: 0.0, lambda n: 0.0)
     with pytest.raises(AssertionError):
-        checks.check_errors(entry)
+        check_errors(entry)
 
 
 def test_a_biased_quantizer_is_caught():
@@ -173,7 +180,7 @@ def test_a_biased_quantizer_is_caught():
 
     # Its error is within QSGD's bound: only the mean tells.
     with pytest.raises(AssertionError, match="bias"):
-        checks.check_errors(qsgd_entry(nearest))
+        check_errors(qsgd_entry(nearest))
 
 
 def test_a_bias_of_a_few_percent_is_caught():
@@ -184,13 +191,13 @@ def test_a_bias_of_a_few_percent_is_caught():
         return mapped_payload(qsgd(levels=7), shrink)
 
     with pytest.raises(AssertionError, match="bias"):
-        checks.check_errors(qsgd_entry(shrunk, levels=7))
+        check_errors(qsgd_entry(shrunk, levels=7))
 
 
 def test_an_error_above_the_declared_one_is_caught():
     entry = contractive("broken", lambda: top_k(0.2), lambda n: 1 - kept(n, 0.3) / n)
     with pytest.raises(AssertionError):
-        checks.check_errors(entry)
+        check_errors(entry)
 
 
 def test_noise_shared_by_all_clients_is_caught():

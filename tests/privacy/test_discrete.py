@@ -94,12 +94,32 @@ def fits(samples, exact):
     return chi_square < stats.chi2.isf(ALARM, common.sum())
 
 
-def test_a_wide_skellam_has_its_variance():
-    """Of n draws, |mean square / v - 1| < 6 sqrt(2 / n) and 2 / (n v) more."""
-    n, variance = 1 << 16, 1e8
-    samples = discrete.skellam(os.urandom, n, variance=variance).astype(np.float64)
-    assert abs(samples.mean()) < 6 * math.sqrt(variance / n)
-    assert abs(np.mean(samples**2) / variance - 1) < 6 * math.sqrt(2.1 / n)
+DRAWS = 1 << 20
+
+
+def has_variance(samples, variance):
+    """Of n draws, |mean square / v - 1| < 6 sqrt((2 + 1 / v) / n): 0.9 %."""
+    spread = math.sqrt((2 + 1 / variance) / samples.size)
+    return abs(np.mean(samples.astype(np.float64) ** 2) / variance - 1) < 6 * spread
+
+
+@pytest.mark.parametrize("variance", [30.0, 1e8])
+def test_skellam_has_its_variance_to_one_percent(variance):
+    samples = discrete.skellam(os.urandom, DRAWS, variance=variance)
+    assert abs(samples.mean()) < 6 * math.sqrt(variance / DRAWS)
+    assert has_variance(samples, variance)
+    for factor in (0.98, 1.02):
+        other = discrete.skellam(os.urandom, DRAWS, variance=factor * variance)
+        assert not has_variance(other, variance)
+
+
+def test_a_discrete_gaussian_has_its_deviation_to_one_percent():
+    """From 4 on its variance is the square of `stddev` to sixty digits."""
+    samples = discrete.discrete_gaussian(os.urandom, DRAWS, stddev=4.0)
+    assert has_variance(samples, 16.0)
+    for factor in (0.99, 1.01):
+        other = discrete.discrete_gaussian(os.urandom, DRAWS, stddev=4.0 * factor)
+        assert not has_variance(other, 16.0)
 
 
 def test_sums_of_skellam_are_skellam():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.bitstream import BitReader, BitWriter
 from fedjax_comp.wire.codes import (
+    elias,
     elias_delta,
     elias_gamma,
     elias_omega,
@@ -177,6 +178,39 @@ def test_elias_lengths_are_those_of_the_published_words(length, published):
     x = [*range(1, 600), 2**16 - 1, 2**16, 2**31, 2**32 - 1]
     expected = [len(published(i)) for i in x]
     assert length(jnp.asarray(np.array(x, np.uint32))).tolist() == expected
+
+
+ELIAS = [
+    (elias.write_gamma, elias.read_gamma),
+    (elias.write_delta, elias.read_delta),
+    (elias.write_omega, elias.read_omega),
+]
+
+
+@pytest.mark.parametrize(("write", "read"), ELIAS)
+def test_elias_codes_end_below_two_to_the_32(write, read):
+    """The writers know no limit: what they make of larger numbers, no reader takes."""
+    inside = np.array([1, 2**32 - 1, 2**31, 2**31 - 1, 1], np.uint64)
+    writer = BitWriter()
+    write(inside, writer)
+    reader = BitReader(writer.to_bytes())
+    np.testing.assert_array_equal(read(inside.size, reader), inside)
+    reader.finish()
+    for beyond in (2**32, 2**33 + 1, 2**45):
+        writer = BitWriter()
+        write(np.array([1, beyond, 1], np.uint64), writer)
+        with pytest.raises(WireError, match=r"Elias code below 2\*\*32, got 2\*\*"):
+            read(3, BitReader(writer.to_bytes()))
+
+
+def test_an_omega_code_of_an_enormous_number_is_refused_before_it_is_read():
+    """Groups 3, 15 and 65535 promise a number of 65535 bits, four bytes behind."""
+    writer = BitWriter()
+    for going, width in ((1, 1), (1, 3), (1, 15), (1, 30)):
+        writer.write([going], 1)
+        writer.write([2**width - 1], width)
+    with pytest.raises(WireError, match=r"got 2\*\*65535"):
+        elias.read_omega(1, BitReader(writer.to_bytes()))
 
 
 # ------------------------------------------------------------------------ index sets

@@ -18,7 +18,7 @@ from fedjax_comp.wire.codes.frequencies import (
     table_frequencies,
     table_tokens,
 )
-from fedjax_comp.wire.codes.rans_words import num_lanes
+from fedjax_comp.wire.codes.rans_words import num_lanes, read_words, write_words
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Symbols
 from tests.wire.code_samples import check_round_trip, length_of, sources
@@ -120,6 +120,50 @@ def test_compiled_rans_writes_and_reads_what_numpy_does(monkeypatch, share):
                 errors.append(str(error.value))
         assert written[0] == written[1]
         assert len(set(errors)) == (count is None)
+
+
+def encoded(symbols, frequencies, first):
+    """One lane by the definition, from a first state: `(state, words)` as read."""
+    starts = np.cumsum(frequencies) - frequencies
+    state, words = first, []
+    for symbol in reversed(symbols):
+        frequency, start = int(frequencies[symbol]), int(starts[symbol])
+        if state >= (1 << 18) * frequency:
+            words.append(state % (1 << 16))
+            state >>= 16
+        state = (state // frequency << 14) + state % frequency + start
+    return state, words[::-1]
+
+
+@pytest.mark.parametrize("few_rows", [0, 1 << 30], ids=["compiled", "numpy"])
+def test_a_lane_that_does_not_end_in_the_first_state_is_refused(monkeypatch, few_rows):
+    """Its symbols are sound, its words are all used: only the state tells."""
+    monkeypatch.setattr(rans_words, "_FEW_ROWS", few_rows)
+    frequencies = np.array([9000, 7000, 384], np.uint32)
+    starts = (np.cumsum(frequencies) - frequencies).astype(np.uint32)
+    symbols = np.random.default_rng(1).choice(3, 200, p=[0.55, 0.43, 0.02])
+    symbols = symbols.astype(np.uint64)
+
+    def message(first):
+        state, words = encoded(symbols.tolist(), frequencies, first)
+        writer = BitWriter()
+        writer.write([state], 32)
+        writer.write(words, 16)
+        return writer.to_bytes()
+
+    def read(data):
+        reader = BitReader(data)
+        return read_words(200, starts, frequencies, 1, reader), reader
+
+    ours = BitWriter()
+    write_words(symbols, starts, frequencies, 1, ours)
+    assert message(1 << 16) == ours.to_bytes()
+    back, reader = read(message(1 << 16))
+    reader.finish()
+    np.testing.assert_array_equal(back, symbols)
+    for first in ((1 << 16) + 1, 1 << 20, (1 << 32) - 1):
+        with pytest.raises(WireError, match="does not end where the encoder began"):
+            read(message(first))
 
 
 def test_rans_lanes_must_be_positive():

@@ -20,7 +20,12 @@ from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.budget.shares import affordable
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import extrema, symbols_of
+from fedjax_comp.compress.quantize.scalar import (
+    extrema,
+    number_at,
+    steps_above,
+    symbols_of,
+)
 from fedjax_comp.compress.sparsify import selection
 from fedjax_comp.compress.sparsify.counted import (
     CountedSparse,
@@ -189,8 +194,7 @@ def budgeted_quantize(max_bits: int = 8) -> Compressor:
         low, high = extrema(x)
         fits = affordable(context.budget_bits, header_bits, x.size)
         width = jnp.minimum(fits, jnp.float32(max_bits)).astype(jnp.uint32)
-        step = (high - low) / jnp.maximum(last_level(width), 1.0)
-        t = (x - low) / jnp.where(step > 0, step, 1.0)
+        t = steps_above(x, low, high, jnp.maximum(last_level(width), 1.0))
         q = noise.bernoulli_round(context.client_key, t)
         q = jnp.minimum(q, last_level(width))
         symbols = symbols_of(q, 1 << max_bits)
@@ -206,10 +210,11 @@ def budgeted_quantize(max_bits: int = 8) -> Compressor:
         width = payload.symbols.width
         if width is None:
             raise ValueError("Expected a payload of budgeted_quantize, with a width.")
-        step = (high - low) / jnp.maximum(last_level(width), 1.0)
-        x = low + step * payload.symbols.values.astype(jnp.float32)
+        t = payload.symbols.values.astype(jnp.float32)
+        x = number_at(t, low, high, jnp.maximum(last_level(width), 1.0))
         # Not multiplied by zero: a scale that is not finite still shows.
-        empty = jnp.where(jnp.isfinite(step), 0.0, jnp.nan)
+        finite = jnp.isfinite(low) & jnp.isfinite(high)
+        empty = jnp.where(finite, 0.0, jnp.nan)
         return jnp.where(width > 0, x, empty).astype(like.dtype)
 
     return leafwise(ArrayCode("budgeted_quantize", encode, decode))

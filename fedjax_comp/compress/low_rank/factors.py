@@ -14,7 +14,13 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.low_rank.singular import Factors, matmul, truncated_svd
+from fedjax_comp.compress.low_rank.singular import (
+    Factors,
+    matmul,
+    multiplied,
+    truncated_svd,
+)
+from fedjax_comp.compress.magnitude import in_units
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -138,14 +144,13 @@ def randomized_svd(
     """
     width = min(rank + oversample, *x.shape)
     # Powers of tiny or huge matrices would leave the range of float32.
-    largest = jnp.max(jnp.abs(x))
-    unit = x / jnp.where(largest > 0, largest, 1.0)
+    unit, power = in_units(x)
     gaussian = jax.random.normal(key, (x.shape[1], width), jnp.float32)
     basis = orthonormal(matmul(unit, gaussian))
     for _ in range(power_iterations):
         basis = orthonormal(matmul(unit, orthonormal(matmul(unit.T, basis))))
-    inside = truncated_svd(matmul(basis.T, x), rank)
-    return Factors(matmul(basis, inside.left), inside.right)
+    inside = truncated_svd(matmul(basis.T, unit), rank)
+    return multiplied(Factors(matmul(basis, inside.left), inside.right), power)
 
 
 def randomized_low_rank(

@@ -26,6 +26,7 @@ from fedjax_comp.compress.low_rank.factors import (
     product,
 )
 from fedjax_comp.compress.low_rank.singular import Factors, matmul
+from fedjax_comp.compress.magnitude import in_units
 from fedjax_comp.keys import make_key
 from fedjax_comp.wire.fields import is_field
 
@@ -48,10 +49,9 @@ def power_step(matrix: jax.Array, right: jax.Array) -> tuple[jax.Array, jax.Arra
     [1.0, 1.0, 1.0]
     """
     # The direction of M Q does not depend on M's size, but its range in float32 does.
-    largest = jnp.max(jnp.abs(matrix))
-    unit = matrix / jnp.where(largest > 0, largest, 1.0)
+    unit, power = in_units(matrix)
     left = orthonormal(matmul(unit, right))
-    return left, matmul(matrix.T, left)
+    return left, power * matmul(unit.T, left)
 
 
 def power_sgd(rank: int) -> Compressor:

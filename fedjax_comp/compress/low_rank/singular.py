@@ -10,6 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp.compress.magnitude import in_units
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +44,18 @@ def spectrum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
       x: float32 `[m, n]`.
 
     Returns:
-      `s`, float32 `[d]` in descending order with `d = min(m, n)`, and the vectors
+      `s`, float32 `[d]` in descending order with `d = min(m, n)`, infinite where a
+      value is beyond the range of float32, and the vectors
       `[d, d]`, one a column: right ones when `m >= n`, else left ones.
 
     >>> values, vectors = spectrum(jnp.diag(jnp.array([1.0, 3.0, 2.0])))
     >>> jnp.round(values, 4).tolist()
     [3.0, 2.0, 1.0]
     """
-    largest = jnp.max(jnp.abs(x))
-    scale = jnp.where(largest > 0, largest, 1.0)
-    unit = x / scale
+    unit, power = in_units(x)
     gram = matmul(unit.T, unit) if x.shape[0] >= x.shape[1] else matmul(unit, unit.T)
     squares, vectors = jnp.linalg.eigh(gram)
-    return jnp.sqrt(jnp.maximum(squares[::-1], 0.0)) * scale, vectors[:, ::-1]
+    return power * jnp.sqrt(jnp.maximum(squares[::-1], 0.0)), vectors[:, ::-1]
 
 
 def leading_factors(x: jax.Array, vectors: jax.Array, count: int) -> Factors:
@@ -78,14 +79,21 @@ def leading_factors(x: jax.Array, vectors: jax.Array, count: int) -> Factors:
     [0.0, 3.0, 2.0]
     """
     is_tall = x.shape[0] >= x.shape[1]
-    known = vectors[:, :count]
-    other = matmul(x if is_tall else x.T, known)  # singular vectors times their values
-    largest = jnp.max(jnp.abs(other))
-    unit = other / jnp.where(largest > 0, largest, 1.0)
     # Squares of tiny or huge numbers would leave the range of float32.
-    root = jnp.sqrt(largest * jnp.sqrt(jnp.sum(jnp.square(unit), axis=0)))[None]
+    unit, power = in_units(x)
+    known = vectors[:, :count]
+    # Singular vectors times their values.
+    other = matmul(unit if is_tall else unit.T, known)
+    root = jnp.sqrt(jnp.sqrt(jnp.sum(jnp.square(other), axis=0)))[None]
     other, known = other / jnp.where(root > 0, root, 1.0), known * root
-    return Factors(other, known.T) if is_tall else Factors(known, other.T)
+    factors = Factors(other, known.T) if is_tall else Factors(known, other.T)
+    return multiplied(factors, power)
+
+
+def multiplied(factors: Factors, power: jax.Array) -> Factors:
+    """The factors of `power` times the matrix, each with its square root."""
+    root = jnp.sqrt(power)
+    return Factors(root * factors.left, root * factors.right)
 
 
 def truncated_svd(x: jax.Array, rank: int) -> Factors:

@@ -25,8 +25,10 @@ from fedjax_comp.compress.low_rank.factors import (
 from fedjax_comp.compress.low_rank.singular import (
     Factors,
     leading_factors,
+    multiplied,
     spectrum,
 )
+from fedjax_comp.compress.magnitude import in_units
 from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
@@ -121,13 +123,14 @@ def spectral_sample(rank: int) -> Compressor:
     rank = checks.integer("rank", rank, minimum=1)
 
     def encode(context: Context, x: jax.Array) -> Factors:
-        u, s, v = jnp.linalg.svd(as_matrix(x), full_matrices=False)
+        unit, power = in_units(as_matrix(x))
+        u, s, v = jnp.linalg.svd(unit, full_matrices=False)
         p = inclusion_probabilities(s, rank)
         drawn = systematic_sample(context.client_key, p, rank)
         kept = p[drawn]
         scale = jnp.sqrt(s[drawn] / jnp.where(kept > 0, kept, 1.0))
         factors = Factors(u[:, drawn] * scale[None, :], scale[:, None] * v[drawn])
-        return in_dtype(factors, x.dtype)
+        return in_dtype(multiplied(factors, power), x.dtype)
 
     return leafwise(
         ArrayCode("spectral_sample", encode, decode_factors, factors_are_smaller(rank))
@@ -183,7 +186,8 @@ def energy_low_rank(energy: float, *, max_rank: int) -> Compressor:
     def encode(context: Context, x: jax.Array) -> CountedFactors:
         del context
         matrix = as_matrix(x)
-        values, vectors = spectrum(matrix)
+        # Shares of the energy need no unit, in which the values might not be finite.
+        values, vectors = spectrum(in_units(matrix)[0])
         rank = jnp.minimum(rank_for_energy(values, energy), jnp.uint32(max_rank))
         factors = leading_factors(matrix, vectors, max_rank)
 

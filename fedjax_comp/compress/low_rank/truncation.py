@@ -25,6 +25,7 @@ from fedjax_comp.compress.low_rank.singular import (
     spectrum,
     truncated_svd,
 )
+from fedjax_comp.compress.magnitude import in_units
 from fedjax_comp.rank import rank_for_energy
 from fedjax_comp.wire.fields import Raw, keep_prefix
 
@@ -183,7 +184,8 @@ def truncation(
         del context
         m, n, most, may_be_dense = sizes(shape_of(x))
         matrix = to_matrix(x, scheme)
-        values, vectors = spectrum(matrix)
+        # Shares of the energy need no unit, in which the values might not be finite.
+        values, vectors = spectrum(in_units(matrix)[0])
         rank = rank_for_energy(values, energy)
         if max_rank is not None:
             rank = jnp.minimum(rank, jnp.uint32(max_rank))

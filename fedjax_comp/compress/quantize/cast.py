@@ -5,9 +5,11 @@ The eight-bit dtypes are those of Micikevicius et al., "FP8 formats for deep lea
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
@@ -39,10 +41,12 @@ def scale_exponent(x: jax.Array, largest: float) -> jax.Array:
     -128
     """
     magnitude = jnp.max(jnp.abs(x))
-    ratio = jnp.where(magnitude > 0, magnitude, largest) / largest
-    mantissa, exponent = jnp.frexp(ratio)
-    exact = (mantissa == 0.5).astype(jnp.int32)
-    inside = jnp.clip(exponent - exact, -126, 126)
+    # Mantissas are divided and exponents subtracted: the ratio of the numbers may be
+    # below the range of float32.
+    top, top_exponent = math.frexp(largest)
+    mantissa, exponent = jnp.frexp(jnp.where(magnitude > 0, magnitude, largest))
+    above = (mantissa > np.float32(top)).astype(jnp.int32)
+    inside = jnp.clip(exponent - top_exponent + above, -126, 126)
     return jnp.where(jnp.isfinite(magnitude), inside, _NOT_FINITE).astype(jnp.int8)
 
 

@@ -32,8 +32,9 @@ import numpy as np
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.magnitude import standardized
 from fedjax_comp.compress.quantize.codebooks import Codebook, lloyd_max, step_of_entropy
-from fedjax_comp.compress.quantize.scalar import Quantized, euclidean_norm, symbols_of
+from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of
 from fedjax_comp.compress.sparsify.selection import random_indices
 from fedjax_comp.wire.fields import Raw, Symbols
 
@@ -162,8 +163,7 @@ def eden(bits: float, *, unbiased: bool = True) -> Compressor:
         places = chosen(context, x.size)
         if places is not None:
             flat = flat[places]
-        sigma = euclidean_norm(flat) / np.sqrt(flat.size).astype(np.float32)
-        unit = flat / jnp.where(sigma == 0, 1.0, sigma)
+        unit, sigma = standardized(flat)
         symbols, levels, start = [], [], 0
         for width, count in split:
             part = nearest_level(unit[start : start + count], lloyd_max(width))
@@ -244,9 +244,7 @@ def ecsq(
 
     def encode(context: Context, x: jax.Array) -> Quantized:
         del context
-        x = x.astype(jnp.float32)
-        sigma = euclidean_norm(x) / np.sqrt(x.size).astype(np.float32)
-        unit = x / jnp.where(sigma == 0, 1.0, sigma)
+        unit, sigma = standardized(x.astype(jnp.float32))
         q = jnp.clip(jnp.round(unit / width), -half, half)
         scale = sigma * fitted_scale(unit, q, unbiased=unbiased)
         zigzag = jnp.where(q < 0, -2.0 * q - 1.0, 2.0 * q)

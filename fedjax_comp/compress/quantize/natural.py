@@ -14,12 +14,8 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import (
-    Quantized,
-    euclidean_norm,
-    symbols_of,
-    zigzag,
-)
+from fedjax_comp.compress.magnitude import euclidean_norm, in_units
+from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of, zigzag
 from fedjax_comp.wire.fields import Raw, Symbols
 
 _MANTISSA_BITS = 23
@@ -125,8 +121,9 @@ def natural_dithering(levels: int) -> Compressor:
 
     def encode(context: Context, x: jax.Array) -> Quantized:
         x = x.astype(jnp.float32)
-        norm = euclidean_norm(x)
-        t = jnp.minimum(jnp.abs(x) / jnp.where(norm == 0, 1.0, norm), 1.0)
+        unit, power = in_units(x)
+        norm = euclidean_norm(unit)
+        t = jnp.minimum(jnp.abs(unit) / jnp.where(norm == 0, 1.0, norm), 1.0)
         # The exponent of a level, counted from 0 at the lowest; -1 is below all.
         e = jnp.maximum(jnp.floor(jnp.log2(jnp.maximum(t / lowest, 0.5))), -1.0)
         # log2 may be off by one unit in its last place, so at a power of two by one.
@@ -136,7 +133,7 @@ def natural_dithering(levels: int) -> Compressor:
         width = jnp.where(e < 0, lowest, base)
         up = noise.uniform(context.client_key, x.shape) * width < t - base
         level = e + 1.0 + up.astype(jnp.float32)
-        return Quantized(Raw(norm), symbols_of(zigzag(x, level), 2 * s + 1))
+        return Quantized(Raw(norm * power), symbols_of(zigzag(x, level), 2 * s + 1))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.magnitude import in_units
 from fedjax_comp.compress.quantize.scalar import Quantized, decode_signs, symbols_of
 from fedjax_comp.wire.fields import Raw
 
@@ -29,9 +30,10 @@ def means_by_sign(x: jax.Array) -> jax.Array:
     [[0.0, -1.5], [2.0, 0.0]]
     """
     positive = x >= 0
+    x, power = in_units(x)
     sums = jnp.stack([jnp.sum(jnp.minimum(x, 0), 0), jnp.sum(jnp.maximum(x, 0), 0)])
     counts = jnp.stack([jnp.sum(~positive, 0), jnp.sum(positive, 0)])
-    return sums / jnp.maximum(counts, 1).astype(jnp.float32)
+    return power * (sums / jnp.maximum(counts, 1).astype(jnp.float32))
 
 
 def one_bit(*, columns: bool = False) -> Compressor:

@@ -19,6 +19,7 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.magnitude import euclidean_norm, in_units, power_of_two
 from fedjax_comp.wire.fields import Raw, Symbols
 
 MAX_LEVELS = 1 << 16
@@ -102,11 +103,48 @@ def extrema(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return low, high
 
 
-def euclidean_norm(x: jax.Array) -> jax.Array:
-    """`||x||_2` of an array of any shape, without underflow of the squares."""
-    largest = jnp.max(jnp.abs(x))
-    unit = x / jnp.where(largest > 0, largest, 1.0)
-    return largest * jnp.sqrt(jnp.sum(jnp.square(unit)))
+def steps_above(
+    x: jax.Array, low: jax.Array, high: jax.Array, last: jax.typing.ArrayLike
+) -> jax.Array:
+    """Where numbers are among `last + 1` equally spaced ones from `low` to `high`.
+
+        t = (x - low) / step,   step = (high - low) / last
+
+    Args:
+      x: float32 of any shape, within the ends.
+      low: float32 scalar.
+      high: float32 scalar, at least `low`.
+      last: at least 1, may be traced.
+
+    Returns:
+      float32 in the shape of `x`, in `[0, last]`; 0 where both ends are one.
+
+    >>> steps_above(jnp.array([3e38, 0.0]), jnp.float32(-3e38), jnp.float32(3e38), 2)
+    Array([2., 1.], dtype=float32)
+    """
+    _, inverse = _unit_of_ends(low, high)
+    start = low * inverse
+    step = (high * inverse - start) / last
+    return (x * inverse - start) / jnp.where(step > 0, step, 1.0)
+
+
+def number_at(
+    t: jax.Array, low: jax.Array, high: jax.Array, last: jax.typing.ArrayLike
+) -> jax.Array:
+    """The numbers at steps `t`: the inverse of `steps_above`, float32 like `t`.
+
+    >>> number_at(jnp.array([2.0, 1.0]), jnp.float32(-3.0), jnp.float32(3.0), 2)
+    Array([3., 0.], dtype=float32)
+    """
+    power, inverse = _unit_of_ends(low, high)
+    start = low * inverse
+    step = (high * inverse - start) / last
+    return power * (start + step * t)
+
+
+def _unit_of_ends(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # The ends may be further apart than float32 reaches.
+    return power_of_two(jnp.maximum(jnp.abs(low), jnp.abs(high)))
 
 
 def stochastic_quantize(
@@ -149,8 +187,7 @@ def stochastic_quantize(
     def encode(context: Context, x: jax.Array) -> Quantized:
         x = x.astype(jnp.float32)
         low, high = extrema(x)
-        step = (high - low) / (levels - 1)
-        t = (x - low) / jnp.where(step > 0, step, 1.0)
+        t = steps_above(x, low, high, levels - 1)
         if rounding == "stochastic":
             t = noise.bernoulli_round(context.client_key, t)
         return Quantized(Raw(jnp.stack([low, high])), symbols_of(jnp.round(t), levels))
@@ -160,10 +197,8 @@ def stochastic_quantize(
     ) -> jax.Array:
         del context
         low, high = payload.scale.values
-        step = (high - low) / (levels - 1)
-        return (low + step * payload.symbols.values.astype(jnp.float32)).astype(
-            like.dtype
-        )
+        t = payload.symbols.values.astype(jnp.float32)
+        return number_at(t, low, high, levels - 1).astype(like.dtype)
 
     return leafwise(ArrayCode("stochastic_quantize", encode, decode))
 
@@ -201,10 +236,11 @@ def qsgd(levels: int) -> Compressor:
 
     def encode(context: Context, x: jax.Array) -> Quantized:
         x = x.astype(jnp.float32)
-        norm = euclidean_norm(x)
-        t = jnp.abs(x) / jnp.where(norm > 0, norm, 1.0) * s
+        unit, power = in_units(x)
+        norm = euclidean_norm(unit)
+        t = jnp.abs(unit) / jnp.where(norm > 0, norm, 1.0) * s
         q = noise.bernoulli_round(context.client_key, t)
-        return Quantized(Raw(norm), symbols_of(zigzag(x, q), 2 * s + 1))
+        return Quantized(Raw(norm * power), symbols_of(zigzag(x, q), 2 * s + 1))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
@@ -250,6 +286,7 @@ def scaled_sign() -> Compressor:
         del context
         x = x.astype(jnp.float32)
         positive = (x >= 0).astype(jnp.float32)
-        return Quantized(Raw(jnp.mean(jnp.abs(x))), symbols_of(positive, 2))
+        unit, power = in_units(x)
+        return Quantized(Raw(power * jnp.mean(jnp.abs(unit))), symbols_of(positive, 2))
 
     return leafwise(ArrayCode("scaled_sign", encode, decode_signs))

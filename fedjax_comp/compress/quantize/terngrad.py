@@ -11,6 +11,7 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.magnitude import in_units
 from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of
 from fedjax_comp.wire.fields import Raw
 
@@ -46,7 +47,7 @@ def terngrad(*, clip: float | None = None) -> Compressor:
         clip = checks.between("clip", clip, above=0, at_most=1000)
 
     def encode(context: Context, x: jax.Array) -> Quantized:
-        x = x.astype(jnp.float32)
+        x, power = in_units(x.astype(jnp.float32))
         if clip is not None:
             bound = clip * jnp.std(x)
             # A leaf of equal numbers has nothing beyond its own size.
@@ -56,7 +57,7 @@ def terngrad(*, clip: float | None = None) -> Compressor:
             context.client_key, jnp.abs(x) / jnp.where(s == 0, 1.0, s)
         )
         zigzag = kept * jnp.where(x < 0, 1.0, 2.0)
-        return Quantized(Raw(s), symbols_of(zigzag, 3))
+        return Quantized(Raw(s * power), symbols_of(zigzag, 3))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.magnitude import in_units
 from fedjax_comp.compress.quantize.scalar import symbols_of
 from fedjax_comp.compress.sparsify import selection
 from fedjax_comp.compress.sparsify.top_k import Sparse
@@ -62,10 +63,8 @@ def block_top_k(fraction: float, *, block: int) -> Compressor:
     def encode(context: Context, x: jax.Array) -> Sparse:
         del context
         rows = rows_of(x, min(block, x.size))
-        # Against the largest magnitude, so that squares of tiny numbers stay numbers.
-        magnitudes = jnp.abs(rows.astype(jnp.float32))
-        largest = jnp.max(magnitudes)
-        unit = magnitudes / jnp.where(largest > 0, largest, 1.0)
+        # The squares of tiny or huge numbers would leave the range of float32.
+        unit, _ = in_units(rows.astype(jnp.float32))
         k = selection.num_kept(rows.shape[0], fraction=fraction, k=None)
         indices = selection.largest_indices(jnp.sum(jnp.square(unit), axis=1), k)
         return Sparse(rows[indices], IndexSet(indices, bound=rows.shape[0]))

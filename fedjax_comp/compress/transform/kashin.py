@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import euclidean_norm
+from fedjax_comp.compress.magnitude import standardized
 from fedjax_comp.compress.sparsify.selection import random_indices
 from fedjax_comp.compress.transform.rotate import rotation
 
@@ -74,7 +74,7 @@ def kashin_coefficients(
 
     def step(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         a, rest = carry
-        bound = clip / math.sqrt(length) * euclidean_norm(rest)
+        bound = clip * math.sqrt(x.size / length) * standardized(rest)[1]
         part = jnp.clip(analysis(key, rest, length), -bound, bound)
         return a + part, rest - synthesis(key, part, x.shape[0])
 

@@ -21,7 +21,7 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.quantize.scalar import euclidean_norm
+from fedjax_comp.compress.magnitude import standardized
 from fedjax_comp.compress.trellis.codebook import gaussian_codebook
 from fedjax_comp.compress.trellis.viterbi import (
     cheapest_path,
@@ -58,10 +58,8 @@ def normalised(context: Context, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     hundredth of `||x||^2` where one coordinate has a fifth of it. Signs make it less,
     and a second rotation leaves none that was seen in 2,048 draws.
     """
-    x = x.reshape(-1).astype(jnp.float32)
-    sigma = euclidean_norm(x) / np.sqrt(x.size).astype(np.float32)
-    signs = noise.signs(context.round_key, x.size)
-    return x * signs / jnp.where(sigma == 0, 1.0, sigma), sigma
+    unit, sigma = standardized(x.reshape(-1).astype(jnp.float32))
+    return unit * noise.signs(context.round_key, x.size), sigma
 
 
 def restored(

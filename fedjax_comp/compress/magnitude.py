@@ -1,0 +1,91 @@
+"""Sizes of arrays, right wherever float32 holds them: a power of two goes first.
+
+The square of 1e20 is beyond float32 and that of 1e-23 below it, so a norm is taken of
+numbers near 1. What brings them there is a power of two, which rounds nothing, and not
+a division by the largest of them: `1 / a` is below the normal numbers for `a > 2**126`,
+where a compiler that divides by multiplying with it makes zeros of the array.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_MANTISSA_BITS = 23
+_LEAST, _MOST = 1, 253  # exponents as stored, of 2**-126 and of 2**126
+
+
+def power_of_two(size: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The power of two at or below a size, and one over it.
+
+    Both are normal numbers of float32: the power is kept within `2**-126` and `2**126`,
+    which is also what NaN and infinities have.
+
+    Args:
+      size: float32 of any shape, `>= 0`.
+
+    Returns:
+      Two float32 arrays of that shape.
+
+    >>> [float(x) for x in power_of_two(jnp.float32(5.0))]
+    [4.0, 0.25]
+    """
+    words = jax.lax.bitcast_convert_type(size, jnp.uint32)
+    stored = jnp.clip(words >> _MANTISSA_BITS, _LEAST, _MOST)
+    power, inverse = (
+        jax.lax.bitcast_convert_type(x << _MANTISSA_BITS, jnp.float32)
+        for x in (stored, _LEAST + _MOST - stored)
+    )
+    return power, inverse
+
+
+def in_units(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An array as multiples of a power of two near its largest magnitude.
+
+    Args:
+      x: float32 of any shape, not empty.
+
+    Returns:
+      `(unit, power)` with `x = unit * power`, exactly but for numbers that are no part
+      in `2**100` of the largest. The largest of `|unit|` is in [1, 4), less for `x`
+      below `2**-126`; what is not finite in `x` is not finite in `unit`.
+
+    >>> unit, power = in_units(jnp.array([3.0, -20.0]))
+    >>> unit.tolist(), float(power)
+    ([0.1875, -1.25], 16.0)
+    """
+    power, inverse = power_of_two(jnp.max(jnp.abs(x)))
+    return x * inverse, power
+
+
+def euclidean_norm(x: jax.Array) -> jax.Array:
+    """`||x||_2` of a float32 array of any shape; infinite only beyond float32's range.
+
+    >>> float(euclidean_norm(jnp.array([3e37, -4e37])) / 1e37)
+    5.0
+    """
+    unit, power = in_units(x)
+    return power * jnp.sqrt(jnp.sum(jnp.square(unit)))
+
+
+def standardized(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An array of mean square 1, and what it is multiples of.
+
+        x / sigma,   sigma = ||x||_2 / sqrt(n).
+
+    `sigma` is no larger than the largest magnitude, so that it is finite where the
+    norm is not.
+
+    Args:
+      x: float32 of any shape, not empty.
+
+    Returns:
+      float32 in that shape, zeros for zeros, and `sigma`, float32 scalar.
+
+    >>> x, sigma = standardized(jnp.array([3e38, -3e38]))
+    >>> x.round(3).tolist(), round(float(sigma / 1e38), 3)
+    ([1.0, -1.0], 3.0)
+    """
+    unit, power = in_units(x)
+    root = np.sqrt(np.float32(x.size))
+    sigma = jnp.sqrt(jnp.sum(jnp.square(unit))) / root
+    return unit / jnp.where(sigma == 0, 1.0, sigma), sigma * power
