@@ -100,6 +100,26 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     return jax.tree.map(lambda x, to: x.astype(to.dtype), tree, like)
 
 
+def mean_row(tree: PyTree) -> PyTree:
+    """The mean over the leading axis, finite where all rows are.
+
+    Args:
+      tree: floats `[C, ...]`.
+
+    Returns:
+      A tree of `[...]`, in the same dtypes.
+
+    >>> import jax.numpy as jnp
+    >>> float(mean_row(jnp.full(4, 2e38))) < 2.1e38
+    True
+    """
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.sum(widened(x) / x.shape[0], axis=0).astype(x.dtype)
+
+    return jax.tree.map(mean, tree)
+
+
 def along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     """A mask or weight for each row of a leaf, shaped so that it meets the whole row.
 

@@ -297,7 +297,7 @@ def approximate_synchronous(
         return after._replace(round=centres.round + 1), states, info
 
     def mean_replica(centres: Centres) -> PyTree:
-        return jax.tree.map(lambda x: x.mean(axis=0), centres.replicas)
+        return trees.mean_row(centres.replicas)
 
     return Algorithm(init=init, round=run_round, params=mean_replica)
 

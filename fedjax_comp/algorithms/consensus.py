@@ -192,7 +192,7 @@ def consensus_sgd(
         nodes = jax.tree.map(
             lambda new, old: jnp.where(tree.along(sound, new), new, old), stepped, nodes
         )
-        mean = jax.tree.map(lambda x: x.mean(0), nodes.params)
+        mean = tree.mean_row(nodes.params)
         spoke, neighbour = _spoken(graph, able)
         ends = Ends(jnp.broadcast_to(ids, spoke.shape), ids[neighbour])
         round_info = RoundInfo(

@@ -254,9 +254,7 @@ def split_learning(
             (start, cohort.examples, key), cohort.clients
         )
         moved = optax.tree.add(start, weighted_mean(total, start))
-        sound = trees.all_finite(moved)
-        turns = turns._replace(broken=turns.broken | (cohort.clients.active & ~sound))
-        return fresh(trees.where(sound, moved, start)), turns, spoken
+        return fresh(moved), turns, spoken
 
     def run_round(
         key: jax.Array, learners: Places, clients: tuple[()], cohort: Cohort

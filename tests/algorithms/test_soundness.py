@@ -6,14 +6,17 @@ import numpy as np
 import optax
 import pytest
 
+from fedjax_comp.algorithms.approximate_synchronous import approximate_synchronous
+from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
-from fedjax_comp.algorithms.dynamic_averaging import dynamic
+from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_nova import fed_nova
+from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.marina import marina
-from fedjax_comp.algorithms.model_averaging import Moved, mean_of
+from fedjax_comp.algorithms.model_averaging import Moved, mean_of, model_averaging
 from fedjax_comp.base import Cohort, Compressor, Examples, LinkState, Task
 from fedjax_comp.compress import error_feedback, identity
 from fedjax_comp.execution import scanned, vmapped
@@ -43,13 +46,21 @@ def pulled(moves, weights):
     return Cohort(Examples(x, cohort.examples.y), clients)
 
 
-def run(algorithm, cohort, dtype=jnp.float32, rounds=1, clients=None, server=None):
+def run(
+    algorithm,
+    cohort,
+    dtype=jnp.float32,
+    rounds=1,
+    clients=None,
+    server=None,
+    first=0,
+):
     init = algorithm.init(make_key(0), jnp.zeros(SIZE, dtype))
     server = init[0] if server is None else server
     count = cohort.clients.client_id.shape[0]
     clients = stack_clients(init[1], count) if clients is None else clients
     step = jax.jit(algorithm.round)
-    for i in range(rounds):
+    for i in range(first, first + rounds):
         server, clients, info = step(make_key(i), server, clients, cohort)
     return server, clients, info
 
@@ -180,6 +191,59 @@ def test_a_step_to_what_is_not_finite_is_refused(name):
     # And it goes on.
     back = pulled([-1.5e38] * 3, [1] * 3)
     after, _, info = run(algorithm, back, server=server, clients=clients)
+    assert bool(jnp.all(algorithm.params(after) < params))
+    assert int(info.dropped) == 0
+
+
+def gaia(task):
+    """Two centres that keep to themselves in rounds 1 and 2, and then tell all."""
+    return approximate_synchronous(
+        task,
+        num_centres=2,
+        optimizer=optax.sgd(1.0),
+        threshold=lambda done: jnp.where(done == 3, 0.0, 1e30),
+    )
+
+
+WITHOUT_SERVER = {
+    # Nodes at 3e38 step 6e37 further.
+    "consensus": (
+        lambda task: consensus_sgd(task, ring(3), rounds=1, optimizer=optax.sgd(3e38)),
+        0.2,
+        5,
+        3,
+    ),
+    # Learners at 2e38 move to 3e38, and are heard to be at 4e38.
+    "averaging": (
+        lambda task: model_averaging(
+            task, periodic(), optimizer=optax.sgd(1.0), uplink=times(2)
+        ),
+        1e38,
+        1,
+        3,
+    ),
+    # Centres at 3e38 tell each other that two thirds of it are their own.
+    "gaia": (gaia, 1e38, 3, 2),
+}
+"""How to make it, where examples pull, good rounds, and clients."""
+
+
+@pytest.mark.parametrize("name", WITHOUT_SERVER)
+def test_without_a_server_too(name):
+    make, pull, rounds, clients = WITHOUT_SERVER[name]
+    algorithm, far = make(pull_task()), pulled([pull] * clients, [1] * clients)
+    before, states, info = run(algorithm, far, rounds=rounds)
+    params = algorithm.params(before)
+    assert bool(jnp.isfinite(params).all())
+    assert int(info.dropped) == 0
+    server, states, info = run(
+        algorithm, far, server=before, clients=states, first=rounds
+    )
+    np.testing.assert_array_equal(algorithm.params(server), params)
+    assert int(info.dropped) == clients
+    # And it goes on.
+    back = pulled([-pull] * clients, [1] * clients)
+    after, _, info = run(algorithm, back, server=server, clients=states)
     assert bool(jnp.all(algorithm.params(after) < params))
     assert int(info.dropped) == 0
 
