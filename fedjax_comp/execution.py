@@ -3,7 +3,8 @@
 An `Execution` turns a client function into a cohort function and owns both the map over
 clients and the sum over them. The sum is carried along, so a cohort's decoded updates
 are never held side by side (`vmapped` holds as many as it maps at once). All of them
-compute the same sums up to the order of float additions.
+compute the same sums up to the order of float additions. Summands of half precision are
+added up in float32 and the sum is cast once, so that 1,000 ones are 1,000 in bfloat16.
 
     execution = sharded(host_mesh(), scanned())
     total, outputs = execution(client_fn)(shared, clients)
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from fedjax_comp.base import ClientFn, CohortFn, Execution, PyTree
+from fedjax_comp.tree import cast_like, widened
 
 CLIENTS_AXIS = "clients"
 
@@ -36,9 +38,12 @@ def scanned() -> Execution:
         def cohort_fn(shared: PyTree, clients: PyTree) -> tuple[PyTree, PyTree]:
             def step(total: PyTree, client: PyTree) -> tuple[PyTree, PyTree]:
                 summand, output = client_fn(shared, client)
-                return jax.tree.map(jnp.add, total, summand), output
+                return jax.tree.map(jnp.add, total, widened(summand)), output
 
-            return jax.lax.scan(step, _zero_sum(client_fn, shared, clients), clients)
+            like = _summand(client_fn, shared, clients)
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
+            total, outputs = jax.lax.scan(step, widened(zeros), clients)
+            return cast_like(total, like), outputs
 
         return cohort_fn
 
@@ -86,6 +91,7 @@ def chunked(size: int) -> Execution:
                 lambda x: x.reshape(num_chunks, size, *x.shape[1:]), (padded, valid)
             )
             total, outputs = scanned()(vmapped()(_masked(client_fn)))(shared, chunks)
+            total = cast_like(total, _summand(client_fn, shared, clients))
             merged = jax.tree.map(
                 lambda x: x.reshape(-1, *x.shape[2:])[:count], outputs
             )
@@ -137,6 +143,7 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
                 return jax.lax.psum(total, CLIENTS_AXIS), outputs
 
             total, outputs = run(shared, padded)
+            total = cast_like(total, _summand(client_fn, shared, clients))
             return total, jax.tree.map(lambda x: x[:count], outputs)
 
         return cohort_fn
@@ -190,15 +197,17 @@ def _num_clients(clients: PyTree) -> int:
     return sizes.pop()
 
 
-def _zero_sum(client_fn: ClientFn, shared: PyTree, clients: PyTree) -> PyTree:
+def _summand(client_fn: ClientFn, shared: PyTree, clients: PyTree) -> PyTree:
+    """The shapes and dtypes of one client's summand."""
     first = jax.tree.map(lambda x: x[0], clients)
     summand, _ = jax.eval_shape(client_fn, shared, first)
-    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), summand)
+    return summand
 
 
 def _sum_clients(stacked: jax.Array) -> jax.Array:
-    # Keeps the dtype: jnp.sum would widen int32 under x64.
-    return jnp.sum(stacked, axis=0, dtype=stacked.dtype)
+    # The dtype is told: jnp.sum would widen int32 under x64.
+    wide = widened(stacked)
+    return jnp.sum(wide, axis=0, dtype=wide.dtype).astype(stacked.dtype)
 
 
 def _pad(clients: PyTree, size: int) -> tuple[PyTree, jax.Array]:
@@ -211,13 +220,18 @@ def _pad(clients: PyTree, size: int) -> tuple[PyTree, jax.Array]:
 
 
 def _masked(client_fn: ClientFn) -> ClientFn:
-    """A client function on `(client, is_real)` that adds nothing where it is not."""
+    """A client function on `(client, is_real)` that adds nothing where it is not.
+
+    Its summands are wide: partial sums of a cohort are not to be rounded.
+    """
 
     def masked_fn(shared: PyTree, padded: PyTree) -> tuple[PyTree, PyTree]:
         client, valid = padded
         summand, output = client_fn(shared, client)
         return (
-            jax.tree.map(lambda s: jnp.where(valid, s, jnp.zeros_like(s)), summand),
+            jax.tree.map(
+                lambda s: jnp.where(valid, s, jnp.zeros_like(s)), widened(summand)
+            ),
             output,
         )
 

@@ -69,6 +69,57 @@ def where(pred: jax.Array, when_true: PyTree, when_false: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(pred, a, b), when_true, when_false)
 
 
+def widened(tree: PyTree) -> PyTree:
+    """The same numbers with floats in float32 at least, to be added up.
+
+    bfloat16 stops counting at 256, and float16 ends at 65,504.
+
+    >>> import jax.numpy as jnp
+    >>> widened([jnp.ones((), jnp.bfloat16), jnp.ones((), jnp.int32)])
+    [Array(1., dtype=float32), Array(1, dtype=int32)]
+    """
+
+    def widen(x: jax.Array) -> jax.Array:
+        half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+        return x.astype(jnp.float32) if half else x
+
+    return jax.tree.map(widen, tree)
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """A tree in the dtypes of another one.
+
+    Args:
+      tree: arrays.
+      like: arrays or `jax.ShapeDtypeStruct`s, of the same structure.
+
+    >>> import jax.numpy as jnp
+    >>> cast_like([jnp.ones(1)], [jnp.zeros(1, jnp.bfloat16)])
+    [Array([1], dtype=bfloat16)]
+    """
+    return jax.tree.map(lambda x, to: x.astype(to.dtype), tree, like)
+
+
+def mean_row(tree: PyTree) -> PyTree:
+    """The mean over the leading axis, finite where all rows are.
+
+    Args:
+      tree: floats `[C, ...]`.
+
+    Returns:
+      A tree of `[...]`, in the same dtypes.
+
+    >>> import jax.numpy as jnp
+    >>> float(mean_row(jnp.full(4, 2e38))) < 2.1e38
+    True
+    """
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.sum(widened(x) / x.shape[0], axis=0).astype(x.dtype)
+
+    return jax.tree.map(mean, tree)
+
+
 def along(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     """A mask or weight for each row of a leaf, shaped so that it meets the whole row.
 

@@ -11,14 +11,18 @@ NUM_FEATURES, NUM_CLASSES = 5, 3
 
 
 def softmax_task():
-    """Multinomial regression with a matrix and a bias, without flax."""
+    """Multinomial regression with a matrix and a bias, without flax.
+
+    Parameters may be of any float dtype: what is not storage is float32.
+    """
 
     def init(key):
         kernel = 0.1 * jax.random.normal(key, (NUM_FEATURES, NUM_CLASSES))
         return {"bias": jnp.zeros(NUM_CLASSES), "kernel": kernel}
 
     def losses(params, examples):
-        logits = examples.x @ params["kernel"] + params["bias"][None]
+        kernel, bias = (params[n].astype(jnp.float32) for n in ("kernel", "bias"))
+        logits = examples.x @ kernel + bias[None]
         return logits, optax.softmax_cross_entropy_with_integer_labels(
             logits, examples.y
         )

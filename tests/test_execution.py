@@ -56,6 +56,20 @@ def test_padding_adds_nothing_even_when_a_client_is_not_finite():
     assert outputs.tolist() == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
+@pytest.mark.parametrize("name", ["scanned", *STRATEGIES])
+def test_halves_are_added_up_in_float32_and_cast_once(name):
+    run = {"scanned": scanned(), **STRATEGIES}[name]
+    # bfloat16 counts to 256, and in float16 a sum above 1 no longer sees 2^-12.
+    halves = {"b": jnp.bfloat16, "h": jnp.float16}
+    ones = {n: jnp.ones(1000, dtype) for n, dtype in halves.items()}
+    total, _ = jax.jit(run(lambda _, x: (x, ())))(None, ones)
+    assert {n: x.dtype for n, x in total.items()} == halves
+    assert {n: float(x) for n, x in total.items()} == {"b": 1000.0, "h": 1000.0}
+    small = jnp.full(1000, 2.0**-12, jnp.float16).at[0].set(1.0)
+    total, _ = jax.jit(run(lambda _, x: (x, ())))(None, small)
+    assert float(total) == float(jnp.float16(1 + 999 / 4096))
+
+
 def test_scan_holds_one_client_at_a_time():
     wide = 100_000
     cohort = jnp.arange(64.0)

@@ -9,6 +9,7 @@ from experiments.fed_avg.privacy import is_private, make_private, privacy_spent
 from fedjax_comp.experiment.algorithms import (
     Chosen,
     check_asked,
+    check_cohort,
     links_of,
     make_algorithm,
 )
@@ -90,11 +91,13 @@ def choose(values: flags.FlagValues, sample: Sampler) -> tuple[Chosen, Sampler]:
     """
     chosen: Chosen = build("algorithm", values.algorithm)
     late = counts_late(values)
-    if is_private(values) and (late or chosen.name != "fed_avg"):
+    own_mean = chosen.name == "fed_avg" and "aggregation" not in chosen.own
+    if is_private(values) and (late or not own_mean):
         raise UsageError(
             "--dp_clip: epsilon is accounted for fed_avg() with cohorts drawn "
             "uniformly; leave --algorithm, --concurrency and --late_updates out."
         )
+    check_cohort(values.algorithm, chosen, values.cohort_size)
     if not late:
         return chosen, sample
     if chosen.name not in ("fed_avg", "fed_buff") or chosen.own:
@@ -118,6 +121,7 @@ def check_task(values: flags.FlagValues, pipelines: Sequence[Variant] = ()) -> N
         own = one._asdict()
         chosen = build("algorithm", str(own["algorithm"]))
         check_asked(chosen, {**as_dict(values), **own})
+        check_cohort(str(own["algorithm"]), chosen, values.cohort_size)
     for name in ("algorithm", "client_optimizer", "server_optimizer"):
         build(name, str(values[name].value))
     build_federation(values)

@@ -139,7 +139,8 @@ def approximate_synchronous(
 
     At T = 0 all of it is sent and the replicas are one model: federated averaging, with
     one batch a round synchronous SGD. The update of a centre that is not finite is left
-    out and counted as dropped.
+    out and counted as dropped; a round after which a replica would not be finite is
+    refused, and all of its centres are.
 
     Args:
       task: the model and its loss.
@@ -275,11 +276,15 @@ def approximate_synchronous(
         )
         base = _vector(centres.base) + total.update
         replicas = jax.vmap(lambda lead: _like(centres.base, base + lead))(done.lead)
-        after = Centres(_like(centres.base, base), replicas, centres.round + 1)
+        after = Centres(_like(centres.base, base), replicas, centres.round)
+        sound = trees.all_finite(after)
+        after, states = trees.where(sound, (after, done.state), (centres, states))
         info = RoundInfo(
             train_loss=mean_loss(total.info),
             client_steps=total.info.steps,
-            dropped=total.dropped,
+            dropped=jnp.where(
+                sound, total.dropped, clients.active.sum(dtype=jnp.int32)
+            ),
             traffic={
                 "updates": _to_all_others(done.bits, clients.active, clients.client_id)
             },
@@ -289,10 +294,10 @@ def approximate_synchronous(
             },
             messages={"updates": done.messages} if keep_messages else {},
         )
-        return after, done.state, info
+        return after._replace(round=centres.round + 1), states, info
 
     def mean_replica(centres: Centres) -> PyTree:
-        return jax.tree.map(lambda x: x.mean(axis=0), centres.replicas)
+        return trees.mean_row(centres.replicas)
 
     return Algorithm(init=init, round=run_round, params=mean_replica)
 

@@ -32,7 +32,7 @@ from fedjax_comp.client.sgd import LocalInfo, mean_loss
 from fedjax_comp.server.aggregate import (
     WeightedSum,
     scaled,
-    weighs_finite,
+    share,
     weighted,
 )
 from fedjax_comp.wire.accounting import num_bits
@@ -56,7 +56,7 @@ class Summand(NamedTuple):
     """What an `Execution` adds up over a cohort.
 
     Attributes:
-      update: what was decoded of the messages, weighted by examples.
+      update: what was decoded of the messages, weighted by shares of examples.
       info: of the local training, zeros for a client that stayed silent.
       dropped: clients left out because something was not finite, int32.
     """
@@ -127,9 +127,9 @@ def send(
 ) -> tuple[Summand, tuple[LinkState, Sent]]:
     """Sends what a client has to say and adds it to the cohort's sum.
 
-    A client whose value is not finite stays silent. One whose decoded value, or that
-    times its weight, is not finite is left out of the sum. Both keep their memory as it
-    was: one overflow would silence a client for ever.
+    A client whose value is not finite stays silent. One whose decoded value is not is
+    left out of the sum. Both keep their memory as it was: one overflow would silence a
+    client for ever.
 
     Args:
       uplink: the compressor.
@@ -151,8 +151,8 @@ def send(
     )
     decoded, receiver = uplink.decode(context, payload, link.receiver)
     followed = decoded if scale is None else scaled(decoded, scale)
-    weight = batches.num_examples.astype(jnp.float32)
-    counts = speaks & weighs_finite(followed, weight)
+    weight = share(batches.num_examples)
+    counts = speaks & tree.all_finite(followed)
     summand = Summand(
         update=weighted(followed, weight, counts),
         info=tree.where(speaks, info, optax.tree.zeros_like(info)),

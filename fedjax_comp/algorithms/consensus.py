@@ -72,7 +72,8 @@ def consensus_sgd(
 
     A node's batches of a round are one minibatch of its own. A node that is not active,
     or whose gradient is not finite, is not part of the graph in that round: its
-    neighbours keep its weight to themselves, and its model stays.
+    neighbours keep its weight to themselves, and its model stays. So does the model of
+    a node whose step would not be finite; both are counted as dropped.
 
     Args:
       task: the model and its loss.
@@ -187,16 +188,17 @@ def consensus_sgd(
             h, nodes.optimizer_state, nodes.params
         )
         stepped = Learner(optax.apply_updates(nodes.params, updates), states)
+        sound = able & jax.vmap(tree.all_finite)(stepped)
         nodes = jax.tree.map(
-            lambda new, old: jnp.where(tree.along(able, new), new, old), stepped, nodes
+            lambda new, old: jnp.where(tree.along(sound, new), new, old), stepped, nodes
         )
-        mean = jax.tree.map(lambda x: x.mean(0), nodes.params)
+        mean = tree.mean_row(nodes.params)
         spoke, neighbour = _spoken(graph, able)
         ends = Ends(jnp.broadcast_to(ids, spoke.shape), ids[neighbour])
         round_info = RoundInfo(
             train_loss=mean_loss(info),
             client_steps=info.steps,
-            dropped=dropped,
+            dropped=dropped + jnp.sum(able & ~sound, dtype=jnp.int32),
             traffic={
                 "neighbours": Traffic(
                     _every_edge(said.bits, graph.max_degree),
@@ -224,10 +226,10 @@ def _exchange(links: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """`h + sum_j a_ij (heard_j - heard_i)` with weights `[N, N]`, leaf by leaf."""
 
     def exchange(h: jax.Array, heard: jax.Array) -> jax.Array:
-        flat = heard.reshape(heard.shape[0], -1)
-        across = links.astype(h.dtype)
+        flat = tree.widened(heard.reshape(heard.shape[0], -1))
+        across = links.astype(flat.dtype)
         moved = across @ flat - across.sum(1, keepdims=True) * flat
-        return h + moved.reshape(h.shape)
+        return (tree.widened(h) + moved.reshape(h.shape)).astype(h.dtype)
 
     return exchange
 
@@ -266,4 +268,5 @@ def _disagreement(h: PyTree, able: jax.Array) -> jax.Array:
         mean = jnp.where(here, x, 0).sum(0) / count.astype(x.dtype)
         return jnp.sum(jnp.where(here, x - mean[None], 0).astype(jnp.float32) ** 2)
 
-    return sum(map(of_leaf, jax.tree.leaves(h)), jnp.zeros(())) / count
+    leaves = map(of_leaf, jax.tree.leaves(tree.widened(h)))
+    return sum(leaves, jnp.zeros(())) / count

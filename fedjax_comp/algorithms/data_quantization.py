@@ -59,7 +59,7 @@ from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import (
     WeightedSum,
-    weighs_finite,
+    share,
     weighted,
     weighted_mean,
 )
@@ -271,8 +271,8 @@ def data_quantization(
                 )
                 estimate = optax.tree.add(estimate, correction)
             speaks = batches.active & healthy
-            weight = batches.num_examples.astype(jnp.float32)
-            counts = speaks & weighs_finite(estimate, weight)
+            weight = share(batches.num_examples)
+            counts = speaks & tree.all_finite(estimate)
             used = jnp.where(counts, drawn, 0)
             summand = _Summand(
                 gradient=weighted(estimate, weight, counts),

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp.algorithms.model_averaging import Members, Moved, Trigger, mean_of
+from fedjax_comp.base import PyTree
+from fedjax_comp.tree import widened
 
 Balancing = Literal["augment", "all"]
 """Who is taken in beside the violators: ever more learners, or everyone at once."""
@@ -66,9 +68,7 @@ def dynamic(
         raise ValueError(f"Expected max_violations={max_violations} >= 1 or None.")
 
     def trigger(key: jax.Array, moved: Moved) -> Members:
-        distance = jax.vmap(lambda d: optax.tree.norm(d, squared=True))(
-            moved.difference
-        )
+        distance = jax.vmap(_squared_norm)(moved.difference)
         violators = moved.able & (distance > delta)
         at_once = jnp.asarray(balancing == "all")
         if max_violations is not None:
@@ -139,7 +139,7 @@ def _balance(key: jax.Array, start: jax.Array, moved: Moved, delta: float) -> ja
 
     def outside(taken: _Taken) -> jax.Array:
         mean = mean_of(moved, taken.members)
-        far = optax.tree.norm(mean, squared=True) > delta
+        far = _squared_norm(mean) > delta
         return taken.members.any() & jnp.any(moved.able & ~taken.members) & far
 
     def take_more(taken: _Taken) -> _Taken:
@@ -152,6 +152,10 @@ def _balance(key: jax.Array, start: jax.Array, moved: Moved, delta: float) -> ja
     return jax.lax.while_loop(
         outside, take_more, _Taken(start, jnp.ones((), jnp.int32))
     ).members
+
+
+def _squared_norm(difference: PyTree) -> jax.Array:
+    return optax.tree.norm(widened(difference), squared=True)
 
 
 def _places(draws: jax.Array, among: jax.Array) -> jax.Array:

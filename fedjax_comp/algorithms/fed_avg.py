@@ -36,9 +36,11 @@ from fedjax_comp.base import (
 from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted_mean
+from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.broadcast import broadcast
+from fedjax_comp.server.robust import Aggregator, require_clients
 from fedjax_comp.server.update import Model, step_towards
+from fedjax_comp.tree import where, widened
 
 
 class ServerState(NamedTuple):
@@ -46,6 +48,18 @@ class ServerState(NamedTuple):
 
     model: Model
     downlink: LinkState
+
+
+class _Heard(NamedTuple):
+    """What an `Aggregator` looks at of each client; `()` where it looks at the sum.
+
+    Attributes:
+      update: in float32, zeros for a client that did not count.
+      weight: float32, 0 for such a client.
+    """
+
+    update: PyTree
+    weight: PyTree
 
 
 class _Shared(NamedTuple):
@@ -61,7 +75,7 @@ def fed_avg(
     server_optimizer: optax.GradientTransformation | None = None,
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
-    aggregation: Callable[[WeightedSum], PyTree] = weighted_mean,
+    aggregation: Callable[[WeightedSum], PyTree] | Aggregator = weighted_mean,
     execution: Execution | None = None,
     proximal: float = 0.0,
     unroll: int = 1,
@@ -82,9 +96,11 @@ def fed_avg(
       server_optimizer: `optax.sgd(1.0)` (plain averaging) when None.
       uplink: compressor of the clients' updates; `identity()` when None.
       downlink: compressor of the server's model; `identity()` when None.
-      aggregation: what becomes of the weighted sum of updates. `majority_vote` with
-        the uplink `sign_sgd()` and one local step of `optax.sgd(1.0)` is signSGD with
-        majority vote (Bernstein et al. 2018, algorithm 1), the server's rate its own.
+      aggregation: what becomes of the weighted sum of updates, or an `Aggregator` of
+        `fedjax_comp.server.robust`, such as `median()`, that bad clients cannot lead.
+        `majority_vote` with the uplink `sign_sgd()` and one local step of
+        `optax.sgd(1.0)` is signSGD with majority vote (Bernstein et al. 2018, algorithm
+        1), the server's rate its own.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.
       unroll: local steps unrolled into one scan iteration: how fast, never what.
@@ -96,7 +112,8 @@ def fed_avg(
       An `Algorithm` of `ServerState` and, per client, the uplink's `LinkState`.
 
     Raises:
-      ValueError: from `init` for a downlink with memory and no `population`.
+      ValueError: from `init` for a downlink with memory and no `population`; from a
+        round for a cohort that is too small for the `Aggregator`.
 
     >>> import jax, optax
     >>> from fedjax_comp.models import classification, linear
@@ -110,10 +127,12 @@ def fed_avg(
     up = identity() if uplink is None else uplink
     down = identity() if downlink is None else downlink
     run_cohort = scanned() if execution is None else execution
+    robust = aggregation if isinstance(aggregation, Aggregator) else None
     client_update = update_and_send(
         local_sgd(task, client_optimizer, proximal=proximal, unroll=unroll),
         up,
-        keep_messages=keep_messages,
+        # With what is decoded of them, which an `Aggregator` looks at.
+        keep_messages=keep_messages or robust is not None,
     )
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
@@ -133,6 +152,9 @@ def fed_avg(
         clients: LinkState,
         cohort: Cohort,
     ) -> tuple[ServerState, LinkState, RoundInfo]:
+        active = cohort.clients.active
+        if robust is not None:
+            require_clients(robust, active.shape[0])
         down_key, up_key = jax.random.split(key)
         said = broadcast(
             down, make_context(down_key, 0), server.model.params, server.downlink
@@ -140,21 +162,33 @@ def fed_avg(
 
         def client_fn(
             shared: _Shared, client: tuple[ClientBatches, LinkState, jax.Array]
-        ) -> tuple[Summand, tuple[LinkState, Sent]]:
+        ) -> tuple[Summand, tuple[LinkState, Sent, _Heard]]:
             batches, link, rank = client
             start = Start(shared.received, shared.uplink_key)
-            return client_update(start, shared.examples, batches, link, rank)
+            summand, (link, sent) = client_update(
+                start, shared.examples, batches, link, rank
+            )
+            heard = _Heard((), ())
+            if robust is not None:
+                summand, heard = _looked_at(robust, summand, sent)
+            kept = sent if keep_messages else sent._replace(messages=None)
+            return summand, (link, kept, heard)
 
         shared = _Shared(said.received, up_key, cohort.examples)
-        active = cohort.clients.active
         ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
-        total, (links, sent) = run_cohort(client_fn)(
+        total, (links, sent, updates) = run_cohort(client_fn)(
             shared, (cohort.clients, clients, ranks)
         )
+        if not isinstance(aggregation, Aggregator):
+            mean = aggregation(total.update)
+        elif aggregation.together is None:
+            mean = weighted_mean(total.update)
+        else:
+            mean = aggregation.together(updates.update, updates.weight)
         model, refused = step_towards(
             update_server,
             server.model,
-            aggregation(total.update),
+            mean,
             total.update.weight > 0,
         )
         heard = said.traffic(active, cohort.clients.client_id)
@@ -167,3 +201,18 @@ def fed_avg(
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params
     )
+
+
+def _looked_at(
+    aggregator: Aggregator, summand: Summand, sent: Sent
+) -> tuple[Summand, _Heard]:
+    """What is added up, and what is handed over beside it, for an aggregator."""
+    assert sent.messages is not None  # as they are kept for it
+    update, weight = widened(sent.messages.used), summand.update.weight
+    if aggregator.each is not None:
+        update = aggregator.each(update)
+    if aggregator.together is None:
+        bounded = weighted(update, weight, weight > 0)
+        return summand._replace(update=bounded), _Heard((), ())
+    seen = where(weight > 0, update, optax.tree.zeros_like(update))
+    return summand._replace(update=WeightedSum((), weight)), _Heard(seen, weight)

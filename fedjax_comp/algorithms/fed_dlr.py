@@ -238,6 +238,7 @@ def _floats_of(
 
 def _lost(sent: PyTree, received: PyTree) -> jax.Array:
     """`||sent - received||^2 / ||sent||^2`, 0 for zeros."""
+    sent, received = tree.widened((sent, received))
     whole = optax.tree.norm(sent, squared=True)
     lost = optax.tree.norm(optax.tree.sub(sent, received), squared=True)
     return lost / jnp.where(whole > 0, whole, 1.0)

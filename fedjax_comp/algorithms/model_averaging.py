@@ -141,7 +141,8 @@ def model_averaging(
     travel as differences to r, which both ends know, so that a compressor may be put on
     either link; triggers see what would be decoded. A learner whose model is no longer
     finite starts again from r, which it knows, and takes no part in that average; its
-    loss of the round is left out of the sums, and it is counted as dropped. While a
+    loss of the round is left out of the sums, and it is counted as dropped. An average
+    with which r would not be finite is refused: its members are dropped alike. While a
     learner is not active no synchronisation is full, since r must be common to all.
 
     Args:
@@ -237,6 +238,9 @@ def model_averaging(
             coordinator.downlink,
         )
         received = optax.tree.add(reference, said.received)
+        sound = tree.all_finite(received)
+        # All know r: who hears of a model that is not finite goes back to it.
+        received = tree.where(sound, received, reference)
         learners = trained.learner._replace(
             params=jax.tree.map(
                 lambda own, common: jnp.where(
@@ -275,7 +279,9 @@ def model_averaging(
         round_info = RoundInfo(
             train_loss=mean_loss(info),
             client_steps=info.steps,
-            dropped=jnp.sum(clients.active & ~able, dtype=jnp.int32),
+            dropped=jnp.sum(
+                clients.active & (~able | (members & ~sound)), dtype=jnp.int32
+            ),
             traffic={
                 "uplink": sent.traffic,
                 "downlink": said.traffic(hearers, clients.client_id),
@@ -302,6 +308,9 @@ def mean_of(moved: Moved, members: jax.Array) -> PyTree:
     weights = jnp.where(members, moved.weights, 0)
     total = weights.sum()
     shares = weights / jnp.where(total == 0, 1, total)
-    return jax.tree.map(
-        lambda x: jnp.tensordot(shares.astype(x.dtype), x, axes=1), moved.difference
-    )
+
+    def mean(x: jax.Array) -> jax.Array:
+        wide = tree.widened(x)
+        return jnp.tensordot(shares.astype(wide.dtype), wide, axes=1).astype(x.dtype)
+
+    return jax.tree.map(mean, moved.difference)

@@ -50,7 +50,7 @@ from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.models.split import SplitTask
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.aggregate import WeightedSum, share, weighted, weighted_mean
 from fedjax_comp.wire.traffic import to_client, to_server
 
 Schedule = Literal["round_robin", "parallel"]
@@ -247,7 +247,7 @@ def split_learning(
                     for learner, before in zip(learners, start, strict=True)
                 )
             )
-            weight = batches.num_examples.astype(jnp.float32)
+            weight = share(batches.num_examples)
             return weighted(moved, weight, batches.active), (turn, (handed, said))
 
         total, (turns, spoken) = run_cohort(client_fn)(

@@ -201,7 +201,7 @@ def krasulina_task(dimension: int) -> Task:
 
     def loss(v: jax.Array, examples: Examples, mask: jax.Array) -> jax.Array:
         whole, along = energies(v, examples, mask)
-        count = jnp.maximum(mask.sum(dtype=v.dtype), 1)
+        count = jnp.maximum(mask.sum(dtype=jnp.float32), 1).astype(v.dtype)
         quotient = jax.lax.stop_gradient(along.sum() / count / (v @ v))
         # Krasulina's direction is not a gradient; this has it as one, and a value of
         # its own that gradients do not see.

@@ -5,9 +5,10 @@ that are its own; those that other flags tell (task, optimizers, compressors, ex
 are filled in:
 
     --algorithm='marina(probability=0.1)' --uplink='random_k(0.05)'
+    --algorithm='fed_avg(aggregation=median())'
 
-To offer one more, add a row to `OFFERED`. A flag that the chosen algorithm has no
-argument for is refused, not ignored.
+To offer one more, add a row to `OFFERED` (or to `AGGREGATORS`). A flag that the chosen
+algorithm has no argument for is refused, not ignored.
 """
 
 import inspect
@@ -24,9 +25,22 @@ from fedjax_comp.base import Algorithm, Compressor
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.server import robust
 
 Links = dict[str, Compressor]
 """Kind of message to its compressor, for audits."""
+
+AGGREGATORS: Mapping[str, Callable[..., robust.Aggregator]] = {
+    factory.__name__: factory
+    for factory in (
+        robust.geometric_median,
+        robust.krum,
+        robust.median,
+        robust.norm_bound,
+        robust.trimmed_mean,
+    )
+}
+"""What an algorithm's argument `aggregation` may be, where it has one."""
 
 FROM_FLAGS = {
     "client_optimizer": None,
@@ -97,10 +111,17 @@ def _named(name: str) -> Callable[..., Chosen]:
     own = [
         argument
         for argument in _arguments(name).values()
-        if argument.name != "task" and argument.name not in FROM_FLAGS
+        if argument.name == "aggregation"
+        or (argument.name != "task" and argument.name not in FROM_FLAGS)
     ]
 
     def choose(**arguments: object) -> Chosen:
+        given = arguments.get("aggregation")
+        if given is not None and not isinstance(given, robust.Aggregator):
+            raise ValueError(
+                "Expected aggregation to be a call of one of "
+                f"{', '.join(AGGREGATORS)}; leave it out for the weighted mean."
+            )
         return Chosen(name, arguments)
 
     choose.__name__ = name
@@ -108,7 +129,10 @@ def _named(name: str) -> Callable[..., Chosen]:
     return choose
 
 
-NAMES = {name: _named(name) for name in OFFERED}
+NAMES: Mapping[str, Callable[..., object]] = {
+    **{name: _named(name) for name in OFFERED},
+    **AGGREGATORS,
+}
 """What an expression of `--algorithm` may call."""
 
 
@@ -132,7 +156,7 @@ def make_algorithm(
     check_asked(chosen, asked)
     arguments = _arguments(chosen.name)
     filled = {name: value for name, value in given.items() if name in arguments}
-    return OFFERED[chosen.name].factory(task, **filled, **chosen.own)
+    return OFFERED[chosen.name].factory(task, **{**filled, **chosen.own})
 
 
 def check_asked(chosen: Chosen, asked: Mapping[str, object]) -> None:
@@ -154,6 +178,27 @@ def check_asked(chosen: Chosen, asked: Mapping[str, object]) -> None:
             raise UsageError(
                 f"--{flag}={value}: {chosen.name}() has no {flag}; leave the flag out."
             )
+
+
+def check_cohort(text: str, chosen: Chosen, cohort_size: int) -> None:
+    """Refuses an aggregator that needs more clients than there are in a round.
+
+    Args:
+      text: the algorithm as it was written.
+      chosen: what it is.
+      cohort_size: `C`.
+
+    Raises:
+      UsageError: when it does.
+
+    >>> check_cohort("...", Chosen("fed_avg", {"aggregation": robust.krum(2)}), 7)
+    """
+    aggregator = chosen.own.get("aggregation")
+    if isinstance(aggregator, robust.Aggregator):
+        try:
+            robust.require_clients(aggregator, cohort_size)
+        except ValueError as error:
+            raise UsageError(f"--algorithm={text}: {error}") from error
 
 
 def links_of(chosen: Chosen, uplink: Compressor, downlink: Compressor) -> Links:

@@ -93,6 +93,7 @@ NAMES: Mapping[str, Mapping[str, object]] = {
 
 
 KINDS: Mapping[str, type] = {
+    "algorithm": algorithms.Chosen,
     "client_optimizer": optax.GradientTransformation,
     "server_optimizer": optax.GradientTransformation,
     "uplink": Compressor,
@@ -100,6 +101,7 @@ KINDS: Mapping[str, type] = {
     "compressor": Compressor,
 }
 EXAMPLES = {
+    "algorithm": "fed_avg()",
     "client_optimizer": "sgd(0.1)",
     "server_optimizer": "sgd(1.0)",
     "uplink": "top_k(0.01)",
@@ -126,8 +128,9 @@ def build(flag: str, text: str) -> Any:
     made = parse(text, NAMES[flag], flag=flag)
     wanted = KINDS.get(flag)
     if wanted is not None and not isinstance(made, wanted):
+        what = "Algorithm" if flag == "algorithm" else wanted.__name__
         raise UsageError(
-            f"--{flag}={text} makes no {wanted.__name__}; e.g. {EXAMPLES[flag]} does."
+            f"--{flag}={text} makes no {what}; e.g. {EXAMPLES[flag]} does."
         )
     return made
 

@@ -15,7 +15,7 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.base import Cohort, PyTree
-from fedjax_comp.server.aggregate import WeightedSum
+from fedjax_comp.server.aggregate import UNIT, WeightedSum
 
 Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
 """`(key, round_index, data) -> Cohort`, as in `fedjax_comp.training`."""
@@ -80,8 +80,9 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
 def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
     """The sum over a number that does not depend on who answered.
 
-        total / C
+        total / (UNIT C)
 
+    of clients that weigh one example each (`equally_weighted`).
     `weighted_mean` divides by the weights that arrived: then one client changes what
     all others count for, and the noise would have to be larger.
 
@@ -94,11 +95,15 @@ def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
     Raises:
       ValueError: when `cohort_size` is not a positive integer.
 
-    >>> mean_over(4)(WeightedSum(jnp.array([2.0]), jnp.array(3.0)))
+    >>> mean_over(4)(WeightedSum(UNIT * jnp.array([2.0]), UNIT * jnp.array(3.0)))
     Array([0.5], dtype=float32)
     """
     cohort_size = checks.integer("cohort_size", cohort_size, minimum=1)
-    return lambda summed: jax.tree.map(lambda x: x / cohort_size, summed.total)
+
+    def mean(summed: WeightedSum) -> PyTree:
+        return jax.tree.map(lambda x: x / (UNIT * cohort_size), summed.total)
+
+    return mean
 
 
 def equally_weighted(sample: Sampler) -> Sampler:

@@ -2,6 +2,12 @@
 
 Source: McMahan et al. 2017, Algorithm 1: weights are the clients' numbers of examples
 over the sum of those of the *sampled* clients.
+
+A client weighs `share(num_examples)`, at most 1, so that no finite update is too large
+for its weight, nor are several for their number: means of finite updates are finite.
+That is no robustness: an update of 1e38 moves the mean as far as its share says, and
+the server keeps a model that is huge and finite. What bounds bad clients is in
+`robust`.
 """
 
 from typing import NamedTuple
@@ -10,7 +16,20 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp.base import PyTree
-from fedjax_comp.tree import all_finite
+from fedjax_comp.tree import cast_like
+
+UNIT = 2.0**-31
+"""What one example weighs: int32 counts no more than 1 / UNIT. A power of two, by which
+floats are divided exactly, so that means are those of weights in examples."""
+
+
+def share(num_examples: jax.Array) -> jax.Array:
+    """A client's weight, `UNIT * num_examples`, float32 in [0, 1].
+
+    >>> float(share(jnp.int32(3)) / share(jnp.int32(4)))
+    0.75
+    """
+    return UNIT * num_examples.astype(jnp.float32)
 
 
 class WeightedSum(NamedTuple):
@@ -29,7 +48,7 @@ def weighted(tree: PyTree, weight: jax.Array, counts: jax.Array) -> WeightedSum:
 
     Args:
       tree: the decoded update.
-      weight: its weight, float32 scalar.
+      weight: its weight, float32 scalar in [0, 1], such as its `share`.
       counts: bool scalar, False to leave it out whatever it holds (NaN included).
 
     Returns:
@@ -49,19 +68,6 @@ def scaled(tree: PyTree, factor: jax.Array) -> PyTree:
     return jax.tree.map(times, tree)
 
 
-def weighs_finite(tree: PyTree, weight: jax.Array) -> jax.Array:
-    """Whether a tree may be added up: its weighted summand is finite, bool scalar.
-
-    A finite update may be too large for its weight.
-
-    >>> weighs_finite(jnp.array([1e38]), jnp.float32(1)).item()
-    True
-    >>> weighs_finite(jnp.array([1e38]), jnp.float32(600)).item()
-    False
-    """
-    return all_finite(scaled(tree, weight))
-
-
 def weighted_mean(summed: WeightedSum, like: PyTree | None = None) -> PyTree:
     """`total / weight`, and zeros when nobody counted.
 
@@ -72,9 +78,7 @@ def weighted_mean(summed: WeightedSum, like: PyTree | None = None) -> PyTree:
     nobody = summed.weight == 0
     divisor = jnp.where(nobody, 1, summed.weight)
     mean = jax.tree.map(lambda x: x / divisor.astype(x.dtype), summed.total)
-    if like is None:
-        return mean
-    return jax.tree.map(lambda x, to: x.astype(to.dtype), mean, like)
+    return mean if like is None else cast_like(mean, like)
 
 
 def majority_vote(summed: WeightedSum) -> PyTree:

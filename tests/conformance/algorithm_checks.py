@@ -74,9 +74,11 @@ def compiled(make: Callable[..., Algorithm], strategy: str = "scanned") -> Progr
     return Program(algorithm, jax.jit(counted), traces)
 
 
-def run(program: Program, cohort: Cohort, *, rounds: int = 2) -> Outcome:
+def run(
+    program: Program, cohort: Cohort, *, rounds: int = 2, params: PyTree = None
+) -> Outcome:
     """Runs rounds from the start."""
-    params = softmax_task().init(jax.random.key(1))
+    params = softmax_task().init(jax.random.key(1)) if params is None else params
     server, template = program.algorithm.init(jax.random.key(2), params)
     clients = stack_clients(template, cohort.clients.client_id.shape[0])
     infos = []
@@ -186,12 +188,38 @@ def check_broken_client(entry: Entry) -> None:
         assert np.isfinite(info.train_loss)
 
 
+def check_half_precision(entry: Entry) -> None:
+    """Half-precision parameters learn as float32 ones do, and stay what they are.
+
+    The weights alone, 72,000 examples, are beyond float16.
+    """
+    cohort = make_cohort(SIZES, batch_size=3)
+    heavy = 4_000 * cohort.clients.num_examples
+    cohort = cohort._replace(clients=cohort.clients._replace(num_examples=heavy))
+    drawn = softmax_task().init(jax.random.key(1))
+    halves = {"bias": jnp.float16, "kernel": jnp.bfloat16}
+    half = {name: drawn[name].astype(dtype) for name, dtype in halves.items()}
+    single = {name: x.astype(jnp.float32) for name, x in half.items()}
+
+    algorithm = entry.make(STRATEGIES["scanned"], False)
+    own = Program(algorithm, jax.jit(algorithm.round), [])
+    got = run(own, cohort, rounds=1, params=half)
+    expected = run(compiled(entry.make), cohort, rounds=1, params=single)
+    before, after = algorithm.params(expected.server), algorithm.params(got.server)
+    assert {name: x.dtype for name, x in after.items()} == halves
+    errors = [np.abs(np.float32(after[name]) - before[name]) for name in halves]
+    # A random level may fall to the other side of a number that is rounded.
+    assert sum(int((error > 0.01).sum()) for error in errors) <= 1, errors
+    assert int(got.infos[0].dropped) == 0
+
+
 CHECKS = {
     "executions agree": check_executions_agree,
     "one trace": check_one_trace_and_stable_state,
     "bytes": check_bytes,
     "silence": check_silence,
     "broken client": check_broken_client,
+    "half precision": check_half_precision,
 }
 
 

@@ -38,6 +38,7 @@ from fedjax_comp.compress import (
 from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
+from fedjax_comp.server.robust import median
 from tests.problems import NUM_CLASSES, softmax_task
 
 
@@ -194,6 +195,9 @@ ALGORITHMS = {
         chain(stochastic_quantize(levels=256), entropy_coded()),
     ),
     "fed_avg proximal": _fed_avg(identity(), identity(), proximal=0.1),
+    "fed_avg median": _fed_avg(
+        error_feedback(top_k(0.5)), identity(), aggregation=median()
+    ),
     "fed_avg momentum": _fed_avg(
         top_k(0.5),
         error_feedback(stochastic_quantize(levels=64)),

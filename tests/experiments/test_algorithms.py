@@ -6,7 +6,7 @@ import pytest
 
 from experiments.fed_avg.compare import main as compare
 from experiments.fed_avg.run import main
-from fedjax_comp.experiment.algorithms import OFFERED
+from fedjax_comp.experiment.algorithms import AGGREGATORS, OFFERED
 from tests.experiments.small import mistake, read_runs
 
 SMALL = (
@@ -57,6 +57,16 @@ def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, nam
         ),
         (["--algorithm=fed_dlr()", "--proximal=0.1"], "fed_dlr() has no proximal"),
         (["--algorithm=fed_nova()", "--dp_clip=1.0"], "--dp_clip"),
+        (["--algorithm=fed_avg(aggregation=median())", "--dp_clip=1"], "--dp_clip"),
+        (["--algorithm=median()"], "makes no Algorithm; e.g. fed_avg() does"),
+        (["--algorithm=fed_avg(aggregation=median)"], "a call of one of"),
+        (["--algorithm=fed_avg(aggregation=medain())"], "did you mean 'median'"),
+        (["--algorithm=fed_nova(aggregation=median())"], "'aggregation'"),
+        (
+            ["--algorithm=fed_avg(aggregation=krum(1))"],
+            "at least 5 clients for this aggregator, got 3",
+        ),
+        (["--algorithm=fed_avg(aggregation=trimmed_mean(0.5))"], "fraction=0.5"),
         (
             [
                 "--algorithm=fed_nova()",
@@ -71,6 +81,31 @@ def test_what_an_algorithm_lacks_is_refused(tmp_path, capsys, flags, expected):
     line = mistake(main, capsys, [f"--workdir={tmp_path / 'new'}", *SMALL, *flags])
     assert expected in line
     assert not (tmp_path / "new").exists()
+
+
+AGGREGATIONS = {
+    "geometric_median": "geometric_median()",
+    "krum": "krum(0)",
+    "median": "median()",
+    "norm_bound": "norm_bound(1.0)",
+    "trimmed_mean": "trimmed_mean(0.4)",
+}
+
+
+def test_every_aggregator_is_offered_and_runs(tmp_path):
+    assert AGGREGATIONS.keys() == AGGREGATORS.keys()
+    pipelines = [
+        f"--pipeline={name.replace('_', '-')}: top_k(0.5) | identity() | "
+        f"fed_avg(aggregation={call})"
+        for name, call in AGGREGATIONS.items()
+    ]
+    compare(["", f"--workdir={tmp_path}", *SMALL, *pipelines])
+    runs = read_runs(tmp_path)
+    assert {one["reason"] for one in runs.values()} == {""}
+    assert {one["audit_failures"] for one in runs.values()} == {0}
+    # They are five models of the same messages.
+    assert len({one["uplink_bytes"] for one in runs.values()}) == 1
+    assert len({one["test_accuracy"] for one in runs.values()}) > 1
 
 
 def test_a_pipeline_names_its_algorithm(tmp_path):

@@ -45,6 +45,7 @@ REFUSED = {
     "data_collaboration": (OF_A_RUN, ()),
     "data_dispatch": (OF_A_RUN, ()),
     "rate_distortion": (OF_A_RUN, ()),
+    "robust": (OF_A_RUN, ()),
     "stream_minibatch": (OF_A_RUN, ("data_dir", "raw_dir")),
 }
 """Experiment to the common flags it begins with, and those of them it takes away."""

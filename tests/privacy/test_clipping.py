@@ -10,7 +10,7 @@ from fedjax_comp.base import make_context
 from fedjax_comp.compress import error_feedback, identity, qsgd
 from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
 from fedjax_comp.privacy.clipping import clip_by_l2, clipped, l2_norm
-from fedjax_comp.server.aggregate import weighted
+from fedjax_comp.server.aggregate import share, weighted
 from tests.problems import make_cohort
 
 CONTEXT = make_context(jax.random.key(0), 0)
@@ -109,7 +109,7 @@ def test_one_client_moves_the_mean_by_at_most_clip_over_cohort():
             context = make_context(jax.random.key(3), i)
             payload, _ = uplink.encode(context, update, ())
             decoded, _ = uplink.decode(context, payload, ())
-            weight = cohort.clients.num_examples[i].astype(jnp.float32)
+            weight = share(cohort.clients.num_examples[i])
             part = weighted(decoded, weight, jnp.asarray(counted))
             total = part if total is None else optax.tree.add(total, part)
         return mean_over(cohort_size)(total)
