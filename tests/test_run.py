@@ -121,6 +121,8 @@ def test_another_configuration_is_refused(tmp_path, flag):
                 "format": 1,
                 "experiment": "fed_avg",
                 "flags": {"seed": 0, "uplink": "x"},
+                "versions": {},
+                "git_commit": None,
             }
         )
     )
