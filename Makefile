@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/digits
+SOAK ?= runs/soak
 # How pytest is spread over cores; `make test PYTEST_FLAGS=` runs it in one process.
 PYTEST_FLAGS ?= -n 2 --dist worksteal
 # The tests build their own mesh of CPU devices. An empty value lets JAX choose.
@@ -12,12 +13,13 @@ JAX_PLATFORMS ?= cpu
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test slow format clean
+.PHONY: help env run test slow soak format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
 	@echo "make test    install, then format check, lint, types, import contracts, tests"
 	@echo "make slow    install, then run the tests that take minutes"
+	@echo "make soak    install, then kill, fuzz, fill disks, run long (hours; tests/soak)"
 	@echo "make format  rewrite the sources with ruff"
 	@echo "make env     only install, into $(VENV); PYTHON=... chooses the interpreter"
 	@echo "make clean   remove $(VENV) and the tools' caches"
@@ -70,6 +72,16 @@ slow: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 slow: export XLA_FLAGS ?=
 slow: env
 	$(BIN)/python -m pytest -m slow $(SLOW_FLAGS)
+
+# Each appends lines of JSON to its file in $(SOAK); tests/soak/README.md has a record.
+soak: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+soak: env
+	@mkdir -p $(SOAK)
+	$(BIN)/python -m tests.soak.kills --results=$(SOAK)/kills.jsonl
+	$(BIN)/python -m tests.soak.disk --results=$(SOAK)/disk.jsonl
+	$(BIN)/python -m tests.soak.rounds --results=$(SOAK)/rounds.jsonl
+	$(BIN)/python -m tests.soak.flips --results=$(SOAK)/flips.jsonl
+	$(BIN)/python -m tests.fuzz.fuzz --count=1000000
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -4,7 +4,7 @@
     metrics.jsonl   a row for every evaluation       report.html    self-contained
     figures/        PNG                              events/        TensorBoard
     checkpoints/    orbax                            audit/         with --audit_log
-    starts.jsonl    each start: versions, devices    .lock          one process at a time
+    starts.jsonl    versions, devices at each start  .lock          one process only
 
 Every file is written under another name and renamed, so a reader or a killed run never
 sees half of one (`metrics.jsonl` grows by whole lines and is rewritten on resuming).

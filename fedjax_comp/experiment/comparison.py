@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from fedjax_comp.experiment.errors import RunFailed
-from fedjax_comp.experiment.finish import read_rows
+from fedjax_comp.experiment.finish import growing_flags, read_rows
 from fedjax_comp.experiment.finished import COMPARED, check_finished
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import run_main
@@ -158,7 +158,8 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     settings = as_dict(values)
     for name in comparison.repeated:
         del settings[name]
-    directory = find_run(values.workdir, comparison.name, settings)
+    growing = growing_flags(values)
+    directory = find_run(values.workdir, comparison.name, settings, growing=growing)
     if directory.finished is not None and not directory.is_writable:
         return _read_only(check_finished(directory, COMPARED), directory, variants)
     directory = begin_run(directory)

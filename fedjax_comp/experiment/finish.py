@@ -97,7 +97,7 @@ def execute(
         has learned nothing.
     """
     directory = find_run(
-        values.workdir, name, as_dict(values), growing=_growing(values)
+        values.workdir, name, as_dict(values), growing=growing_flags(values)
     )
     if directory.finished is not None:
         finished = check_finished(directory, MEASURED)
@@ -148,7 +148,7 @@ def _sound(summary: Json) -> Json:
     return summary
 
 
-def _growing(values: flags.FlagValues) -> tuple[str, ...]:
+def growing_flags(values: flags.FlagValues) -> tuple[str, ...]:
     """The flags that may be larger when a run is resumed.
 
     Who is late in a run is of the rounds that were asked for.

@@ -1,6 +1,11 @@
 """How a command ends: its exit status, what it says, and how it goes on."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +15,7 @@ from fedjax_comp.audit.command import main as audit
 from fedjax_comp.audit.entry import RESULT, parse_entry
 from fedjax_comp.audit.log import read_log
 from fedjax_comp.experiment.finish import read_rows
+from fedjax_comp.experiment.outcome import print_table
 from fedjax_comp.run_directory import RunDirectory
 from tests.test_run import TIMED
 
@@ -141,3 +147,92 @@ def test_a_comparison_of_which_nothing_is_left_ends_with_1(tmp_path, capsys):
     assert "a failed: RunFailed: all updates were dropped" in told.out
     assert "every pipeline failed" in told.err
     assert (tmp_path / "summary.json").exists()
+
+
+def test_a_comparison_may_be_made_longer(tmp_path, capsys):
+    compare.main(["", f"--workdir={tmp_path}", *COMPARED])
+    longer = [flag for flag in COMPARED if not flag.startswith("--num_rounds")]
+    compare.main(["", f"--workdir={tmp_path}", *longer, "--num_rounds=6"])
+    assert read_rows(tmp_path / "a")[-1]["round"] == 6
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        compare.main(["", f"--workdir={tmp_path}", *COMPARED])
+    assert "--num_rounds: 6 there, 4 now" in capsys.readouterr().err
+
+
+def test_what_is_in_brackets_is_shown_as_it_stands(capsys):
+    rows = [{"name": "mlp([bold])[/red]", "reason": ""}]
+    print_table(
+        "[t]", "[l]", {"[h]": lambda row: "[1, 2]"}, rows, mark=lambda row: " [*]"
+    )
+    shown = capsys.readouterr().out
+    for text in ("[t]", "[l]", "[h]", "[1, 2]", "mlp([bold])[/red] [*]"):
+        assert text in shown
+
+
+MISTAKES = {
+    "--workdir=": "--workdir= is empty",
+    "--workdir=~nobody-of-this-name/run": "no home directory is known",
+    "--seed=4294967296": "--seed=4294967296",
+    "--client_optimizer=sgd(cosine_decay_schedule(0.1, 10))": "without a schedule",
+}
+
+
+@pytest.mark.parametrize("flag", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, capsys, flag):
+    with pytest.raises(SystemExit) as stop:
+        go(tmp_path / "run", flag)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert MISTAKES[flag] in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_home_directory_is_meant_by_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    go("~/run", "--num_rounds=1")
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_an_error_that_is_not_the_package_s_own_says_how_to_see_it(
+    tmp_path, capsys, monkeypatch
+):
+    def broken(*arguments, **options):
+        raise ValueError("shapes (3,) and (4,)")
+
+    monkeypatch.setattr("experiments.fed_avg.run.execute", broken)
+    with pytest.raises(SystemExit) as stop:
+        go(tmp_path)
+    assert stop.value.code == 2
+    assert "(4,) (FEDJAX_COMP_DEBUG=1 shows where.)" in capsys.readouterr().err
+    monkeypatch.setenv("FEDJAX_COMP_DEBUG", "1")
+    with pytest.raises(ValueError, match="shapes"):
+        go(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/b.json")
+
+    monkeypatch.setattr("experiments.fed_avg.run.execute", full)
+    with pytest.raises(SystemExit) as stop:
+        go(tmp_path)
+    assert stop.value.code == 1
+    told = capsys.readouterr().err
+    assert "runs/a/b.json: No space left on device; nothing that was finished" in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly():
+    done = subprocess.run(
+        f"{sys.executable} -m experiments.fed_avg --help | true; "
+        "echo ${PIPESTATUS[0]}",
+        shell=True,
+        executable="/bin/bash",
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() in ("141", "0")
+    assert not done.stderr
