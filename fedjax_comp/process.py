@@ -45,6 +45,8 @@ class Terminated(SystemExit):
 def recorded_start() -> Hook:
     """Adds a line to `starts.jsonl`; says on standard error what is no longer so.
 
+    A run that begins anew, for want of a checkpoint, says so as well.
+
     What differs from the first start is in `Live.changes` as well.
     """
 
@@ -53,7 +55,12 @@ def recorded_start() -> Hook:
         start = {"round": live.ledger.rounds, "at": _now(), **surroundings()}
         if before:
             live.changes = differing(before[0], start)
-        if live.changes:
+        if before and not live.ledger.rounds:
+            print(
+                f"{live.directory.path}: no checkpoint yet; begins anew.",
+                file=sys.stderr,
+            )
+        elif live.changes:
             print(
                 f"{live.directory.path}: goes on at round {live.ledger.rounds} with "
                 f"{', '.join(live.changes)}: sums of floats may differ in their last "

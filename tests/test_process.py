@@ -9,6 +9,7 @@ import pytest
 
 from fedjax_comp.hooks import Hook
 from fedjax_comp.process import STARTS, TERMINATED, Terminated, differing
+from fedjax_comp.run import Schedule
 from tests.test_hooks import go
 
 
@@ -73,6 +74,14 @@ def test_what_is_no_longer_as_it_was_is_said(tmp_path, capsys):
     assert "(0.0.1 at first)" in told
     assert seen[0] == []
     assert len(seen[1]) == 2
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
+    go(tmp_path, [], Schedule(2))
+    assert not capsys.readouterr().err
+    ledger, *_ = go(tmp_path, [], Schedule(3))
+    assert "no checkpoint yet; begins anew" in capsys.readouterr().err
+    assert [row["round"] for row in ledger.rows] == [0, 1, 2, 3]
 
 
 def test_differences_are_of_values_that_are_gone_too():

@@ -6,6 +6,9 @@ from unittest import mock
 
 import pytest
 
+from fedjax_comp.audit.entry import EVALUATION, RESULT, parse_entry
+from fedjax_comp.audit.log import read_log
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,6 +29,12 @@ def without_last_row(directory):
     whole = "".join(lines[:-1])
     path.write_text(whole + lines[-1][:20])
     return whole
+
+
+def logged_messages(folder):
+    """The log's entries of messages: neither its beginning nor evaluations and ends."""
+    entries = map(parse_entry, read_log(folder).lines[1:])
+    return [one for one in entries if one.kind not in (EVALUATION, RESULT)]
 
 
 def read_runs(workdir):

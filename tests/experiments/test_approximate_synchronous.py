@@ -10,8 +10,7 @@ from experiments.approximate_synchronous.claims import claims_of
 from experiments.approximate_synchronous.outcome import COLUMNS, compare
 from experiments.approximate_synchronous.run import main
 from fedjax_comp.audit.command import main as verify
-from fedjax_comp.audit.entry import EVALUATION, parse_entry
-from tests.experiments.small import read_runs
+from tests.experiments.small import logged_messages, read_runs
 
 
 @pytest.fixture
@@ -95,9 +94,7 @@ def test_messages_between_centres_are_logged_and_audited(tmp_path, task):
     assert rows["fedavg"]["audited_messages"] == 2 * (3 + 1)
     assert rows["topk"]["audited_messages"] == 1 * (3 + 1)
     assert verify(["verify", str(folder / "gaia")]) == 0
-    lines = (folder / "gaia" / "audit" / "log.jsonl").read_bytes().splitlines()
-    *entries, _ = map(parse_entry, lines[1:])
-    sent = [x for x in entries if x.kind != EVALUATION]
+    sent = logged_messages(folder / "gaia" / "audit")
     assert Counter((x.kind, x.sender, x.receiver) for x in sent) == {
         ("updates", f"client {i}", "everyone"): 4 for i in range(3)
     }

@@ -13,12 +13,11 @@ from experiments.split_learning.leakage import distance_correlation
 from experiments.split_learning.methods import METHODS
 from experiments.split_learning.outcome import COLUMNS
 from experiments.split_learning.run import main
-from fedjax_comp.audit.entry import parse_entry
 from fedjax_comp.audit.keys import load_verifier
 from fedjax_comp.audit.log import FOLDER, PUBLIC_KEY
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.experiment.comparison import Results
-from tests.experiments.small import read_runs
+from tests.experiments.small import logged_messages, read_runs
 
 SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
 
@@ -89,8 +88,7 @@ def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
     (split,) = json.loads((tmp_path / "summary.json").read_text())["runs"]
     assert not split["reason"]
     assert split["audited_messages"] == 0
-    lines = (tmp_path / "split-3" / "audit" / "log.jsonl").read_bytes().splitlines()
-    *entries, _ = map(parse_entry, lines)
+    entries = logged_messages(tmp_path / "split-3" / "audit")
     ways = Counter((x.kind, x.sender, x.receiver) for x in entries)
     expected = Counter()
     for client in ("client 0", "client 1", "client 2"):
@@ -190,10 +188,10 @@ def test_vertical_quick_run(tmp_path, raw_data_dir):
     assert compressed["uplink_bytes"] < together["uplink_bytes"] / 5
     assert together["test_accuracy"] > together["majority"] + 0.2
     assert all(run["audit_failures"] == 0 for run in summary["runs"])
-    logs = sorted(tmp_path.glob("*/audit/log.jsonl"))
+    logs = sorted(tmp_path.glob("*/audit"))
     assert len(logs) == 3
     for log in logs:
-        *entries, _ = map(parse_entry, log.read_bytes().splitlines())
+        entries = logged_messages(log)
         ways = Counter((x.kind, x.sender, x.receiver) for x in entries)
         holders = {"activations": range(2), "gradients": range(2)}
         assert len(ways) in (2, 4)  # one holder alone, or two
