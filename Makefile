@@ -10,19 +10,36 @@ PYTEST_FLAGS ?= -n 2 --dist worksteal
 # The tests build their own mesh of CPU devices. An empty value lets JAX choose.
 JAX_PLATFORMS ?= cpu
 
+# What a Python and a jax that are not the first are tried by, in under six minutes:
+# executions and sharding; the compiled program of a run; what is written to bytes; a
+# round of every algorithm, with its messages; runs killed and resumed; an experiment.
+SLICE := \
+  tests/test_execution.py fedjax_comp/execution.py fedjax_comp/shards.py \
+  tests/reproductions tests/test_training.py tests/wire fedjax_comp/wire \
+  tests/conformance/test_algorithm_conformance.py \
+  -k 'bytes or not test_algorithm_conformance' \
+  tests/algorithms/test_approximate_synchronous.py::test_executions_agree \
+  tests/algorithms/test_split_learning.py::test_every_message_decodes_from_its_bytes \
+  tests/algorithms/test_vertical_split.py::test_it_is_training_of_the_whole_model \
+  tests/algorithms/test_stream_minibatch.py::test_dm_krasulina_is_its_formula \
+  tests/test_run.py \
+  tests/experiments/test_fed_avg.py::test_quick_run_leaves_everything_behind
+
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test slow soak format clean
+.PHONY: help env run test test-matrix test-newest slow soak format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
 	@echo "make test    install, then format check, lint, types, import contracts, tests"
+	@echo "make test-matrix  all tests under every Python that is supported and found"
+	@echo "make test-newest  a slice of the tests under the newest of them"
 	@echo "make slow    install, then run the tests that take minutes"
 	@echo "make soak    install, then kill, fuzz, fill disks, run long (hours; tests/soak)"
 	@echo "make format  rewrite the sources with ruff"
 	@echo "make env     only install, into $(VENV); PYTHON=... chooses the interpreter"
-	@echo "make clean   remove $(VENV) and the tools' caches"
+	@echo "make clean   remove $(VENV), .venvs and the tools' caches"
 
 env: $(STAMP)
 
@@ -68,6 +85,13 @@ test: env
 	@echo "== Tests and doctests (pytest)"
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+test-matrix test-newest: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+test-matrix:
+	.ci/matrix every $(PYTEST_FLAGS)
+
+test-newest:
+	.ci/matrix newest $(PYTEST_FLAGS) $(SLICE)
+
 slow: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 slow: export XLA_FLAGS ?=
 slow: env
@@ -88,4 +112,4 @@ format: env
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

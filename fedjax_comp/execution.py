@@ -10,13 +10,12 @@ added up in float32 and the sum is cast once, so that 1,000 ones are 1,000 in bf
     total, outputs = execution(client_fn)(shared, clients)
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh
 
 from fedjax_comp.base import ClientFn, CohortFn, Execution, PyTree
+from fedjax_comp.shards import over_devices
 from fedjax_comp.tree import cast_like, widened
 
 CLIENTS_AXIS = "clients"
@@ -93,7 +92,7 @@ def chunked(size: int) -> Execution:
             total, outputs = scanned()(vmapped()(_masked(client_fn)))(shared, chunks)
             total = cast_like(total, _summand(client_fn, shared, clients))
             merged = jax.tree.map(
-                lambda x: x.reshape(-1, *x.shape[2:])[:count], outputs
+                lambda x: x.reshape(num_chunks * size, *x.shape[2:])[:count], outputs
             )
             return total, merged
 
@@ -106,7 +105,8 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
     """Clients spread over the devices of a mesh, their sums added by `jax.lax.psum`.
 
     Args:
-      mesh: a mesh with one axis named `clients`; `host_mesh()` when None.
+      mesh: a mesh with one axis named `clients`, of `Auto` or `Explicit` type (it is
+        taken as `Auto`); `host_mesh()` when None.
       inner: how each device runs its share; `scanned()` when None.
 
     Returns:
@@ -129,19 +129,7 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
             count = _num_clients(clients)
             width = devices.shape[CLIENTS_AXIS]
             padded = _pad(clients, -(-count // width) * width)
-            split, everywhere = PartitionSpec(CLIENTS_AXIS), PartitionSpec()
-
-            @functools.partial(
-                jax.shard_map,
-                mesh=devices,
-                in_specs=(everywhere, split),
-                out_specs=(everywhere, split),
-                check_vma=False,
-            )
-            def run(shared: PyTree, share: PyTree) -> tuple[PyTree, PyTree]:
-                total, outputs = run_share(_masked(client_fn))(shared, share)
-                return jax.lax.psum(total, CLIENTS_AXIS), outputs
-
+            run = over_devices(run_share(_masked(client_fn)), devices, CLIENTS_AXIS)
             total, outputs = run(shared, padded)
             total = cast_like(total, _summand(client_fn, shared, clients))
             return total, jax.tree.map(lambda x: x[:count], outputs)
@@ -199,7 +187,8 @@ def _num_clients(clients: PyTree) -> int:
 
 def _summand(client_fn: ClientFn, shared: PyTree, clients: PyTree) -> PyTree:
     """The shapes and dtypes of one client's summand."""
-    first = jax.tree.map(lambda x: x[0], clients)
+    # Shapes alone: arrays laid out over a mesh have no first row to take.
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), clients)
     summand, _ = jax.eval_shape(client_fn, shared, first)
     return summand
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fedjax_comp.execution import auto, chunked, host_mesh, scanned, sharded, vmapped
 
@@ -80,6 +81,51 @@ def test_scan_holds_one_client_at_a_time():
     shared = jnp.ones(wide)
     compiled = jax.jit(scanned()(one)).lower(shared, cohort).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * wide
+
+
+@pytest.mark.parametrize("axis_type", [None, AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_of_any_axis_type(axis_type):
+    types = {} if axis_type is None else {"axis_types": (axis_type,)}
+    mesh = jax.make_mesh((2,), ("clients",), **types)  # None: what this jax makes it
+    run = sharded(mesh)(lambda factor, x: (factor * x, x * x))
+    for x in (jnp.arange(4.0), jnp.arange(7.0)):
+        for compiled in (run, jax.jit(run)):
+            total, outputs = compiled(2.0, x)
+            assert float(total) == 2 * float(x.sum())
+            np.testing.assert_array_equal(outputs, x * x)
+    assert len(jax.jit(run)(2.0, jnp.arange(4.0))[1].sharding.device_set) == 2
+
+
+def test_arrays_laid_out_on_an_explicit_mesh():
+    mesh = jax.make_mesh((2,), ("clients",), axis_types=(AxisType.Explicit,))
+    split = NamedSharding(mesh, PartitionSpec("clients"))
+    x = jax.device_put(jnp.arange(4.0), split)
+    total, outputs = jax.jit(sharded(mesh)(lambda _, x: (x, x + 1)))(None, x)
+    assert (float(total), outputs.tolist()) == (6.0, [1.0, 2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_arrays_without_elements(name):
+    num_clients = 7
+    cohort = clients(num_clients)
+    shared = {"none": jnp.zeros((0, 2), jnp.bfloat16), "factor": 2.0}
+    cohort["queue"] = jnp.zeros((num_clients, 0, 3), jnp.int32)
+    cohort["keys"] = jax.random.split(jax.random.key(0), (num_clients, 0))
+
+    def one(shared, client):
+        kept = {"queue": client["queue"], "x": client["x"], "keys": client["keys"]}
+        summand = {"none": shared["none"], "x": shared["factor"] * client["x"]}
+        assert client["queue"].shape == (0, 3)
+        return summand, kept | {"sum": client["queue"].sum(axis=0)}
+
+    total, outputs = jax.jit(STRATEGIES[name](one))(shared, cohort)
+    np.testing.assert_allclose(total["x"], 2 * cohort["x"].sum(axis=0), atol=1e-5)
+    assert (total["none"].shape, total["none"].dtype) == ((0, 2), jnp.bfloat16)
+    np.testing.assert_array_equal(outputs["x"], cohort["x"])
+    np.testing.assert_array_equal(outputs["sum"], np.zeros((num_clients, 3)))
+    for part in ("queue", "keys"):
+        assert outputs[part].shape == cohort[part].shape
+        assert outputs[part].dtype == cohort[part].dtype
 
 
 def test_refuses_what_cannot_be_run():
