@@ -8,6 +8,7 @@ end, what it left is compared with the whole one, times apart, and it begins ane
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -162,13 +163,15 @@ def soak(command: tuple[str, ...], kills: int, seed: int) -> dict[str, Any]:
         # The second is not compiled, as those that are killed.
         seconds = finish(command, again, cache)
         done["differing"] += outcome(again) != expected
+        before = 0  # kills of this run
         while done["kills"] < kills or killed.exists():
             if not killed.exists():
                 killed.mkdir()
                 same_clock(whole, killed)
-            process = start(command, killed, cache)
+            process, started = start(command, killed, cache), time.monotonic()
             if done["kills"] < kills:
-                time.sleep(numbers.uniform(0.0, seconds))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=numbers.uniform(0.0, seconds))
                 by = signal.SIGTERM if done["kills"] % 4 == 3 else signal.SIGKILL
                 ended = process.poll() is not None
                 process.send_signal(by)
@@ -176,11 +179,15 @@ def soak(command: tuple[str, ...], kills: int, seed: int) -> dict[str, Any]:
                 ended = False
             _, err = process.communicate()
             if not ended and process.returncode in (-signal.SIGKILL, -15, 143):
+                before += 1
                 done["kills"] += 1
                 done["terminated"] += process.returncode == 143
                 continue
             if process.returncode:
                 raise RuntimeError(f"exit {process.returncode}: {err[-2000:]}")
+            if not before:  # a whole run tells how long one takes now
+                seconds = time.monotonic() - started
+            before = 0
             done["compared"] += 1
             done["differing"] += outcome(killed) != expected
             shutil.rmtree(killed)

@@ -1,5 +1,6 @@
 """NumPy's archives of arrays, read without pickle."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,12 @@ def read_npz(path: Path, *names: str) -> list[np.ndarray]:
     """
     try:
         # Opened here, because NumPy leaves a file open that turns out to be damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        # A header that it takes to be of Python 2 is a warning, and then read.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            path.open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             found = [arrays[name] for name in names]
         # Of a member that does not begin as an array NumPy hands out the bytes.
         if not all(isinstance(array, np.ndarray) for array in found):
