@@ -204,8 +204,11 @@ def main() -> None:
     given = parser.parse_args()
     wrong = 0
     for name in given.names:
-        row = {"command": name, **soak(COMMANDS[name], given.kills, given.seed)}
-        wrong += row["differing"]
+        try:
+            row = {"command": name, **soak(COMMANDS[name], given.kills, given.seed)}
+            wrong += row["differing"]
+        except RuntimeError as error:  # the others are still to be killed
+            row, wrong = {"command": name, "error": str(error)}, wrong + 1
         print(json.dumps(row), flush=True)
         with given.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
