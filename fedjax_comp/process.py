@@ -12,14 +12,13 @@ from types import FrameType
 
 import jax
 
-from fedjax_comp import checked_json
+from fedjax_comp import strict_json
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
     RunDirectoryError,
     describe_code,
-    strict_json,
     write_text,
 )
 from fedjax_comp.training import TrainState
@@ -67,7 +66,7 @@ def recorded_start() -> Hook:
                 "bits from those of a run that was never interrupted.",
                 file=sys.stderr,
             )
-        lines = [strict_json(one) + "\n" for one in [*before, start]]
+        lines = [strict_json.to_text(one) + "\n" for one in [*before, start]]
         write_text(live.directory.path / STARTS, "".join(lines))
         return state
 
@@ -118,7 +117,7 @@ def read_starts(directory: RunDirectory) -> list[Json]:
         return []
     try:
         text = path.read_text(encoding="utf-8")
-        return checked_json.parse_lines(text, {"versions": dict})
+        return strict_json.parse_lines(text, {"versions": dict})
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_comp.run_directory import RunDirectoryError, strict_json
+from fedjax_comp import strict_json
+from fedjax_comp.run_directory import RunDirectoryError
 
 
 class Mark(NamedTuple):
@@ -67,7 +68,7 @@ class RowFile:
 
     def append(self, row: Mapping[str, object]) -> None:
         """Adds one row as one whole line, for all readers to see."""
-        line = (strict_json(row) + "\n").encode()
+        line = (strict_json.to_text(row) + "\n").encode()
         self._file.write(line)
         self._file.flush()
         self._digest.update(line)

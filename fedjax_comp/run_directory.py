@@ -13,7 +13,6 @@ JSON files carry the number of their format, `FORMAT`; one of another is refused
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import subprocess
@@ -21,9 +20,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedjax_comp import checked_json
-from fedjax_comp.checked_json import Shape
+from fedjax_comp import strict_json
 from fedjax_comp.lock import Lock, Locked, hold
+from fedjax_comp.strict_json import Shape
 from fedjax_comp.wording import MOST_CHARACTERS, one_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
@@ -180,40 +179,20 @@ def open_run(
 
 def write_rows(directory: RunDirectory, rows: Iterable[Mapping[str, object]]) -> None:
     """Replaces the rows on disk by these."""
-    text = "".join(strict_json(row) + "\n" for row in rows)
+    text = "".join(strict_json.to_text(row) + "\n" for row in rows)
     write_text(directory.metrics_path, text)
 
 
 def append_row(directory: RunDirectory, row: Mapping[str, object]) -> None:
     """Adds one row as one whole line."""
     with directory.metrics_path.open("a", encoding="utf-8") as file:
-        file.write(strict_json(row) + "\n")
-
-
-def strict_json(value: Mapping[str, Any], *, indent: int | None = None) -> str:
-    """JSON as RFC 8259 has it, which knows no NaN and no infinity: null for both.
-
-    >>> strict_json({"loss": float("nan"), "rounds": 3})
-    '{"loss": null, "rounds": 3}'
-    """
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case Mapping():
-            return {name: _finite(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_finite(one) for one in value]
-    return value
+        file.write(strict_json.to_text(row) + "\n")
 
 
 def write_json(path: Path, value: Json) -> None:
     """Writes JSON with the number of its format, either wholly or not at all."""
     numbered = {"format": FORMAT, **value}
-    write_text(path, strict_json(numbered, indent=2) + "\n")
+    write_text(path, strict_json.to_text(numbered, indent=2) + "\n")
 
 
 def read_json(path: Path, fields: Mapping[str, Shape] | None = None) -> Json:
@@ -221,16 +200,16 @@ def read_json(path: Path, fields: Mapping[str, Shape] | None = None) -> Json:
 
     Args:
       path: of the file.
-      fields: what it must have, as for `checked_json.check_fields`.
+      fields: what it must have, as for `strict_json.check_fields`.
 
     Raises:
       RunDirectoryError: when it cannot be read, is of another format or lacks a field.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        value = checked_json.check_fields(checked_json.parse(text), {})
+        value = strict_json.check_fields(strict_json.parse(text), {})
         check_format(path, value.pop("format", None), FORMAT)
-        return checked_json.check_fields(value, fields or {})
+        return strict_json.check_fields(value, fields or {})
     except RunDirectoryError:
         raise
     except (OSError, ValueError) as error:

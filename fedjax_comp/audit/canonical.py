@@ -9,8 +9,9 @@ last byte), numbers in decimal, JSON (sorted keys, no spaces).
 import base64
 import binascii
 import json
-import math
 from typing import Any
+
+from fedjax_comp.strict_json import finite
 
 MOST_ENTRIES = 2**63
 """No log is as large (the limit of C2SP's tlog-checkpoint)."""
@@ -67,18 +68,6 @@ def to_json(value: Any) -> bytes:
     b'{"a":null,"b":[1,null]}'
     """
     text = json.dumps(
-        _finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False
+        finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False
     )
     return text.encode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    match value:
-        case dict():
-            return {name: _finite(one) for name, one in value.items()}
-        case list() | tuple():
-            return [_finite(one) for one in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value

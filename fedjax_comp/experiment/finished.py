@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedjax_comp import checked_json
-from fedjax_comp.checked_json import NUMBER, Shape
+from fedjax_comp import strict_json
 from fedjax_comp.run_directory import Json, RunDirectory, RunDirectoryError
+from fedjax_comp.strict_json import NUMBER, Shape
 from fedjax_comp.wording import one_line
 
 MEASURED: Mapping[str, Shape] = {
@@ -59,11 +59,11 @@ def check_finished(directory: RunDirectory, fields: Mapping[str, Shape]) -> Json
       RunDirectoryError: when it lacks a field or has it in another type.
     """
     try:
-        summary = checked_json.check_fields(directory.finished, fields)
+        summary = strict_json.check_fields(directory.finished, fields)
         for run in summary["runs"]:
-            checked_json.check_fields(run, _RUN)
+            strict_json.check_fields(run, _RUN)
         for claim in summary["claims"]:
-            checked_json.check_fields(claim, _CLAIM)
+            strict_json.check_fields(claim, _CLAIM)
         failures = summary.get("failures", [])
         if not (isinstance(failures, list) and all(map(_is_text, failures))):
             raise ValueError("Expected 'failures' to be a list of texts.")
@@ -80,13 +80,13 @@ def read_lines(path: Path, fields: Mapping[str, Shape]) -> list[Any]:
 
     Args:
       path: of the file.
-      fields: of each, as for `checked_json.check_fields`.
+      fields: of each, as for `strict_json.check_fields`.
 
     Raises:
       RunDirectoryError: when it cannot be read or one of them lacks a field.
     """
     try:
-        return checked_json.parse_lines(path.read_text(encoding="utf-8"), fields)
+        return strict_json.parse_lines(path.read_text(encoding="utf-8"), fields)
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
 

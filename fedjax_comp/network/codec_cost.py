@@ -13,9 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp import checked_json, checks
+from fedjax_comp import checks, strict_json
 from fedjax_comp.base import Bits, Compressor, PyTree, make_context
-from fedjax_comp.checked_json import NUMBER
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.keys import make_key
 from fedjax_comp.network.devices import NOTHING, Cost, Device, calibrated
@@ -26,6 +25,7 @@ from fedjax_comp.run_directory import (
     read_json,
     write_json,
 )
+from fedjax_comp.strict_json import NUMBER
 from fedjax_comp.training import TrainState
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wording import one_line
@@ -78,7 +78,7 @@ def check_cost(path: Path, value: object) -> None:
       RunDirectoryError: for anything but three finite numbers of at least 0.
     """
     try:
-        for name, number in checked_json.check_fields(value, _COST).items():
+        for name, number in strict_json.check_fields(value, _COST).items():
             if name not in _COST:
                 raise ValueError(f"Expected {', '.join(_COST)}, got {name!r}.")
             checks.not_negative(name, number)

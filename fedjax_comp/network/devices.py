@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_comp import checked_json, checks
+from fedjax_comp import checks, strict_json
 from fedjax_comp.wording import one_line
 
 PHONE_TABLE = "traces/devices/raw_ai_benchmark_list.json"
@@ -254,11 +254,11 @@ def _tier(name: str) -> Device:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        rows = checked_json.parse(path.read_bytes())
+        rows = strict_json.parse(path.read_bytes())
         if not isinstance(rows, list):
             raise ValueError("Expected a list of phones.")
         for row in rows:
-            checked_json.check_fields(row, {"Model": str, SCORE: str, "Year": str})
+            strict_json.check_fields(row, {"Model": str, SCORE: str, "Year": str})
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Expected a phone table in {path}: {one_line(error)}."

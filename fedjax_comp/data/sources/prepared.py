@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from fedjax_comp import checked_json
+from fedjax_comp import strict_json
 from fedjax_comp.data.sources.contract import DataUnavailable, Source, Split, Splits
 from fedjax_comp.wording import one_line
 
@@ -160,8 +160,8 @@ def unfinished(data_dir: Path) -> Iterator[Path]:
 
 def _file_format(folder: Path) -> str:
     try:
-        info = checked_json.check_fields(
-            checked_json.parse((folder / "dataset_info.json").read_bytes()), {}
+        info = strict_json.check_fields(
+            strict_json.parse((folder / "dataset_info.json").read_bytes()), {}
         )
     except (OSError, ValueError):
         return "damaged"

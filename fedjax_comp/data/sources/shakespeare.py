@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjax_comp import checked_json
+from fedjax_comp import strict_json
 from fedjax_comp.data.sources.contract import Source, Split, Splits
 from fedjax_comp.wording import one_line
 
@@ -77,7 +77,7 @@ def read_raw(folder: Path) -> Splits:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             for line in file:
-                speech = checked_json.check_fields(checked_json.parse(line), _SPEECH)
+                speech = strict_json.check_fields(strict_json.parse(line), _SPEECH)
                 lines = speech["lines"]
                 if not all(isinstance(one, str) for one in lines):
                     raise ValueError("Expected every line to be a text.")

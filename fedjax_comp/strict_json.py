@@ -1,6 +1,11 @@
-"""JSON that others may have written: one kind of error, whatever is in it."""
+"""JSON as RFC 8259 has it: what others may have written, and what we write.
+
+Reading raises one kind of error, whatever is in the text. Writing puts null for what is
+not finite, since JSON knows no NaN and no infinity.
+"""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,3 +108,28 @@ def _integer(digits: str) -> int:
 def _name(kind: type) -> str:
     words = {dict: "an object", list: "a list", type(None): "null"}
     return words.get(kind, kind.__name__)
+
+
+def to_text(value: Any, *, indent: int | None = None) -> str:
+    """A value as JSON.
+
+    >>> to_text({"loss": float("nan"), "rounds": 3})
+    '{"loss": null, "rounds": 3}'
+    """
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """A value with None for every float in it that is not finite.
+
+    >>> finite({"all": (1.0, float("inf"))})
+    {'all': [1.0, None]}
+    """
+    match value:
+        case float() if not math.isfinite(value):
+            return None
+        case Mapping():
+            return {name: finite(one) for name, one in value.items()}
+        case list() | tuple():
+            return [finite(one) for one in value]
+    return value
