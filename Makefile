@@ -6,18 +6,21 @@ STAMP := $(VENV)/.installed
 WORKDIR ?= runs/digits
 # How pytest is spread over cores; `make test PYTEST_FLAGS=` runs it in one process.
 PYTEST_FLAGS ?= -n 2 --dist worksteal
+# Where `make mutants` writes what became of each.
+MUTANTS ?= runs/mutants.jsonl
 # The tests build their own mesh of CPU devices. An empty value lets JAX choose.
 JAX_PLATFORMS ?= cpu
 
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test slow format clean
+.PHONY: help env run test slow mutants format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
 	@echo "make test    install, then format check, lint, types, import contracts, tests"
 	@echo "make slow    install, then run the tests that take minutes"
+	@echo "make mutants plant faults and count those that the tests notice (hours)"
 	@echo "make format  rewrite the sources with ruff"
 	@echo "make env     only install, into $(VENV); PYTHON=... chooses the interpreter"
 	@echo "make clean   remove $(VENV) and the tools' caches"
@@ -70,6 +73,12 @@ slow: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 slow: export XLA_FLAGS ?=
 slow: env
 	$(BIN)/python -m pytest -m slow $(SLOW_FLAGS)
+
+# Goes on where it stopped; MUTANTS_FLAGS='--again OLD.jsonl' runs survivors again.
+mutants: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+mutants: env
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,mutation]'
+	$(BIN)/python -m tests.mutation.run --results=$(MUTANTS) $(MUTANTS_FLAGS)
 
 format: env
 	$(BIN)/ruff check --fix .
