@@ -207,6 +207,11 @@ def test_the_configuration_and_the_summary_belong_to_the_log(run):
     assert "cannot be read" in faults(run)[0]
 
 
+def test_a_run_that_ended_before_its_summary_was_written_is_fine(run):
+    (run / "summary.json").unlink()
+    assert not faults(run)
+
+
 def test_another_key_did_not_sign(run):
     other = make_signer("example.com/log", bytes(32))
     (fault,) = verify_run(run, other.verifier).faults
