@@ -1,10 +1,10 @@
 """Runs the tests on mutants and writes which are killed: `make mutants`.
 
-A mutant is a fault planted in a copy of the tree. Its tests run in three stages, each
-only if the one before noticed nothing: those that mirror its module, those of its
-package, and the conformance battery. A test that fails kills the mutant, and so does
-one that does not end. At the end, the tests that killed run once on the tree without
-faults: what fails there too has killed nobody.
+A mutant is a fault planted in a copy of the tree. Tests run in three stages, each over
+all mutants that the one before did not notice: those that mirror the module, others
+that use it or stand beside, and the conformance battery. A test that fails kills the
+mutant, and so does one that does not end. At the end, the tests that killed run once on
+the tree without faults: what fails there too has killed nobody.
 
 Results are appended to a file of JSON lines, so that an interrupted run goes on.
 """
@@ -14,6 +14,7 @@ import collections
 import contextlib
 import difflib
 import importlib
+import itertools
 import json
 import os
 import re
@@ -30,13 +31,13 @@ from tests.mutation.mutants import PACKAGES, ROOT, Mutant, draw, mutated
 PRELOADED = ("jax", "flax.linen", "optax", "orbax.checkpoint", "matplotlib.pyplot")
 ALGORITHMS = "tests/conformance/test_algorithm_conformance.py"
 COMPRESSORS = "tests/conformance/test_compressor_conformance.py"
+ELSEWHERE = ("tests/test_training.py", "tests/network/test_simulation.py")
+FED_AVG = ["tests/algorithms/test_fed_avg.py", ALGORITHMS, "-k", "fed_avg and not prox"]
 CONFORMANCE = {
     "wire": [COMPRESSORS, "-k", "bytes and (quantize or elias or top_k or trellis)"],
-    "server": ["tests/algorithms/test_fed_avg.py", ALGORITHMS, "-k", "fed_avg"],
-    "client": ["tests/algorithms/test_fed_avg.py", ALGORITHMS, "-k", "fed_avg"],
-    "training": ["tests/network/test_simulation.py", "tests/test_run.py"],
-    "audit": ["tests/test_hooks.py"],
-    "privacy": ["tests/experiments/test_fed_avg_privacy.py"],
+    "server": FED_AVG,
+    "client": FED_AVG,
+    "training": ["tests/test_run.py"],
 }
 KILLED_BY = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.M)
 
@@ -48,12 +49,14 @@ def stages(path: str) -> list[list[str]]:
     it by its own name; where there is neither, those that use a name it defines.
     """
     package, stem = Path(path).parts[1].removesuffix(".py"), Path(path).stem
-    if package == "training":
-        return [[path, "tests/test_training.py"], CONFORMANCE[package]]
     source = (ROOT / path).read_text(encoding="utf-8")
     names = re.findall(r"^(?:def|class) ([A-Za-z]\w*)", source, re.M)
     dotted = path.removesuffix(".py").replace("/", r"\.")
     files = sorted((ROOT / "tests" / package).rglob("test_*.py"))
+    files += [
+        ROOT / "tests/test_training.py",
+        ROOT / "tests/network/test_simulation.py",
+    ]
     text = {str(f.relative_to(ROOT)): f.read_text(encoding="utf-8") for f in files}
 
     def using(pattern: str) -> list[str]:
@@ -64,13 +67,12 @@ def stages(path: str) -> list[list[str]]:
     first += [file for file in using(rf"{dotted} import") if file not in first]
     first = first or users
     room = str(Path("tests", *Path(path).parts[1:-1])) + "/"
+    rest = [file for file in text if file in users or file.startswith(room)]
     if package == "compress":
-        rest = [file for file in text if file in users or file.startswith(room)]
         last = [COMPRESSORS, "-k", " or ".join([stem, *names])]
     else:
-        rest, last = list(text), CONFORMANCE[package]
-    rest = [file for file in rest if file not in first]
-    return [part for part in ([path, *first], rest, last) if part]
+        last = CONFORMANCE.get(package, [])
+    return [[path, *first], [file for file in rest if file not in first], last]
 
 
 def run_tests(arguments: list[str], tree: Path, log: Path, limit: float) -> int | None:
@@ -115,39 +117,34 @@ def copy_tree(tree: Path) -> None:
     shutil.copytree(ROOT, tree, ignore=ignored, ignore_dangling_symlinks=True)
 
 
-def judge(mutant: Mutant, work: Path, limit: float, age: int) -> dict[str, Any]:
-    """What became of one mutant: killed, timeout or survived, and by which test."""
+def judge(
+    mutant: Mutant, stage: int, work: Path, limit: float, age: int
+) -> dict[str, Any]:
+    """What became of a mutant in one stage, and by which test."""
     tree, log, start = work / "tree", work / "log", time.monotonic()
     copy_tree(tree)
     code, source = mutated(mutant), (ROOT / mutant.path).read_text(encoding="utf-8")
     assert code is not None
     (tree / mutant.path).write_text(code, encoding="utf-8")
     os.utime(tree / mutant.path, (age, age))  # compiled code is told apart by its time
-    lines = difflib.unified_diff(
-        source.splitlines(), code.splitlines(), n=0, lineterm=""
-    )
-    diff = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
-    outcome, stage, by = "survived", 0, ""
-    for arguments in stages(mutant.path):
-        stage += 1
-        status = run_tests(arguments, tree, log, limit)
-        if status in (0, 5):  # all passed; nothing was selected
-            continue
+    before, after = source.splitlines(), code.splitlines()
+    lines = difflib.unified_diff(before, after, n=0, lineterm="")
+    outcome, by, arguments = "survived", "", stages(mutant.path)[stage]
+    status = run_tests(arguments, tree, log, limit) if arguments else 0
+    if status not in (0, 5):  # all passed; nothing was selected
         text = log.read_text(encoding="utf-8", errors="replace")
         if status in (4, 70):
             raise RuntimeError(f"pytest could not start on {arguments}:\n{text}")
         outcome = "timeout" if status is None else "killed"
         by = next(iter(KILLED_BY.findall(text)), f"status {status}")
-        break
-    seconds = round(time.monotonic() - start, 1)
     return {
         **mutant._asdict(),
         "package": Path(mutant.path).parts[1].removesuffix(".py"),
         "outcome": outcome,
         "stage": stage,
         "by": by,
-        "seconds": seconds,
-        "diff": diff,
+        "seconds": round(time.monotonic() - start, 1),
+        "diff": [x for x in lines if not x.startswith(("---", "+++", "@@"))],
     }
 
 
@@ -168,11 +165,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of results; none where there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read(path: Path) -> dict[Mutant, dict[str, Any]]:
+    """Mutant to its last row in a file of results; none where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    rows = [json.loads(line) for line in text.splitlines()]
+    return {Mutant(*(row[name] for name in Mutant._fields)): row for row in rows}
 
 
 def main() -> None:
@@ -202,31 +199,32 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same goes on"))
     rows = read(options.results)
     if options.again:
-        survivors = [row for row in read(options.again) if row["outcome"] == "survived"]
-        todo = [Mutant(*(row[name] for name in Mutant._fields)) for row in survivors]
+        old = read(options.again)
+        todo = [mutant for mutant in old if old[mutant]["outcome"] == "survived"]
     else:
         samples = [draw(p, options.each, options.seed) for p in options.packages]
         longest = max(map(len, samples))  # the packages in turn
         todo = [s[i] for i in range(longest) for s in samples if i < len(s)]
-    done = {tuple(row[name] for name in Mutant._fields) for row in rows}
-    todo = [] if options.table else [mutant for mutant in todo if mutant not in done]
+    todo = [] if options.table else todo
     for name in PRELOADED if todo else ():
         importlib.import_module(name)
-    for mutant in todo:
-        rows.append(judge(mutant, work, options.limit, 10**9 + len(rows)))
+    for stage, mutant in itertools.product(range(3), todo):
+        last = rows.get(mutant, {"outcome": "survived", "stage": -1})
+        if last["outcome"] != "survived" or last["stage"] >= stage:
+            continue
+        age = 10**9 + 3 * todo.index(mutant) + stage
+        row = rows[mutant] = judge(mutant, stage, work, options.limit, age)
         with options.results.open("a", encoding="utf-8") as file:
-            print(json.dumps(rows[-1]), file=file)
-        print(
-            *(rows[-1][key] for key in ("outcome", "seconds", "path", "line")),
-            flush=True,
-        )
-    killers = sorted({row["by"] for row in rows if "::" in row["by"]})
+            print(json.dumps(row), file=file)
+        shown = (row[key] for key in ("outcome", "stage", "seconds", "path", "line"))
+        print(*shown, flush=True)
+    killers = sorted({row["by"] for row in rows.values() if "::" in row["by"]})
     if killers and todo:
         copy_tree(work / "tree")
         killers.append("--maxfail=1000")
         status = run_tests(killers, work / "tree", work / "log", 3600)
         print((work / "log").read_text(encoding="utf-8").splitlines()[-1], status)
-    print(table(rows))
+    print(table(list(rows.values())))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,18 @@ def test_sgd_of_one_adds_the_update():
     np.testing.assert_array_equal(after.params["w"], [1.5, 1.0])
 
 
+def test_a_step_to_what_is_not_finite_is_refused_and_said():
+    optimizer = optax.sgd(2.0)
+    params = {"w": jnp.array([1.0, 2.0])}
+    model = Model(params, optimizer.init(params))
+    huge = {"w": jnp.array([3e38, 1.0])}
+    for anyone in (True, False):
+        after, refused = step_towards(optimizer, model, huge, jnp.array(anyone))
+        assert refused.dtype == bool
+        assert bool(refused) == anyone  # where nobody counted, no step was asked for
+        np.testing.assert_array_equal(after.params["w"], params["w"])
+
+
 def test_a_round_without_clients_leaves_momentum_alone():
     optimizer = optax.sgd(1.0, momentum=0.9)
     params = {"w": jnp.array([1.0])}
