@@ -8,7 +8,7 @@ from fedjax_comp.wire.codes.frequencies import table_frequencies, table_tokens
 
 @pytest.mark.parametrize("m", [1, 2, 4, 7, 10])
 def test_frequencies_are_the_rounded_counts_in_proportion(m):
-    """One for each that is present; the rest by `(1 + (mantissa + 1/2) / 2**m) 2**e`."""
+    """One for each that is there, the rest by `(1 + (mantissa + 1/2) / 2**m) 2**e`."""
     counts = np.array([0, 1, 2, 3, 7, 90, 1000, 4097, 30_000, 5, 0], np.uint32)
     starts, frequencies = table_frequencies(*table_tokens(counts, m), m)
 
