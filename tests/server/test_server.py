@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from fedjax_comp.server.aggregate import weighted, weighted_mean
+from fedjax_comp.server.aggregate import scaled, weighted, weighted_mean
 from fedjax_comp.server.update import Model, step_towards
 
 
@@ -19,6 +20,13 @@ def test_weighted_mean_is_that_of_those_who_count():
     ]
     total = jax.tree.map(lambda *x: sum(x[1:], x[0]), *summands)
     np.testing.assert_array_equal(weighted_mean(total)["w"], [4.0, 3.5])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_narrow_updates_are_weighted_in_float32(dtype):
+    total = scaled(jnp.array([6.0], dtype), jnp.float32(20_001))
+    assert total.dtype == jnp.float32
+    np.testing.assert_array_equal(total, [120_006.0])
 
 
 def test_nobody_gives_zeros():
