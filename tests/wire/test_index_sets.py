@@ -24,6 +24,13 @@ def test_a_set_that_is_bad_for_golomb_costs_its_bitmap(bound, k):
     assert check_round_trip(field, shortest_index_set()) == 1 + bound
 
 
+@pytest.mark.parametrize("counted", [False, True])
+def test_a_set_without_room_costs_nothing(counted):
+    empty = jnp.zeros(0, jnp.uint32)
+    field = IndexSet(empty, 5, jnp.uint32(0) if counted else None)
+    assert check_round_trip(field, shortest_index_set()) == 0
+
+
 def test_more_indices_than_there_are_places_are_refused_at_both_ends():
     field = IndexSet(jnp.arange(5, dtype=jnp.uint32), 3)
     with pytest.raises(ValueError, match="Expected k=5 <= bound=3"):
