@@ -20,3 +20,11 @@ def test_frequencies_are_the_rounded_counts_in_proportion(m):
     # Both ends of an interval are rounded down, and so are weights of 17 bits.
     np.testing.assert_allclose(frequencies, share + present, rtol=1e-3, atol=1)
     np.testing.assert_array_equal(starts, np.cumsum(frequencies) - frequencies)
+
+
+def test_tokens_are_the_counts_in_binary():
+    """The exponent is one more than the logarithm, so that 0 is free for "absent"."""
+    counts = np.array([0, 1, 2, 3, 2**31, 2**32 - 1], np.uint32)
+    exponents, mantissas = table_tokens(counts, 2)
+    assert exponents.tolist() == [0, 1, 2, 2, 32, 32]
+    assert mantissas.tolist() == [0, 0, 0, 2, 0, 3]
