@@ -130,7 +130,7 @@ def draw(package: str, count: int, seed: int) -> list[Mutant]:
     """A sample of one package's mutants: first a place, then one of its faults.
 
     Every place has the same chance, so that a `+`, which has eleven faults, does not
-    count eleven times.
+    count eleven times; a second fault of a place is taken when all have had one.
     """
     folder = ROOT / "fedjax_comp" / package
     files = sorted(folder.rglob("*.py")) or [folder.with_suffix(".py")]
@@ -144,8 +144,11 @@ def draw(package: str, count: int, seed: int) -> list[Mutant]:
     order = sorted(places)
     chance.shuffle(order)
     sample: list[Mutant] = []
-    for place in order:
-        mutant = chance.choice(places[place])
-        if len(sample) < count and mutated(mutant):
-            sample.append(mutant)
+    while order and len(sample) < count:
+        for place in order:
+            mutant = chance.choice(places[place])
+            places[place].remove(mutant)
+            if len(sample) < count and mutated(mutant):
+                sample.append(mutant)
+        order = [place for place in order if places[place]]
     return sample
