@@ -29,6 +29,13 @@ def test_narrow_updates_are_weighted_in_float32(dtype):
     np.testing.assert_array_equal(total, [120_006.0])
 
 
+def test_double_updates_stay_double():
+    with jax.enable_x64(True):
+        total = scaled(jnp.array([1 + 2.0**-40], "float64"), jnp.float32(3))
+        assert total.dtype == jnp.float64
+        np.testing.assert_array_equal(total, [3 + 3 * 2.0**-40])
+
+
 def test_nobody_gives_zeros():
     summand = weighted({"w": jnp.array([jnp.inf])}, jnp.float32(2), jnp.array(False))
     np.testing.assert_array_equal(weighted_mean(summand)["w"], [0.0])
