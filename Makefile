@@ -7,6 +7,8 @@ WORKDIR ?= runs/digits
 SOAK ?= runs/soak
 # How pytest is spread over cores; `make test PYTEST_FLAGS=` runs it in one process.
 PYTEST_FLAGS ?= -n 2 --dist worksteal
+# Where `make mutants` writes what became of each.
+MUTANTS ?= runs/mutants.jsonl
 # The tests build their own mesh of CPU devices. An empty value lets JAX choose.
 JAX_PLATFORMS ?= cpu
 
@@ -28,7 +30,7 @@ SLICE := \
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-matrix test-newest slow soak format clean
+.PHONY: help env run test test-matrix test-newest slow soak mutants format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
@@ -37,6 +39,7 @@ help:
 	@echo "make test-newest  a slice of the tests under the newest of them"
 	@echo "make slow    install, then run the tests that take minutes"
 	@echo "make soak    install, then kill, fuzz, fill disks, run long (hours; tests/soak)"
+	@echo "make mutants plant faults and count those that the tests notice (hours)"
 	@echo "make format  rewrite the sources with ruff"
 	@echo "make env     only install, into $(VENV); PYTHON=... chooses the interpreter"
 	@echo "make clean   remove $(VENV), .venvs and the tools' caches"
@@ -106,6 +109,12 @@ soak: env
 	$(BIN)/python -m tests.soak.rounds --results=$(SOAK)/rounds.jsonl
 	$(BIN)/python -m tests.soak.flips --results=$(SOAK)/flips.jsonl
 	$(BIN)/python -m tests.fuzz.fuzz --count=1000000
+
+# Goes on where it stopped; MUTANTS_FLAGS='--again OLD.jsonl' runs survivors again.
+mutants: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+mutants: env
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,mutation]'
+	$(BIN)/python -m tests.mutation.run --results=$(MUTANTS) $(MUTANTS_FLAGS)
 
 format: env
 	$(BIN)/ruff check --fix .

@@ -13,6 +13,7 @@ from fedjax_comp.execution import scanned, sharded
 from fedjax_comp.training import (
     evaluation_program,
     init_state,
+    next_cohort,
     round_program,
     uniform_cohorts,
 )
@@ -111,6 +112,20 @@ def test_the_last_rounds_messages_come_out():
     for a, b in zip(host(dispatch.messages), host(single.messages), strict=True):
         np.testing.assert_array_equal(a, b)
     assert dispatch.messages["uplink"].spoke.shape == (3,)
+
+
+def test_who_is_next_is_known_before_the_round():
+    state, program, _ = make(keep_messages=True)
+    data = population()
+    sample = uniform_cohorts(cohort_size=3, epochs=2, batch_size=4)
+    invited = next_cohort(sample)(state.key, state.round, data)
+    _, dispatch = jax.jit(program)(state, data, jnp.int32(1))
+    spoke = dispatch.messages["uplink"].ends.sender
+    np.testing.assert_array_equal(invited.client_id, spoke)
+    share = 60 // NUM_CLIENTS
+    np.testing.assert_array_equal(invited.num_examples, [share] * 3)
+    np.testing.assert_array_equal(invited.examples, [2 * share] * 3)
+    assert invited.active.all()
 
 
 def test_the_callers_parameters_survive_donation():

@@ -337,6 +337,11 @@ def test_all_logs_of_a_key_are_reported(run, tmp_path):
     assert fault == f"none of the checkpoints from outside is of {ORIGIN}."
 
 
+def test_a_run_that_ended_before_its_summary_was_written_is_fine(run):
+    (run / "summary.json").unlink()
+    assert not faults(run)
+
+
 def test_another_key_did_not_sign(run):
     other = make_signer("example.com/log", bytes(32))
     (fault,) = verify_run(run, other.verifier).faults

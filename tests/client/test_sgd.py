@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_comp.client.sgd import local_sgd
+from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
 from tests.problems import make_cohort, softmax_task
 
 TASK = softmax_task()
@@ -116,6 +116,21 @@ def test_proximal_term_is_the_gradient_of_half_mu_squared_distance():
         expected = jax.tree.map(lambda w, g: w - rate * g, expected, grads)
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_learner_keeps_its_momentum_and_is_not_pulled_back():
+    cohort = make_cohort([8], batch_size=2)
+    work, optimizer = client(cohort, 0), optax.sgd(0.1, momentum=0.9)
+    train = jax.jit(local_steps(TASK, optimizer))
+    params = TASK.init(jax.random.key(0))
+    start = Learner(params, optimizer.init(params))
+    whole, _ = train(start, cohort.examples, work)
+    learner = start
+    for steps in (slice(0, 1), slice(1, 4)):
+        part = work._replace(rows=work.rows[steps], mask=work.mask[steps])
+        learner, _ = train(learner, cohort.examples, part)
+    for a, b in zip(jax.tree.leaves(learner), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("proximal", [-1.0, float("nan"), float("inf")])

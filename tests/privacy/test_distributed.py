@@ -33,6 +33,16 @@ def test_integers_are_never_longer_than_the_bound(step, size):
         assert np.max(np.abs(drawn * step - clipped)) <= step
 
 
+def test_what_is_too_long_is_drawn_again():
+    """Without drawing again two in three would be too long."""
+    rounding = bounded_rounding(clip=20.0, step=1.0, n=64)._replace(bound=20.2)
+    x = np.full(64, 2.5)
+    for _ in range(20):
+        drawn = round_bounded(os.urandom, x, rounding)
+        assert np.linalg.norm(drawn) <= 20.2
+        assert set(drawn.tolist()) == {2, 3}  # a draw, and not what is left without
+
+
 def test_the_bound_is_near_the_clip_for_a_fine_step():
     fine = bounded_rounding(clip=1.0, step=1e-6, n=100)
     assert fine.bound == pytest.approx(1e6, rel=1e-3)

@@ -7,6 +7,7 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import to_dtype
+from fedjax_comp.compress.quantize.cast import scale_exponent
 from fedjax_comp.wire.accounting import num_bits
 
 CONTEXT = make_context(jax.random.key(0), 0)
@@ -39,6 +40,15 @@ def test_a_scale_makes_the_error_relative(dtype: str):
             np.abs(decoded / (x * np.float64(np.float32(size))) - 1).max() < 2 * error
         )
         assert num_bits(payload).fixed == 200 * jnp.finfo(dtype).bits + 8
+
+
+@pytest.mark.parametrize("largest", [1.0, 6.0, 448.0])
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 1.0001, 1.9999, 2.0, 4.0])
+def test_the_scale_is_the_least_that_fits(ratio: float, largest: float):
+    x = jnp.asarray([0.0, -ratio * largest, largest / 8], jnp.float32)
+    exponent = int(scale_exponent(x, largest))
+    magnitude = float(jnp.max(jnp.abs(x)))
+    assert 2.0 ** (exponent - 1) * largest < magnitude <= 2.0**exponent * largest
 
 
 def test_a_dtype_without_nan_shows_it_by_the_exponent():
