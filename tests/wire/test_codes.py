@@ -334,5 +334,5 @@ def test_what_is_no_counted_field_is_never_written_or_read():
 def test_elias_codes_refuse_what_may_be_longer_than_a_count_of_bits(make):
     # 3.1e9 bits at a fixed width; 6.4e9 if every number were the largest.
     values = jax.ShapeDtypeStruct((100_000_000,), jnp.uint32)
-    with pytest.raises(ValueError, match="up to 6[0-9]{9} for Symbols"):
+    with pytest.raises(ValueError, match=r"up to 6[0-9]{9} for Symbols"):
         jax.eval_shape(lambda x: make().num_bits(Symbols(x, 1 << 31)), values)
