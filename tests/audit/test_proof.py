@@ -39,10 +39,11 @@ def test_a_proof_of_every_entry_comes_back(note):
             verify_entry(back, line + b" ", SIGNER.verifier)
 
 
-def test_extra_data_is_passed_over(note):
+def test_extra_data_is_refused(note):
     text = format_inclusion(prove_inclusion(LEAVES, 3, note))
     title, rest = text.split("\n", 1)
-    assert parse_inclusion(f"{title}\nextra AAAA\n{rest}").position == 3
+    with pytest.raises(NoteError, match="got 'extra AAAA'"):
+        parse_inclusion(f"{title}\nextra AAAA\n{rest}")
 
 
 def test_as_many_hashes_as_a_tree_can_have_levels(note):
@@ -60,11 +61,11 @@ def test_as_many_hashes_as_a_tree_can_have_levels(note):
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("old", "a line 'old' and a number"),
-        ("old 01", "a line 'old' and a number"),
-        ("old -1", "a line 'old' and a number"),
-        ("index 0", "a line 'old' and a number"),
-        (f"old 0\n{HASH[:-1]}", "a hash in base64"),
+        ("old", "In the line 'old' of a proof: Expected a number"),
+        ("old 01", "In the line 'old' of a proof: Expected a number"),
+        ("old -1", "In the line 'old' of a proof: Expected a number"),
+        ("index 0", "In the line 'old' of a proof: Expected a number"),
+        (f"old 0\n{HASH[:-1]}", "A hash of a proof: Expected base64"),
         ("old 0\nAAAA", "a hash of 32 bytes, got 3"),
     ],
 )
