@@ -38,6 +38,7 @@ from fedjax_comp.compress.quantize.natural import (
 )
 from fedjax_comp.compress.quantize.one_bit import one_bit, sign_sgd
 from fedjax_comp.compress.quantize.scalar import qsgd, scaled_sign, stochastic_quantize
+from fedjax_comp.compress.quantize.separable import separable
 from fedjax_comp.compress.quantize.terngrad import terngrad
 from fedjax_comp.compress.schemes.quantizers import (
     budgeted_eden,
@@ -129,6 +130,7 @@ __all__ = [
     "rotate",
     "rotated_quantize",
     "scaled_sign",
+    "separable",
     "sign_sgd",
     "sketched_update",
     "spectral_sample",

@@ -38,6 +38,7 @@ from fedjax_comp.compress import (
     rotate,
     rotated_quantize,
     scaled_sign,
+    separable,
     sign_sgd,
     stochastic_quantize,
     terngrad,
@@ -276,6 +277,9 @@ COMPRESSORS = (
         lambda n: max(1.0, 4 * n),
         keyed="round",
     ),
+    # The largest is a step at least, and what is not 0 at least 0.6 of its level:
+    # `cos^2 >= 0.6 <x, q> / ||x||^2 >= 0.6 / n` in units of the root mean square.
+    contractive("separable", lambda: separable(1.0, share=2), lambda n: 1 - 0.6 / n),
     # Beyond its range there is no bound.
     contractive(
         "common_range",
