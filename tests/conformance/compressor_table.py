@@ -280,6 +280,13 @@ COMPRESSORS = (
     # The largest is a step at least, and what is not 0 at least 0.6 of its level:
     # `cos^2 >= 0.6 <x, q> / ||x||^2 >= 0.6 / n` in units of the root mean square.
     contractive("separable", lambda: separable(1.0, share=2), lambda n: 1 - 0.6 / n),
+    # Noise of variance `f (1 - f) <= 1 / 4`; in every draw 1 and what is taken off.
+    unbiased(
+        "separable_unbiased",
+        lambda: separable(1.0, unbiased=True, share=2),
+        lambda n: 1 / 4,
+        lambda n: 1.5**2,
+    ),
     # Beyond its range there is no bound.
     contractive(
         "common_range",

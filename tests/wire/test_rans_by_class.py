@@ -13,11 +13,11 @@ from fedjax_comp.wire.accounting import message_bits
 from fedjax_comp.wire.bitstream import BitReader, BitWriter
 from fedjax_comp.wire.codes import rans, weibull
 from fedjax_comp.wire.codes.rans_by_class import Classified, rans_by_class
-from fedjax_comp.wire.codes.weibull import LEAST_SIZE, SHAPES, SIZES, weibull_tables
+from fedjax_comp.wire.codes.weibull import ROUNDED, SHAPES, weibull_tables
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Symbols
 
-CLASSES = len(SHAPES) * SIZES
+LEAST_SIZE, SIZES = ROUNDED
 
 
 def tail(m, k, sigma, theta=0.4):
@@ -46,6 +46,23 @@ def test_tables_are_those_of_the_distribution():
             ]
             np.testing.assert_allclose(below, 1 - np.array(of_z), atol=2**-7.9)
             assert tables.shifts[i] == 0
+
+
+def test_tables_with_noise_are_means_of_tails():
+    tables = weibull_tables(None)
+    least, number = tables.sizes
+    np.testing.assert_array_equal(tables.frequencies.sum(axis=1), 1 << 14)
+    for shape, k in enumerate(map(float, SHAPES)):
+        for size in (8, 16, 22, 26, 29, 31):
+            sigma, i = 2.0 ** ((least + size) / 2), shape * number + size
+            middle = (np.arange(4000) + 0.5) / 4000  # their cubes: many near 0
+            chances = [tail(1, k, sigma, 1 - y**3) * 3 * y**2 for y in middle]
+            nonzero = np.mean(chances)
+            share = tables.frequencies[i, 0] / 2**14
+            tokens = int(tables.escapes[i]) + 1
+            np.testing.assert_allclose(
+                share, 1 - nonzero, atol=0.05 * nonzero + tokens / 2**14
+            )
 
 
 def test_tables_are_the_same_integers_everywhere():

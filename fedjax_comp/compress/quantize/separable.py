@@ -28,6 +28,16 @@ leaf's shape, one of `wire.codes.weibull.SHAPES`, which the sender chooses for t
 fewest bits. Both ends have it from `side`, in integers, before the first symbol is
 decoded; no table travels (`wire.codes.rans_by_class`).
 
+Unbiased, `q = floor(t + u)` with noise `u` uniform in [0, 1) that both ends draw from
+the client's key, and
+
+    C(x) = step rms(x) (q - w (u - 1/2)),
+
+where `w` follows from the size of `ij` (`noise_weights`): 1, subtractive dither
+(Schuchman 1964), for coordinates of a step or more, where it leaves `step^2 / 12`
+whatever is sent; near 0, stochastic rounding, for those far below a step, where it
+leaves nearly `|t| step^2`. The bits are the same for every `w`.
+
 Kernels of convolutions are matrices `[height width inputs, outputs]`. Rows of less than
 `share` coordinates share one size, and so do columns: vectors and small leaves have a
 single size.
@@ -45,6 +55,7 @@ import numpy as np
 from fedjax_comp import checks
 from fedjax_comp import tree as trees
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
+from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.flattened import Flattened
 from fedjax_comp.compress.combine.leafwise import is_open, require_open, shape_of
 from fedjax_comp.compress.magnitude import power_of_two
@@ -59,8 +70,8 @@ from fedjax_comp.compress.quantize.separable_classes import (
 )
 from fedjax_comp.wire.codes.rans_by_class import Classified, rans_by_class
 from fedjax_comp.wire.codes.weibull import (
+    DITHERED,
     SHAPES,
-    SIZES,
     TOKENS,
     weibull_tables,
 )
@@ -73,11 +84,11 @@ _SAMPLE = 1 << 16  # coordinates of a leaf, about, that its shape is chosen by
 
 
 @functools.lru_cache(maxsize=4)
-def _token_bits(dead_zone: float) -> np.ndarray:
+def _token_bits(dead_zone: float | None) -> np.ndarray:
     """Bits of every token of every size under each shape, float32 `[shapes, ...]`."""
     frequencies = weibull_tables(dead_zone).frequencies
     bits = 14 - np.log2(np.maximum(frequencies, 1).astype(np.float64))
-    return bits.astype(np.float32).reshape(len(SHAPES), SIZES * TOKENS)
+    return bits.astype(np.float32).reshape(len(SHAPES), -1)
 
 
 def sample_stride(matrix: Matrix) -> int:
@@ -92,24 +103,25 @@ def sample_stride(matrix: Matrix) -> int:
     return stride
 
 
-def cheapest_shape(z: jax.Array, sizes: jax.Array, dead_zone: float) -> jax.Array:
+def cheapest_shape(
+    z: jax.Array, sizes: jax.Array, dead_zone: float | None
+) -> jax.Array:
     """The shape under which symbols have the fewest bits, int32 scalar.
 
     Args:
       z: uint32 `[m]`.
-      sizes: int32 `[m]`, in `[0, SIZES)`.
-      dead_zone: `theta`.
+      sizes: int32 `[m]`, from 0 at the least.
+      dead_zone: as for `weibull_tables`.
     """
-    tables = weibull_tables(dead_zone)
+    tables, number = weibull_tables(dead_zone), weibull_tables(dead_zone).sizes.number
     shift, escape = (
-        jnp.asarray(of_size[:SIZES]).at[sizes].get(mode="clip")
+        jnp.asarray(of_size[:number]).at[sizes].get(mode="clip")
         for of_size in (tables.shifts, tables.escapes)
     )
     token = jnp.minimum(z >> shift, escape).astype(jnp.int32)
-    counts = jnp.zeros(SIZES * TOKENS, jnp.int32).at[sizes * TOKENS + token].add(1)
-    return jnp.argmin(
-        jnp.asarray(_token_bits(dead_zone)) @ counts.astype(jnp.float32)
-    ).astype(jnp.int32)
+    counts = jnp.zeros(number * TOKENS, jnp.int32).at[sizes * TOKENS + token].add(1)
+    bits = jnp.asarray(_token_bits(dead_zone)) @ counts.astype(jnp.float32)
+    return jnp.argmin(bits).astype(jnp.int32)
 
 
 # ---------------------------------------------------------------------------- the coder
@@ -118,23 +130,30 @@ def cheapest_shape(z: jax.Array, sizes: jax.Array, dead_zone: float) -> jax.Arra
 def separable(
     step: float = 1.0,
     *,
+    unbiased: bool = False,
     dead_zone: float = 0.4,
     share: int = 16,
     symbols_per_lane: int = 8192,
 ) -> Compressor:
     """One step for the whole update, coded by the sizes of its rows and columns.
 
-    All of the update as it is, in few bits where it has structure: see the head of this
-    module. Deterministic, with the scale of least squares:
-    `||C(x) - x||^2 <= ||x||^2` over all leaves, so that it may stand under
-    `error_feedback`. It takes trees as they are, so that matrices are matrices: neither
-    `flattened` nor a rotation belongs in front of it. It is closed and coded:
-    `entropy_coded` finds nothing to do behind it.
+    In few bits what has structure: see the head of this module. Deterministic, with the
+    scale of least squares: `||C(x) - x||^2 <= ||x||^2` over all leaves, so that it may
+    stand under `error_feedback`. Unbiased, `E C(x) = x` for every coordinate, and
+    `E||C(x) - x||^2 <= step^2 ||x||^2 / 4`, near a third of that for steps below 1;
+    at the same bits its error is the larger one.
+
+    It takes trees as they are, so that matrices are matrices: neither `flattened` nor a
+    rotation belongs in front of it. It is closed and coded: `entropy_coded` finds
+    nothing to do behind it.
 
     Args:
       step: in units of the root mean square over all leaves, in [0.01, 100]. 8 is very
         few bits; 0.5 some two.
-      dead_zone: `theta` in [0.05, 0.5]; 0.5 rounds to the nearest.
+      unbiased: whether to round with noise of the client's own, to be averaged over
+        clients.
+      dead_zone: `theta` in [0.05, 0.5]; 0.5 rounds to the nearest. Not used where
+        `unbiased`.
       share: the fewest coordinates for which a row or a column has a size of its own.
       symbols_per_lane: as for `rans`.
 
@@ -160,39 +179,46 @@ def separable(
     dead_zone = checks.between("dead_zone", dead_zone, above=0.0499, at_most=0.5)
     checks.integer("share", share, minimum=1)
     checks.integer("symbols_per_lane", symbols_per_lane, minimum=1)
+    zone = None if unbiased else dead_zone
 
-    def code_of(shapes: Sequence[jax.ShapeDtypeStruct]) -> Code:
-        layout = tuple(matrix_of(like.shape, share) for like in shapes)
-        return _code(layout, dead_zone, symbols_per_lane)
+    def layout_of(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[Matrix, ...]:
+        return tuple(matrix_of(like.shape, share) for like in shapes)
 
     def init(like: PyTree) -> LinkState:
         require_open("separable", like)
         return LinkState(sender=(), receiver=())
 
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
-        del context
         leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
         shapes = tuple(shape_of(leaf) if _acts_on(leaf) else None for leaf in leaves)
         others = tuple(leaf for leaf in leaves if not _acts_on(leaf))
         acting = [leaf for leaf in leaves if _acts_on(leaf)]
         payload: PyTree = ()
         if acting:
-            matrices = [matrix_of(leaf.shape, share) for leaf in acting]
-            payload = quantized(
-                acting, matrices, code_of(list(map(shape_of, acting))), step, dead_zone
-            )
+            layout = layout_of([shape_of(leaf) for leaf in acting])
+            key = context.client_key if unbiased else None
+            scale, field = quantized(acting, layout, step, zone, key)
+            code = _code(layout, zone, symbols_per_lane)
+            # `Coded` is for single fields, and asks no more of them than its code.
+            coded = Coded(cast(Symbols, field), code)
+            payload = Quantized(Raw(scale), cast(Symbols, coded))
         return Flattened(payload, others, structure, shapes), sender
 
     def decode(
         context: Context, payload: Flattened, receiver: PyTree
     ) -> tuple[PyTree, PyTree]:
-        del context
         shapes = [like for like in payload.shapes if like is not None]
         x = jnp.zeros(0, jnp.float32)
         if shapes:
-            z = payload.payload.symbols.field.symbols.values.astype(jnp.int32)
-            q = jnp.where(z % 2 == 1, -((z + 1) // 2), z // 2)
-            x = payload.payload.scale.values * q.astype(jnp.float32)
+            field: Classified = payload.payload.symbols.field
+            z = field.symbols.values.astype(jnp.int32)
+            q = jnp.where(z % 2 == 1, -((z + 1) // 2), z // 2).astype(jnp.float32)
+            if unbiased:
+                classes = classes_of_side(
+                    field.side.values, layout_of(shapes), DITHERED
+                )
+                q = without_noise(context.client_key, q, classes % DITHERED.number)
+            x = payload.payload.scale.values * q
         opened, others = iter(trees.unravel(x, shapes)), iter(payload.others)
         leaves = [next(others if like is None else opened) for like in payload.shapes]
         return jax.tree.unflatten(payload.structure, leaves), receiver
@@ -205,12 +231,15 @@ def _acts_on(leaf: PyTree) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _code(layout: tuple[Matrix, ...], dead_zone: float, symbols_per_lane: int) -> Code:
+def _code(
+    layout: tuple[Matrix, ...], dead_zone: float | None, symbols_per_lane: int
+) -> Code:
     # Static metadata of a payload: the same object for both ends and in every trace.
+    tables = weibull_tables(dead_zone)
     return rans_by_class(
         f"separable({len(layout)} leaves)",
-        weibull_tables(dead_zone),
-        functools.partial(classes_of_side, layout=layout),
+        tables,
+        functools.partial(classes_of_side, layout=layout, known=tables.sizes),
         symbols_per_lane=symbols_per_lane,
     )
 
@@ -246,45 +275,98 @@ def in_steps(
 
 def quantized(
     leaves: Sequence[jax.Array],
-    matrices: Sequence[Matrix],
-    code: Code,
+    layout: tuple[Matrix, ...],
     step: float,
-    dead_zone: float,
-) -> Quantized:
+    dead_zone: float | None,
+    key: jax.Array | None,
+) -> tuple[jax.Array, Classified]:
     """What travels of the leaves, see the head of this module.
 
     Args:
       leaves: float arrays, not empty.
-      matrices: the model of each.
-      code: of their symbols.
+      layout: the model of each.
       step: in root mean squares.
-      dead_zone: `theta`.
+      dead_zone: `theta`; None to round with noise.
+      key: of the noise; None without.
+
+    Returns:
+      What symbols are multiples of, float32 scalar, and the symbols with their classes.
     """
     # No coordinate is above `sqrt(n)` times the root mean square.
     n = sum(leaf.size for leaf in leaves)
-    largest = math.ceil(math.sqrt(n) / step) + 1
+    cardinality = 2 * (math.ceil(math.sqrt(n) / step) + 1) + 1
+    known = weibull_tables(dead_zone).sizes
     units, width = in_steps(leaves, step)
-    along, square, symbols, shapes, sizes = [], [], [], [], []
-    for t, matrix in zip(units, matrices, strict=True):
+    symbols: list[jax.Array] = []
+    along, square, shapes, sizes = [], [], [], []
+    for t, matrix in zip(units, layout, strict=True):
         t = t.reshape(matrix.rows, matrix.columns)
-        level = jnp.floor(jnp.abs(t) + dead_zone)
-        along.append(jnp.sum(jnp.abs(t) * level))
-        square.append(jnp.sum(level * level))
-        z = symbols_of(zigzag(t, level), 2 * largest + 1).values.reshape(-1)
-        row, column = leaf_sizes(t, matrix)
-        size = leaf_classes(row, column, matrix)
+        if dead_zone is None:
+            start = sum(part.size for part in symbols)
+            noisy = noise.uniform(cast(jax.Array, key), (n,))[start : start + t.size]
+            q = rounded_with(noisy.reshape(t.shape), t)
+        else:
+            q = jnp.copysign(jnp.floor(jnp.abs(t) + dead_zone), t)
+        along.append(jnp.sum(t * q))
+        square.append(jnp.sum(q * q))
+        z = symbols_of(zigzag(q, jnp.abs(q)), cardinality).values.reshape(-1)
+        row, column = leaf_sizes(t, matrix, known)
+        size = leaf_classes(row, column, matrix, known)
         symbols.append(z)
         some = slice(None, None, sample_stride(matrix))
         z, size = z[some].astype(jnp.uint32), size[some]
         shapes.append(cheapest_shape(z, size, dead_zone))
         sizes += [row, column]
-    # Not `> 0`: what is not a number shall stay visible in the scale.
-    divisor = jnp.sum(jnp.stack(square))
-    scale = jnp.where(divisor == 0, 0.0, jnp.sum(jnp.stack(along)) / divisor)
-    field = Classified(
-        to_side(jnp.stack(shapes), jnp.concatenate(sizes)),
-        Symbols(jnp.concatenate(symbols), 2 * largest + 1),
-    )
-    # `Coded` is written for single fields, and asks no more of them than its code.
-    coded = Coded(cast(Symbols, field), code)
-    return Quantized(Raw(width * scale), cast(Symbols, coded))
+    scale = width
+    if dead_zone is not None:
+        # Not `> 0`: what is not a number shall stay visible in the scale.
+        divisor = jnp.sum(jnp.stack(square))
+        least_squares = jnp.sum(jnp.stack(along)) / divisor
+        scale = width * jnp.where(divisor == 0, 0.0, least_squares)
+    side = to_side(jnp.stack(shapes), jnp.concatenate(sizes))
+    return scale, Classified(side, Symbols(jnp.concatenate(symbols), cardinality))
+
+
+# ---------------------------------------------------------------------- without a bias
+
+
+def rounded_with(u: jax.Array, t: jax.Array) -> jax.Array:
+    """`floor(t + u)`, exact where `t` is large, float32 in the shape of both."""
+    low = jnp.floor(t)
+    return low + (u + (t - low) >= 1).astype(jnp.float32)
+
+
+def without_noise(key: jax.Array, q: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Takes off `q = floor(t + u)` what is known of its noise: `q - w (u - 1/2)`.
+
+    Args:
+      key: which `u` was drawn from.
+      q: float32 `[n]`.
+      sizes: int32 `[n]`, from 0 at the least of `DITHERED`.
+    """
+    weight = jnp.asarray(noise_weights()).at[sizes].get(mode="clip")
+    return q - weight * (noise.uniform(key, q.shape) - 0.5)
+
+
+@functools.cache
+def noise_weights() -> np.ndarray:
+    """The `w` of least error for numbers of each size of `DITHERED`, float32.
+
+    Unbiased is every `w` that does not depend on `u`. With `f = t - floor(t)`
+
+        E (q - w (u - 1/2) - t)^2 = v - w v + w^2 / 12,   v = E f (1 - f),
+
+    least at `w = 6 v`: 1, all of the noise, for sizes of a step and above, and next to
+    nothing for those far below a step, which nearly all round to 0.
+
+    >>> (100 * noise_weights()[[0, 14, 20, 26, 32]]).round().tolist()  # per cent
+    [0.0, 7.0, 49.0, 100.0, 100.0]
+    """
+    k = 1.25
+    chance = (np.arange(4096) + 0.5) / 4096
+    unit = (-np.log(chance)) ** (1 / k) / math.sqrt(math.gamma(1 + 2 / k))
+    t = unit * 2.0 ** ((DITHERED.least + np.arange(DITHERED.number)[:, None]) / 2)
+    part = t - np.floor(t)
+    weight = np.minimum(1.0, 6 * np.mean(part * (1 - part), axis=1))
+    weight[0] = 0.0  # where all may be 0, and then shall stay so
+    return weight.astype(np.float32)

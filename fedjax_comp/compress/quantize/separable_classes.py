@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp.wire.codes.weibull import LEAST_SIZE, SHAPES, SIZES
+from fedjax_comp.wire.codes.weibull import SHAPES, Sizes
 from fedjax_comp.wire.fields import Symbols
 
 _MODULUS = 64  # of side values
@@ -71,15 +71,18 @@ def rounded_log2(x: jax.Array) -> jax.Array:
     return (bits >> 23).astype(jnp.int32) - 127
 
 
-def leaf_sizes(t: jax.Array, matrix: Matrix) -> tuple[jax.Array, jax.Array]:
+def leaf_sizes(
+    t: jax.Array, matrix: Matrix, known: Sizes
+) -> tuple[jax.Array, jax.Array]:
     """Logs of the sizes of rows and of columns, as they travel: both in [0, 64).
 
-        row_i:     log2 mean_j t_ij^2, from `LEAST_SIZE` up
+        row_i:     log2 mean_j t_ij^2, from `least` up
         column_j:  log2(mean_i t_ij^2 / mean t^2) + 31
 
     Args:
       t: float32 `[r, c]`.
       matrix: its model.
+      known: the sizes that the code has tables for.
 
     Returns:
       int32 `[r]` and `[c]`, `[1]` and `[0]` where there is one size for all.
@@ -87,7 +90,7 @@ def leaf_sizes(t: jax.Array, matrix: Matrix) -> tuple[jax.Array, jax.Array]:
     square = t * t
     mean = jnp.mean(square)
     row = jnp.mean(square, axis=1) if matrix.by_row else mean[None]
-    row = jnp.clip(rounded_log2(row) - LEAST_SIZE, 0, SIZES - 1)
+    row = jnp.clip(rounded_log2(row) - known.least, 0, known.number - 1)
     if not matrix.by_column:
         return row, jnp.zeros(0, jnp.int32)
     column = jnp.mean(square, axis=0) / jnp.where(mean > 0, mean, 1.0)
@@ -95,12 +98,14 @@ def leaf_sizes(t: jax.Array, matrix: Matrix) -> tuple[jax.Array, jax.Array]:
     return row, column + _MAX_COLUMN
 
 
-def leaf_classes(row: jax.Array, column: jax.Array, matrix: Matrix) -> jax.Array:
-    """Sizes of all coordinates in `[0, SIZES)`, int32 `[r c]`, from `leaf_sizes`."""
+def leaf_classes(
+    row: jax.Array, column: jax.Array, matrix: Matrix, known: Sizes
+) -> jax.Array:
+    """Sizes of all coordinates, from 0 at `least`, int32 `[r c]`, from `leaf_sizes`."""
     if not matrix.by_column:
         column = jnp.full(1, _MAX_COLUMN, jnp.int32)
     size = row[:, None] + (column[None, :] - _MAX_COLUMN)
-    size = jnp.clip(size, 0, SIZES - 1)
+    size = jnp.clip(size, 0, known.number - 1)
     return jnp.broadcast_to(size, (matrix.rows, matrix.columns)).reshape(-1)
 
 
@@ -129,7 +134,9 @@ def from_side(side: jax.Array, leaves: int) -> tuple[jax.Array, jax.Array]:
     return jnp.minimum(numbers[:leaves], len(SHAPES) - 1), sizes
 
 
-def classes_of_side(side: jax.Array, layout: tuple[Matrix, ...]) -> jax.Array:
+def classes_of_side(
+    side: jax.Array, layout: tuple[Matrix, ...], known: Sizes
+) -> jax.Array:
     """The class of each coordinate of all leaves, int32 `[n]`, from what travelled."""
     shapes, sizes = from_side(side, len(layout))
     classes, start = [], 0
@@ -137,6 +144,7 @@ def classes_of_side(side: jax.Array, layout: tuple[Matrix, ...]) -> jax.Array:
         rows, columns = matrix.sizes
         row = sizes[start : start + rows]
         column = sizes[start + rows : start + rows + columns]
-        classes.append(leaf_classes(row, column, matrix) + SIZES * shapes[i])
+        size = leaf_classes(row, column, matrix, known)
+        classes.append(size + known.number * shapes[i])
         start += rows + columns
     return jnp.concatenate(classes)

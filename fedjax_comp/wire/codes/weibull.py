@@ -12,8 +12,10 @@ its two factors are divided out. What is coded is
 
     z = 2 |q| - [q < 0],   q = sign(t) floor(|t| + theta),
 
-0, -1, 1, -2, 2, ... as 0, 1, 2, 3, 4, ... A class is a shape `k` and a size: sizes are
-half-octaves, `sigma = 2^(c / 2)`. Of large sizes the low `shift` bits of `z` are nearly
+0, -1, 1, -2, 2, ... as 0, 1, 2, 3, 4, ... or the same of `q = floor(t + u)` with noise
+`u` uniform in [0, 1), of which `P(|q| >= m)` is the mean of `P(|t| > x)` over `x` from
+`m - 1` to `m`. A class is a shape `k` and a size: sizes are half-octaves,
+`sigma = 2^(c / 2)`. Of large sizes the low `shift` bits of `z` are nearly
 uniform, travel as they are and leave few tokens. The last token is an escape: what `z`
 has beyond it follows in Elias gamma code.
 
@@ -44,11 +46,24 @@ _SECOND_MOMENTS = (
 )
 """`Gamma(1 + 2 / k)` of each shape."""
 
-LEAST_SIZE = -9
-"""Half-octaves above a step; of what is smaller, fewer than one in `2**14` is not 0."""
 
-SIZES = 48
-"""Number of sizes: the largest is `2^19` steps."""
+class Sizes(NamedTuple):
+    """Half-octaves that sizes are told apart by: `least` and the following ones.
+
+    Attributes:
+      least: `c` of the first; what is smaller is taken for it.
+      number: of sizes, at most 64.
+    """
+
+    least: int
+    number: int
+
+
+ROUNDED = Sizes(-9, 48)
+"""Of what is smaller, fewer than one in `2**14` does not round to 0."""
+
+DITHERED = Sizes(-26, 64)
+"""With noise a number of any size may round to +-1: its mean size is the chance."""
 
 TOKENS = 64
 """Room for the tokens of a class; the last one in use is the escape."""
@@ -56,10 +71,11 @@ TOKENS = 64
 _PLAIN_OCTAVES = 2  # up to so many octaves above a step all of z is in its token
 _TOTAL_BITS = 40
 _DIGITS = 25
+_PANELS = 32  # of an integral
 
 
 class Tables(NamedTuple):
-    """Tables of all classes, class `shape * SIZES + size`.
+    """Tables of all classes, class `shape * sizes.number + size`.
 
     Attributes:
       starts: of each token, uint32 `[classes, TOKENS]`.
@@ -67,58 +83,81 @@ class Tables(NamedTuple):
         class has no such token.
       shifts: low bits of `z` that travel as they are, uint32 `[classes]`.
       escapes: the last token, uint32 `[classes]`.
+      sizes: the half-octaves of the classes.
     """
 
     starts: UInt32Array
     frequencies: UInt32Array
     shifts: UInt32Array
     escapes: UInt32Array
+    sizes: Sizes
 
 
 @functools.lru_cache(maxsize=4)
-def weibull_tables(dead_zone: float) -> Tables:
-    """The tables for numbers rounded by `floor(|t| + theta)`.
+def weibull_tables(dead_zone: float | None) -> Tables:
+    """The tables for numbers rounded by `floor(|t| + theta)`, or with noise.
 
     Args:
-      dead_zone: `theta`, in (0, 1).
+      dead_zone: `theta`, in (0, 1); None for `floor(t + u)`.
 
     >>> tables = weibull_tables(0.4)
-    >>> laplace = SHAPES.index("1") * SIZES - LEAST_SIZE  # sigma is one step
-    >>> shares = tables.frequencies[laplace, :3] / 2**14  # of 0, -1 and 1
+    >>> size_of_one = SHAPES.index("1") * ROUNDED.number - ROUNDED.least
+    >>> shares = tables.frequencies[size_of_one, :3] / 2**14  # of 0, -1 and 1
     >>> shares.round(3).tolist()  # 1 - exp(-0.6 sqrt 2), ...
     [0.571, 0.162, 0.162]
     """
+    least, number = sizes = DITHERED if dead_zone is None else ROUNDED
     with localcontext(Context(prec=_DIGITS)):
-        theta = Decimal(repr(dead_zone))
-        columns = [_tables_of_size(LEAST_SIZE + i, theta) for i in range(SIZES)]
-    frequencies = np.zeros((len(SHAPES), SIZES, TOKENS), np.uint32)
+        theta = None if dead_zone is None else Decimal(repr(dead_zone))
+        columns = [_tables_of_size(least + i, theta) for i in range(number)]
+    frequencies = np.zeros((len(SHAPES), number, TOKENS), np.uint32)
     shifts, escapes = [], []
     for size, (shift, table) in enumerate(columns):
         frequencies[:, size, : table.shape[1]] = table
         shifts.append(shift)
         escapes.append(table.shape[1] - 1)
     ends = np.cumsum(frequencies, axis=-1, dtype=np.uint32)
-    flat = (len(SHAPES) * SIZES, TOKENS)
+    flat = (len(SHAPES) * number, TOKENS)
     return Tables(
         starts=(ends - frequencies).reshape(flat),
         frequencies=frequencies.reshape(flat),
         shifts=np.tile(np.array(shifts, np.uint32), len(SHAPES)),
         escapes=np.tile(np.array(escapes, np.uint32), len(SHAPES)),
+        sizes=sizes,
     )
 
 
-def _tables_of_size(size: int, theta: Decimal) -> tuple[int, UInt32Array]:
+def _tables_of_size(size: int, theta: Decimal | None) -> tuple[int, UInt32Array]:
     """`shift`, and the frequencies `[shapes, tokens]` of one size."""
     shift = max(0, size // 2 - _PLAIN_OCTAVES)
-    sigma = (Decimal(2) ** size).sqrt()
-    logs: dict[int, Decimal] = {}
+    log_sigma = (Decimal(2) ** size).sqrt().ln()
 
+    @functools.cache
+    def log_of(x: Decimal) -> Decimal:
+        return x.ln() - log_sigma
+
+    @functools.cache
+    def above(x: Decimal, shape: int) -> Decimal:
+        """`P(|t| > x)`, `x > 0`."""
+        log = log_of(x) + Decimal(_SECOND_MOMENTS[shape]).ln() / 2
+        return (-(log * Decimal(SHAPES[shape])).exp()).exp()
+
+    @functools.cache
     def beyond(m: int, shape: int) -> Decimal:
         """`P(|q| >= m)`, `m >= 1`."""
-        if m not in logs:
-            logs[m] = ((m - theta) / sigma).ln()
-        log = logs[m] + Decimal(_SECOND_MOMENTS[shape]).ln() / 2
-        return (-(log * Decimal(SHAPES[shape])).exp()).exp()
+        if theta is not None:
+            return above(m - theta, shape)
+        if shift > 0:  # so large that the mean is in the middle
+            return above(m - Decimal("0.5"), shape)
+        if m > 1:
+            ends = above(Decimal(m - 1), shape) + above(Decimal(m), shape)
+            return (ends + 4 * above(m - Decimal("0.5"), shape)) / 6
+        # x = y^4 from 0 to 1 by Simpson's rule: all may be near 0.
+        total = above(Decimal(1), shape)
+        for i in range(1, _PANELS):
+            y = Decimal(i) / _PANELS
+            total += (4 if i % 2 else 2) * y**3 * above(y**4, shape)
+        return 4 * total / (3 * _PANELS)
 
     def tail(token: int, shape: int) -> int:
         """`P(z >= token << shift)`, `token >= 1`, in units of `2**-40`."""
@@ -127,7 +166,7 @@ def _tables_of_size(size: int, theta: Decimal) -> tuple[int, UInt32Array]:
             chance = (beyond(m, shape) + beyond(m + 1, shape)) / 2
         else:
             chance = beyond(m, shape)
-        return int(chance * (1 << _TOTAL_BITS))
+        return int(min(chance, Decimal(1)) * (1 << _TOTAL_BITS))
 
     # The first shape has the heaviest tail: where it has one number in 2**14 left, all
     # escape.

@@ -9,6 +9,7 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import chain, entropy_coded, identity, separable
+from fedjax_comp.compress.quantize.separable import noise_weights
 from fedjax_comp.compress.quantize.separable_classes import (
     Matrix,
     classes_of_side,
@@ -18,9 +19,10 @@ from fedjax_comp.compress.quantize.separable_classes import (
     to_side,
 )
 from fedjax_comp.wire.accounting import message_bits, num_bits
-from fedjax_comp.wire.codes.weibull import LEAST_SIZE, SHAPES, SIZES
+from fedjax_comp.wire.codes.weibull import DITHERED, ROUNDED, SHAPES
 from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes
 
+LEAST_SIZE, SIZES = ROUNDED
 CONTEXT = make_context(jax.random.key(0), 0)
 RNG = np.random.default_rng(0)
 SPREAD = RNG.standard_normal((40, 1)), RNG.standard_normal((1, 64))
@@ -84,7 +86,7 @@ def test_symbols_classes_and_bits_are_those_of_the_formulas(step, share):
     z, sizes, x = reference(TREE, step, 0.4, share)
     np.testing.assert_array_equal(field.symbols.values, z)
     layout = tuple(matrix_of(leaf.shape, share) for leaf in jax.tree.leaves(TREE))
-    classes = np.asarray(classes_of_side(field.side.values, layout))
+    classes = np.asarray(classes_of_side(field.side.values, layout, ROUNDED))
     np.testing.assert_array_equal(classes % SIZES, sizes)
     flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(decoded)])
     np.testing.assert_allclose(flat, x, rtol=1e-5)
@@ -144,6 +146,41 @@ def test_least_squares_leaves_no_more_than_was_there():
         assert off <= (1 + 1e-6) * sum(np.sum(x**2) for x in jax.tree.leaves(TREE))
 
 
+def test_without_a_bias_the_error_is_that_of_the_weighted_dither():
+    step, draws = 1.5, 200
+    compressor = separable(step, unbiased=True)
+    tree = to_jax(TREE)
+    leaves = [np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(tree)]
+    x = np.concatenate(leaves)
+    width = step * math.sqrt(np.mean(x**2))
+
+    @jax.jit
+    def draw(key):
+        context = make_context(key, 0)
+        payload, _ = compressor.encode(context, tree, ())
+        decoded, _ = compressor.decode(context, payload, ())
+        flat = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(decoded)])
+        return flat, payload.payload.symbols.field.side.values
+
+    keys = jax.random.split(jax.random.key(3), draws)
+    drawn = [draw(key) for key in keys]
+    off = np.stack([np.asarray(flat, np.float64) for flat, _ in drawn]) - x
+    layout = tuple(matrix_of(leaf.shape, 16) for leaf in jax.tree.leaves(TREE))
+    sizes = np.asarray(classes_of_side(drawn[0][1], layout, DITHERED))
+    w = noise_weights()[sizes % DITHERED.number].astype(np.float64)
+    f = x / width - np.floor(x / width)
+    variance = width**2 * (f * (1 - f) * (1 - w) + w**2 / 12)
+    # A sum of independent terms: within five standard errors, of at most the square of
+    # the largest error.
+    error, expected = np.sum(off**2) / draws, np.sum(variance)
+    assert abs(error - expected) < 5 * math.sqrt(2.25 * width**2 * expected / draws)
+    score = np.sum(np.mean(off, axis=0) ** 2 * draws / variance.clip(1e-12)) / x.size
+    assert abs(score - 1) < 0.15  # of 3,777 squares of mean 1
+    # Both ends of the weight are worse: stochastic rounding, and all of the noise.
+    assert expected < 0.95 * width**2 * np.sum(f * (1 - f))
+    assert expected < 0.95 * width**2 * x.size / 12
+
+
 def test_a_broken_leaf_breaks_all_of_the_update():
     tree = to_jax(TREE) | {"bias": jnp.full(64, jnp.nan)}
     *_, decoded = sent(separable(1.0), tree)
@@ -165,10 +202,10 @@ def test_every_side_value_tells_a_class():
     np.testing.assert_array_equal(back, sizes)
     layout = (Matrix(20, 30, True, True), Matrix(1, 5, False, False))
     hostile = jnp.asarray(RNG.integers(0, 64, 2 + 50 + 1), jnp.uint8)
-    classes = np.asarray(classes_of_side(hostile, layout))
+    classes = np.asarray(classes_of_side(hostile, layout, DITHERED))
     assert classes.shape == (605,)
     assert classes.min() >= 0
-    assert classes.max() < SIZES * len(SHAPES)
+    assert classes.max() < DITHERED.number * len(SHAPES)
 
 
 def test_mistakes_are_told():
