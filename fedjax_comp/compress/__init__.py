@@ -14,6 +14,7 @@ from fedjax_comp.compress.budget.budgeted import (
     budgeted_top_k,
 )
 from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.compress.budget.separable import budgeted_separable
 from fedjax_comp.compress.combine.blockwise import blockwise
 from fedjax_comp.compress.combine.chain import chain, identity
 from fedjax_comp.compress.combine.differences import differenced
@@ -82,6 +83,7 @@ __all__ = [
     "budgeted_eden",
     "budgeted_quantize",
     "budgeted_random_k",
+    "budgeted_separable",
     "budgeted_top_k",
     "budgeted_trellis",
     "by_rank",

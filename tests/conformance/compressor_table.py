@@ -10,6 +10,7 @@ from fedjax_comp.compress import (
     budgeted_eden,
     budgeted_quantize,
     budgeted_random_k,
+    budgeted_separable,
     budgeted_top_k,
     budgeted_trellis,
     by_rank,
@@ -280,6 +281,11 @@ COMPRESSORS = (
     # The largest is a step at least, and what is not 0 at least 0.6 of its level:
     # `cos^2 >= 0.6 <x, q> / ||x||^2 >= 0.6 / n` in units of the root mean square.
     contractive("separable", lambda: separable(1.0, share=2), lambda n: 1 - 0.6 / n),
+    contractive(
+        "budgeted_separable",
+        lambda: budgeted_separable(1.0, share=2),
+        lambda n: 1 - 0.6 / n,
+    ),
     # Noise of variance `f (1 - f) <= 1 / 4`; in every draw 1 and what is taken off.
     unbiased(
         "separable_unbiased",

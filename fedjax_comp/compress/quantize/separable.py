@@ -45,7 +45,7 @@ single size.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import jax
@@ -175,7 +175,46 @@ def separable(
       >>> separable().decode(context, payload, ())[0]["w"].tolist()
       [[3.0, 0.0], [0.0, -3.0]]
     """
-    step = checks.between("step", step, above=0.00999, at_most=100)
+    checks.between("step", step, above=0.00999, at_most=100)
+    return coder(
+        "separable",
+        lambda context, others, sizes, attempt: attempt(step),
+        finest=step,
+        unbiased=unbiased,
+        dead_zone=dead_zone,
+        share=share,
+        symbols_per_lane=symbols_per_lane,
+    )
+
+
+Attempt = Callable[[jax.typing.ArrayLike], Quantized]
+"""`(step) -> payload` of the leaves at a step, which may be traced."""
+
+Choose = Callable[[Context, tuple[PyTree, ...], list[int], Attempt], Quantized]
+"""`(context, leaves that pass through, sizes of the others, attempt) -> payload`."""
+
+
+def coder(
+    name: str,
+    choose: Choose,
+    *,
+    finest: float,
+    unbiased: bool,
+    dead_zone: float,
+    share: int,
+    symbols_per_lane: int,
+) -> Compressor:
+    """The coder at the step that `choose` decides on: `separable` and its kind.
+
+    Args:
+      name: for messages.
+      choose: makes one attempt or several, and returns the payload of the last.
+      finest: the least step of all attempts.
+      unbiased: as for `separable`.
+      dead_zone: likewise.
+      share: likewise.
+      symbols_per_lane: likewise.
+    """
     dead_zone = checks.between("dead_zone", dead_zone, above=0.0499, at_most=0.5)
     checks.integer("share", share, minimum=1)
     checks.integer("symbols_per_lane", symbols_per_lane, minimum=1)
@@ -185,7 +224,7 @@ def separable(
         return tuple(matrix_of(like.shape, share) for like in shapes)
 
     def init(like: PyTree) -> LinkState:
-        require_open("separable", like)
+        require_open(name, like)
         return LinkState(sender=(), receiver=())
 
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
@@ -193,15 +232,20 @@ def separable(
         shapes = tuple(shape_of(leaf) if _acts_on(leaf) else None for leaf in leaves)
         others = tuple(leaf for leaf in leaves if not _acts_on(leaf))
         acting = [leaf for leaf in leaves if _acts_on(leaf)]
-        payload: PyTree = ()
-        if acting:
-            layout = layout_of([shape_of(leaf) for leaf in acting])
-            key = context.client_key if unbiased else None
-            scale, field = quantized(acting, layout, step, zone, key)
-            code = _code(layout, zone, symbols_per_lane)
+        layout = layout_of([shape_of(leaf) for leaf in acting])
+        code = _code(layout, zone, symbols_per_lane)
+        key = context.client_key if unbiased else None
+
+        def attempt(step: jax.typing.ArrayLike) -> Quantized:
+            scale, field = quantized(acting, layout, step, finest, zone, key)
             # `Coded` is for single fields, and asks no more of them than its code.
             coded = Coded(cast(Symbols, field), code)
-            payload = Quantized(Raw(scale), cast(Symbols, coded))
+            return Quantized(Raw(scale), cast(Symbols, coded))
+
+        payload: PyTree = ()
+        if acting:
+            sizes = [leaf.size for leaf in acting]
+            payload = choose(context, others, sizes, attempt)
         return Flattened(payload, others, structure, shapes), sender
 
     def decode(
@@ -245,7 +289,7 @@ def _code(
 
 
 def in_steps(
-    leaves: Sequence[jax.Array], step: float
+    leaves: Sequence[jax.Array], step: jax.typing.ArrayLike
 ) -> tuple[list[jax.Array], jax.Array]:
     """Leaves in units of a step, and the step.
 
@@ -276,7 +320,8 @@ def in_steps(
 def quantized(
     leaves: Sequence[jax.Array],
     layout: tuple[Matrix, ...],
-    step: float,
+    step: jax.typing.ArrayLike,
+    finest: float,
     dead_zone: float | None,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Classified]:
@@ -286,6 +331,7 @@ def quantized(
       leaves: float arrays, not empty.
       layout: the model of each.
       step: in root mean squares.
+      finest: the least that `step` may be, which bounds the symbols.
       dead_zone: `theta`; None to round with noise.
       key: of the noise; None without.
 
@@ -294,7 +340,7 @@ def quantized(
     """
     # No coordinate is above `sqrt(n)` times the root mean square.
     n = sum(leaf.size for leaf in leaves)
-    cardinality = 2 * (math.ceil(math.sqrt(n) / step) + 1) + 1
+    cardinality = 2 * (math.ceil(math.sqrt(n) / finest) + 1) + 1
     known = weibull_tables(dead_zone).sizes
     units, width = in_steps(leaves, step)
     symbols: list[jax.Array] = []
