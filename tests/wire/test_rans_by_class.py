@@ -48,6 +48,16 @@ def test_tables_are_those_of_the_distribution():
             assert tables.shifts[i] == 0
 
 
+@pytest.mark.parametrize("dead_zone", [0.05, 0.5, None])
+def test_every_token_in_use_has_a_share(dead_zone):
+    tables = weibull_tables(dead_zone)
+    used = np.arange(weibull.TOKENS)[None, :] <= tables.escapes[:, None]
+    assert tables.frequencies[used].min() >= 1
+    assert tables.frequencies.max() < 1 << 14
+    assert not tables.frequencies[~used].any()
+    np.testing.assert_array_equal(tables.frequencies.sum(axis=1), 1 << 14)
+
+
 def test_tables_with_noise_are_means_of_tails():
     tables = weibull_tables(None)
     least, number = tables.sizes
