@@ -9,7 +9,6 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import chain, entropy_coded, identity, separable
-from fedjax_comp.compress.quantize.separable import noise_weights
 from fedjax_comp.compress.quantize.separable_classes import (
     Matrix,
     classes_of_side,
@@ -18,6 +17,7 @@ from fedjax_comp.compress.quantize.separable_classes import (
     rounded_log2,
     to_side,
 )
+from fedjax_comp.compress.quantize.separable_noise import noise_weights
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.codes.weibull import DITHERED, ROUNDED, SHAPES
 from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes
