@@ -33,10 +33,10 @@ the client's key, and
 
     C(x) = step rms(x) (q - w (u - 1/2)),
 
-where `w` follows from the size of `ij` (`separable_noise.noise_weights`): 1, subtractive dither
-(Schuchman 1964), for coordinates of a step or more, where it leaves `step^2 / 12`
-whatever is sent; near 0, stochastic rounding, for those far below a step, where it
-leaves nearly `|t| step^2`. The bits are the same for every `w`.
+where `w` follows from the size of `ij` (`separable_noise.noise_weights`): 1, which is
+subtractive dither, for coordinates of a step or more, where it leaves `step^2 / 12`
+whatever is sent; near 0, which is stochastic rounding, for those far below a step,
+where it leaves nearly `|t| step^2`. The bits are the same for every `w`.
 
 Kernels of convolutions are matrices `[height width inputs, outputs]`. Rows of less than
 `share` coordinates share one size, and so do columns: vectors and small leaves have a
