@@ -110,6 +110,12 @@ STAGES: dict[str, tuple[Row, ...]] = {
             "a stage: a uniform step between your own rotation and code",
             "Vargaftik et al. 2022",
         ),
+        Row(
+            "separable",
+            "separable(1.0)",
+            "real updates in the fewest bits: rows and columns of unlike size",
+            "after Shazeer and Stern 2018",
+        ),
     ),
     "sparsify": (
         Row(

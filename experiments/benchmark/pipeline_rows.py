@@ -23,6 +23,12 @@ PIPELINES: dict[str, tuple[Row, ...]] = {
             "after Suresh et al. 2017",
         ),
         Row(
+            "budgeted_separable",
+            "budgeted_separable(1.0)",
+            "`separable` at the least step that fits, by its exact length",
+            "after Shazeer and Stern 2018",
+        ),
+        Row(
             "ladder",
             "ladder(scaled_sign(), stochastic_quantize(16))",
             "any compressors, the best that fits; shown: the last rung",

@@ -126,6 +126,15 @@ TABLE = (
         )
         for bits in (0.1, 0.5, 1, 2)
     ),
+    # On the matrices as they are.
+    *(
+        Entry("separable, unbiased", f"separable({step}, unbiased=True)")
+        for step in (8.0, 4.0, 2.5, 1.5, 1.0, 0.5, 0.25)
+    ),
+    *(
+        Entry("separable", f"separable({step})", unbiased=False)
+        for step in (8.0, 4.0, 2.5, 1.5, 1.0, 0.5, 0.25)
+    ),
     Entry("scaled sign", "scaled_sign()", unbiased=False, quick=True),
     *(
         Entry("top-k", vector(f"top_k({f})", CODED), unbiased=False, quick=f == 0.01)

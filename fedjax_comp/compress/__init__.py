@@ -14,6 +14,7 @@ from fedjax_comp.compress.budget.budgeted import (
     budgeted_top_k,
 )
 from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.compress.budget.separable import budgeted_separable
 from fedjax_comp.compress.combine.blockwise import blockwise
 from fedjax_comp.compress.combine.chain import chain, identity
 from fedjax_comp.compress.combine.differences import differenced
@@ -38,6 +39,7 @@ from fedjax_comp.compress.quantize.natural import (
 )
 from fedjax_comp.compress.quantize.one_bit import one_bit, sign_sgd
 from fedjax_comp.compress.quantize.scalar import qsgd, scaled_sign, stochastic_quantize
+from fedjax_comp.compress.quantize.separable import separable
 from fedjax_comp.compress.quantize.terngrad import terngrad
 from fedjax_comp.compress.schemes.quantizers import (
     budgeted_eden,
@@ -81,6 +83,7 @@ __all__ = [
     "budgeted_eden",
     "budgeted_quantize",
     "budgeted_random_k",
+    "budgeted_separable",
     "budgeted_top_k",
     "budgeted_trellis",
     "by_rank",
@@ -129,6 +132,7 @@ __all__ = [
     "rotate",
     "rotated_quantize",
     "scaled_sign",
+    "separable",
     "sign_sgd",
     "sketched_update",
     "spectral_sample",

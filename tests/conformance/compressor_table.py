@@ -10,6 +10,7 @@ from fedjax_comp.compress import (
     budgeted_eden,
     budgeted_quantize,
     budgeted_random_k,
+    budgeted_separable,
     budgeted_top_k,
     budgeted_trellis,
     by_rank,
@@ -38,6 +39,7 @@ from fedjax_comp.compress import (
     rotate,
     rotated_quantize,
     scaled_sign,
+    separable,
     sign_sgd,
     stochastic_quantize,
     terngrad,
@@ -275,6 +277,21 @@ COMPRESSORS = (
         lambda: flattened(chain(rotate(), ecsq(step=1.0), entropy_coded())),
         lambda n: max(1.0, 4 * n),
         keyed="round",
+    ),
+    # The largest is a step at least, and what is not 0 at least 0.6 of its level:
+    # `cos^2 >= 0.6 <x, q> / ||x||^2 >= 0.6 / n` in units of the root mean square.
+    contractive("separable", lambda: separable(1.0, share=2), lambda n: 1 - 0.6 / n),
+    contractive(
+        "budgeted_separable",
+        lambda: budgeted_separable(1.0, share=2),
+        lambda n: 1 - 0.6 / n,
+    ),
+    # Noise of variance `f (1 - f) <= 1 / 4`; in every draw 1 and what is taken off.
+    unbiased(
+        "separable_unbiased",
+        lambda: separable(1.0, unbiased=True, share=2),
+        lambda n: 1 / 4,
+        lambda n: 1.5**2,
     ),
     # Beyond its range there is no bound.
     contractive(

@@ -22,6 +22,8 @@ from fedjax_comp.wire.codes import (
 )
 from fedjax_comp.wire.codes.fixed_width import bit_width
 from fedjax_comp.wire.codes.golomb import best_rice, golomb_rice, write_golomb
+from fedjax_comp.wire.codes.rans_by_class import Classified, rans_by_class
+from fedjax_comp.wire.codes.weibull import weibull_tables
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols, keep_prefix
 from fedjax_comp.wire.message import (
@@ -45,6 +47,17 @@ DENSE = IndexSet(
 )
 BITMAP = IndexSet(jnp.arange(0, 100, 2, dtype=jnp.uint32), 100)
 LARGE = Symbols(jnp.asarray(RNG.integers(2**20, size=300) >> 9, jnp.uint32), 2**20)
+# The side values are the sizes of two symbols each, all of one shape.
+BY_CLASS = rans_by_class(
+    "by class",
+    weibull_tables(0.4),
+    lambda side: jnp.repeat(side.astype(jnp.int32), 2),
+    symbols_per_lane=50,
+)
+CLASSIFIED = Classified(
+    Symbols(jnp.asarray(RNG.integers(0, 32, 200), jnp.uint8), 32),
+    Symbols(jnp.asarray(RNG.integers(0, 2**10, 400), jnp.uint16), 2**10),
+)
 
 PAYLOADS = {
     "empty": [],
@@ -59,6 +72,7 @@ PAYLOADS = {
     "rans large": Coded(LARGE, rans()),
     "elias": [Coded(SYMBOLS, c()) for c in (elias_gamma, elias_delta, elias_omega)],
     "fixed": Coded(SYMBOLS, fixed_width()),
+    "classified": Coded(CLASSIFIED, BY_CLASS),
 }
 
 

@@ -66,14 +66,16 @@ def counted(field: Field, count: jax.Array) -> Field:
     Raises:
       ValueError: as `to_rows`.
     """
-    values = values_of(field)
     inner = field.field if isinstance(field, Coded) else field
     width = inner.width if isinstance(inner, Symbols) else None
-    if isinstance(inner, IndexSet) or inner.count is not None or width is not None:
+    # Some codes are of several fields together (`ladder`, `separable`).
+    single = isinstance(inner, Raw | Symbols)
+    if not single or inner.count is not None or width is not None:
         raise ValueError(
             "Expected a data quantizer whose payload of one example has a fixed length "
             "and no index set; a lossless code may come last."
         )
+    values = values_of(field)
     total = count * jnp.uint32(trees.size(values) // values.shape[0])
     return _with_values(field, keep_prefix(values, total), total)
 

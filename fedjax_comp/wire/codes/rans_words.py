@@ -11,11 +11,16 @@ each lane. In words of 16 bits and states of 32 bits:
 
     state of lane 0, ..., state of the last lane, words in the order they are read
 
+A symbol's interval, its frequency and where it starts, is one uint32: the frequency in
+the low 15 bits and the start above them. Symbols may be of one table or each of another
+(`fedjax_comp.wire.codes.rans_by_class`): states and words know of intervals alone.
+
 Fields of many rows are written and read by compiled loops, those of few in NumPy, where
 a row costs some 25 microseconds but nothing has to be compiled first.
 """
 
 import functools
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +34,13 @@ SCALE = 1 << SCALE_BITS
 _LOWER = 1 << 16
 _MAX_LANES = 1024
 _FEW_ROWS = 128
+
+A = TypeVar("A", jax.Array, UInt32Array)
+
+
+def intervals_of(starts: A, frequencies: A) -> A:
+    """Intervals from starts and frequencies, uint32 of any shape."""
+    return frequencies + (starts << 15)
 
 
 def num_lanes(n: int, symbols_per_lane: int) -> int:
@@ -75,14 +87,24 @@ def words_in_jit(
       lanes: a power of two.
       live: bool `[n]`, which of them are coded, a prefix; all by default.
     """
-    n = symbols.size
-    # One gather fetches both; a symbol of frequency 2**14 leaves the state alone, so
-    # such symbols fill the last row and stand for those that are not coded.
-    both = (frequencies + (starts << 15)).at[symbols].get(mode="clip")
+    # A symbol of frequency 2**14 leaves the state alone: such symbols stand for those
+    # that are not coded.
+    intervals = intervals_of(starts, frequencies).at[symbols].get(mode="clip")
     if live is not None:
-        both = jnp.where(live, both, jnp.uint32(SCALE))
+        intervals = jnp.where(live, intervals, jnp.uint32(SCALE))
+    return words_of_intervals(intervals, lanes)
+
+
+def words_of_intervals(intervals: jax.Array, lanes: int) -> jax.Array:
+    """Words of 16 bits that symbols of these intervals emit: uint32 scalar.
+
+    Args:
+      intervals: uint32 `[n]`.
+      lanes: a power of two.
+    """
+    n = intervals.size
     rows = -(-n // lanes)
-    both = jnp.pad(both, (0, rows * lanes - n), constant_values=SCALE)
+    table = jnp.pad(intervals, (0, rows * lanes - n), constant_values=SCALE)
 
     def step(
         carry: tuple[jax.Array, jax.Array], row: jax.Array
@@ -93,7 +115,7 @@ def words_in_jit(
 
     first = jnp.full(lanes, _LOWER, jnp.uint32)
     carry = (first, jnp.zeros(lanes, jnp.uint32))
-    (_, words), _ = jax.lax.scan(step, carry, both.reshape(rows, lanes), reverse=True)
+    (_, words), _ = jax.lax.scan(step, carry, table.reshape(rows, lanes), reverse=True)
     return jnp.sum(words, dtype=jnp.uint32)
 
 
@@ -119,13 +141,30 @@ def write_words(
       capacity: the most symbols that the field has room for, one compiled loop for
         all their numbers; `n` when None. It changes nothing else.
     """
-    n = symbols.size
+    table = intervals_of(starts, frequencies).astype(np.uint32)
+    write_intervals(table[symbols.astype(np.int64)], lanes, writer, capacity)
+
+
+def write_intervals(
+    intervals: UInt32Array,
+    lanes: int,
+    writer: BitWriter,
+    capacity: int | None = None,
+) -> None:
+    """Writes states and words of symbols of these intervals, `[n]`, `n >= 1`.
+
+    Args:
+      intervals: of each symbol.
+      lanes: a power of two.
+      writer: takes them.
+      capacity: as in `write_words`.
+    """
+    n = intervals.size
     rows = -(-(n if capacity is None else capacity) // lanes)
-    both = (frequencies + (starts << 15)).astype(np.uint32)[symbols.astype(np.int64)]
     if rows <= _FEW_ROWS:
         rows = -(-n // lanes)
     padding = (0, rows * lanes - n)
-    table = np.pad(both, padding, constant_values=SCALE).reshape(rows, lanes)
+    table = np.pad(intervals, padding, constant_values=SCALE).reshape(rows, lanes)
     run = _write_in_numpy if rows <= _FEW_ROWS else _write_compiled
     state, words = run(table)
     writer.write(state, 32)
@@ -192,24 +231,67 @@ def read_words(
     Raises:
       WireError: for words that end early or do not lead back to the first states.
     """
+    return read_slots(n, slots_of(starts, frequencies), lanes, reader, capacity)
+
+
+class Slots(NamedTuple):
+    """What each of a table's `2**14` slots holds; tables one behind another, `[s]`.
+
+    Attributes:
+      symbol: uint16.
+      frequency: of that symbol, uint32.
+      offset: of the slot from where its symbol starts, uint32.
+    """
+
+    symbol: np.ndarray
+    frequency: UInt32Array
+    offset: UInt32Array
+
+
+def slots_of(starts: UInt32Array, frequencies: UInt32Array) -> Slots:
+    """The slots of one table, from starts and frequencies `[a]`."""
+    symbol = np.repeat(np.arange(len(frequencies), dtype=np.uint16), frequencies)
+    offset = np.arange(SCALE, dtype=np.uint32) - starts[symbol]
+    return Slots(symbol, frequencies[symbol], offset)
+
+
+def read_slots(
+    n: int,
+    slots: Slots,
+    lanes: int,
+    reader: BitReader,
+    capacity: int | None = None,
+    table: np.ndarray | None = None,
+) -> UInt64Array:
+    """Reads states and words of `n >= 1` symbols: `[n]`.
+
+    Args:
+      n: how many.
+      slots: of all tables.
+      lanes: a power of two.
+      reader: has them.
+      capacity: as in `write_words`; `n` where there are several tables.
+      table: which table each symbol is of, uint32 `[n]`; the only one by default.
+
+    Raises:
+      WireError: as `read_words`.
+    """
     room = n if capacity is None else capacity
-    alphabet = len(frequencies)
-    symbol_at = np.repeat(np.arange(alphabet, dtype=np.uint16), frequencies)
-    frequency_at = frequencies[symbol_at]
-    offset_at = np.arange(SCALE, dtype=np.uint32) - starts[symbol_at]
+    first = None
+    if table is not None:
+        rows = -(-room // lanes)
+        padded = np.zeros(rows * lanes, np.uint32)
+        padded[:n] = table.astype(np.uint32) << SCALE_BITS
+        first = padded.reshape(rows, lanes)
 
     state = reader.read(lanes, 32).astype(np.uint32)
     words = reader.peek(min(reader.remaining // 16, n), 16).astype(np.uint32)
     if -(-room // lanes) <= _FEW_ROWS:
-        symbols, state, used = _read_in_numpy(
-            n, symbol_at, frequency_at, offset_at, state, words
-        )
+        symbols, state, used = _read_in_numpy(n, slots, state, words, first)
     else:
         padded = np.pad(words, (0, room - words.size))
         with jax.default_device(_host()):
-            read = _read_compiled(
-                n, symbol_at, frequency_at, offset_at, state, padded, room=room
-            )
+            read = _read_compiled(n, slots, state, padded, first, room=room)
         symbols, state, used = np.asarray(read[0]), np.asarray(read[1]), int(read[2])
     if used > words.size:
         raise WireError(f"The message ends early: {words.size} words are too few.")
@@ -221,11 +303,10 @@ def read_words(
 
 def _read_in_numpy(
     n: int,
-    symbol_at: np.ndarray,
-    frequency_at: UInt32Array,
-    offset_at: UInt32Array,
+    slots: Slots,
     state: UInt32Array,
     words: UInt32Array,
+    first: UInt32Array | None,
 ) -> tuple[np.ndarray, UInt32Array, int]:
     lanes = state.size
     used, rows = 0, -(-n // lanes)
@@ -233,8 +314,10 @@ def _read_in_numpy(
     for row in range(rows):
         live = min(lanes, n - row * lanes)
         slot = state[:live] & (SCALE - 1)
-        symbols[row, :live] = symbol_at[slot]
-        part = frequency_at[slot] * (state[:live] >> SCALE_BITS) + offset_at[slot]
+        if first is not None:
+            slot = slot + first[row, :live]
+        symbols[row, :live] = slots.symbol[slot]
+        part = slots.frequency[slot] * (state[:live] >> SCALE_BITS) + slots.offset[slot]
         refill = part < _LOWER
         count = int(np.count_nonzero(refill))
         if used + count > words.size:
@@ -248,11 +331,10 @@ def _read_in_numpy(
 @functools.partial(jax.jit, static_argnames="room")
 def _read_compiled(
     n: jax.Array,
-    symbol_at: jax.Array,
-    frequency_at: jax.Array,
-    offset_at: jax.Array,
+    slots: Slots,
     state: jax.Array,
     words: jax.Array,
+    first: jax.Array | None,
     *,
     room: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -265,14 +347,16 @@ def _read_compiled(
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         symbols, state, used = carry
         slot = state & (SCALE - 1)
-        part = frequency_at[slot] * (state >> SCALE_BITS) + offset_at[slot]
+        if first is not None:
+            slot = slot + first[row]
+        part = slots.frequency[slot] * (state >> SCALE_BITS) + slots.offset[slot]
         live = row * lanes + lane < n
         refill = live & (part < _LOWER)
         place = used + jnp.cumsum(refill, dtype=jnp.int32) - 1
         word = words.at[place].get(mode="clip")
         part = jnp.where(refill, (part << 16) | word, part)
         return (
-            symbols.at[row].set(symbol_at[slot]),
+            symbols.at[row].set(slots.symbol[slot]),
             jnp.where(live, part, state),
             used + jnp.sum(refill, dtype=jnp.int32),
         )

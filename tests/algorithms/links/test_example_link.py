@@ -12,6 +12,7 @@ from fedjax_comp.compress import (
     entropy_coded,
     error_feedback,
     rotate,
+    separable,
     stochastic_quantize,
     top_k,
     trellis,
@@ -128,6 +129,7 @@ def test_mistakes_are_named():
     cases = [
         (error_feedback(uniform_lattice(2)), "without memory"),
         (top_k(0.5), "no index set"),
+        (separable(), "fixed length"),
     ]
     for quantizer, message in cases:
         with pytest.raises(ValueError, match=message):

@@ -10,6 +10,7 @@ from fedjax_comp.compress import (
     budgeted_eden,
     budgeted_quantize,
     budgeted_random_k,
+    budgeted_separable,
     budgeted_top_k,
     budgeted_trellis,
     by_rank,
@@ -72,6 +73,8 @@ CASES = {
     ),
     "eden": (lambda: budgeted_eden((1 / 16, 1 / 2, 1.5, 4)), 80, False),
     "trellis": (lambda: budgeted_trellis((0.5, 1, 2), states=16), 380, False),
+    # A scale, a state, and three shapes and 52 sizes of at most six bits.
+    "separable": (lambda: budgeted_separable(0.25), 64 + 1 + 55 * 6, False),
     "partition": (
         lambda: partition(
             {"matrix": budgeted_top_k(1.0), "rest": budgeted_quantize(8)}, by_rank
@@ -114,6 +117,9 @@ def test_a_budget_is_used():
     assert budget - OPEN - 1 < bits <= budget
     bits = message_bits(sender(flattened(budgeted_random_k(1.0)))[0](budget)[0])
     assert budget - 32 - 1 < bits <= budget
+    # An eighth of an octave of the step is an eighth of a bit of each.
+    bits = message_bits(sender(budgeted_separable(0.01))[0](4000.0)[0])
+    assert 4000 - 0.2 * OPEN < bits <= 4000
 
 
 def test_shares_are_proportional_and_never_more_than_the_whole():

@@ -1,0 +1,154 @@
+"""rANS of symbols whose distributions both ends know from what travels before them.
+
+A field is two sets of symbols. `side` comes first, coded by `rans`, and tells the class
+of every one of the `symbols` (a function that both ends have). Each symbol is then
+coded under its class's table (`fedjax_comp.wire.codes.weibull`): no table travels.
+
+    side | states and words of the tokens | low bits | escapes
+
+with `token = min(z >> shift, escape)`, the `shift` low bits of each `z` as they are,
+and for each escape `(z >> shift) - escape + 1` in Elias gamma code. States and words
+are those of `fedjax_comp.wire.codes.rans_words`, in the order of the symbols: every
+symbol takes its interval from another table, and nothing is sorted.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp import checks
+from fedjax_comp.base import Bits
+from fedjax_comp.wire.bitstream import BitReader, BitWriter, UInt64Array
+from fedjax_comp.wire.codes.elias import gamma_length, read_gamma, write_gamma
+from fedjax_comp.wire.codes.fixed_width import (
+    bit_width,
+    check_worst_bits,
+    checked_values,
+    rebuilt,
+)
+from fedjax_comp.wire.codes.frequencies import UInt32Array
+from fedjax_comp.wire.codes.rans import rans
+from fedjax_comp.wire.codes.rans_words import (
+    Slots,
+    intervals_of,
+    num_lanes,
+    read_slots,
+    slots_of,
+    words_of_intervals,
+    write_intervals,
+)
+from fedjax_comp.wire.codes.weibull import Tables
+from fedjax_comp.wire.errors import WireError
+from fedjax_comp.wire.fields import Code, Symbols
+from fedjax_comp.wire.raw import size_of
+
+ClassOf = Callable[[jax.Array], jax.Array]
+"""`(side values) -> class of each symbol`, int32 `[n]`; in integers alone, of JAX."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classified:
+    """Symbols, and those that tell their classes.
+
+    Attributes:
+      side: what the classes follow from; it travels first.
+      symbols: `[n]`, `n >= 1`, without a count or a width.
+    """
+
+    side: Symbols
+    symbols: Symbols
+
+
+def rans_by_class(
+    name: str, tables: Tables, class_of: ClassOf, *, symbols_per_lane: int
+) -> Code:
+    """The code of `Classified` symbols.
+
+    A code is static metadata: make it once for each `class_of`, not in every `encode`.
+
+    Args:
+      name: of the code.
+      tables: of all classes.
+      class_of: gives every symbol's class, for all side values that fit their
+        cardinality.
+      symbols_per_lane: as for `rans`.
+
+    Raises:
+      ValueError: unless `symbols_per_lane >= 1`.
+    """
+    per_lane = checks.integer("symbols_per_lane", symbols_per_lane, minimum=1)
+    intervals = intervals_of(tables.starts, tables.frequencies)
+
+    def num_bits(field: Classified) -> Bits:
+        n, lanes = size_of(field.symbols.values), _lanes(field, per_lane)
+        width = bit_width(field.symbols.cardinality)
+        check_worst_bits(field.symbols, n * (16 + 3 * width) + 32 * lanes)
+        side = rans().num_bits(field.side)
+        classes = class_of(field.side.values)
+        z = field.symbols.values.ravel().astype(jnp.uint32)
+        shift, escape = (
+            jnp.asarray(of_class).at[classes].get(mode="clip")
+            for of_class in (tables.shifts, tables.escapes)
+        )
+        high = z >> shift
+        token = jnp.minimum(high, escape)
+        place = classes * jnp.int32(intervals.shape[1]) + token.astype(jnp.int32)
+        chosen = jnp.asarray(intervals.reshape(-1)).at[place].get(mode="clip")
+        words = words_of_intervals(chosen, lanes)
+        escaped = jnp.where(high >= escape, gamma_length(high - token + 1), 0)
+        rest = jnp.sum(shift + escaped, dtype=jnp.uint32)
+        return Bits(side.fixed + 32 * lanes, (*side.variable, 16 * words + rest))
+
+    def classes_on_host(side: Symbols) -> np.ndarray:
+        # By the very function of the length inside jit; it is all integers.
+        return np.asarray(class_of(jnp.asarray(side.values)))
+
+    def pack(field: Classified, writer: BitWriter) -> None:
+        rans().pack(field.side, writer)
+        z, classes = checked_values(field.symbols), classes_on_host(field.side)
+        shift = tables.shifts[classes].astype(np.uint64)
+        escape = tables.escapes[classes].astype(np.uint64)
+        high = z >> shift
+        token = np.minimum(high, escape)
+        chosen = intervals[classes, token.astype(np.int64)]
+        write_intervals(chosen, _lanes(field, per_lane), writer)
+        low = z & ((np.uint64(1) << shift) - np.uint64(1))
+        writer.write_varied(low, shift.astype(np.int64))
+        escaped = high >= escape
+        write_gamma((high - token)[escaped] + np.uint64(1), writer)
+
+    def unpack(template: Classified, reader: BitReader) -> Classified:
+        side = rans().unpack(template.side, reader)
+        classes = classes_on_host(side)
+        slots, table = _slots(tables, classes)
+        n, lanes = classes.size, _lanes(template, per_lane)
+        high = read_slots(n, slots, lanes, reader, table=table)
+        shift = tables.shifts[classes].astype(np.uint64)
+        low = reader.read_varied(shift.astype(np.int64))
+        escaped = high >= tables.escapes[classes]
+        more = read_gamma(int(np.count_nonzero(escaped)), reader) - np.uint64(1)
+        high[escaped] += more
+        symbols: UInt64Array = (high << shift) | low
+        if int(high.max()) >> 32:
+            raise WireError("An escape is beyond every symbol.")
+        return Classified(side, rebuilt(symbols, template.symbols))
+
+    return Code(name, num_bits, pack, unpack)
+
+
+def _lanes(field: Classified, per_lane: int) -> int:
+    return num_lanes(size_of(field.symbols.values), per_lane)
+
+
+def _slots(tables: Tables, classes: np.ndarray) -> tuple[Slots, UInt32Array]:
+    """Slots of the classes that occur, and which of these each symbol is of."""
+    used, table = np.unique(classes, return_inverse=True)
+    # As many tables as a power of two, so that few programs are compiled.
+    padded = np.resize(used, 1 << int(used.size - 1).bit_length())
+    parts = [slots_of(tables.starts[c], tables.frequencies[c]) for c in padded]
+    slots = Slots(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return slots, table.astype(np.uint32)
