@@ -216,6 +216,14 @@ def one_round(round_key, client_id, rank=None):
     return make_context(jax.random.fold_in(make_key(5), 0), client_id, rank)
 
 
+def some_slow(cases):
+    """Planted faults are looked for in fed_avg every time, in all by `make slow`."""
+    return [
+        pytest.param(one, marks=[] if one == "fed_avg" else [pytest.mark.slow])
+        for one in cases
+    ]
+
+
 @pytest.mark.parametrize("name", OF_CLIENTS)
 def test_identical_clients_and_rounds_send_different_messages(name):
     check_clients(OF_CLIENTS[name])
@@ -226,7 +234,7 @@ def test_two_rounds_broadcast_different_messages(name):
     check_rounds(BROADCASTS[name])
 
 
-@pytest.mark.parametrize("name", OF_CLIENTS)
+@pytest.mark.parametrize("name", some_slow(OF_CLIENTS))
 @pytest.mark.parametrize("fault", [one_client, one_round])
 def test_a_key_that_clients_or_rounds_share_is_caught(monkeypatch, name, fault):
     plant(monkeypatch, fault)
@@ -235,7 +243,7 @@ def test_a_key_that_clients_or_rounds_share_is_caught(monkeypatch, name, fault):
         check_clients(OF_CLIENTS[name])
 
 
-@pytest.mark.parametrize("name", BROADCASTS)
+@pytest.mark.parametrize("name", some_slow(BROADCASTS))
 def test_a_key_that_broadcasts_share_is_caught(monkeypatch, name):
     plant(monkeypatch, one_round)
     with pytest.raises(AssertionError, match="rounds with the same noise"):
