@@ -55,7 +55,7 @@ def define() -> flags.FlagValues:
     whole(
         "update_rounds",
         5,
-        "Round of training whose updates are recorded.",
+        "Round whose updates are recorded, where a source has no round of its own.",
         flag_values=values,
         lower_bound=1,
     )
