@@ -59,6 +59,12 @@ def define() -> flags.FlagValues:
         flag_values=values,
         lower_bound=1,
     )
+    flags.DEFINE_string(
+        "nncodec_python",
+        None,
+        "Python with nncodec==2.1.3, to measure NNCodec on recorded updates as well.",
+        flag_values=values,
+    )
     return values
 
 

@@ -8,9 +8,9 @@ the others (`RECORDED`): what each client of one cohort sends in one round of fe
   model changes by in each of several rounds. These stay trees, so that compressors of
   matrices find matrices.
 
-There are as many vectors of each as `--num_clients` says. Those with rounds of their own
-divide their data among more clients, so that each trains on 100 to 300 examples: three
-or four vectors take one to two minutes on two cores.
+There are as many vectors of each as `--num_clients` says. Of those with rounds of their
+own, three or four vectors take one to two minutes on two cores: the data of the slow
+ones is divided among more clients, so that each trains on 100 to 300 examples.
 """
 
 import itertools
