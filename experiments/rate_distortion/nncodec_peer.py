@@ -11,12 +11,12 @@ NNCodec (ISO/IEC 15938-17) quantizes with one step for all leaves: `qp` and
 codec's quarters of an octave. What is used beyond its defaults makes messages smaller
 at equal error: rate-distortion optimised quantization (`lambda_scale`); row skipping;
 each tensor in the order of axes that takes fewer bytes, output channels first (as the
-standard expects it) or as it is stored; all vectors as one, because a tensor has a
-header of some twenty bytes; and names of one letter.
+standard expects it) or as it is stored; tensors of one shape, but for the first axis,
+stacked as one, all vectors among them, because a tensor has a header of some twenty
+bytes; and names of one letter, because they are sent.
 """
 
 import contextlib
-import itertools
 import json
 import math
 import string
@@ -138,32 +138,41 @@ def axes(ndim: int) -> tuple[int, ...]:
     return (ndim - 1, ndim - 2, *range(ndim - 2))
 
 
+def shown(leaf: np.ndarray, turn: bool) -> np.ndarray:
+    """A leaf as the codec sees it; a scalar as a vector."""
+    if leaf.ndim < 2:
+        return leaf.ravel()
+    return leaf.transpose(axes(leaf.ndim)) if turn else leaf
+
+
+def stacks(arrays: Leaves) -> list[list[int]]:
+    """Which arrays are stacked: those of one shape but for the first axis."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for i, array in enumerate(arrays):
+        found.setdefault(array.shape[1:], []).append(i)
+    return list(found.values())
+
+
 def arranged(leaves: Leaves, turned: list[bool]) -> dict[str, np.ndarray]:
-    """What the codec takes: arrays by name, that of all vectors first."""
-    arrays = [leaf.ravel() for leaf in leaves if leaf.ndim < 2]
-    arrays = [np.concatenate(arrays)] if arrays else []
-    arrays += [
-        np.ascontiguousarray(leaf.transpose(axes(leaf.ndim)) if turn else leaf)
-        for leaf, turn in zip(leaves, turned, strict=True)
-        if leaf.ndim >= 2
-    ]
-    return {to_name(i): array for i, array in enumerate(arrays)}
+    """What the codec takes: contiguous arrays by name."""
+    arrays = [shown(leaf, turn) for leaf, turn in zip(leaves, turned, strict=True)]
+    return {
+        to_name(i): np.ascontiguousarray(np.concatenate([arrays[j] for j in stack]))
+        for i, stack in enumerate(stacks(arrays))
+    }
 
 
 def restored(
-    arrays: dict[str, np.ndarray], leaves: Leaves, turned: list[bool]
+    stacked: dict[str, np.ndarray], leaves: Leaves, turned: list[bool]
 ) -> Leaves:
     """The decoded leaves as they were stored."""
-    names = map(to_name, itertools.count())
-    vectors = [leaf.size for leaf in leaves if leaf.ndim < 2]
-    ends = np.cumsum(vectors)[:-1]
-    parts = iter(np.split(arrays[next(names)], ends) if vectors else ())
-    found = []
-    for leaf, turn in zip(leaves, turned, strict=True):
-        array = next(parts) if leaf.ndim < 2 else arrays[next(names)]
-        if turn:
-            array = array.transpose(np.argsort(axes(leaf.ndim)))
-        found.append(array.reshape(leaf.shape))
+    arrays = [shown(leaf, turn) for leaf, turn in zip(leaves, turned, strict=True)]
+    found: Leaves = list(leaves)
+    for i, stack in enumerate(stacks(arrays)):
+        ends = np.cumsum([len(arrays[j]) for j in stack])[:-1]
+        for j, part in zip(stack, np.split(stacked[to_name(i)], ends), strict=True):
+            back = part.transpose(np.argsort(axes(part.ndim))) if turned[j] else part
+            found[j] = back.reshape(leaves[j].shape)
     return found
 
 

@@ -95,14 +95,16 @@ def run(workdir, *more):
 
 def test_arrays_come_back_from_the_order_in_which_they_were_given():
     rng = np.random.default_rng(0)
-    shapes = [(3,), (5, 4), (2, 2, 3, 4), (), (6,), (2, 7)]
+    shapes = [(3,), (5, 4), (2, 2, 3, 4), (), (6,), (2, 5), (2, 7)]
     leaves = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
-    turned = [False, True, True, False, False, False]
+    turned = [False, True, True, False, False, False, False]
     arrays = peer.arranged(leaves, turned)
     assert list(arrays) == ["a", "b", "c", "d"]
     found = [array.shape for array in arrays.values()]
-    # All vectors, as PyTorch has a matrix and a convolution, and one as it is stored.
-    assert found == [(10,), (4, 5), (4, 3, 2, 2), (2, 7)]
+    # All vectors; a matrix as PyTorch has it, with one as it is stored below; a
+    # convolution as PyTorch has it; another matrix as it is stored.
+    assert found == [(10,), (6, 5), (4, 3, 2, 2), (2, 7)]
+    np.testing.assert_array_equal(arrays["b"], np.r_[leaves[1].T, leaves[5]])
     np.testing.assert_array_equal(arrays["c"][3, 1, 0, 1], leaves[2][0, 1, 1, 3])
     for leaf, again in zip(leaves, peer.restored(arrays, leaves, turned), strict=True):
         np.testing.assert_array_equal(leaf, again)
