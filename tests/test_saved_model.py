@@ -39,6 +39,7 @@ def test_a_factorized_model_comes_back_bit_for_bit(tmp_path):
 def test_every_factory_s_module_is_described_in_json():
     built = [
         models.char_lstm()(7),
+        models.char_transformer()(7),
         models.cnn(convolve=models.conv_lax)(7),
         models.fed_para_mlp(5, rank=2)(7),
         models.linear()(7),

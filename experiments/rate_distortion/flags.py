@@ -55,9 +55,15 @@ def define() -> flags.FlagValues:
     whole(
         "update_rounds",
         5,
-        "Round of training whose updates are recorded.",
+        "Round whose updates are recorded, where a source has no round of its own.",
         flag_values=values,
         lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "nncodec_python",
+        None,
+        "Python with nncodec==2.1.3, to measure NNCodec on recorded updates as well.",
+        flag_values=values,
     )
     return values
 

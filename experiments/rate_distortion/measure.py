@@ -27,6 +27,9 @@ class Measurement(NamedTuple):
     Attributes:
       rate_bits: bits of a message by its `n`, mean over the messages written.
       vnmse: `E ||C(x) - x||^2 / ||x||^2`.
+      vnmse_rescaled: the error when each message is scaled anew so that
+        `<C(x), x> = ||x||^2`, as an unbiased one is on average:
+        `||x||^2 ||C(x)||^2 / <C(x), x>^2 - 1`; infinite for what sends nothing of `x`.
       bias: `||mean over T of C(x) - x|| / ||x||`, root mean square over clients.
       bias_noise: what `bias` is on average when there is none, `sqrt(vnmse / T)`.
       bias_score: an estimate of the squared bias in units of its own standard error,
@@ -42,6 +45,7 @@ class Measurement(NamedTuple):
 
     rate_bits: float
     vnmse: float
+    vnmse_rescaled: float
     bias: float
     bias_noise: float
     bias_score: float
@@ -102,6 +106,7 @@ def measure(
         raise MeasurementError("a vector is all zeros: it has no relative error")
     error_sums = np.zeros((clients, n))
     squares = np.zeros((num_trials, clients))
+    rescaled = np.zeros((num_trials, clients))
     cohort_squares = np.zeros(num_trials)
     encode_times, decode_times, pack_times, lengths = [], [], [], []
     writer = _Writer()
@@ -117,7 +122,9 @@ def measure(
                 length, seconds = writer.write(payload, check=c == 0)
                 lengths.append(length)
                 pack_times.append(seconds)
-            error = to_vector(decoded) - exact[c]
+            received = to_vector(decoded)
+            rescaled[t, c] = rescaled_error(exact[c], received)
+            error = received - exact[c]
             squares[t, c] = error @ error
             error_sums[c] += error
             cohort_error += error
@@ -129,6 +136,7 @@ def measure(
     return Measurement(
         rate_bits=8 * float(np.mean(lengths)) / n,
         vnmse=vnmse,
+        vnmse_rescaled=float(rescaled.mean()),
         bias=math.sqrt(float(np.mean(sum_squares / num_trials**2 / powers))),
         bias_noise=math.sqrt(vnmse / num_trials),
         bias_score=bias_score(
@@ -142,6 +150,21 @@ def measure(
         written=len(lengths),
         n=n,
     )
+
+
+def rescaled_error(x: np.ndarray, received: np.ndarray) -> float:
+    """`||x||^2 ||y||^2 / <x, y>^2 - 1`: the error of `y` when scaled to be unbiased.
+
+    It does not depend on the scale of `y`. With the least-squares scale, whose relative
+    error is `e`, it is `e / (1 - e)`.
+
+    >>> rescaled_error(np.array([1.0, 1.0]), np.array([3.0, 0.0]))
+    1.0
+    """
+    product = float(x @ received)
+    if product == 0:
+        return math.inf
+    return float((x @ x) * (received @ received)) / product**2 - 1
 
 
 def bias_score(sum_squares: np.ndarray, squares: np.ndarray, trials: int) -> float:

@@ -66,12 +66,12 @@ def one_figure(
 
 
 def limit_curve(rows: Sequence[Json], *, unbiased: bool) -> Run:
-    """The limit of a class over the rates of `rows`, for Gaussian coordinates."""
+    """The limit of a class over the rates of `rows`, for white Gaussian vectors."""
     rates = [row["rate_bits"] for row in rows]
     grid = np.geomspace(max(min(rates), 1e-3), max(max(rates), 2e-3), 200).tolist()
     points = [
         {"rate_bits": rate, "vnmse": least_error(rate, unbiased=unbiased)}
         for rate in grid
     ]
-    name = "limit, 1 / (4^R - 1)" if unbiased else "limit, 4^-R"
-    return Run(name, points)
+    name = "1 / (4^R - 1)" if unbiased else "4^-R"
+    return Run(f"limit of white vectors, {name}", points)

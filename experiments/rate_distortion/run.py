@@ -17,11 +17,18 @@ from experiments.rate_distortion.claims import best_gaps, make_claims
 from experiments.rate_distortion.flags import QUICK, define
 from experiments.rate_distortion.limits import gap_in_bits, least_error
 from experiments.rate_distortion.measure import measure
+from experiments.rate_distortion.peers import (
+    check_python,
+    expressions,
+    measure_peer,
+)
 from experiments.rate_distortion.plot import error_against_bits
 from experiments.rate_distortion.sources import (
     DRAWN,
     NAMES,
+    RECORDED,
     Source,
+    kept_path,
     make_source,
     source_names,
 )
@@ -39,6 +46,7 @@ COLUMNS = (
     "unbiased",
     "rate_bits",
     "vnmse",
+    "vnmse_rescaled",
     "bias",
     "limit",
     "gap_bits",
@@ -72,11 +80,48 @@ def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
             jax.clear_caches()  # else the programs of all compressors stay in memory
         return measure_row(entry, source(name), values)
 
-    return {
+    jobs: dict[str, Callable[[], Json]] = {
         f"{name}: {entry.expression}": functools.partial(measure_on, name, entry)
         for entry in entries
         for name in names
         if not (entry.matrices and name in DRAWN)
+    }
+    if values.nncodec_python is not None:
+        recorded = [name for name in names if name in RECORDED]
+        jobs |= peer_jobs(values, recorded, folder, source)
+    return jobs
+
+
+def peer_jobs(
+    values: flags.FlagValues,
+    names: Sequence[str],
+    folder: Path,
+    source: Callable[[str], Source],
+) -> dict[str, Callable[[], Json]]:
+    """NNCodec on every recorded source, all settings of one in a single call of it."""
+    python, settings = check_python(values.nncodec_python), expressions()
+
+    @functools.cache
+    def measured(name: str) -> dict[str, Json] | ChildProcessError:
+        source(name)  # is recorded in its file
+        path, clients = kept_path(name, folder), values.num_clients
+        try:
+            results = measure_peer(python, path, clients, list(settings.values()))
+        except ChildProcessError as error:
+            return error  # kept, so that no further row waits for another
+        return dict(zip(settings, results, strict=True))
+
+    def row(name: str, expression: str) -> Json:
+        rows = measured(name)
+        if isinstance(rows, ChildProcessError):
+            raise rows
+        entry = Entry(settings[expression]["family"], expression, unbiased=False)
+        return to_row(entry, source(name), rows[expression])
+
+    return {
+        f"{name}: {expression}": functools.partial(row, name, expression)
+        for name in names
+        for expression in settings
     }
 
 
@@ -147,7 +192,7 @@ MEASUREMENTS = Measurements(
     name="rate_distortion",
     define=define,
     quick=QUICK,
-    repeated=("compressor", "source"),
+    repeated=("compressor", "source", "nncodec_python"),
     jobs=make_jobs,
     summarise=in_order,
     columns=COLUMNS,

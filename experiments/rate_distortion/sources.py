@@ -3,14 +3,20 @@
 gaussian: independent N(0, 1), what a random rotation makes of any vector.
 lognormal: LogNormal(0, 1) with random signs, heavy-tailed as updates are; the field's
   protocol is n = 2**19, 10 clients, 10 trials (Vargaftik et al., "EDEN", 2022).
-mnist_cnn, shakespeare_lstm, digits_mlp: what each client of one cohort sends in one
-  round of federated averaging (McMahan et al. 2017), after the rounds before it. These
-  stay trees, so that compressors of matrices find matrices.
+the others (`RECORDED`): what each client of one cohort sends in one round of federated
+  averaging (McMahan et al. 2017), after the rounds before it; or what the server's
+  model changes by in each of several rounds. These stay trees, so that compressors of
+  matrices find matrices.
+
+There are as many vectors of each as `--num_clients` says. Of those with rounds of their
+own, three or four vectors take one to two minutes on two cores: the data of the slow
+ones is divided among more clients, so that each trains on 100 to 300 examples.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,27 +63,86 @@ def lognormal(key: jax.Array, n: int) -> jax.Array:
 
 DRAWN: dict[str, Draw] = {"gaussian": gaussian, "lognormal": lognormal}
 
-TRAINED: dict[str, dict[str, object]] = {
-    "mnist_cnn": {
-        "dataset": "mnist",
-        "model": "cnn()",
-        "client_optimizer": "sgd(0.1)",
-    },
-    "shakespeare_lstm": {
-        "dataset": "shakespeare",
-        "model": "char_lstm()",
-        "partition": "natural()",
-        "client_optimizer": "sgd(1.0)",
-    },
-    "digits_mlp": {
-        "dataset": "digits",
-        "model": "mlp(200, 200)",
-        "client_optimizer": "sgd(0.1)",
-    },
-}
-"""Flags of the training that each is recorded from; the others have their defaults."""
 
-NAMES = (*DRAWN, *TRAINED)
+class Recording(NamedTuple):
+    """How updates come about.
+
+    Attributes:
+      flags: of the training; the others have their defaults, but for the cohort's size.
+      rounds: the round whose updates are recorded; None for `--update_rounds`.
+      link: "uplink" for what each of a cohort's `--num_clients` clients sends in that
+        round; "downlink" for the server's change in that round and in each of the
+        `--num_clients` - 1 after it, with a cohort as `flags` say.
+    """
+
+    flags: dict[str, object]
+    rounds: int | None = None
+    link: Literal["uplink", "downlink"] = "uplink"
+
+
+RECORDED: dict[str, Recording] = {
+    "mnist_cnn": Recording(
+        {"dataset": "mnist", "model": "cnn()", "client_optimizer": "sgd(0.1)"}
+    ),
+    "shakespeare_lstm": Recording(
+        {
+            "dataset": "shakespeare",
+            "model": "char_lstm()",
+            "partition": "natural()",
+            "client_optimizer": "sgd(1.0)",
+        }
+    ),
+    "digits_mlp": Recording(
+        {"dataset": "digits", "model": "mlp(200, 200)", "client_optimizer": "sgd(0.1)"}
+    ),
+    "cifar_resnet": Recording(
+        {
+            "dataset": "cifar10",
+            "model": "resnet(20)",
+            "num_clients": 200,
+            "client_optimizer": "sgd(0.1)",
+        },
+        rounds=10,
+    ),
+    "shakespeare_transformer": Recording(
+        {
+            "dataset": "shakespeare",
+            "model": "char_transformer()",
+            "partition": "natural()",
+            "local_epochs": 5,
+            "client_optimizer": "sgd(0.3)",
+        },
+        rounds=20,
+    ),
+    "fashion_cnn_dirichlet": Recording(
+        {
+            "dataset": "fashion_mnist",
+            "model": "cnn()",
+            "partition": "dirichlet(0.3, minimum=50)",
+            "num_clients": 200,
+            "client_optimizer": "sgd(0.05)",
+        },
+        rounds=10,
+    ),
+    "mnist_2nn_late": Recording(
+        {"dataset": "mnist", "model": "mlp(200, 200)", "client_optimizer": "sgd(0.1)"},
+        rounds=60,
+    ),
+    "mnist_cnn_downlink": Recording(
+        {
+            "dataset": "mnist",
+            "model": "cnn()",
+            "num_clients": 500,
+            "cohort_size": 10,
+            "client_optimizer": "sgd(0.1)",
+        },
+        rounds=10,
+        link="downlink",
+    ),
+}
+"""Everything that is recorded from training, by name."""
+
+NAMES = (*DRAWN, *RECORDED)
 STAND_IN = "digits_mlp"
 """Needs no data beyond the package, so it stands in for what cannot be had."""
 
@@ -99,8 +164,8 @@ def source_names(values: flags.FlagValues, folder: Path) -> list[str]:
     """
     names = []
     for name in values.source:
-        if name in TRAINED and not kept_path(name, folder).exists():
-            dataset = str(TRAINED[name]["dataset"])
+        if name in RECORDED and not kept_path(name, folder).exists():
+            dataset = str(RECORDED[name].flags["dataset"])
             try:
                 load(dataset, data_dir=values.data_dir, raw_dir=values.raw_dir)
             except DataUnavailable:
@@ -133,7 +198,7 @@ def drawn(name: str, values: flags.FlagValues) -> Source:
 
 
 def recorded(name: str, values: flags.FlagValues, folder: Path) -> Source:
-    """What a cohort sends in round `--update_rounds`, read again when it is there."""
+    """The updates of `RECORDED[name]`, read again when they are there."""
     path = kept_path(name, folder)
     if path.exists():
         with np.load(path) as kept:
@@ -158,11 +223,11 @@ def kept_path(name: str, folder: Path) -> Path:
 
 
 def train(name: str, values: flags.FlagValues) -> PyTree:
-    """Federated averaging without compression; the last round's updates `[C, ...]`."""
+    """Federated averaging without compression; the updates recorded, `[C, ...]`."""
+    recording = RECORDED[name]
+    rounds = recording.rounds or values.update_rounds
     own = common_flags(
-        **TRAINED[name],
-        cohort_size=values.num_clients,
-        num_rounds=values.update_rounds,
+        **{"cohort_size": values.num_clients, **recording.flags},
         seed=values.seed,
         data_dir=values.data_dir,
         raw_dir=values.raw_dir,
@@ -172,14 +237,21 @@ def train(name: str, values: flags.FlagValues) -> PyTree:
     algorithm = fed_avg(
         federation.task,
         client_optimizer=build("client_optimizer", own.client_optimizer),
-        keep_messages=True,
+        keep_messages=recording.link == "uplink",
     )
     model_key, run_key = initial_key(own)
     params = federation.task.init(model_key)
     state = init_state(run_key, algorithm, params, own.num_clients)
-    program = round_program(
-        algorithm, federation.sample, max_rounds=values.update_rounds
-    )
-    rounds = jnp.int32(values.update_rounds)
-    _, dispatch = jax.jit(program)(state, federation.population, rounds)
-    return dispatch.messages["uplink"].payload
+    run = jax.jit(round_program(algorithm, federation.sample, max_rounds=rounds))
+    if recording.link == "uplink":
+        _, dispatch = run(state, federation.population, jnp.int32(rounds))
+        return dispatch.messages["uplink"].payload
+    state, _ = run(state, federation.population, jnp.int32(rounds - 1))
+    models = [algorithm.params(state.server)]
+    for _ in range(values.num_clients):
+        state, _ = run(state, federation.population, jnp.int32(1))
+        models.append(algorithm.params(state.server))
+    changes = [
+        jax.tree.map(jnp.subtract, new, old) for old, new in itertools.pairwise(models)
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *changes)

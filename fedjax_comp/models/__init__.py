@@ -15,10 +15,20 @@ from fedjax_comp.models.mlp import mlp
 from fedjax_comp.models.resnet import resnet
 from fedjax_comp.models.split import split_classification
 from fedjax_comp.models.task import ModelFn, classification
+from fedjax_comp.models.transformer import char_transformer
 from fedjax_comp.models.vertical import vertical_classification
 from fedjax_comp.models.vgg import vgg
 
-FACTORIES = ("char_lstm", "cnn", "fed_para_mlp", "linear", "mlp", "resnet", "vgg")
+FACTORIES = (
+    "char_lstm",
+    "char_transformer",
+    "cnn",
+    "fed_para_mlp",
+    "linear",
+    "mlp",
+    "resnet",
+    "vgg",
+)
 """Names of the factories of a `ModelFn`: what a `--model` expression may call."""
 
 __all__ = [
@@ -27,6 +37,7 @@ __all__ = [
     "Factorized",
     "ModelFn",
     "char_lstm",
+    "char_transformer",
     "classification",
     "cnn",
     "conv_direct",

@@ -56,6 +56,8 @@ def test_random_k_has_the_error_of_its_theorem():
     tolerance = 6 * 3 * math.sqrt(6 / n / (clients * trials)) / 3
     assert measured.vnmse == pytest.approx(3, rel=tolerance)
     assert measured.nmse == pytest.approx(3 / clients, rel=0.1)
+    # What is kept has the right sign and size, so that only the norm of it is lost.
+    assert measured.vnmse_rescaled == pytest.approx(3, rel=tolerance)
     assert measured.rate_bits == 8.0
     assert measured.n == n
     assert (measured.messages, measured.written) == (80, 10)
@@ -81,6 +83,7 @@ def test_a_bias_is_found_under_noise_that_hides_it():
     sure = measure.measure(distorted(0.0, gain=0.5), source, key, num_trials=2)
     assert sure.vnmse == pytest.approx(0.25)
     assert sure.bias == pytest.approx(0.5)
+    assert sure.vnmse_rescaled == pytest.approx(0, abs=1e-6)
     assert sure.bias_noise == pytest.approx(0.5 / math.sqrt(2))
 
 
@@ -194,9 +197,9 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         table = list(csv.DictReader(file))
     assert tuple(table[0]) == ("name", *COLUMNS, "reason")
     assert (tmp_path / "table.csv").read_text().splitlines()[0] == (
-        "name,compressor,family,source,unbiased,rate_bits,vnmse,bias,limit,gap_bits,"
-        "encode_seconds,decode_seconds,pack_seconds,nmse,bias_noise,bias_score,"
-        "messages,written,n,reason"
+        "name,compressor,family,source,unbiased,rate_bits,vnmse,vnmse_rescaled,bias,"
+        "limit,gap_bits,encode_seconds,decode_seconds,pack_seconds,nmse,bias_noise,"
+        "bias_score,messages,written,n,reason"
     )
     table, failed = table[:4], table[4:]
     assert [(row["compressor"], row["source"]) for row in table] == [

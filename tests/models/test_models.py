@@ -8,6 +8,7 @@ import pytest
 from fedjax_comp import models
 from fedjax_comp.base import Examples
 from fedjax_comp.models.lstm import lstm
+from fedjax_comp.models.transformer import causal_attention
 
 
 def _num_parameters(module, shape, dtype=jnp.float32):
@@ -24,11 +25,20 @@ def test_parameter_counts_are_the_published_ones():
     assert _num_parameters(models.linear()(10), (28, 28, 1)) == 7_850
     by_hand = 796_672 + 265 * 80
     assert _num_parameters(models.char_lstm()(80), (80,), jnp.int32) == by_hand
+    width, layers, length, vocabulary = 128, 3, 80, 80
+    # Attention and the hidden layer of four times the width, with their biases; two
+    # norms a block and one more; embedding, positions and logits.
+    block = 4 * width**2 + 4 * width + 8 * width**2 + 5 * width + 4 * width
+    ends = (vocabulary + length + 2) * width + (width + 1) * vocabulary
+    module = models.char_transformer()(vocabulary)
+    by_hand = layers * block + ends
+    assert _num_parameters(module, (length,), jnp.int32) == by_hand
 
 
 def test_every_factory_takes_the_number_of_classes_by_name():
     built = {
         "char_lstm": models.char_lstm(),
+        "char_transformer": models.char_transformer(),
         "cnn": models.cnn(),
         "fed_para_mlp": models.fed_para_mlp(5, rank=2),
         "linear": models.linear(),
@@ -72,8 +82,39 @@ def test_lstm_is_the_textbook_recurrence():
     np.testing.assert_allclose(actual, np.stack(expected, axis=1), rtol=1e-12)
 
 
-def test_char_lstm_does_not_see_the_future():
-    module = models.char_lstm(3, widths=(4, 4))(6)
+def test_attention_is_the_textbook_one():
+    rng = np.random.default_rng(0)
+    query, key, value = rng.normal(size=(3, 2, 4, 3, 5))
+    expected = np.zeros_like(value)
+    for b, t, h in np.ndindex(2, 4, 3):
+        scores = [query[b, t, h] @ key[b, s, h] / np.sqrt(5) for s in range(t + 1)]
+        weights = np.exp(scores) / np.exp(scores).sum()
+        expected[b, t, h] = weights @ value[b, : t + 1, h]
+    with jax.enable_x64(True):
+        actual = causal_attention(*map(jnp.asarray, (query, key, value)))
+    np.testing.assert_allclose(actual, expected, rtol=1e-12)
+
+
+def test_a_transformer_s_characters_have_places():
+    """Without positions, the last of `0 1 2` and `1 0 2` would see the same set."""
+    module = models.char_transformer(4, depth=1, heads=2)(3)
+    x = jnp.array([[0, 1, 2], [1, 0, 2]])
+    params = jax.jit(module.init)(jax.random.key(0), x)
+    run = jax.jit(module.apply)
+    assert abs(run(params, x)[0, 2] - run(params, x)[1, 2]).max() > 1e-5
+    params["params"]["Positions_0"]["embedding"] *= 0
+    np.testing.assert_allclose(*run(params, x)[:, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.char_lstm(3, widths=(4, 4)),
+        models.char_transformer(8, depth=2, heads=2),
+    ],
+)
+def test_character_models_do_not_see_the_future(model):
+    module = model(6)
     x = jnp.array([[0, 1, 2, 3]])
     params = jax.jit(module.init)(jax.random.key(0), x)
     run = jax.jit(module.apply)
@@ -90,6 +131,8 @@ def test_char_lstm_does_not_see_the_future():
         (lambda: models.cnn(hidden=0), "hidden=0 >= 1"),
         (lambda: models.char_lstm(0), "embedding=0 >= 1"),
         (lambda: models.char_lstm(widths=()), r"widths=\(\)"),
+        (lambda: models.char_transformer(depth=0), "depth=0 >= 1"),
+        (lambda: models.char_transformer(10), "heads=4 to divide width=10"),
     ],
 )
 def test_wrong_hyperparameters_are_named(factory, message):
