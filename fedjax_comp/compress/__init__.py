@@ -14,6 +14,7 @@ from fedjax_comp.compress.budget.budgeted import (
     budgeted_top_k,
 )
 from fedjax_comp.compress.budget.ladder import ladder
+from fedjax_comp.compress.budget.low_rank import budgeted_low_rank
 from fedjax_comp.compress.budget.separable import budgeted_separable
 from fedjax_comp.compress.combine.blockwise import blockwise
 from fedjax_comp.compress.combine.chain import chain, identity
@@ -24,6 +25,7 @@ from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.combine.partition import by_rank, partition
 from fedjax_comp.compress.combine.per_client import per_client
 from fedjax_comp.compress.entropy import entropy_coded
+from fedjax_comp.compress.low_rank.coded import coded_low_rank
 from fedjax_comp.compress.low_rank.factors import low_rank, randomized_low_rank
 from fedjax_comp.compress.low_rank.power_sgd import power_sgd
 from fedjax_comp.compress.low_rank.spectral import energy_low_rank, spectral_sample
@@ -81,6 +83,7 @@ __all__ = [
     "block_top_k",
     "blockwise",
     "budgeted_eden",
+    "budgeted_low_rank",
     "budgeted_quantize",
     "budgeted_random_k",
     "budgeted_separable",
@@ -89,6 +92,7 @@ __all__ = [
     "by_rank",
     "chain",
     "chunk_top_k",
+    "coded_low_rank",
     "common_range",
     "count_sketch",
     "dct",

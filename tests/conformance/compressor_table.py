@@ -8,6 +8,7 @@ import math
 from fedjax_comp.compress import (
     blockwise,
     budgeted_eden,
+    budgeted_low_rank,
     budgeted_quantize,
     budgeted_random_k,
     budgeted_separable,
@@ -15,6 +16,7 @@ from fedjax_comp.compress import (
     budgeted_trellis,
     by_rank,
     chain,
+    coded_low_rank,
     common_range,
     drive,
     ecsq,
@@ -286,6 +288,9 @@ COMPRESSORS = (
         lambda: budgeted_separable(1.0, share=2),
         lambda n: 1 - 0.6 / n,
     ),
+    # The scale is that of least squares.
+    contractive("coded_low_rank", lambda: coded_low_rank(1.0), lambda n: 1.0),
+    contractive("budgeted_low_rank", lambda: budgeted_low_rank(1.0), lambda n: 1.0),
     # Noise of variance `f (1 - f) <= 1 / 4`; in every draw 1 and what is taken off.
     unbiased(
         "separable_unbiased",

@@ -13,50 +13,20 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, PyTree
 from fedjax_comp.compress.budget.shares import shares
 from fedjax_comp.compress.quantize.scalar import Quantized
-from fedjax_comp.compress.quantize.separable import Attempt, coder
+from fedjax_comp.compress.quantize.separable import Attempt, Choose, coder
 from fedjax_comp.wire.accounting import num_bits
 
 _STEPS = 128
 
 
-def budgeted_separable(
-    finest: float = 0.5,
-    *,
-    unbiased: bool = False,
-    dead_zone: float = 0.4,
-    share: int = 16,
-    symbols_per_lane: int = 8192,
-) -> Compressor:
-    """`separable` with the least step whose message is within the context's budget.
+def finest_that_fits(finest: float) -> Choose:
+    """Chooses the least step, `finest` or above, whose message is within the budget.
 
-    The whole message keeps the budget, other leaves included, by its exact length. The
-    least message, of 2^16 times the finest step, is nearly all zeros.
+    The whole message keeps it, leaves that pass through included.
 
     Args:
-      finest: the step without a budget, in [0.01, 100].
-      unbiased: as for `separable`, and so are the others.
-      dead_zone: likewise.
-      share: likewise.
-      symbols_per_lane: likewise.
-
-    Returns:
-      A stateless `Compressor`.
-
-    Raises:
-      ValueError: as `separable`.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from fedjax_comp.base import make_context
-      >>> from fedjax_comp.wire.accounting import message_bits, num_bits
-      >>> context = make_context(jax.random.key(0), 0)
-      >>> context = context._replace(budget_bits=jnp.float32(500))
-      >>> x = jax.random.normal(jax.random.key(1), (20, 20))
-      >>> payload, _ = budgeted_separable().encode(context, x, ())
-      >>> 450 < message_bits(num_bits(payload)) <= 500
-      True
+      finest: the step without a budget.
     """
-    checks.between("finest", finest, above=0.00999, at_most=100)
 
     def choose(
         context: Context, others: tuple[PyTree, ...], sizes: list[int], attempt: Attempt
@@ -82,12 +52,54 @@ def budgeted_separable(
         _, j = jax.lax.while_loop(lambda ends: ends[0] < ends[1], halve, (first, high))
         return attempt(step_of(j))
 
+    return choose
+
+
+def budgeted_separable(
+    finest: float = 0.5,
+    *,
+    unbiased: bool = False,
+    rate_weight: float = 0.15,
+    share: int = 16,
+    symbols_per_lane: int = 8192,
+) -> Compressor:
+    """`separable` with the least step whose message is within the context's budget.
+
+    The whole message keeps the budget, other leaves included, by its exact length. The
+    least message, of 2^16 times the finest step, is nearly all zeros.
+
+    Args:
+      finest: the step without a budget, in [0.01, 100].
+      unbiased: as for `separable`, and so are the others.
+      rate_weight: likewise.
+      share: likewise.
+      symbols_per_lane: likewise.
+
+    Returns:
+      A stateless `Compressor`.
+
+    Raises:
+      ValueError: as `separable`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjax_comp.base import make_context
+      >>> from fedjax_comp.wire.accounting import message_bits, num_bits
+      >>> context = make_context(jax.random.key(0), 0)
+      >>> context = context._replace(budget_bits=jnp.float32(500))
+      >>> x = jax.random.normal(jax.random.key(1), (20, 20))
+      >>> payload, _ = budgeted_separable().encode(context, x, ())
+      >>> 450 < message_bits(num_bits(payload)) <= 500
+      True
+    """
+    checks.between("finest", finest, above=0.00999, at_most=100)
+
     return coder(
         "budgeted_separable",
-        choose,
+        finest_that_fits(finest),
         finest=finest,
         unbiased=unbiased,
-        dead_zone=dead_zone,
+        rate_weight=rate_weight,
         share=share,
         symbols_per_lane=symbols_per_lane,
     )

@@ -4,17 +4,17 @@ Updates are not white: some rows and columns of a layer's matrix move far more t
 others. A rotation hides that, and the limit that it leads to, `1 / (4^R - 1)`, is the
 one for white vectors. Here coordinates stay where they are, and an entropy code is told
 how large each is expected to be. The sizes are those of Shazeer and Stern, "Adafactor",
-2018, and the rounding is the uniform quantizer with a dead zone of Sullivan, "Efficient
-scalar quantization of exponential and Laplacian random variables", 1996:
+2018:
 
     variance_ij = row_i column_j / mean        of each matrix,
-    t = x / (step rms(x)),   q = sign(t) floor(|t| + theta),   C(x) = S step rms(x) q,
+    t = x / (step rms(x)),   q the level of `t`,   C(x) = S step rms(x) q,
 
-where `rms` is of all leaves together, `theta < 1/2` widens the zone of 0, and `S` is
-the scale of least squares, `<t, q> / ||q||^2`. One step for all leaves is reverse
-water-filling (Cover and Thomas, "Elements of information theory", section 10.3.3):
-coordinates that are large against the step have all the same error, those that are
-small against it are 0 and cost next to nothing.
+where `rms` is of all leaves together, levels are those of the least error and bits
+(`rate_rounding`), and `S` is the scale of least squares, `<t, q> / ||q||^2`. One step
+for all leaves is reverse water-filling (Cover and Thomas, "Elements of information
+theory", section 10.3.3): coordinates that are large against the step have all the same
+error, those that are small against it are 0 and cost next to nothing. Sizes are of the
+coordinates above half a step: rows of which nothing is sent are all of the least size.
 
 What travels:
 
@@ -59,6 +59,11 @@ from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.flattened import Flattened
 from fedjax_comp.compress.combine.leafwise import is_open, require_open, shape_of
 from fedjax_comp.compress.magnitude import power_of_two
+from fedjax_comp.compress.quantize.rate_rounding import (
+    DEAD_ZONE,
+    cheapest_shape,
+    rounded_for_rate,
+)
 from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of, zigzag
 from fedjax_comp.compress.quantize.separable_classes import (
     Matrix,
@@ -72,24 +77,12 @@ from fedjax_comp.compress.quantize.separable_noise import rounded_with, without_
 from fedjax_comp.wire.codes.rans_by_class import Classified, rans_by_class
 from fedjax_comp.wire.codes.weibull import (
     DITHERED,
-    SHAPES,
-    TOKENS,
+    ROUNDED,
     weibull_tables,
 )
 from fedjax_comp.wire.fields import Code, Coded, Raw, Symbols, is_field
 
 _SAMPLE = 1 << 16  # coordinates of a leaf, about, that its shape is chosen by
-
-
-# ------------------------------------------------------------------------------- shapes
-
-
-@functools.lru_cache(maxsize=4)
-def _token_bits(dead_zone: float | None) -> np.ndarray:
-    """Bits of every token of every size under each shape, float32 `[shapes, ...]`."""
-    frequencies = weibull_tables(dead_zone).frequencies
-    bits = 14 - np.log2(np.maximum(frequencies, 1).astype(np.float64))
-    return bits.astype(np.float32).reshape(len(SHAPES), -1)
 
 
 def sample_stride(matrix: Matrix) -> int:
@@ -104,35 +97,11 @@ def sample_stride(matrix: Matrix) -> int:
     return stride
 
 
-def cheapest_shape(
-    z: jax.Array, sizes: jax.Array, dead_zone: float | None
-) -> jax.Array:
-    """The shape under which symbols have the fewest bits, int32 scalar.
-
-    Args:
-      z: uint32 `[m]`.
-      sizes: int32 `[m]`, from 0 at the least.
-      dead_zone: as for `weibull_tables`.
-    """
-    tables, number = weibull_tables(dead_zone), weibull_tables(dead_zone).sizes.number
-    shift, escape = (
-        jnp.asarray(of_size[:number]).at[sizes].get(mode="clip")
-        for of_size in (tables.shifts, tables.escapes)
-    )
-    token = jnp.minimum(z >> shift, escape).astype(jnp.int32)
-    counts = jnp.zeros(number * TOKENS, jnp.int32).at[sizes * TOKENS + token].add(1)
-    bits = jnp.asarray(_token_bits(dead_zone)) @ counts.astype(jnp.float32)
-    return jnp.argmin(bits).astype(jnp.int32)
-
-
-# ---------------------------------------------------------------------------- the coder
-
-
 def separable(
     step: float = 1.0,
     *,
     unbiased: bool = False,
-    dead_zone: float = 0.4,
+    rate_weight: float = 0.15,
     share: int = 16,
     symbols_per_lane: int = 8192,
 ) -> Compressor:
@@ -153,8 +122,8 @@ def separable(
         few bits; 0.5 some two.
       unbiased: whether to round with noise of the client's own, to be averaged over
         clients.
-      dead_zone: `theta` in [0.05, 0.5]; 0.5 rounds to the nearest. Not used where
-        `unbiased`.
+      rate_weight: squared steps that a bit is worth, in [0, 1]; 0 rounds to the
+        nearest. Not used where `unbiased`.
       share: the fewest coordinates for which a row or a column has a size of its own.
       symbols_per_lane: as for `rans`.
 
@@ -182,7 +151,7 @@ def separable(
         lambda context, others, sizes, attempt: attempt(step),
         finest=step,
         unbiased=unbiased,
-        dead_zone=dead_zone,
+        rate_weight=rate_weight,
         share=share,
         symbols_per_lane=symbols_per_lane,
     )
@@ -201,7 +170,7 @@ def coder(
     *,
     finest: float,
     unbiased: bool,
-    dead_zone: float,
+    rate_weight: float,
     share: int,
     symbols_per_lane: int,
 ) -> Compressor:
@@ -212,14 +181,14 @@ def coder(
       choose: makes one attempt or several, and returns the payload of the last.
       finest: the least step of all attempts.
       unbiased: as for `separable`.
-      dead_zone: likewise.
+      rate_weight: likewise.
       share: likewise.
       symbols_per_lane: likewise.
     """
-    dead_zone = checks.between("dead_zone", dead_zone, above=0.0499, at_most=0.5)
+    checks.between("rate_weight", rate_weight, above=-1e-9, at_most=1)
     checks.integer("share", share, minimum=1)
     checks.integer("symbols_per_lane", symbols_per_lane, minimum=1)
-    zone = None if unbiased else dead_zone
+    zone = None if unbiased else DEAD_ZONE
 
     def layout_of(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[Matrix, ...]:
         return tuple(matrix_of(like.shape, share) for like in shapes)
@@ -230,15 +199,15 @@ def coder(
 
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
-        shapes = tuple(shape_of(leaf) if _acts_on(leaf) else None for leaf in leaves)
-        others = tuple(leaf for leaf in leaves if not _acts_on(leaf))
-        acting = [leaf for leaf in leaves if _acts_on(leaf)]
+        shapes = tuple(shape_of(leaf) if acts_on(leaf) else None for leaf in leaves)
+        others = tuple(leaf for leaf in leaves if not acts_on(leaf))
+        acting = [leaf for leaf in leaves if acts_on(leaf)]
         layout = layout_of([shape_of(leaf) for leaf in acting])
-        code = _code(layout, zone, symbols_per_lane)
+        code = class_code("separable", layout, zone, symbols_per_lane)
         key = context.client_key if unbiased else None
 
         def attempt(step: jax.typing.ArrayLike) -> Quantized:
-            scale, field = quantized(acting, layout, step, finest, zone, key)
+            scale, field = quantized(acting, layout, step, finest, rate_weight, key)
             # `Coded` is for single fields, and asks no more of them than its code.
             coded = Coded(cast(Symbols, field), code)
             return Quantized(Raw(scale), cast(Symbols, coded))
@@ -271,18 +240,31 @@ def coder(
     return Compressor(init, encode, decode)
 
 
-def _acts_on(leaf: PyTree) -> bool:
+def acts_on(leaf: PyTree) -> bool:
+    """Whether a leaf is open and not empty."""
     return is_open(leaf) and math.prod(leaf.shape) > 0
 
 
 @functools.lru_cache(maxsize=256)
-def _code(
-    layout: tuple[Matrix, ...], dead_zone: float | None, symbols_per_lane: int
+def class_code(
+    name: str,
+    layout: tuple[Matrix, ...],
+    dead_zone: float | None,
+    symbols_per_lane: int,
 ) -> Code:
-    # Static metadata of a payload: the same object for both ends and in every trace.
+    """The code of levels whose classes follow from the sizes of `layout`.
+
+    Static metadata of a payload: the same object for both ends and in every trace.
+
+    Args:
+      name: of the compressor.
+      layout: the model of each leaf.
+      dead_zone: as for `weibull_tables`.
+      symbols_per_lane: as for `rans`.
+    """
     tables = weibull_tables(dead_zone)
     return rans_by_class(
-        f"separable({len(layout)} leaves)",
+        f"{name}({len(layout)} leaves)",
         tables,
         functools.partial(classes_of_side, layout=layout, known=tables.sizes),
         symbols_per_lane=symbols_per_lane,
@@ -323,7 +305,7 @@ def quantized(
     layout: tuple[Matrix, ...],
     step: jax.typing.ArrayLike,
     finest: float,
-    dead_zone: float | None,
+    rate_weight: float,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Classified]:
     """What travels of the leaves, see the head of this module.
@@ -333,8 +315,8 @@ def quantized(
       layout: the model of each.
       step: in root mean squares.
       finest: the least that `step` may be, which bounds the symbols.
-      dead_zone: `theta`; None to round with noise.
-      key: of the noise; None without.
+      rate_weight: squared steps that a bit is worth.
+      key: of the noise to round with; None without.
 
     Returns:
       What symbols are multiples of, float32 scalar, and the symbols with their classes.
@@ -342,30 +324,32 @@ def quantized(
     # No coordinate is above `sqrt(n)` times the root mean square.
     n = sum(leaf.size for leaf in leaves)
     cardinality = 2 * (math.ceil(math.sqrt(n) / finest) + 1) + 1
-    known = weibull_tables(dead_zone).sizes
+    known = DITHERED if key is not None else ROUNDED
     units, width = in_steps(leaves, step)
     symbols: list[jax.Array] = []
     along, square, shapes, sizes = [], [], [], []
     for t, matrix in zip(units, layout, strict=True):
         t = t.reshape(matrix.rows, matrix.columns)
-        if dead_zone is None:
+        # Noise makes levels of small coordinates, too.
+        counted = t if key is not None else jnp.where(jnp.abs(t) > 0.5, t, 0.0)
+        row, column = leaf_sizes(counted, matrix, known)
+        size = leaf_classes(row, column, matrix, known)
+        t, stride = t.reshape(-1), sample_stride(matrix)
+        if key is not None:
             start = sum(part.size for part in symbols)
-            noisy = noise.uniform(cast(jax.Array, key), (n,))[start : start + t.size]
-            q = rounded_with(noisy.reshape(t.shape), t)
+            noisy = noise.uniform(key, (n,))[start : start + t.size]
+            q = rounded_with(noisy, t)
+            some = zigzag(q, jnp.abs(q))[::stride].astype(jnp.uint32)
+            shape = cheapest_shape(some, size[::stride], None)
         else:
-            q = jnp.copysign(jnp.floor(jnp.abs(t) + dead_zone), t)
+            q, shape = rounded_for_rate(t, size, stride, rate_weight)
         along.append(jnp.sum(t * q))
         square.append(jnp.sum(q * q))
-        z = symbols_of(zigzag(q, jnp.abs(q)), cardinality).values.reshape(-1)
-        row, column = leaf_sizes(t, matrix, known)
-        size = leaf_classes(row, column, matrix, known)
-        symbols.append(z)
-        some = slice(None, None, sample_stride(matrix))
-        z, size = z[some].astype(jnp.uint32), size[some]
-        shapes.append(cheapest_shape(z, size, dead_zone))
+        symbols.append(symbols_of(zigzag(q, jnp.abs(q)), cardinality).values)
+        shapes.append(shape)
         sizes += [row, column]
     scale = width
-    if dead_zone is not None:
+    if key is None:
         # Not `> 0`: what is not a number shall stay visible in the scale.
         divisor = jnp.sum(jnp.stack(square))
         least_squares = jnp.sum(jnp.stack(along)) / divisor

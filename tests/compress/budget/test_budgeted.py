@@ -8,6 +8,7 @@ import pytest
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import (
     budgeted_eden,
+    budgeted_low_rank,
     budgeted_quantize,
     budgeted_random_k,
     budgeted_separable,
@@ -75,6 +76,8 @@ CASES = {
     "trellis": (lambda: budgeted_trellis((0.5, 1, 2), states=16), 380, False),
     # A scale, a state, and three shapes and 52 sizes of at most six bits.
     "separable": (lambda: budgeted_separable(0.25), 64 + 1 + 55 * 6, False),
+    # Two states of 32 bits, a scale, four shapes and 31 sizes of at most six bits.
+    "low_rank": (lambda: budgeted_low_rank(0.25), 96 + 1 + 35 * 6, False),
     "partition": (
         lambda: partition(
             {"matrix": budgeted_top_k(1.0), "rest": budgeted_quantize(8)}, by_rank
