@@ -32,6 +32,7 @@ def check_errors(entry: Entry) -> None:
     state = compressor.init(jnp.zeros(SHAPE))
     # Shared noise is that of sketches and projections, and varies most.
     trials = 2 * TRIALS if entry.shared else TRIALS if entry.draws else 2
+    trials //= entry.fewer_draws
     finest = np.inf
 
     @jax.jit
