@@ -69,9 +69,11 @@ def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves XLA's costly passes out where hundreds of small programs are compiled.
 
     Whole runs (`tests/test_*.py`), logs of runs, which are compared bit for bit, and
-    what is marked slow are compiled as users compile them.
+    what is marked slow are compiled as users compile them; the README's examples are
+    small.
     """
     as_users = request.path.parent.name in ("tests", "audit")
+    as_users = as_users and request.path.name != "test_readme.py"
     if as_users or request.node.get_closest_marker("slow"):
         yield
         return
