@@ -4,6 +4,7 @@ It stands at the root because doctests live beside the code. Array programs are 
 rules that users may switch on: nothing may rely on implicit rank or dtype promotion.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -25,6 +26,10 @@ import hypothesis
 import jax
 import matplotlib
 import pytest
+
+# Tracing makes many objects and little garbage: at Python's own thresholds a tenth of
+# the time is spent on looking for it.
+gc.set_threshold(100_000, 20, 20)
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -64,9 +69,11 @@ def compile_fast(request: pytest.FixtureRequest) -> Iterator[None]:
     """Leaves XLA's costly passes out where hundreds of small programs are compiled.
 
     Whole runs (`tests/test_*.py`), logs of runs, which are compared bit for bit, and
-    what is marked slow are compiled as users compile them.
+    what is marked slow are compiled as users compile them; the README's examples are
+    small.
     """
     as_users = request.path.parent.name in ("tests", "audit")
+    as_users = as_users and request.path.name != "test_readme.py"
     if as_users or request.node.get_closest_marker("slow"):
         yield
         return

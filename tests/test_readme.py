@@ -55,7 +55,8 @@ def test_the_algorithm_of_the_worked_example_passes_the_battery():
             keep_messages=keep_messages,
         )
 
-    entry = algorithm_table.Entry(make, {"uplink": uplink, "downlink": identity()})
+    links = {"uplink": uplink, "downlink": identity()}
+    entry = algorithm_table.Entry(make, links).under("chunked(2)")
     for check in algorithm_checks.CHECKS.values():
         check(entry)
 

@@ -1,5 +1,7 @@
 """The round program: one compilation, any cut into dispatches, same result."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,19 @@ def make(keep_messages=False, execution=None):
     return state, round_program(algorithm, sample, max_rounds=8), params
 
 
+@functools.cache
+def compiled(keep_messages=False):
+    """`make`, its program under jit, and a list with one entry for each trace of it."""
+    traces = []
+    state, program, _ = make(keep_messages)
+
+    def counted(*arguments):
+        traces.append(1)
+        return program(*arguments)
+
+    return state, jax.jit(counted), traces
+
+
 def host(tree):
     return [
         np.asarray(
@@ -66,21 +81,13 @@ def host(tree):
 
 def test_any_cut_into_dispatches_gives_the_same_bits_with_one_compilation():
     data = population()
-    traces = 0
-    state, program, _ = make()
-
-    def counted(*arguments):
-        nonlocal traces
-        traces += 1
-        return program(*arguments)
-
-    step = jax.jit(counted)
+    state, step, traces = compiled()
     whole, dispatch = step(state, data, jnp.int32(7))
     cut, losses = state, []
     for num_rounds in (1, 4, 2):
         cut, part = step(cut, data, jnp.int32(num_rounds))
         losses += part.infos.train_loss[:num_rounds].tolist()
-    assert traces == 1
+    assert len(traces) == 1
     assert step._cache_size() == 1
     for a, b in zip(host(whole), host(cut), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -90,8 +97,8 @@ def test_any_cut_into_dispatches_gives_the_same_bits_with_one_compilation():
 
 
 def test_a_client_not_sampled_keeps_its_memory():
-    state, program, _ = make()
-    after, _ = jax.jit(program)(state, population(), jnp.int32(1))
+    state, step, _ = compiled()
+    after, _ = step(state, population(), jnp.int32(1))
     touched = np.array(
         [
             np.any(np.asarray(x) != 0, axis=tuple(range(1, x.ndim)))
@@ -103,8 +110,7 @@ def test_a_client_not_sampled_keeps_its_memory():
 
 
 def test_the_last_rounds_messages_come_out():
-    state, program, _ = make(keep_messages=True)
-    step = jax.jit(program)
+    state, step, _ = compiled(keep_messages=True)
     _, dispatch = step(state, population(), jnp.int32(3))
     last = state
     for _ in range(3):
@@ -115,11 +121,11 @@ def test_the_last_rounds_messages_come_out():
 
 
 def test_who_is_next_is_known_before_the_round():
-    state, program, _ = make(keep_messages=True)
+    state, step, _ = compiled(keep_messages=True)
     data = population()
     sample = uniform_cohorts(cohort_size=3, epochs=2, batch_size=4)
     invited = next_cohort(sample)(state.key, state.round, data)
-    _, dispatch = jax.jit(program)(state, data, jnp.int32(1))
+    _, dispatch = step(state, data, jnp.int32(1))
     spoke = dispatch.messages["uplink"].ends.sender
     np.testing.assert_array_equal(invited.client_id, spoke)
     share = 60 // NUM_CLIENTS

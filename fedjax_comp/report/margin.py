@@ -39,7 +39,7 @@ def write_names(axes: Axes, ends: Sequence[CurveEnd]) -> None:
     """
     if not ends:
         return
-    axes.figure.canvas.draw()
+    axes.autoscale_view()  # a drawing would set the limits too, and costs more
     height_points = axes.get_window_extent().height / axes.figure.dpi * 72
     line_height = 1.3 * _NAME_SIZE / height_points
     to_axes = axes.transData + axes.transAxes.inverted()

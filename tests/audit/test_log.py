@@ -237,7 +237,7 @@ with Log(Path(sys.argv[1]), SIGNER, ORIGIN) as log:
 def test_killed_in_the_middle_of_appending(tmp_path):
     root_folder = Path(__file__).parents[2]
     reported = 0
-    for kill in range(3):
+    for kill in range(2):
         process = subprocess.Popen(
             [sys.executable, "-c", ENDLESS, str(tmp_path), str(reported)],
             cwd=root_folder,

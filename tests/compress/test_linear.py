@@ -37,8 +37,7 @@ LINEAR = {
 
 
 @pytest.mark.parametrize("name", LINEAR)
-@pytest.mark.parametrize("weights", [None, [0.5, 0.0, -2.0, 3.0]])
-def test_the_decoded_sum_is_the_sum_of_the_decoded(name, weights):
+def test_the_decoded_sum_is_the_sum_of_the_decoded(name):
     compressor = LINEAR[name]()
     rng = np.random.default_rng(0)
     cohort = {
@@ -53,19 +52,23 @@ def test_the_decoded_sum_is_the_sum_of_the_decoded(name, weights):
         payload, _ = compressor.encode(context, tree, state.sender)
         return payload, compressor.decode(context, payload, state.receiver)[0]
 
-    payloads, decoded = jax.vmap(client)(cohort, jnp.arange(4))
-    by_client = np.ones(4) if weights is None else np.asarray(weights)
-    summed = sum_payloads(
-        payloads, None if weights is None else jnp.asarray(weights, jnp.float32)
-    )
+    payloads, decoded = jax.jit(jax.vmap(client))(cohort, jnp.arange(4))
     # No member of the cohort: a decoder that used the client's key would differ.
     stranger = make_context(jax.random.key(5), 99)
-    got = decode_sum(compressor, stranger, summed, state.receiver)
-    for sum_of_all, each in zip(
-        jax.tree.leaves(got), jax.tree.leaves(decoded), strict=True
+    decode = jax.jit(
+        lambda payload: decode_sum(compressor, stranger, payload, state.receiver)
+    )
+    weights = np.array([0.5, 0.0, -2.0, 3.0], np.float32)
+    for by_client, summed in (
+        (np.ones(4), sum_payloads(payloads, None)),
+        (weights, sum_payloads(payloads, jnp.asarray(weights))),
     ):
-        expected = np.tensordot(by_client, np.asarray(each, np.float64), axes=1)
-        np.testing.assert_allclose(sum_of_all, expected, rtol=1e-4, atol=1e-4)
+        got = decode(summed)
+        for sum_of_all, each in zip(
+            jax.tree.leaves(got), jax.tree.leaves(decoded), strict=True
+        ):
+            expected = np.tensordot(by_client, np.asarray(each, np.float64), axes=1)
+            np.testing.assert_allclose(sum_of_all, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_who_is_linear():

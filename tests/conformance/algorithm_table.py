@@ -48,10 +48,19 @@ class Entry(NamedTuple):
     Attributes:
       make: `(execution, keep_messages) -> Algorithm` on `softmax_task()`.
       links: kind to the compressor of its messages.
+      executions: those that are held against `scanned`, which all run. Chunks are
+        mapped (a client for a row) and shares of a mesh scanned; both are filled up.
+        Together they ask all that `vmapped` does, and each is a program to compile, so
+        algorithms of one family share them out; dense ones have all.
     """
 
     make: Callable[[Execution, bool], Algorithm]
     links: dict[str, Compressor]
+    executions: tuple[str, ...] = ("vmapped", "chunked(2)", "sharded")
+
+    def under(self, *executions: str) -> "Entry":
+        """The entry with these executions."""
+        return self._replace(executions=executions)
 
 
 def _fed_avg(
@@ -178,38 +187,44 @@ ALGORITHMS = {
         chain(qsgd(4), entropy_coded()),
         fed_buff,
         max_staleness=2,
-    ),
+    ).under("chunked(2)"),
     "consensus": _consensus(identity()),
-    "consensus compressed": _consensus(chain(qsgd(4), entropy_coded())),
+    "consensus compressed": _consensus(chain(qsgd(4), entropy_coded())).under(
+        "chunked(2)"
+    ),
     "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),
     "periodic averaging compressed": _averaging(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=256), periodic()
-    ),
+    ).under("sharded"),
     "data quantization": _data_quantization(_LATTICE),
     "data quantization refined": _data_quantization(
         _LATTICE, refinement=error_feedback(top_k(0.5))
-    ),
+    ).under("chunked(2)"),
     "fed_avg dense": _fed_avg(identity(), identity()),
     "fed_avg compressed": _fed_avg(
         error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded())),
         chain(stochastic_quantize(levels=256), entropy_coded()),
-    ),
-    "fed_avg proximal": _fed_avg(identity(), identity(), proximal=0.1),
+    ).under("chunked(2)", "sharded"),
+    "fed_avg proximal": _fed_avg(identity(), identity(), proximal=0.1).under("sharded"),
     "fed_avg median": _fed_avg(
         error_feedback(top_k(0.5)), identity(), aggregation=median()
-    ),
+    ).under("chunked(2)"),
     "fed_avg momentum": _fed_avg(
         top_k(0.5),
         error_feedback(stochastic_quantize(levels=64)),
         server_optimizer=optax.sgd(1.0, momentum=0.9),
-    ),
+    ).under("sharded"),
     "fed_dlr": _fed_dlr(
         error_feedback(truncation(0.8)), truncation(0.9), factored=False
+    ).under("chunked(2)"),
+    "fed_dlr factored": _fed_dlr(truncation(0.9), truncation(0.9), factored=True).under(
+        "sharded"
     ),
-    "fed_dlr factored": _fed_dlr(truncation(0.9), truncation(0.9), factored=True),
     "fed_nova": _fed_avg(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova
-    ),
-    "fetch_sgd": _fetch_sgd(identity()),
-    "marina": _marina(random_k(0.5), error_feedback(stochastic_quantize(levels=64))),
+    ).under("sharded"),
+    "fetch_sgd": _fetch_sgd(identity()).under("chunked(2)", "sharded"),
+    "marina": _marina(
+        random_k(0.5), error_feedback(stochastic_quantize(levels=64))
+    ).under("chunked(2)", "sharded"),
 }

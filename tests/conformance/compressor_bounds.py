@@ -28,6 +28,8 @@ class Entry(NamedTuple):
       keyed: whose key the messages depend on where neither of the two is declared: the
         errors of two clients may be the same, or not noise.
       scales: whether `C(2^e x) = 2^e C(x)` as long as nothing leaves float32's range.
+      fewer_draws: how many times fewer its statistics are taken of: where errors are
+        small, less is enough to see the same fault of scale, and that is tested.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Entry(NamedTuple):
     shared: bool = False
     scales: bool = True
     keyed: Whose | None = None
+    fewer_draws: int = 1
 
     @property
     def message_key(self) -> Whose | None:

@@ -1,4 +1,6 @@
-"""Whose key a compressor's messages depend on, seen where they are sent: in a round."""
+"""Whose key a compressor's messages depend on: from contexts alone, and in a round."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +8,30 @@ import numpy as np
 import optax
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.base import Task
+from fedjax_comp.base import PyTree, Task
 from tests.conformance.compressor_bounds import Entry
-from tests.conformance.compressor_checks import square
+from tests.conformance.compressor_checks import client_of, context_of, message, square
 from tests.problems import make_cohort, stack_clients
 
 CLIENTS = 2
 
+Sent = list[list[bytes]]
+"""One list for each of two rounds: what each of two identical clients sent in it."""
 
-def messages_of(entry: Entry) -> list[list[bytes]]:
-    """What two identical clients send in two rounds of FedAvg from the same state.
+
+def messages_of_contexts(entry: Entry) -> Sent:
+    """What the contexts of two clients and two rounds make of the same numbers."""
+    compressor, step, _ = client_of(entry)
+    tree = message(square())
+    state = compressor.init(tree)
+    return [
+        [_bytes(step(context_of(seed, i), tree, state)[0]) for i in range(CLIENTS)]
+        for seed in (28, 29)
+    ]
+
+
+def messages_of_rounds(entry: Entry) -> Sent:
+    """What is sent in two rounds of FedAvg from the same state.
 
     Every client's update is `-square()`, whatever it heard.
     """
@@ -40,15 +56,18 @@ def messages_of(entry: Entry) -> list[list[bytes]]:
         return jax.tree.leaves(info.messages["uplink"].payload)
 
     return [
-        [
-            b"".join(np.asarray(leaf[i]).tobytes() for leaf in payloads(key))
-            for i in range(CLIENTS)
-        ]
+        [_bytes([leaf[i] for leaf in payloads(key)]) for i in range(CLIENTS)]
         for key in jax.random.split(jax.random.key(2))
     ]
 
 
-def check_keys(entry: Entry) -> None:
+def _bytes(payload: PyTree) -> bytes:
+    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(payload))
+
+
+def check_keys(
+    entry: Entry, messages_of: Callable[[Entry], Sent] = messages_of_contexts
+) -> None:
     """Messages differ by client and round, by round, or not at all, as declared."""
     first, second = messages_of(entry)
     one, other = first

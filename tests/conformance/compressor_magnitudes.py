@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.conformance.compressor_bounds import Entry
-from tests.conformance.compressor_checks import ROUNDING, client_of, context_of, square
+from tests.conformance.compressor_checks import (
+    ROUNDING,
+    client_of,
+    context_of,
+    message,
+    square,
+)
 
 IN_RANGE = 120
 """Sums of the 64 numbers below, at `2**120` each, are still numbers of float32."""
@@ -38,12 +44,12 @@ def check_magnitudes(entry: Entry) -> None:
     Tiny ones lose no more than a few times the smallest normal number.
     """
     compressor, step, _ = client_of(entry)
-    state = compressor.init(square())
+    state = compressor.init(message(square()))
 
     def decoded_at(value: np.ndarray, exponent: int) -> tuple[np.ndarray, np.ndarray]:
         x = jnp.asarray(np.ldexp(value, exponent), jnp.float32)
-        decoded, *_ = step(context_of(0), x, state)
-        return np.asarray(decoded, np.float64), np.asarray(x, np.float64)
+        _, decoded, *_ = step(context_of(0), message(x), state)
+        return np.asarray(decoded["matrix"], np.float64), np.asarray(x, np.float64)
 
     worst = math.sqrt(entry.worst_error(square().size))
     for name, value in shapes_of_numbers().items():

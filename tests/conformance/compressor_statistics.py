@@ -32,21 +32,26 @@ def check_errors(entry: Entry) -> None:
     state = compressor.init(jnp.zeros(SHAPE))
     # Shared noise is that of sketches and projections, and varies most.
     trials = 2 * TRIALS if entry.shared else TRIALS if entry.draws else 2
+    trials //= entry.fewer_draws
     finest = np.inf
 
-    @jax.jit
-    def draws(key: jax.Array, x: jax.Array) -> jax.Array:
-        def one(key: jax.Array) -> jax.Array:
-            return send(compressor, make_context(key, 0), x, state)[1]
+    def one(key: jax.Array, x: jax.Array) -> jax.Array:
+        return send(compressor, make_context(key, 0), x, state)[1]
 
-        return jax.vmap(one)(jax.random.split(key, trials))
+    random = entry.shared or entry.draws
+    draw = jax.jit(jax.vmap(one, in_axes=(0, None)) if random else one)
+
+    def draws(key: jax.Array, x: jax.Array) -> npt.NDArray[np.float64]:
+        keys = jax.random.split(key, trials)
+        decoded = draw(keys, x) if random else [draw(key, x) for key in keys]
+        return np.asarray(decoded, np.float64)
 
     n = int(np.prod(SHAPE))
     mean_error, worst_error = entry.mean_error(n), entry.worst_error(n)
     for name, value in inputs().items():
         x = jnp.asarray(value, jnp.float32)
         exact = np.asarray(x, np.float64).ravel()
-        decoded = np.asarray(draws(jax.random.key(11), x), np.float64)
+        decoded = draws(jax.random.key(11), x)
         # Both in units of the input's norm.
         norm = np.linalg.norm(exact)
         unit, off = exact / norm, (decoded.reshape(trials, n) - exact) / norm

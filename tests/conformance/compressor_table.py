@@ -297,7 +297,7 @@ COMPRESSORS = (
         lambda: separable(1.0, unbiased=True, share=2),
         lambda n: 1 / 4,
         lambda n: 1.5**2,
-    ),
+    )._replace(fewer_draws=4),
     # Beyond its range there is no bound.
     contractive(
         "common_range",

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conformance import compressor_checks as checks
-from tests.conformance.compressor_keys import check_keys
+from tests.conformance.compressor_keys import check_keys, messages_of_rounds
 from tests.conformance.compressor_magnitudes import check_magnitudes
 from tests.conformance.compressor_statistics import check_errors
 from tests.conformance.compressor_table import COMPRESSORS
@@ -39,3 +39,10 @@ ALL = [
 @pytest.mark.parametrize(("check", "entry"), ALL)
 def test_compressor(check, entry):
     check(entry)
+
+
+@pytest.mark.parametrize("name", ["qsgd", "drive", "rotate", "count_sketch", "top_k"])
+def test_a_round_gives_each_compressor_the_declared_key(name):
+    """For each kind of key one: what differs by compressor is tested above."""
+    (entry,) = (entry for entry in COMPRESSORS if entry.name == name)
+    check_keys(entry, messages_of_rounds)

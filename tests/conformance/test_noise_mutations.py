@@ -118,7 +118,7 @@ def limited(decode_finite) -> Compressor:
         context: Context, payload: PyTree, receiver: PyTree
     ) -> tuple[PyTree, PyTree]:
         tree, receiver = honest.decode(context, payload, receiver)
-        return jax.tree.map(decode_finite, tree), receiver
+        return {**tree, "matrix": decode_finite(tree["matrix"])}, receiver
 
     return honest._replace(decode=decode)
 

@@ -27,6 +27,7 @@ TASK = (
     "--client_optimizer=sgd(1.0)",
     "--num_rounds=10",
     "--target_accuracy=0.5",
+    "--execution=scanned()",
     "--noprogress",
     "--rung=0.25",
     "--rung=1",

@@ -17,6 +17,7 @@ SMALL = (
     "--num_rounds=2",
     "--eval_every=2",
     "--audit_every=2",
+    "--execution=scanned()",
     "--noprogress",
 )
 CALLS = {

@@ -94,6 +94,7 @@ TASK = (
     "--num_rounds=6",
     "--eval_every=3",
     "--audit_every=6",
+    "--execution=scanned()",
     "--noprogress",
 )
 

@@ -28,6 +28,7 @@ SMALL = [
     "--batch_size=20",
     "--num_rounds=4",
     "--eval_every=3",
+    "--execution=scanned()",
     "--noprogress",
 ]
 

@@ -121,7 +121,7 @@ def test_late_updates_are_trained_on(tmp_path, monkeypatch, kind):
         "--model=linear()",
         "--eval_every=3",
         "--checkpoint_every=3",
-        "--uplink=chain(stochastic_quantize(levels=16), entropy_coded())",
+        "--uplink=chain(stochastic_quantize(16), entropy_coded(symbols=elias_gamma()))",
         *LATE[kind],
     ]
     whole, part = tmp_path / "whole", tmp_path / "part"

@@ -53,6 +53,7 @@ TASK = (
     "--cohort_size=5",
     "--client_optimizer=sgd(1.0)",
     "--num_rounds=12",
+    "--execution=scanned()",
     "--noprogress",
 )
 

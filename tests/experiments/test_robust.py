@@ -18,7 +18,13 @@ from fedjax_comp.experiment.algorithms import AGGREGATORS
 from fedjax_comp.keys import make_key
 from tests.experiments.small import mistake, read_runs, without_last_row
 
-SMALL = ("--quick", "--noprogress", "--model=linear()", "--num_rounds=25")
+SMALL = (
+    "--quick",
+    "--execution=scanned()",
+    "--noprogress",
+    "--model=linear()",
+    "--num_rounds=25",
+)
 
 
 def test_the_tables_are_valid_and_complete():
