@@ -135,6 +135,12 @@ TABLE = (
         Entry("separable", f"separable({step})", unbiased=False)
         for step in (8.0, 4.0, 2.5, 1.5, 1.0, 0.5, 0.25)
     ),
+    *(
+        Entry(
+            "coded low rank", f"coded_low_rank({step})", unbiased=False, matrices=True
+        )
+        for step in (16.0, 8.0, 4.0, 2.5, 1.5, 1.0, 0.5)
+    ),
     Entry("scaled sign", "scaled_sign()", unbiased=False, quick=True),
     *(
         Entry("top-k", vector(f"top_k({f})", CODED), unbiased=False, quick=f == 0.01)

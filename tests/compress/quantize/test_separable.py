@@ -59,7 +59,7 @@ def reference(tree, step, share):
         u = np.where(np.abs(t) > 0.5, t, 0.0)
         mean, (r, c) = (u**2).mean(), t.shape
         row = (u**2).mean(1, keepdims=True) if r > 1 and c >= share else mean
-        column = (u**2).mean(0) / mean if c > 1 and r >= share else 1.0
+        column = (u**2).mean(0) / max(mean, 1e-30) if c > 1 and r >= share else 1.0
         row = np.clip(np.round(np.log2(row + 1e-30)) - LEAST_SIZE, 0, SIZES - 1)
         column = np.clip(np.round(np.log2(column + 1e-30)), -31, 31)
         size = np.clip(row + column, 0, SIZES - 1)
