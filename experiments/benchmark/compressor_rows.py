@@ -181,6 +181,12 @@ STAGES: dict[str, tuple[Row, ...]] = {
             "Wang et al. 2018",
         ),
         Row(
+            "coded_low_rank",
+            "coded_low_rank(1.0)",
+            "the fewest bits for what training sends, under error feedback",
+            "after Cover and Thomas 2006",
+        ),
+        Row(
             "energy_low_rank",
             "energy_low_rank(0.1, max_rank=32)",
             "the rank follows the data, up to a bound",

@@ -23,6 +23,12 @@ PIPELINES: dict[str, tuple[Row, ...]] = {
             "after Suresh et al. 2017",
         ),
         Row(
+            "budgeted_low_rank",
+            "budgeted_low_rank(1.0)",
+            "`coded_low_rank` likewise, by its exact length",
+            "after Cover and Thomas 2006",
+        ),
+        Row(
             "budgeted_separable",
             "budgeted_separable(1.0)",
             "`separable` at the least step that fits, by its exact length",
