@@ -101,7 +101,8 @@ def test_symbols_classes_and_bits_are_those_of_the_formulas(step, share):
         ideal_bits(z, classes % SIZES + SIZES * shape, 0.4)
         for shape in range(len(SHAPES))
     ]
-    assert ideal_bits(z, classes, 0.4) < 1.005 * min(others)
+    # The choice is by the tables, which have no share below one in 2^14.
+    assert ideal_bits(z, classes, 0.4) < 1.02 * min(others)
 
 
 def test_structure_is_what_saves_bits():
