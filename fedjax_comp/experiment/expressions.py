@@ -11,6 +11,7 @@ from absl import flags
 
 from fedjax_comp import compress, data, execution, models, network
 from fedjax_comp.base import Compressor
+from fedjax_comp.compress.low_rank.coded import low_rank_coder
 from fedjax_comp.compress.quantize.separable import coder
 from fedjax_comp.experiment import algorithms
 from fedjax_comp.experiment.errors import UsageError
@@ -45,8 +46,8 @@ OPTIMIZERS = {
 def _factories() -> dict[str, object]:
     """Every public function below `compress/` that returns a `Compressor`.
 
-    But for `leafwise` and `coder`: what they take is made of functions, which no flag
-    can say.
+    But for `leafwise` and the coders: what they take is made of functions, which no
+    flag can say.
     """
     found: dict[str, object] = {}
     for info in pkgutil.walk_packages(compress.__path__, f"{compress.__name__}."):
@@ -55,7 +56,7 @@ def _factories() -> dict[str, object]:
             if (
                 inspect.isfunction(made)
                 and not name.startswith("_")
-                and made not in (compress.leafwise, coder)
+                and made not in (compress.leafwise, coder, low_rank_coder)
                 and made.__module__ == module.__name__
                 and inspect.signature(made).return_annotation is Compressor
             ):

@@ -34,11 +34,17 @@ def product(m, n, rank, decay=1.0):
 
 def sent(compressor, tree):
     """Bits of the body, and what is decoded from the bytes, float64."""
-    payload = jax.jit(lambda tree: compressor.encode(CONTEXT, tree, ())[0])(tree)
-    data = to_bytes(payload)
-    bits = message_bits(jax.jit(num_bits)(payload))
+
+    @jax.jit
+    def encode(tree):
+        payload, _ = compressor.encode(CONTEXT, tree, ())
+        return payload, num_bits(payload)
+
+    payload, bits = encode(tree)
+    data, bits = to_bytes(payload), message_bits(bits)
     assert len(data) == HEADER_BYTES + -(-bits // 8)
-    decoded, _ = compressor.decode(CONTEXT, from_bytes(data, payload), ())
+    received = from_bytes(data, payload)
+    decoded = jax.jit(lambda p: compressor.decode(CONTEXT, p, ())[0])(received)
     return bits, jax.tree.map(lambda x: np.asarray(x, np.float64), decoded)
 
 
@@ -106,20 +112,20 @@ def test_a_few_directions_cost_their_factors_and_not_the_matrix():
 
 
 def test_what_rounding_alone_would_make_does_not_travel():
-    noise = to_jax({"w": RNG.standard_normal((200, 200)), "b": np.zeros(200)})
-    # The largest singular value is near 2 sqrt(200), in units of the rms.
+    noise = to_jax({"w": RNG.standard_normal((90, 90)), "b": np.zeros(9)})
+    # The largest singular value is near 2 sqrt(90), in units of the rms.
     values = np.linalg.svd(noise["w"], compute_uv=False)
     for step in (0.5, 1.0):
-        _, decoded = sent(coded_low_rank(step, max_rank=200), noise)
-        gate = 0.35 * step * 2 * math.sqrt(200)
+        _, decoded = sent(coded_low_rank(step, max_rank=90), noise)
+        gate = 0.35 * step * 2 * math.sqrt(90)
         expected = np.sum(values >= gate)
-        assert 0 < expected < 200
+        assert 0 < expected < 90
         assert np.linalg.matrix_rank(decoded["w"], tol=1e-2) <= expected
 
 
 def test_something_travels_whatever_the_step():
     for tree in (
-        {"w": RNG.standard_normal((200, 200)), "b": np.zeros(9)},
+        {"w": RNG.standard_normal((60, 60)), "b": np.zeros(9)},
         {"w": 1e-3 * RNG.standard_normal((100, 4)), "b": np.full(9, 1.0)},
         {"b": np.full(9, -3.0)},
     ):
@@ -137,7 +143,7 @@ def test_behind_the_most_directions_nothing_travels():
     assert np.linalg.matrix_rank(half["w"], tol=1e-3) == 5
 
 
-@pytest.mark.parametrize("step", [0.05, 1.0, 5.0, 100.0])
+@pytest.mark.parametrize("step", [0.05, 5.0])
 def test_no_more_is_lost_than_was_there(step):
     tree = to_jax(
         {
@@ -152,23 +158,22 @@ def test_no_more_is_lost_than_was_there(step):
 
 
 def test_levels_are_worth_their_bits():
-    tree = to_jax({"w": product(300, 200, 40, 0.9), "b": RNG.laplace(size=200)})
+    tree = to_jax({"w": product(150, 100, 40, 0.9), "b": RNG.laplace(size=200)})
     squares = sum(float(jnp.sum(x * x)) for x in tree.values())
-    rms = math.sqrt(squares / (300 * 200 + 200))
-    for step in (1.0, 2.0, 4.0):
+    rms = math.sqrt(squares / (150 * 100 + 200))
+    step = 2.0
 
-        def cost(weight, step=step):
-            bits, decoded = sent(coded_low_rank(step, rate_weight=weight), tree)
-            return error(decoded, tree) * squares / (step * rms) ** 2 + 0.15 * bits
+    def cost(weight):
+        bits, decoded = sent(coded_low_rank(step, rate_weight=weight), tree)
+        return error(decoded, tree) * squares / (step * rms) ** 2 + 0.15 * bits
 
-        assert cost(0.15) < min(cost(0.0), cost(0.6))
+    assert cost(0.15) < min(cost(0.0), cost(0.6))
 
 
 def test_a_broken_leaf_breaks_all_of_the_update():
     tree = to_jax({"w": product(20, 20, 2), "b": np.full(5, np.nan)})
-    payload, _ = coded_low_rank().encode(CONTEXT, tree, ())
-    decoded, _ = coded_low_rank().decode(CONTEXT, payload, ())
-    assert not any(bool(jnp.any(jnp.isfinite(x))) for x in jax.tree.leaves(decoded))
+    _, decoded = sent(coded_low_rank(), tree)
+    assert not any(np.any(np.isfinite(x)) for x in jax.tree.leaves(decoded))
 
 
 def test_what_is_lost_is_sent_later_under_error_feedback():
