@@ -113,8 +113,8 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 
 def same_clock(whole: Path, workdir: Path) -> None:
-    """Gives a new directory the codecs' measured costs, which simulated clocks add."""
-    for path in whole.rglob(COSTS):
+    """Gives a new directory the measured times, which simulated clocks add."""
+    for path in [*whole.rglob(COSTS), *whole.glob("ladder.json")]:
         copy = workdir / path.relative_to(whole)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
