@@ -295,7 +295,7 @@ def _parse_signature(line: str) -> Signature:
     _check_name(name)
     data = _decode(encoded)
     if not space or len(data) <= _ID_BYTES:
-        raise NoteError(f"Expected a key ID and a signature by {name}.")
+        raise NoteError(f"Expected a key ID and a signature by {name[:40]}.")
     return Signature(name, data[:_ID_BYTES], data[_ID_BYTES:])
 
 

@@ -225,3 +225,10 @@ def test_keys_in_files(tmp_path):
             load_verifier(text)
     with pytest.raises(NoteError, match="cannot be read"):
         load_signer(tmp_path / "nowhere")
+
+
+def test_a_long_name_is_told_in_a_short_line():
+    text = "text\n\n— " + 5000 * "a" + " AAAA\n"
+    with pytest.raises(NoteError, match="a key ID and a signature") as caught:
+        parse_note(text)
+    assert len(str(caught.value)) < 200
