@@ -48,11 +48,15 @@ from fedjax_comp.compress.low_rank.directions import (
     Plan,
     directions_of,
     in_unit_steps,
-    levels_of,
     plan_of,
 )
 from fedjax_comp.compress.quantize.rate_rounding import DEAD_ZONE, rounded_for_rate
-from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of, zigzag
+from fedjax_comp.compress.quantize.scalar import (
+    Quantized,
+    levels_of,
+    symbols_of,
+    zigzag,
+)
 from fedjax_comp.compress.quantize.separable import (
     Choose,
     acts_on,

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from fedjax_comp.compress.low_rank.singular import matmul
 from fedjax_comp.compress.low_rank.subspace import Triples, leading_triples
 from fedjax_comp.compress.quantize.separable_classes import Matrix
-from fedjax_comp.wire.fields import Symbols
 
 _GATE = 0.35
 _NARROWEST = 4  # sides of a matrix that is decomposed
@@ -85,12 +84,6 @@ class Directions(NamedTuple):
 def directions_of(leaf: jax.Array, plan: Plan) -> Directions:
     """A leaf, float32 `[rows, columns]` of moderate numbers, as its plan has it."""
     return Directions(leaf, leading_triples(leaf, plan.rank) if plan.rank else None)
-
-
-def levels_of(symbols: Symbols) -> jax.Array:
-    """0, -1, 1, -2, ... for the symbols 0, 1, 2, 3, ..., float32 in their shape."""
-    z = symbols.values.astype(jnp.int32)
-    return jnp.where(z % 2 == 1, -((z + 1) // 2), z // 2).astype(jnp.float32)
 
 
 def inverse_roots(left: jax.Array, right: jax.Array) -> jax.Array:

@@ -74,6 +74,16 @@ def zigzag(x: jax.Array, level: jax.Array) -> jax.Array:
     return 2.0 * level - ((x < 0) & (level > 0)).astype(jnp.float32)
 
 
+def levels_of(symbols: Symbols) -> jax.Array:
+    """The inverse of `zigzag`: float32, in the shape of the symbols.
+
+    >>> levels_of(Symbols(jnp.arange(5, dtype=jnp.uint8), 5)).tolist()
+    [0.0, -1.0, 1.0, -2.0, 2.0]
+    """
+    z = symbols.values.astype(jnp.int32)
+    return jnp.where(z % 2 == 1, -((z + 1) // 2), z // 2).astype(jnp.float32)
+
+
 _ROW = 128
 
 

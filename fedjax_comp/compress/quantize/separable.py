@@ -64,7 +64,12 @@ from fedjax_comp.compress.quantize.rate_rounding import (
     cheapest_shape,
     rounded_for_rate,
 )
-from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of, zigzag
+from fedjax_comp.compress.quantize.scalar import (
+    Quantized,
+    levels_of,
+    symbols_of,
+    zigzag,
+)
 from fedjax_comp.compress.quantize.separable_classes import (
     Matrix,
     classes_of_side,
@@ -225,8 +230,7 @@ def coder(
         x = jnp.zeros(0, jnp.float32)
         if shapes:
             field: Classified = payload.payload.symbols.field
-            z = field.symbols.values.astype(jnp.int32)
-            q = jnp.where(z % 2 == 1, -((z + 1) // 2), z // 2).astype(jnp.float32)
+            q = levels_of(field.symbols)
             if unbiased:
                 classes = classes_of_side(
                     field.side.values, layout_of(shapes), DITHERED
