@@ -1,11 +1,12 @@
 """Sizes of the rows and columns of an update, and the classes that follow from them.
 
 The model of `separable`, where the equations are: what is here is integers from the
-logs of sizes on, the same at both ends.
+logs of sizes on, the same at both ends. What follows from sizes that travelled is one
+function for JAX and for NumPy: a message is read and written without a device.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from fedjax_comp.wire.fields import Symbols
 
 _MODULUS = 64  # of side values
 _MAX_COLUMN = 31  # half-octaves from the mean of a column
+
+A = TypeVar("A", jax.Array, np.ndarray)
 
 
 class Matrix(NamedTuple):
@@ -98,15 +101,14 @@ def leaf_sizes(
     return row, column + _MAX_COLUMN
 
 
-def leaf_classes(
-    row: jax.Array, column: jax.Array, matrix: Matrix, known: Sizes
-) -> jax.Array:
-    """Sizes of all coordinates, from 0 at `least`, int32 `[r c]`, from `leaf_sizes`."""
+def leaf_classes(row: A, column: A, matrix: Matrix, known: Sizes) -> A:
+    """Sizes of all coordinates, from 0 at `least`, int `[r c]`, from `leaf_sizes`."""
+    xp = row.__array_namespace__()
     if not matrix.by_column:
-        column = jnp.full(1, _MAX_COLUMN, jnp.int32)
+        column = xp.full(1, _MAX_COLUMN, row.dtype)
     size = row[:, None] + (column[None, :] - _MAX_COLUMN)
-    size = jnp.clip(size, 0, known.number - 1)
-    return jnp.broadcast_to(size, (matrix.rows, matrix.columns)).reshape(-1)
+    size = xp.clip(size, 0, known.number - 1)
+    return xp.broadcast_to(size, (matrix.rows, matrix.columns)).reshape(-1)
 
 
 def to_side(shapes: jax.Array, sizes: jax.Array) -> Symbols:
@@ -125,19 +127,18 @@ def to_side(shapes: jax.Array, sizes: jax.Array) -> Symbols:
     return Symbols(jnp.concatenate([shapes, mapped]).astype(jnp.uint8), _MODULUS)
 
 
-def from_side(side: jax.Array, leaves: int) -> tuple[jax.Array, jax.Array]:
+def from_side(side: A, leaves: int) -> tuple[A, A]:
     """The inverse of `to_side` for any symbols; shapes are within `SHAPES`."""
-    numbers = side.astype(jnp.int32)
+    xp = side.__array_namespace__()
+    numbers = side.astype(xp.int32)
     mapped = numbers[leaves:]
-    step = jnp.where(mapped % 2 == 1, -((mapped + 1) // 2), mapped // 2)
-    sizes = jnp.cumsum(step) & (_MODULUS - 1)
-    return jnp.minimum(numbers[:leaves], len(SHAPES) - 1), sizes
+    step = xp.where(mapped % 2 == 1, -((mapped + 1) // 2), mapped // 2)
+    sizes = xp.cumsum(step) & (_MODULUS - 1)
+    return xp.minimum(numbers[:leaves], len(SHAPES) - 1), sizes
 
 
-def classes_of_side(
-    side: jax.Array, layout: tuple[Matrix, ...], known: Sizes
-) -> jax.Array:
-    """The class of each coordinate of all leaves, int32 `[n]`, from what travelled."""
+def classes_of_side(side: A, layout: tuple[Matrix, ...], known: Sizes) -> A:
+    """The class of each coordinate of all leaves, int `[n]`, from what travelled."""
     shapes, sizes = from_side(side, len(layout))
     classes, start = [], 0
     for i, matrix in enumerate(layout):
@@ -147,4 +148,4 @@ def classes_of_side(
         size = leaf_classes(row, column, matrix, known)
         classes.append(size + known.number * shapes[i])
         start += rows + columns
-    return jnp.concatenate(classes)
+    return side.__array_namespace__().concat(classes)

@@ -13,7 +13,7 @@ symbol takes its interval from another table, and nothing is sorted.
 """
 
 import dataclasses
-from collections.abc import Callable
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,20 @@ from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Code, Symbols
 from fedjax_comp.wire.raw import size_of
 
-ClassOf = Callable[[jax.Array], jax.Array]
-"""`(side values) -> class of each symbol`, int32 `[n]`; in integers alone, of JAX."""
+A = TypeVar("A", jax.Array, np.ndarray)
+
+
+class ClassOf(Protocol):
+    """`(side values) -> class of each symbol`, int `[n]`; in integers alone.
+
+    NumPy's where they are NumPy's. Dozens of small programs on a device would stand in
+    line behind the rounds, and as many as XLA lets wait block a round on several
+    devices for ever, when a log writes messages meanwhile.
+    """
+
+    def __call__(self, side: A, /) -> A:
+        """The classes."""
+        ...
 
 
 @jax.tree_util.register_dataclass
@@ -105,7 +117,7 @@ def rans_by_class(
 
     def classes_on_host(side: Symbols) -> np.ndarray:
         # By the very function of the length inside jit; it is all integers.
-        return np.asarray(class_of(jnp.asarray(side.values)))
+        return class_of(np.asarray(side.values))
 
     def pack(field: Classified, writer: BitWriter) -> None:
         rans().pack(field.side, writer)
