@@ -67,12 +67,12 @@ class Summand(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What an `Execution` hands back of each client's message.
+    """What an `Execution` hands back of each message of a client, or to one.
 
     Attributes:
       bits: its length.
       spoke: bool, whether it was sent.
-      ends: from the client to the server.
+      ends: who sent it, and to whom.
       messages: the message itself where an audit wants it, else None.
     """
 

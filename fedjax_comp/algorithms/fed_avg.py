@@ -39,15 +39,23 @@ from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
 from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.robust import Aggregator, require_clients
+from fedjax_comp.server.unicast import Listener, new_listener, tell
 from fedjax_comp.server.update import Model, step_towards
 from fedjax_comp.tree import where, widened
 
 
 class ServerState(NamedTuple):
-    """The server's model and the memory of its downlink."""
+    """The server's model and the memory of its downlink; none with `unicast`."""
 
     model: Model
     downlink: LinkState
+
+
+class Client(NamedTuple):
+    """What is remembered of a client with `unicast`."""
+
+    uplink: LinkState
+    listener: Listener
 
 
 class _Heard(NamedTuple):
@@ -63,7 +71,8 @@ class _Heard(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    received: PyTree
+    model: PyTree  # what the cohort decoded of it; the server's own with `unicast`
+    downlink_key: jax.Array
     uplink_key: jax.Array
     examples: Examples
 
@@ -80,6 +89,7 @@ def fed_avg(
     proximal: float = 0.0,
     unroll: int = 1,
     population: int | None = None,
+    unicast: bool = False,
     keep_messages: bool = False,
 ) -> Algorithm:
     """Federated averaging: train locally, send the difference, average.
@@ -106,13 +116,17 @@ def fed_avg(
       unroll: local steps unrolled into one scan iteration: how fast, never what.
       population: `K`, needed only for a downlink whose receiver has memory: such a
         downlink is heard, and paid for, by the whole population every round.
+      unicast: tell each client of the cohort the change since it last heard, in a
+        message of its own (`fedjax_comp.server.unicast`), in place of the model to all.
+        The population's models are kept: `K n` numbers.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
-      An `Algorithm` of `ServerState` and, per client, the uplink's `LinkState`.
+      An `Algorithm` of `ServerState` and, per client, the uplink's `LinkState`, or
+      `Client` with `unicast`.
 
     Raises:
-      ValueError: from `init` for a downlink with memory and no `population`; from a
+      ValueError: from `init` for a broadcast with memory and no `population`; from a
         round for a cohort that is too small for the `Aggregator`.
 
     >>> import jax, optax
@@ -135,48 +149,71 @@ def fed_avg(
         keep_messages=keep_messages or robust is not None,
     )
 
-    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
+    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, PyTree]:
         del key
+        model = Model(params, update_server.init(params))
+        if unicast:
+            client = Client(up.init(params), new_listener(down, params))
+            return ServerState(model, LinkState((), ())), client
         down_state = down.init(params)
         if jax.tree.leaves(down_state.receiver) and population is None:
             raise ValueError(
-                "Expected population=K with a downlink whose receiver has memory: "
-                "every client must hear every broadcast, and each one is paid for."
+                "Expected population=K with a broadcast whose receivers have memory: "
+                "every client must hear every one, and each is paid for; or "
+                "unicast=True."
             )
-        model = Model(params, update_server.init(params))
         return ServerState(model, down_state), up.init(params)
 
     def run_round(
         key: jax.Array,
         server: ServerState,
-        clients: LinkState,
+        clients: PyTree,
         cohort: Cohort,
-    ) -> tuple[ServerState, LinkState, RoundInfo]:
+    ) -> tuple[ServerState, PyTree, RoundInfo]:
         active = cohort.clients.active
         if robust is not None:
             require_clients(robust, active.shape[0])
         down_key, up_key = jax.random.split(key)
-        said = broadcast(
-            down, make_context(down_key, 0), server.model.params, server.downlink
-        )
+        model, link = server.model.params, server.downlink
+        if not unicast:
+            said = broadcast(down, make_context(down_key, 0), model, link)
+            model, link = said.received, said.link
 
         def client_fn(
-            shared: _Shared, client: tuple[ClientBatches, LinkState, jax.Array]
-        ) -> tuple[Summand, tuple[LinkState, Sent, _Heard]]:
-            batches, link, rank = client
-            start = Start(shared.received, shared.uplink_key)
-            summand, (link, sent) = client_update(
-                start, shared.examples, batches, link, rank
+            shared: _Shared, client: tuple[ClientBatches, PyTree, jax.Array]
+        ) -> tuple[Summand, tuple[PyTree, Sent, _Heard, Sent | None]]:
+            batches, state, rank = client
+            received, told = shared.model, None
+            if unicast:
+                context = make_context(shared.downlink_key, batches.client_id, rank)
+                told = tell(
+                    down,
+                    context,
+                    shared.model,
+                    state.listener,
+                    client_id=batches.client_id,
+                    hears=batches.active,
+                )
+                received = told.received
+            summand, (up_link, sent) = client_update(
+                Start(received, shared.uplink_key),
+                shared.examples,
+                batches,
+                state.uplink if unicast else state,
+                rank,
             )
             heard = _Heard((), ())
             if robust is not None:
                 summand, heard = _looked_at(robust, summand, sent)
             kept = sent if keep_messages else sent._replace(messages=None)
-            return summand, (link, kept, heard)
+            if told is None:
+                return summand, (up_link, kept, heard, None)
+            down_sent = Sent(*told.traffic, told.message if keep_messages else None)
+            return summand, (Client(up_link, told.listener), kept, heard, down_sent)
 
-        shared = _Shared(said.received, up_key, cohort.examples)
+        shared = _Shared(model, down_key, up_key, cohort.examples)
         ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
-        total, (links, sent, updates) = run_cohort(client_fn)(
+        total, (states, sent, updates, told) = run_cohort(client_fn)(
             shared, (cohort.clients, clients, ranks)
         )
         if not isinstance(aggregation, Aggregator):
@@ -185,18 +222,21 @@ def fed_avg(
             mean = weighted_mean(total.update)
         else:
             mean = aggregation.together(updates.update, updates.weight)
-        model, refused = step_towards(
+        stepped, refused = step_towards(
             update_server,
             server.model,
             mean,
             total.update.weight > 0,
         )
-        heard = said.traffic(active, cohort.clients.client_id)
-        if population is not None and jax.tree.leaves(said.state):
-            heard = said.traffic(jnp.ones(population, bool))
-        spoken = said.messages(active.any()) if keep_messages else None
+        if unicast:
+            heard, spoken = told.traffic, told.messages
+        else:
+            heard = said.traffic(active, cohort.clients.client_id)
+            if population is not None and jax.tree.leaves(said.state):
+                heard = said.traffic(jnp.ones(population, bool))
+            spoken = said.messages(active.any()) if keep_messages else None
         info = round_info(total, sent, heard, spoken, refused)
-        return ServerState(model, said.link), links, info
+        return ServerState(stepped, link), states, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

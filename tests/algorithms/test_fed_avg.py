@@ -172,3 +172,57 @@ def test_client_memory_makes_up_for_what_was_not_sent():
     rebuilt = [w + m[0] for w, m in zip(jax.tree.leaves(sparse), memory, strict=True)]
     assert_close(rebuilt, jax.tree.leaves(dense))
     assert any(np.any(np.asarray(m) != 0) for m in memory)
+
+
+def rounds_of(cohorts, **options):
+    """The model after some rounds of one population, and what the last one observed."""
+    algorithm = fed_avg(TASK, client_optimizer=optax.sgd(0.5), **options)
+    server, template = algorithm.init(jax.random.key(0), PARAMS)
+    clients = stack_clients(template, cohorts[0].clients.client_id.shape[0])
+    step = jax.jit(algorithm.round)
+    for t, cohort in enumerate(cohorts):
+        server, clients, info = step(jax.random.key(t), server, clients, cohort)
+    return algorithm.params(server), info
+
+
+def test_unicast_of_everything_is_a_broadcast():
+    cohorts = [make_cohort([7, 3, 0, 12], batch_size=4)] * 3
+    got, info = rounds_of(cohorts, unicast=True)
+    expected, same = rounds_of(cohorts)
+    assert_close(got, expected)
+    assert totals(info.traffic) == totals(same.traffic)
+
+
+def test_unicast_against_numpy():
+    """Who was silent hears all that changed meanwhile, as far as `C` lets it."""
+    sizes, active = [6, 6, 6], [(1, 1, 1), (1, 0, 1), (1, 1, 0), (0, 1, 1)]
+    cohort = make_cohort(sizes, batch_size=6)
+    cohorts = [
+        cohort._replace(clients=cohort.clients._replace(active=jnp.array(a) > 0))
+        for a in active
+    ]
+    got, info = rounds_of(cohorts, unicast=True, downlink=top_k(k=2))
+    assert totals(info.traffic).downlink_messages == 2
+    assert np.asarray(info.traffic["downlink"].spoke).tolist() == [False, True, True]
+
+    def largest_two(x):
+        kept = np.argsort(-np.abs(x), axis=None)[:2]
+        mask = np.zeros(x.size, bool)
+        mask[kept] = True
+        return np.where(mask.reshape(x.shape), x, 0)
+
+    model = jax.tree.map(np.asarray, PARAMS)
+    heard = [model] * 3
+    for present in active:
+        updates = []
+        for i in np.flatnonzero(present):
+            change = jax.tree.map(np.subtract, model, heard[i])
+            told = jax.tree.map(largest_two, change)
+            heard[i] = jax.tree.map(np.add, heard[i], told)
+            rows = slice(6 * i, 6 * i + 6)
+            own = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
+            grads = jax.grad(TASK.loss)(heard[i], own, jnp.ones(6, bool))
+            updates.append(jax.tree.map(lambda g: -0.5 * np.asarray(g), grads))
+        mean = jax.tree.map(lambda *x: sum(x) / len(x), *updates)
+        model = jax.tree.map(np.add, model, mean)
+    assert_close(got, model)

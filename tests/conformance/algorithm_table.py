@@ -214,6 +214,11 @@ ALGORITHMS = {
         error_feedback(stochastic_quantize(levels=64)),
         server_optimizer=optax.sgd(1.0, momentum=0.9),
     ).under("sharded"),
+    "fed_avg unicast": _fed_avg(
+        error_feedback(top_k(0.5)),
+        chain(top_k(0.5), qsgd(4), entropy_coded()),
+        unicast=True,
+    ).under("chunked(2)", "sharded"),
     "fed_dlr": _fed_dlr(
         error_feedback(truncation(0.8)), truncation(0.9), factored=False
     ).under("chunked(2)"),
