@@ -52,22 +52,32 @@ def leading_triples(x: jax.Array, count: int) -> Triples:
     [[9.0, 0.0], [0.0, 4.0]]
     """
     m, n = x.shape
+    narrow, columns = min(m, n), count + _MORE
+
+    # Barriers keep compilers from turning a product around, and with it `x`: to
+    # transpose that takes several times as long as the product.
+    def times_thin(thin: jax.Array) -> jax.Array:
+        return jax.lax.optimization_barrier(matmul(x, thin))
+
+    def thin_times(thin: jax.Array) -> jax.Array:
+        return jax.lax.optimization_barrier(matmul(thin.T, x)).T
+
+    to_long, to_narrow = times_thin, thin_times
     if m < n:
-        values, left, right = leading_triples(x.T, count)
-        return Triples(values, right, left)
-    columns = count + _MORE
-    if n > max(columns, _SMALL):
+        to_long, to_narrow = to_narrow, to_long
+    if narrow > max(columns, _SMALL):
         # Not a constant of the program, which compilers would compute beforehand.
         key = jax.lax.optimization_barrier(jax.random.key(_SEED))
-        sample = matmul(x, jax.random.normal(key, (n, columns)))
-        basis, _ = jnp.linalg.qr(matmul(x.T, sample))
+        test = jax.random.normal(key, (narrow, columns))
+        basis, _ = jnp.linalg.qr(to_narrow(to_long(test)))
+        seen = to_long(basis)
     else:
-        basis = jnp.eye(n)
+        basis, seen = jnp.eye(narrow), x if m >= n else x.T
     # Of `x` what the basis spans, by the Gram matrix of its few columns.
-    seen = matmul(x, basis)
     squares, turn = jnp.linalg.eigh(matmul(seen.T, seen))
     turn = turn[:, ::-1][:, :count]
     values = jnp.sqrt(jnp.maximum(squares[::-1][:count], 0.0))
-    left = matmul(seen, turn).T
-    right = values[:, None] * matmul(basis, turn).T
+    long = matmul(turn.T, seen.T)
+    short = values[:, None] * matmul(turn.T, basis.T)
+    left, right = (long, short) if m >= n else (short, long)
     return Triples(values, left, right)
