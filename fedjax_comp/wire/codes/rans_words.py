@@ -20,6 +20,7 @@ a row costs some 25 microseconds but nothing has to be compiled first.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -66,7 +67,13 @@ def _encoded(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
     frequency, start = row & 0x7FFF, row >> 15
     emit = (state >> (32 - SCALE_BITS)) >= frequency
     state = jnp.where(emit, state >> 16, state)
-    quotient = state // frequency
+    # Processors divide no vectors of integers. The quotient is below 2**18, so that the
+    # one of floats, rounded three times, is less than 0.1 from it.
+    ratio = state.astype(jnp.float32) / frequency.astype(jnp.float32)
+    quotient = ratio.astype(jnp.uint32)
+    rest = (state - quotient * frequency).astype(jnp.int32)
+    quotient += (rest >= frequency.astype(jnp.int32)).astype(jnp.uint32)
+    quotient -= (rest < 0).astype(jnp.uint32)
     rest = state - quotient * frequency
     return (quotient << SCALE_BITS) + rest + start, emit
 
@@ -89,10 +96,14 @@ def words_in_jit(
     """
     # A symbol of frequency 2**14 leaves the state alone: such symbols stand for those
     # that are not coded.
-    intervals = intervals_of(starts, frequencies).at[symbols].get(mode="clip")
+    nothing = starts.size
+    table = jnp.pad(intervals_of(starts, frequencies), (0, 1), constant_values=SCALE)
     if live is not None:
-        intervals = jnp.where(live, intervals, jnp.uint32(SCALE))
-    return words_of_intervals(intervals, lanes)
+        symbols = jnp.where(live, symbols, nothing)
+    rows = _in_rows(symbols, lanes, nothing)
+    # Looked up row by row: outside the loop compilers compute the table anew for every
+    # symbol, divisions included.
+    return _words(rows, lambda row: table.at[row].get(mode="clip"))
 
 
 def words_of_intervals(intervals: jax.Array, lanes: int) -> jax.Array:
@@ -102,20 +113,29 @@ def words_of_intervals(intervals: jax.Array, lanes: int) -> jax.Array:
       intervals: uint32 `[n]`.
       lanes: a power of two.
     """
-    n = intervals.size
-    rows = -(-n // lanes)
-    table = jnp.pad(intervals, (0, rows * lanes - n), constant_values=SCALE)
+    return _words(_in_rows(intervals, lanes, SCALE), lambda row: row)
+
+
+def _in_rows(x: jax.Array, lanes: int, filling: int) -> jax.Array:
+    rows = -(-x.size // lanes)
+    padded = jnp.pad(x, (0, rows * lanes - x.size), constant_values=filling)
+    return padded.reshape(rows, lanes)
+
+
+def _words(rows: jax.Array, interval: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Words that rows, `[rows, lanes]`, emit, the last one first: uint32 scalar."""
 
     def step(
         carry: tuple[jax.Array, jax.Array], row: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         state, words = carry
-        state, emit = _encoded(state, row)
+        state, emit = _encoded(state, interval(row))
         return (state, words + emit.astype(jnp.uint32)), None
 
+    lanes = rows.shape[1]
     first = jnp.full(lanes, _LOWER, jnp.uint32)
     carry = (first, jnp.zeros(lanes, jnp.uint32))
-    (_, words), _ = jax.lax.scan(step, carry, table.reshape(rows, lanes), reverse=True)
+    (_, words), _ = jax.lax.scan(step, carry, rows, reverse=True)
     return jnp.sum(words, dtype=jnp.uint32)
 
 
