@@ -18,6 +18,8 @@ from fedjax_comp.compress.low_rank.singular import (
     Factors,
     matmul,
     multiplied,
+    thin_times,
+    times_thin,
     truncated_svd,
 )
 from fedjax_comp.compress.magnitude import in_units
@@ -146,10 +148,11 @@ def randomized_svd(
     # Powers of tiny or huge matrices would leave the range of float32.
     unit, power = in_units(x)
     gaussian = jax.random.normal(key, (x.shape[1], width), jnp.float32)
-    basis = orthonormal(matmul(unit, gaussian))
+    basis = orthonormal(times_thin(unit, gaussian))
     for _ in range(power_iterations):
-        basis = orthonormal(matmul(unit, orthonormal(matmul(unit.T, basis))))
-    inside = truncated_svd(matmul(basis.T, unit), rank)
+        other = orthonormal(thin_times(basis, unit).T)
+        basis = orthonormal(times_thin(unit, other))
+    inside = truncated_svd(thin_times(basis, unit), rank)
     return multiplied(Factors(matmul(basis, inside.left), inside.right), power)
 
 

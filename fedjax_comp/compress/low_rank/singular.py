@@ -32,6 +32,20 @@ def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def times_thin(x: jax.Array, thin: jax.Array) -> jax.Array:
+    """`x @ thin` for a thin matrix, `[m, n]` and `[n, k]`.
+
+    A barrier keeps compilers from turning the product around, and with it `x`: to
+    transpose that takes several times as long as the product.
+    """
+    return jax.lax.optimization_barrier(matmul(x, thin))
+
+
+def thin_times(thin: jax.Array, x: jax.Array) -> jax.Array:
+    """`thin.T @ x`, `[m, k]` and `[m, n]`; as `times_thin`."""
+    return jax.lax.optimization_barrier(matmul(thin.T, x))
+
+
 def spectrum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Singular values, and singular vectors of a matrix's smaller side.
 

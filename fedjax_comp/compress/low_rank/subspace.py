@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjax_comp.compress.low_rank.singular import matmul
+from fedjax_comp.compress.low_rank.singular import matmul, thin_times, times_thin
 
 _MORE = 8  # columns beside those asked for
 _SMALL = 128  # up to such a side the eigenproblem is no matter
@@ -54,17 +54,13 @@ def leading_triples(x: jax.Array, count: int) -> Triples:
     m, n = x.shape
     narrow, columns = min(m, n), count + _MORE
 
-    # Barriers keep compilers from turning a product around, and with it `x`: to
-    # transpose that takes several times as long as the product.
-    def times_thin(thin: jax.Array) -> jax.Array:
-        return jax.lax.optimization_barrier(matmul(x, thin))
+    def to_rows(thin: jax.Array) -> jax.Array:
+        return times_thin(x, thin)
 
-    def thin_times(thin: jax.Array) -> jax.Array:
-        return jax.lax.optimization_barrier(matmul(thin.T, x)).T
+    def to_columns(thin: jax.Array) -> jax.Array:
+        return thin_times(thin, x).T
 
-    to_long, to_narrow = times_thin, thin_times
-    if m < n:
-        to_long, to_narrow = to_narrow, to_long
+    to_long, to_narrow = (to_rows, to_columns) if m >= n else (to_columns, to_rows)
     if narrow > max(columns, _SMALL):
         # Not a constant of the program, which compilers would compute beforehand.
         key = jax.lax.optimization_barrier(jax.random.key(_SEED))
