@@ -29,8 +29,8 @@ from fedjax_comp.run_directory import Json
 PIPELINES = (
     "dense: identity() | identity()",
     (
-        "compressed: error_feedback(chain(top_k(0.05), stochastic_quantize(levels=16), "
-        "entropy_coded())) | chain(stochastic_quantize(levels=256), entropy_coded())"
+        "compressed: error_feedback(coded_low_rank(4.0, max_rank=8)) "
+        "| coded_low_rank(4.0, max_rank=8) | fed_avg(unicast=True)"
     ),
 )
 TOLERANCE = 0.02

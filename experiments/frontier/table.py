@@ -56,6 +56,7 @@ UPLINKS = {
     "ef-low-rank-1": feedback("low_rank(1)"),
     "ef-power-sgd-2": feedback("power_sgd(2)"),
     "ef-low-rank-2-8bit": feedback(f"chain(low_rank(2), {uniform(256)})"),
+    "ef-coded-low-rank-4": feedback("coded_low_rank(4.0)"),
 }
 """Name to uplink, each beside `DOWNLINK`."""
 
@@ -73,18 +74,47 @@ BOTH_WAYS = {
         feedback(coded("top_k(0.003)", uniform(16, "nearest"))),
         changes(0.01),
     ),
+    "ef-coded-low-rank-4-down-changes": (
+        feedback("coded_low_rank(4.0)"),
+        "differenced(coded_low_rank(4.0))",
+    ),
 }
 """Name to uplink and downlink, where the downlink is as strong as the uplink."""
+
+UNICAST = {
+    "qsgd-8": (coded("qsgd(8)"), coded("qsgd(8)")),
+    "ef-top-k-3-4bit": 2 * (coded("top_k(0.03)", uniform(16, "nearest")),),
+    "ef-coded-low-rank-3": 2 * ("coded_low_rank(3.0)",),
+    "ef-coded-low-rank-4": 2 * ("coded_low_rank(4.0)",),
+    "ef-coded-low-rank-8": 2 * ("coded_low_rank(8.0)",),
+}
+"""Name to uplink and downlink, which carries to each client what changed since it last
+heard: the name has `-unicast` behind it, and `ef` is feedback on the uplink alone."""
+
+
+def unicast(name: str, uplink: str, downlink: str) -> str:
+    """A pipeline of `UNICAST`."""
+    up = feedback(uplink) if name.startswith("ef-") else uplink
+    return f"{name}-unicast: {up} | {downlink} | fed_avg(unicast=True)"
+
 
 PIPELINES = (
     "dense: identity() | identity()",
     "bfloat16: to_dtype('bfloat16') | to_dtype('bfloat16')",
     *(f"{name}: {uplink} | {DOWNLINK}" for name, uplink in UPLINKS.items()),
     *(f"{name}: {up} | {down}" for name, (up, down) in BOTH_WAYS.items()),
+    *(unicast(name, up, down) for name, (up, down) in UNICAST.items()),
 )
-"""`NAME: UPLINK | DOWNLINK`, as in `python -m experiments.fed_avg.compare`."""
+"""`NAME: UPLINK | DOWNLINK [| ALGORITHM]`, as in `python -m experiments.fed_avg.compare`."""
 
-_QUICK_NAMES = ("dense", "uniform-4bit", "qsgd-8", "ef-sign", "ef-top-k-3-4bit")
+_QUICK_NAMES = (
+    "dense",
+    "uniform-4bit",
+    "qsgd-8",
+    "ef-sign",
+    "ef-top-k-3-4bit",
+    "ef-coded-low-rank-4-unicast",
+)
 
 QUICK_PIPELINES = tuple(
     text for text in PIPELINES if text.partition(":")[0] in _QUICK_NAMES
