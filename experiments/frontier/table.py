@@ -105,7 +105,7 @@ PIPELINES = (
     *(f"{name}: {up} | {down}" for name, (up, down) in BOTH_WAYS.items()),
     *(unicast(name, up, down) for name, (up, down) in UNICAST.items()),
 )
-"""`NAME: UPLINK | DOWNLINK [| ALGORITHM]`, as in `python -m experiments.fed_avg.compare`."""
+"""`NAME: UPLINK | DOWNLINK [| ALGORITHM]`, as in `experiments.fed_avg.compare`."""
 
 _QUICK_NAMES = (
     "dense",
