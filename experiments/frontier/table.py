@@ -82,20 +82,20 @@ BOTH_WAYS = {
 """Name to uplink and downlink, where the downlink is as strong as the uplink."""
 
 UNICAST = {
-    "qsgd-8": (coded("qsgd(8)"), coded("qsgd(8)")),
     "ef-top-k-3-4bit": 2 * (coded("top_k(0.03)", uniform(16, "nearest")),),
     "ef-coded-low-rank-3": 2 * ("coded_low_rank(3.0)",),
     "ef-coded-low-rank-4": 2 * ("coded_low_rank(4.0)",),
     "ef-coded-low-rank-8": 2 * ("coded_low_rank(8.0)",),
 }
 """Name to uplink and downlink, which carries to each client what changed since it last
-heard: the name has `-unicast` behind it, and `ef` is feedback on the uplink alone."""
+heard: the name has `-unicast` behind it, and `ef` is feedback on the uplink alone. What
+loses more than it is given, as QSGD in few levels does, makes these changes grow."""
 
 
 def unicast(name: str, uplink: str, downlink: str) -> str:
     """A pipeline of `UNICAST`."""
-    up = feedback(uplink) if name.startswith("ef-") else uplink
-    return f"{name}-unicast: {up} | {downlink} | fed_avg(unicast=True)"
+    links = f"{feedback(uplink)} | {downlink}"
+    return f"{name}-unicast: {links} | fed_avg(unicast=True)"
 
 
 PIPELINES = (

@@ -7,7 +7,8 @@ unbiased one can have. Each class is held against its own limit: top-k, nearest
 rounding, scaled sign and casts are biased, so theirs is `4^-R`, which is the smaller.
 
 Other vectors are easier than Gaussian ones of the same power. A compressor that makes
-use of how they differ (top-k of heavy tails) may pass the limit, its gap below zero;
+use of how they differ (top-k of heavy tails) may pass the limit, its gap below zero,
+and is held against the limits of models beside it (`models.py`);
 one that rotates first sees Gaussian coordinates whatever it is given, and cannot.
 """
 

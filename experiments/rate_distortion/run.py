@@ -17,6 +17,8 @@ from experiments.rate_distortion.claims import best_gaps, make_claims
 from experiments.rate_distortion.flags import QUICK, define
 from experiments.rate_distortion.limits import gap_in_bits, least_error
 from experiments.rate_distortion.measure import measure
+from experiments.rate_distortion.models import ERRORS, MODELS, bits_of
+from experiments.rate_distortion.models import measured as measured_limit
 from experiments.rate_distortion.peers import (
     check_python,
     expressions,
@@ -33,6 +35,7 @@ from experiments.rate_distortion.sources import (
     source_names,
 )
 from experiments.rate_distortion.table import SLOW_TRIALS, Entry, parse_entry
+from fedjax_comp import tree as trees
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.measurements import Measured, Measurements
@@ -86,9 +89,37 @@ def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
         for name in names
         if not (entry.matrices and name in DRAWN)
     }
+    recorded = [name for name in names if name in RECORDED]
+    jobs |= limit_jobs(recorded, source)
     if values.nncodec_python is not None:
-        recorded = [name for name in names if name in RECORDED]
         jobs |= peer_jobs(values, recorded, folder, source)
+    return jobs
+
+
+def limit_jobs(
+    names: Sequence[str], source: Callable[[str], Source]
+) -> dict[str, Callable[[], Json]]:
+    """The limits of models of every recorded source, a row at each error."""
+
+    @functools.cache
+    def bits(name: str, model: str) -> dict[float, float]:
+        vectors = source(name).vectors
+        return bits_of(model, [jax.tree.leaves(vector) for vector in vectors])
+
+    def row(name: str, model: str, error: float, entry: Entry) -> Json:
+        rate, vectors = bits(name, model)[error], source(name).vectors
+        n = trees.size(vectors[0])
+        return to_row(entry, source(name), measured_limit(error, rate, n, len(vectors)))
+
+    jobs: dict[str, Callable[[], Json]] = {}
+    for model in MODELS:
+        for error in ERRORS:
+            expression = f"limit of {model} at {error:g}"
+            entry = Entry(f"limit of {model}", expression, unbiased=False)
+            for name in names:
+                jobs[f"{name}: {expression}"] = functools.partial(
+                    row, name, model, error, entry
+                )
     return jobs
 
 

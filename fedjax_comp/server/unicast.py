@@ -8,8 +8,9 @@ server's model and `h_i` what client `i` last decoded,
     p_i = C(w - h_i),   h_i <- h_i + decode(p_i),   client i trains from h_i.
 
 What a message loses is in the next difference again, so that `C` may be biased and
-needs no `error_feedback`. All `h_i` begin at the initial model, which follows from a
-seed that all know.
+needs no `error_feedback`; but it must not lose more than it is given, as an unbiased
+one of few bits does, or the differences grow. All `h_i` begin at the initial model,
+which follows from a seed that all know.
 
 After Philippenko and Dieuleveut 2021, "Preserved central model for faster bidirectional
 compression in distributed settings" (arXiv 2102.12528): compression on the way down

@@ -13,6 +13,7 @@ import pytest
 from experiments.rate_distortion import limits, measure
 from experiments.rate_distortion.claims import GOALS, make_claims
 from experiments.rate_distortion.flags import define
+from experiments.rate_distortion.models import ERRORS, MODELS
 from experiments.rate_distortion.run import COLUMNS, main
 from experiments.rate_distortion.sources import DRAWN, Source, drawn
 from experiments.rate_distortion.table import TABLE, parse_entry, to_text
@@ -201,6 +202,10 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         "limit,gap_bits,encode_seconds,decode_seconds,pack_seconds,nmse,bias_noise,"
         "bias_score,messages,written,n,reason"
     )
+    limited = [row for row in table if row["family"].startswith("limit of")]
+    assert {row["source"] for row in limited} == {"digits_mlp"}
+    assert len(limited) == len(MODELS) * len(ERRORS)
+    table = [row for row in table if row not in limited]
     table, failed = table[:4], table[4:]
     assert [(row["compressor"], row["source"]) for row in table] == [
         (expression, source)
@@ -216,7 +221,9 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     # 1 - 2 / pi, Karimireddy et al.'s scale on Gaussian coordinates.
     assert float(table[0]["vnmse"]) == pytest.approx(1 - 2 / math.pi, rel=0.1)
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert read_runs(tmp_path).keys() == {row["name"] for row in [*table, *failed]}
+    assert read_runs(tmp_path).keys() == {
+        row["name"] for row in [*table, *limited, *failed]
+    }
     lost = [row for row in summary["runs"] if row["reason"]]
     assert [one["name"].partition(":")[0] for one in lost] == ["gaussian", "digits_mlp"]
     assert [one["reason"] for one in lost] == [one["reason"] for one in failed]
@@ -247,7 +254,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         resumed = list(csv.DictReader(file))
     assert not any(row["reason"] for row in resumed)
-    for row, other in zip(table, resumed, strict=True):
+    for row, other in zip(table + limited, resumed, strict=True):
         same = [name for name in COLUMNS if not name.endswith("seconds")]
         assert [row[name] for name in same] == [other[name] for name in same]
 

@@ -119,7 +119,8 @@ def test_its_rows_stand_in_the_table(tmp_path, python):
     workdir = tmp_path / "run"
     run(workdir)  # first without it: it is added to what a directory holds
     table = run(workdir, f"--nncodec_python={python}")
-    assert set(expressions()) | {"scaled_sign()"} == set(table)
+    measured = {name for name in table if not name.startswith("limit of")}
+    assert set(expressions()) | {"scaled_sign()"} == measured
     leaves = UPDATES.values()
     updates = [
         np.concatenate([np.float64(x[c]).ravel() for x in leaves]) for c in (0, 1)
