@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 
-from fedjax_comp.compress.low_rank.factors import orthonormal
+from fedjax_comp.compress.low_rank.decompositions import orthonormal
 from fedjax_comp.compress.low_rank.singular import matmul
 
 SumOfArrays = Callable[[Sequence[jax.Array]], jax.Array]

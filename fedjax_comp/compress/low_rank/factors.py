@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.low_rank.decompositions import orthonormal
 from fedjax_comp.compress.low_rank.singular import (
     Factors,
     matmul,
@@ -111,11 +112,6 @@ def low_rank(rank: int) -> Compressor:
     return leafwise(
         ArrayCode("low_rank", encode, decode_factors, factors_are_smaller(rank))
     )
-
-
-def orthonormal(x: jax.Array) -> jax.Array:
-    """An orthonormal basis of (at least) the columns' span, `[m, r] -> [m, r]`."""
-    return jnp.linalg.qr(x)[0]
 
 
 def randomized_svd(

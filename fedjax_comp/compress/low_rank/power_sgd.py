@@ -17,12 +17,12 @@ from fedjax_comp.compress.combine.leafwise import (
     require_open,
     shape_of,
 )
+from fedjax_comp.compress.low_rank.decompositions import orthonormal
 from fedjax_comp.compress.low_rank.factors import (
     as_matrix,
     factors_are_smaller,
     in_dtype,
     matrix_shape,
-    orthonormal,
     product,
 )
 from fedjax_comp.compress.low_rank.singular import Factors, matmul

@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp.compress.low_rank.decompositions import eigh
 from fedjax_comp.compress.magnitude import in_units
 
 
@@ -68,7 +69,7 @@ def spectrum(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     unit, power = in_units(x)
     gram = matmul(unit.T, unit) if x.shape[0] >= x.shape[1] else matmul(unit, unit.T)
-    squares, vectors = jnp.linalg.eigh(gram)
+    squares, vectors = eigh(gram)
     return power * jnp.sqrt(jnp.maximum(squares[::-1], 0.0)), vectors[:, ::-1]
 
 

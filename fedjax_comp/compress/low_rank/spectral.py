@@ -15,6 +15,7 @@ import numpy as np
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.low_rank.decompositions import svd
 from fedjax_comp.compress.low_rank.factors import (
     as_matrix,
     decode_factors,
@@ -124,7 +125,7 @@ def spectral_sample(rank: int) -> Compressor:
 
     def encode(context: Context, x: jax.Array) -> Factors:
         unit, power = in_units(as_matrix(x))
-        u, s, v = jnp.linalg.svd(unit, full_matrices=False)
+        u, s, v = svd(unit)
         p = inclusion_probabilities(s, rank)
         drawn = systematic_sample(context.client_key, p, rank)
         kept = p[drawn]

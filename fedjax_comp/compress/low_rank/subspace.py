@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp.compress.low_rank.decompositions import eigh, orthonormal
 from fedjax_comp.compress.low_rank.singular import matmul, thin_times, times_thin
 
 _MORE = 8  # columns beside those asked for
@@ -65,12 +66,12 @@ def leading_triples(x: jax.Array, count: int) -> Triples:
         # Not a constant of the program, which compilers would compute beforehand.
         key = jax.lax.optimization_barrier(jax.random.key(_SEED))
         test = jax.random.normal(key, (narrow, columns))
-        basis, _ = jnp.linalg.qr(to_narrow(to_long(test)))
+        basis = orthonormal(to_narrow(to_long(test)))
         seen = to_long(basis)
     else:
         basis, seen = jnp.eye(narrow), x if m >= n else x.T
     # Of `x` what the basis spans, by the Gram matrix of its few columns.
-    squares, turn = jnp.linalg.eigh(matmul(seen.T, seen))
+    squares, turn = eigh(matmul(seen.T, seen))
     turn = turn[:, ::-1][:, :count]
     values = jnp.sqrt(jnp.maximum(squares[::-1][:count], 0.0))
     long = matmul(turn.T, seen.T)

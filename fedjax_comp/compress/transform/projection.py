@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.low_rank.factors import as_matrix, matrix_shape, orthonormal
+from fedjax_comp.compress.low_rank.decompositions import orthonormal
+from fedjax_comp.compress.low_rank.factors import as_matrix, matrix_shape
 from fedjax_comp.compress.low_rank.singular import matmul
 
 
