@@ -39,7 +39,16 @@ PIPELINES = (
     "separable-4: error_feedback(separable(4.0)) | identity()",
     "coded-low-rank-4: error_feedback(coded_low_rank(4.0)) | identity()",
     (
-        "coded-low-rank-4-both-ways: error_feedback(coded_low_rank(4.0)) "
+        "coded-low-rank-4-of-16: error_feedback(coded_low_rank(4.0, max_rank=16)) "
+        "| identity()"
+    ),
+    (
+        "coded-low-rank-4-of-16-unicast: "
+        "error_feedback(coded_low_rank(4.0, max_rank=16)) "
+        "| coded_low_rank(4.0, max_rank=16) | fed_avg(unicast=True)"
+    ),
+    (
+        "coded-low-rank-4-unicast: error_feedback(coded_low_rank(4.0)) "
         "| coded_low_rank(4.0) | fed_avg(unicast=True)"
     ),
 )
