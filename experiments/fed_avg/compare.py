@@ -29,8 +29,8 @@ from fedjax_comp.run_directory import Json
 PIPELINES = (
     "dense: identity() | identity()",
     (
-        "compressed: error_feedback(coded_low_rank(4.0, max_rank=8)) "
-        "| coded_low_rank(4.0, max_rank=8) | fed_avg(unicast=True)"
+        "compressed: error_feedback(coded_low_rank(3.0, max_rank=16)) "
+        "| coded_low_rank(3.0, max_rank=16) | fed_avg(unicast=True)"
     ),
 )
 TOLERANCE = 0.02
