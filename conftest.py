@@ -12,6 +12,9 @@ from pathlib import Path
 
 # Several test processes may share one accelerator, so none may take all its memory.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# Each test process has a core; a factorization on all of them would stand in the way of
+# the others.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Nearly all the time of the tests is XLA's, compiling some thousand small programs, and
 # these take a third off it. A flag that XLA does not know ends the process, so they are
 # for the versions they were tried with. `make slow` sets the variable and so compiles
