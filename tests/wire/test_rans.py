@@ -18,7 +18,12 @@ from fedjax_comp.wire.codes.frequencies import (
     table_frequencies,
     table_tokens,
 )
-from fedjax_comp.wire.codes.rans_words import num_lanes, read_words, write_words
+from fedjax_comp.wire.codes.rans_words import (
+    next_states,
+    num_lanes,
+    read_words,
+    write_words,
+)
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Symbols
 from tests.wire.code_samples import check_round_trip, length_of, sources
@@ -169,3 +174,27 @@ def test_a_lane_that_does_not_end_in_the_first_state_is_refused(monkeypatch, few
 def test_rans_lanes_must_be_positive():
     with pytest.raises(ValueError, match="symbols_per_lane=0 >= 1"):
         rans(symbols_per_lane=0)
+
+
+def test_states_are_those_of_whole_numbers():
+    """Quotients of floats, put right: at multiples of a frequency and beside them."""
+    rng = np.random.default_rng(0)
+    frequency = np.concatenate(
+        [np.arange(1, 65), 2 ** np.arange(14), rng.integers(1, 1 << 14, 2000)]
+    )
+    frequency = np.append(frequency, 1 << 14)[:, None].astype(np.uint64)
+    # A state is below 2**18 times its frequency when it is divided.
+    quotient = np.concatenate(
+        [2 ** np.arange(19), 2 ** np.arange(19) - 1, rng.integers(1, 1 << 18, 60)]
+    )
+    quotient = quotient[quotient < 1 << 18]
+    multiples = frequency * quotient.astype(np.uint64)
+    rests = 0 * frequency, np.minimum(frequency - 1, 1), frequency - 1
+    state = np.concatenate([multiples + rest for rest in rests], axis=1)
+    frequency = np.broadcast_to(frequency, state.shape)
+    start = (np.uint64(1 << 14) - frequency) // np.uint64(2)
+    row = jnp.asarray((start << np.uint64(15) | frequency).astype(np.uint32))
+    after, emit = jax.jit(next_states)(jnp.asarray(state.astype(np.uint32)), row)
+    assert not bool(emit.any())
+    expected = (state // frequency << np.uint64(14)) + state % frequency + start
+    np.testing.assert_array_equal(after, expected.astype(np.uint32))

@@ -57,7 +57,7 @@ def num_lanes(n: int, symbols_per_lane: int) -> int:
 # ------------------------------------------------------------------------- inside jit
 
 
-def _encoded(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
+def next_states(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The lanes' next states, and which of them emit a word before; `[lanes]`.
 
     Args:
@@ -129,7 +129,7 @@ def _words(rows: jax.Array, interval: Callable[[jax.Array], jax.Array]) -> jax.A
         carry: tuple[jax.Array, jax.Array], row: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array], None]:
         state, words = carry
-        state, emit = _encoded(state, interval(row))
+        state, emit = next_states(state, interval(row))
         return (state, words + emit.astype(jnp.uint32)), None
 
     lanes = rows.shape[1]
@@ -223,7 +223,7 @@ def _emitted(table: jax.Array) -> tuple[jax.Array, jax.Array]:
     """States, and for each symbol its word with a bit above it, or 0."""
 
     def step(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
-        after, emit = _encoded(state, row)
+        after, emit = next_states(state, row)
         return after, jnp.where(emit, (state & 0xFFFF) | _LOWER, 0)
 
     first = jnp.full(table.shape[1:], _LOWER, jnp.uint32)
