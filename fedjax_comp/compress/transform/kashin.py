@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
-from fedjax_comp.compress.magnitude import standardized
+from fedjax_comp.compress.magnitude import in_units, standardized
 from fedjax_comp.compress.sparsify.selection import random_indices
 from fedjax_comp.compress.transform.rotate import rotation
 
@@ -126,13 +126,16 @@ def kashin(
     clip = checks.between("clip", clip, above=0, at_most=100)
 
     def encode(context: Context, x: jax.Array) -> jax.Array:
-        return kashin_coefficients(
+        # In units: what underflows is lost once, not in each of the iterations' sums.
+        unit, power = in_units(x.reshape(-1).astype(jnp.float32))
+        coefficients = kashin_coefficients(
             context.round_key,
-            x.reshape(-1).astype(jnp.float32),
+            unit,
             length=math.ceil(redundancy * x.size),
             iterations=iterations,
             clip=clip,
-        ).astype(x.dtype)
+        )
+        return (power * coefficients).astype(x.dtype)
 
     def decode(
         context: Context, payload: jax.Array, like: jax.ShapeDtypeStruct
