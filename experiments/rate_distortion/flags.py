@@ -65,6 +65,18 @@ def define() -> flags.FlagValues:
         "Python with nncodec==2.1.3, to measure NNCodec on recorded updates as well.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "eden_python",
+        None,
+        "Python with torch, to measure EDEN's published code on recorded updates too.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "eden_folder",
+        None,
+        "torch/ of EDEN's published code, for --eden_python.",
+        flag_values=values,
+    )
     return values
 
 

@@ -19,11 +19,7 @@ from experiments.rate_distortion.limits import gap_in_bits, least_error
 from experiments.rate_distortion.measure import measure
 from experiments.rate_distortion.models import ERRORS, MODELS, bits_of
 from experiments.rate_distortion.models import measured as measured_limit
-from experiments.rate_distortion.peers import (
-    check_python,
-    expressions,
-    measure_peer,
-)
+from experiments.rate_distortion.peers import PEER_FLAGS, Peer, given, measure_peer
 from experiments.rate_distortion.plot import error_against_bits
 from experiments.rate_distortion.sources import (
     DRAWN,
@@ -91,8 +87,8 @@ def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
     }
     recorded = [name for name in names if name in RECORDED]
     jobs |= limit_jobs(recorded, source)
-    if values.nncodec_python is not None:
-        jobs |= peer_jobs(values, recorded, folder, source)
+    for peer, command in given(values):
+        jobs |= peer_jobs(peer, command, values, recorded, folder, source)
     return jobs
 
 
@@ -124,35 +120,34 @@ def limit_jobs(
 
 
 def peer_jobs(
+    peer: Peer,
+    command: Sequence[str],
     values: flags.FlagValues,
     names: Sequence[str],
     folder: Path,
     source: Callable[[str], Source],
 ) -> dict[str, Callable[[], Json]]:
-    """NNCodec on every recorded source, all settings of one in a single call of it."""
-    python, settings = check_python(values.nncodec_python), expressions()
+    """A peer on every recorded source, all settings of one in a single call of it."""
 
     @functools.cache
-    def measured(name: str) -> dict[str, Json] | ChildProcessError:
+    def measured(name: str) -> list[Json] | ChildProcessError:
         source(name)  # is recorded in its file
-        path, clients = kept_path(name, folder), values.num_clients
+        path = kept_path(name, folder)
         try:
-            results = measure_peer(python, path, clients, list(settings.values()))
+            return measure_peer(peer, command, path, values.num_clients)
         except ChildProcessError as error:
             return error  # kept, so that no further row waits for another
-        return dict(zip(settings, results, strict=True))
 
-    def row(name: str, expression: str) -> Json:
+    def row(name: str, index: int) -> Json:
         rows = measured(name)
         if isinstance(rows, ChildProcessError):
             raise rows
-        entry = Entry(settings[expression]["family"], expression, unbiased=False)
-        return to_row(entry, source(name), rows[expression])
+        return to_row(peer.entries[index][0], source(name), rows[index])
 
     return {
-        f"{name}: {expression}": functools.partial(row, name, expression)
+        f"{name}: {entry.expression}": functools.partial(row, name, index)
         for name in names
-        for expression in settings
+        for index, (entry, _) in enumerate(peer.entries)
     }
 
 
@@ -223,7 +218,7 @@ MEASUREMENTS = Measurements(
     name="rate_distortion",
     define=define,
     quick=QUICK,
-    repeated=("compressor", "source", "nncodec_python"),
+    repeated=("compressor", "source", *PEER_FLAGS),
     jobs=make_jobs,
     summarise=in_order,
     columns=COLUMNS,

@@ -1,7 +1,8 @@
 """A rival in an environment of its own: what it is given, and what is made of it.
 
-NNCodec itself is not here. A program stands in for its interpreter, with a codec that
-rounds to NNCodec's step and sends NumPy's own format.
+The rivals themselves are not here. A program stands in for NNCodec's interpreter, with
+a codec that rounds to NNCodec's step and sends NumPy's own format, and for EDEN's, with
+one that rounds to signs.
 """
 
 import csv
@@ -12,7 +13,8 @@ import pytest
 
 from experiments.rate_distortion import nncodec_peer as peer
 from experiments.rate_distortion import sources
-from experiments.rate_distortion.peers import STEPS, expressions
+from experiments.rate_distortion.eden_peer import packed
+from experiments.rate_distortion.peers import EDEN, EDEN_BITS, NNCODEC, STEPS
 from experiments.rate_distortion.run import main
 
 CODEC = """
@@ -34,13 +36,31 @@ def decompress(stream):
     with np.load(io.BytesIO(bytes(stream))) as kept:
         return {name: kept[name].astype(np.float32) for name in kept.files}
 """
+SIGNS = """
+import numpy as np
+
+class Numbers(np.ndarray):
+    def numpy(self):
+        return np.asarray(self)
+
+class Pipeline:
+    def forward(self, x):
+        scale = float(x @ x) / float(abs(x).sum())
+        return (x > 0).astype(np.int64).view(Numbers), scale
+
+    def backward(self, cells, scale):
+        return (scale * (2.0 * np.asarray(cells) - 1)).view(Numbers), None
+
+def eden_builder(bits):
+    return Pipeline()
+"""
 INTERPRETER = """
 import runpy, sys
 sys.path.insert(0, FOLDER)
 flag, *sys.argv = sys.argv[1:]
 assert flag == "-I"
 if sys.argv[0] == "-c":
-    exec(sys.argv[1])
+    exec(sys.argv.pop(1))
 else:
     runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -74,6 +94,24 @@ def python(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(f"FOLDER = {str(tmp_path)!r}\n{INTERPRETER}")
     return executable(tmp_path / "python", f'exec "{sys.executable}" "{program}" "$@"')
+
+
+@pytest.fixture
+def torch(tmp_path):
+    """What `--eden_python` and `--eden_folder` name."""
+    (tmp_path / "torch.py").write_text("def from_numpy(x): return x")
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "eden.py").write_text(SIGNS)
+    program = tmp_path / "program.py"
+    program.write_text(f"FOLDER = {str(tmp_path)!r}\n{INTERPRETER}")
+    text = f'exec "{sys.executable}" "{program}" "$@"'
+    path = executable(tmp_path / "with_torch", text)
+    return [f"--eden_python={path}", f"--eden_folder={folder}"]
+
+
+def names_of(peer):
+    return {entry.expression for entry, _ in peer.entries}
 
 
 def run(workdir, *more):
@@ -120,7 +158,7 @@ def test_its_rows_stand_in_the_table(tmp_path, python):
     run(workdir)  # first without it: it is added to what a directory holds
     table = run(workdir, f"--nncodec_python={python}")
     measured = {name for name in table if not name.startswith("limit of")}
-    assert set(expressions()) | {"scaled_sign()"} == measured
+    assert names_of(NNCODEC) | {"scaled_sign()"} == measured
     leaves = UPDATES.values()
     updates = [
         np.concatenate([np.float64(x[c]).ravel() for x in leaves]) for c in (0, 1)
@@ -154,7 +192,7 @@ def test_its_failure_costs_its_rows_and_is_waited_for_once(tmp_path, python):
     (tmp_path / "fails").touch()
     table = run(tmp_path / "run", f"--nncodec_python={python}")
     lost = [row for row in table.values() if row["reason"]]
-    assert len(lost) == len(expressions())
+    assert len(lost) == len(NNCODEC.entries)
     assert all("RuntimeError: cannot encode" in row["reason"] for row in lost)
     assert table["scaled_sign()"]["reason"] == ""
     assert (tmp_path / "fails").read_text() == "called "
@@ -172,3 +210,46 @@ def test_an_interpreter_without_it_is_a_mistake(tmp_path, capsys, program):
     assert "pip install nncodec==2.1.3" in line
     assert ("no module" in line) == (program is not None and "no module" in program)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_published_code_of_eden_is_sent_packed(tmp_path, torch):
+    table = run(tmp_path / "run", *torch)
+    assert names_of(EDEN) < set(table)
+    updates = [
+        np.concatenate([np.float64(x[c]).ravel() for x in UPDATES.values()])
+        for c in (0, 1)
+    ]
+    n = updates[0].size
+    # The scale of signs that is unbiased: ||x||^2 n / ||x||_1^2 - 1.
+    error = np.mean([(x @ x) * n / np.abs(x).sum() ** 2 - 1 for x in updates])
+    for bits in EDEN_BITS:
+        row = table[f"published_eden({bits:g})"]
+        assert (row["family"], row["unbiased"]) == ("EDEN, published code", "True")
+        assert float(row["vnmse"]) == pytest.approx(error, rel=1e-5)
+        assert float(row["vnmse_rescaled"]) == pytest.approx(error, rel=1e-5)
+        assert row["bias"] == ""
+        num_bytes = -(-max(int(bits), 1) * n // 8) + 4
+        assert float(row["rate_bits"]) == pytest.approx(8 * num_bytes / n, rel=1e-5)
+
+
+def test_cells_are_packed_at_their_width():
+    cells = np.array([5, 0, 7, 2], np.int64)
+    assert packed(cells, 3).tolist() == [0b10100011, 0b10100000]
+    assert packed(np.array([1, 0, 1]), 1).tolist() == [0b10100000]
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_its_two_flags_come_together(tmp_path, capsys, torch, without):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", torch[1 - without])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert torch[without].split("=")[0] in line
+
+
+def test_another_folder_is_a_mistake(tmp_path, capsys, torch):
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "run", torch[0], f"--eden_folder={tmp_path}")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "No module named 'eden'" in line
