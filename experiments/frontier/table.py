@@ -81,11 +81,15 @@ BOTH_WAYS = {
 }
 """Name to uplink and downlink, where the downlink is as strong as the uplink."""
 
+FORETOLD = "coded_low_rank({step}, max_rank=32, history=32)"
+
 UNICAST = {
     "ef-top-k-3-4bit": 2 * (coded("top_k(0.03)", uniform(16, "nearest")),),
     "ef-coded-low-rank-3": 2 * ("coded_low_rank(3.0)",),
     "ef-coded-low-rank-4": 2 * ("coded_low_rank(4.0)",),
     "ef-coded-low-rank-8": 2 * ("coded_low_rank(8.0)",),
+    "ef-coded-low-rank-4-history": 2 * (FORETOLD.format(step=4.0),),
+    "ef-coded-low-rank-8-history": 2 * (FORETOLD.format(step=8.0),),
 }
 """Name to uplink and downlink, which carries to each client what changed since it last
 heard: the name has `-unicast` behind it, and `ef` is feedback on the uplink alone. What

@@ -290,6 +290,11 @@ COMPRESSORS = (
     ),
     # The scale is that of least squares.
     contractive("coded_low_rank", lambda: coded_low_rank(1.0), lambda n: 1.0),
+    contractive(
+        "coded_low_rank_history",
+        lambda: coded_low_rank(1.0, history=4),
+        lambda n: 1.0,
+    ),
     contractive("budgeted_low_rank", lambda: budgeted_low_rank(1.0), lambda n: 1.0),
     # Noise of variance `f (1 - f) <= 1 / 4`; in every draw 1 and what is taken off.
     unbiased(

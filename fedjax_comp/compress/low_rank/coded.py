@@ -15,9 +15,12 @@ singular directions: those that are large against the step have all the same err
 those that are small against it do not travel. Which are too small follows from what
 rounding alone would make: independent errors of `d^2 / 12` a coordinate are a matrix
 whose largest singular value is near `d / sqrt(12) (sqrt(m) + sqrt(n))` (Geman, "A limit
-theorem for the norm of random matrices", 1980). A direction travels when
+theorem for the norm of random matrices", 1980). A direction travels when its energy is
+more than what its error and its bits cost (`directions.py`), which is when
 
-    s_k >= 0.35 d (sqrt(m) + sqrt(n)).
+    s_k >= 0.35 d (sqrt(m) + sqrt(n))   or thereabouts,
+
+and sooner where both ends foresee it.
 
 The step is never so large that nothing travels, as it would be for a memory without any
 structure: the leading direction of some matrix has a coordinate of a step in both
@@ -30,6 +33,9 @@ scale of least squares. What travels is as for `separable`: the scale, a shape f
 factor and a size for each of its rows, and the levels by rANS under the table of their
 row. No table, no list of places and no rank is sent: of a direction that does not
 travel all levels are 0, under a table that makes them nearly free.
+
+With `history` both ends remember the directions of past messages, and a factor travels
+as its coordinates among these and what is left of it (`history.py`).
 """
 
 import math
@@ -47,8 +53,14 @@ from fedjax_comp.compress.low_rank.directions import (
     Directions,
     Plan,
     directions_of,
+    factors_of,
     in_unit_steps,
     plan_of,
+)
+from fedjax_comp.compress.low_rank.history import (
+    Remembered,
+    nothing_remembered,
+    with_message,
 )
 from fedjax_comp.compress.quantize.rate_rounding import DEAD_ZONE, rounded_for_rate
 from fedjax_comp.compress.quantize.scalar import (
@@ -78,6 +90,7 @@ def coded_low_rank(
     step: float = 2.0,
     *,
     max_rank: int = 64,
+    history: int = 0,
     rate_weight: float = 0.15,
     symbols_per_lane: int = 16384,
 ) -> Compressor:
@@ -97,11 +110,16 @@ def coded_low_rank(
         few bits; 0.5 some tenths of a bit.
       max_rank: the most directions of a leaf that travel, at least 1. What it costs is
         time: four products of the matrix with `max_rank + 8` columns.
+      history: how many directions of past messages of a leaf both ends remember, which
+        then cost little to send again; 0 for none. As many as travel, or twice as many,
+        is about right. It costs both ends that many rows and columns of memory a leaf
+        and a link, and the time of two eigenproblems of `2 history` numbers at most.
       rate_weight: squared steps that a bit is worth, in [0, 1].
       symbols_per_lane: as for `rans`; each lane is 32 bits.
 
     Returns:
-      A stateless `Compressor` that closes the scale, the sizes and the levels.
+      A `Compressor` that closes the scale, the sizes and the levels; stateless without
+      `history`.
 
     Raises:
       ValueError: when an argument is not in its range; from `init` when nothing is
@@ -129,6 +147,7 @@ def coded_low_rank(
         finest=step,
         sends_something=True,
         max_rank=max_rank,
+        history=history,
         rate_weight=rate_weight,
         symbols_per_lane=symbols_per_lane,
     )
@@ -141,6 +160,7 @@ def low_rank_coder(
     finest: float,
     sends_something: bool,
     max_rank: int,
+    history: int = 0,
     rate_weight: float,
     symbols_per_lane: int,
 ) -> Compressor:
@@ -152,19 +172,28 @@ def low_rank_coder(
       finest: the least step of all attempts.
       sends_something: whether a step is never so large that nothing travels.
       max_rank: as for `coded_low_rank`.
+      history: likewise.
       rate_weight: likewise.
       symbols_per_lane: likewise.
     """
     max_rank = checks.integer("max_rank", max_rank, minimum=1)
+    history = checks.integer("history", history, minimum=0)
     checks.between("rate_weight", rate_weight, above=-1e-9, at_most=1)
     checks.integer("symbols_per_lane", symbols_per_lane, minimum=1)
 
     def plans_of(shapes: Sequence[jax.ShapeDtypeStruct]) -> tuple[Plan, ...]:
-        return tuple(plan_of(like.shape, max_rank) for like in shapes)
+        return tuple(plan_of(like.shape, max_rank, history) for like in shapes)
 
     def init(like: PyTree) -> LinkState:
         require_open(name, like)
-        return LinkState(sender=(), receiver=())
+        leaves = jax.tree.leaves(like, is_leaf=is_field)
+        plans = plans_of([shape_of(leaf) for leaf in leaves if acts_on(leaf)])
+        memory = tuple(
+            nothing_remembered(plan.rows, plan.columns, plan.history)
+            for plan in plans
+            if plan.history
+        )
+        return LinkState(sender=memory, receiver=memory)
 
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
@@ -174,23 +203,27 @@ def low_rank_coder(
         payload: PyTree = ()
         if acting:
             plans = plans_of([shape_of(leaf) for leaf in acting])
+            memories = each_memory(sender, plans)
             layout = tuple(part for plan in plans for part in plan.parts)
             code = class_code(name, layout, DEAD_ZONE, symbols_per_lane)
             units, rms = in_steps(acting, 1.0)
             directions = [
-                directions_of(unit.reshape(plan.rows, plan.columns), plan)
-                for unit, plan in zip(units, plans, strict=True)
+                directions_of(unit.reshape(plan.rows, plan.columns), plan, memory)
+                for unit, plan, memory in zip(units, plans, memories, strict=True)
             ]
 
             def attempt(step: jax.typing.ArrayLike) -> Quantized:
                 if sends_something:
                     step = not_too_large(step, directions, plans)
-                scale, field = quantized(directions, plans, step, finest, rate_weight)
+                scale, field = quantized(
+                    directions, plans, memories, step, finest, rate_weight
+                )
                 # `Coded` is for single fields, and asks no more of them than its code.
                 coded = Coded(cast(Symbols, field), code)
                 return Quantized(Raw(rms * scale), cast(Symbols, coded))
 
             payload = choose(context, others, [leaf.size for leaf in acting], attempt)
+            sender = remembered(sender, plans, levels_sent(payload))
         return Flattened(payload, others, structure, shapes), sender
 
     def decode(
@@ -199,19 +232,50 @@ def low_rank_coder(
         shapes = [like for like in payload.shapes if like is not None]
         opened = iter(())
         if shapes:
-            scale = payload.payload.scale.values
-            levels = levels_of(payload.payload.symbols.field.symbols)
+            plans = plans_of(shapes)
+            scale, levels = payload.payload.scale.values, levels_sent(payload.payload)
+            factors = factors_of(levels, plans, each_memory(receiver, plans))
             opened = iter(
-                (scale * unit).reshape(like.shape).astype(like.dtype)
-                for unit, like in zip(
-                    in_unit_steps(levels, plans_of(shapes)), shapes, strict=True
-                )
+                (scale * in_unit_steps(own, plan))
+                .reshape(like.shape)
+                .astype(like.dtype)
+                for own, plan, like in zip(factors, plans, shapes, strict=True)
             )
+            receiver = remembered(receiver, plans, levels)
         others = iter(payload.others)
         leaves = [next(others if like is None else opened) for like in payload.shapes]
         return jax.tree.unflatten(payload.structure, leaves), receiver
 
     return Compressor(init, encode, decode)
+
+
+def levels_sent(payload: Quantized) -> jax.Array:
+    """All levels of a payload, float32 `[n]`."""
+    field = cast(Classified, cast(Coded, payload.symbols).field)
+    return levels_of(field.symbols)
+
+
+def each_memory(
+    memory: Sequence[Remembered], plans: Sequence[Plan]
+) -> list[Remembered | None]:
+    """The memory of each leaf; None for leaves without one."""
+    kept = iter(memory)
+    return [next(kept) if plan.history else None for plan in plans]
+
+
+def remembered(
+    memory: tuple[Remembered, ...], plans: Sequence[Plan], levels: jax.Array
+) -> tuple[Remembered, ...]:
+    """The memory after a message: the same at both ends, which know its levels."""
+    if not memory:
+        return memory
+    memories = each_memory(memory, plans)
+    factors = factors_of(levels, plans, memories)
+    return tuple(
+        Remembered(*map(with_message, kept, own))
+        for kept, own in zip(memories, factors, strict=True)
+        if kept is not None
+    )
 
 
 def not_too_large(
@@ -227,6 +291,7 @@ def not_too_large(
 def quantized(
     directions: Sequence[Directions],
     plans: Sequence[Plan],
+    memories: Sequence[Remembered | None],
     step: jax.typing.ArrayLike,
     finest: float,
     rate_weight: float,
@@ -236,6 +301,7 @@ def quantized(
     Args:
       directions: of each leaf.
       plans: how each travels.
+      memories: of each before the message; None without one.
       step: in root mean squares.
       finest: the least that `step` may be, which bounds the levels.
       rate_weight: squared steps that a bit is worth.
@@ -245,9 +311,9 @@ def quantized(
     """
     cardinality = 2 * (math.ceil(_most_steps(plans, finest)) + 1) + 1
     symbols, shapes, sizes, along, square = [], [], [], [], []
-    for direction, plan in zip(directions, plans, strict=True):
+    for direction, plan, memory in zip(directions, plans, memories, strict=True):
         levels = []
-        parts = direction.in_steps(step, plan)
+        parts = direction.in_steps(step)
         for part, matrix in zip(parts, plan.parts, strict=True):
             counted = jnp.where(jnp.abs(part) > 0.5, part, 0.0)
             row, none = leaf_sizes(counted, matrix, ROUNDED)
@@ -258,7 +324,8 @@ def quantized(
             shapes.append(shape)
             sizes.append(row)
             levels.append(q)
-        (decoded,) = in_unit_steps(jnp.concatenate(levels), [plan])
+        (factors,) = factors_of(jnp.concatenate(levels), [plan], [memory])
+        decoded = in_unit_steps(factors, plan)
         along.append(jnp.sum(direction.leaf * decoded))
         square.append(jnp.sum(jnp.square(decoded)))
     # Not `> 0`: what is not a number shall stay visible in the scale.

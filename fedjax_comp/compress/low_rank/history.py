@@ -1,0 +1,84 @@
+"""What both ends of a link remember of past messages, and what it foretells.
+
+The directions in which a layer moves change slowly: most of this update lies in the
+span of those before it. Whoever decoded them knows that span for nothing, and so does
+whoever sent them. A factor, a direction `a` of this message, travels in two parts,
+
+    c = Q a,   e = a - Q' c,
+
+its coordinates in a basis `Q` of what is remembered, `h` numbers that hold much of it,
+and the rest, as many numbers as before and small ones: those cost little.
+
+The basis is that of the leading `h` directions of all messages so far, each message of
+the same weight and fading by `KEPT` with every further one (a running principal
+component analysis: Weng, Zhang and Hwang, "Candid covariance-free incremental principal
+component analysis", 2003, by a small eigenproblem here). It is made of decoded numbers
+alone, so that both ends have the same one, and a message that does not arrive is in
+neither. `a = Q' c + e` whatever `Q` is: a rounding that the ends do not share costs a
+rounding, no more.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp.compress.low_rank.decompositions import eigh
+from fedjax_comp.compress.low_rank.singular import matmul
+
+KEPT = 0.8
+"""What a message leaves of the squared weights of those before it."""
+
+_LEAST = 1e-4  # squared weight of a direction against the first: below is rounding
+
+
+class Remembered(NamedTuple):
+    """Directions of past messages of a matrix, orthogonal and the largest first.
+
+    Attributes:
+      left: as long as their weights, float32 `[h, rows]`; zeros where there is none.
+      right: likewise, float32 `[h, columns]`.
+    """
+
+    left: jax.Array
+    right: jax.Array
+
+
+def nothing_remembered(rows: int, columns: int, count: int) -> Remembered:
+    """Before the first message: float32 `[count, rows]` and `[count, columns]`."""
+    return Remembered(
+        jnp.zeros((count, rows), jnp.float32), jnp.zeros((count, columns), jnp.float32)
+    )
+
+
+def basis_of(weighted: jax.Array) -> jax.Array:
+    """Rows of length 1, `[h, m]`; zeros for those that weigh nothing.
+
+    >>> basis_of(jnp.array([[0.0, -2.0], [0.0, 0.0]])).tolist()
+    [[0.0, -1.0], [0.0, 0.0]]
+    """
+    squares = jnp.sum(jnp.square(weighted), axis=1, keepdims=True)
+    is_known = squares > _LEAST * jnp.max(squares)
+    return jnp.where(
+        is_known, weighted * jax.lax.rsqrt(jnp.where(is_known, squares, 1.0)), 0.0
+    )
+
+
+def with_message(weighted: jax.Array, factor: jax.Array) -> jax.Array:
+    """What is remembered after a message.
+
+    Args:
+      weighted: before, float32 `[h, m]`.
+      factor: the message's directions times their values, float32 `[k, m]`.
+
+    >>> after = with_message(jnp.zeros((1, 2)), jnp.array([[3.0, 0.0], [0.0, 1.0]]))
+    >>> round(float(after[0, 0]) ** 2, 2), float(after[0, 1])  # 9 parts in 10
+    (0.9, 0.0)
+    """
+    energy = jnp.sum(jnp.square(factor))
+    unit = factor * jax.lax.rsqrt(jnp.where(energy > 0, energy, 1.0))
+    seen = jnp.concatenate([np.sqrt(np.float32(KEPT)) * weighted, unit])
+    _, turn = eigh(matmul(seen, seen.T))
+    leading = turn[:, ::-1][:, : weighted.shape[0]]
+    return jnp.where(energy > 0, matmul(leading.T, seen), weighted)

@@ -1,0 +1,143 @@
+"""What past messages foretell: the memory against NumPy, and what it saves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedjax_comp.base import make_context
+from fedjax_comp.compress import coded_low_rank
+from fedjax_comp.compress.low_rank.history import KEPT, basis_of, with_message
+from fedjax_comp.keys import make_key
+from fedjax_comp.wire.accounting import message_bits, num_bits
+from fedjax_comp.wire.message import from_bytes, to_bytes
+
+CONTEXT = make_context(make_key(0), 0)
+
+
+def link(compressor, trees):
+    """Sends trees one after another: bits, decoded and both memories of each."""
+    state = compressor.init(trees[0])
+    sender, receiver = state.sender, state.receiver
+
+    @jax.jit
+    def encode(tree, sender):
+        payload, sender = compressor.encode(CONTEXT, tree, sender)
+        return payload, sender, num_bits(payload)
+
+    decode = jax.jit(lambda payload, state: compressor.decode(CONTEXT, payload, state))
+    found = []
+    for tree in trees:
+        payload, sender, bits = encode(tree, sender)
+        received = from_bytes(to_bytes(payload), payload)
+        decoded, receiver = decode(received, receiver)
+        found.append((message_bits(bits), decoded, sender, receiver))
+    return found
+
+
+def error(decoded, tree):
+    lost = sum(float(jnp.sum((decoded[k] - tree[k]) ** 2)) for k in tree)
+    return lost / sum(float(jnp.sum(x**2)) for x in tree.values())
+
+
+def spanned(rounds, m=300, n=200, rank=4, seed=0):
+    """Updates of one pair of subspaces, other mixtures of them in each."""
+    rng = np.random.default_rng(seed)
+    left, right = rng.standard_normal((m, rank)), rng.standard_normal((rank, n))
+    return [
+        {"w": jnp.asarray(left @ rng.standard_normal((rank, rank)) @ right, "float32")}
+        for _ in range(rounds)
+    ]
+
+
+def test_what_was_sent_before_is_nearly_free():
+    trees = spanned(5)
+    plain, known = (
+        link(coded_low_rank(1.0, max_rank=8, history=history), trees)
+        for history in (0, 8)
+    )
+    # Nothing is known of the first, which pays for a few sizes more.
+    assert plain[0][0] < known[0][0] < 1.1 * plain[0][0]
+    for (bits, decoded, *_), (fewer, also, *_), tree in zip(
+        plain[1:], known[1:], trees[1:], strict=True
+    ):
+        # What the first left, some hundredths of it, is in no memory yet.
+        assert fewer < 0.5 * bits
+        # What is left of a factor is below a step, and its error all of it.
+        assert error(also, tree) < 1.5 * error(decoded, tree)
+    assert known[-1][0] < 0.3 * plain[-1][0]
+
+
+def test_what_has_nothing_in_common_costs_no_more_than_its_sizes():
+    trees = [spanned(1, seed=seed)[0] for seed in range(4)]
+    plain, known = (
+        link(coded_low_rank(1.0, max_rank=8, history=8), [trees[-1]])[0],
+        link(coded_low_rank(1.0, max_rank=8, history=8), trees)[-1],
+    )
+    assert known[0] < 1.05 * plain[0]
+    assert error(known[1], trees[-1]) < 1.1 * error(plain[1], trees[-1])
+
+
+def test_both_ends_remember_the_same():
+    trees = [
+        {"w": x["w"], "conv": x["w"].reshape(5, 5, 12, 200), "b": x["w"][0]}
+        for x in spanned(3)
+    ]
+    for *_, sender, receiver in link(coded_low_rank(2.0, max_rank=4, history=6), trees):
+        assert len(sender) == 2  # nothing of the vector
+        for mine, theirs in zip(
+            jax.tree.leaves(sender), jax.tree.leaves(receiver), strict=True
+        ):
+            assert mine.shape[0] == 6
+            np.testing.assert_allclose(
+                np.abs(mine), np.abs(theirs), atol=1e-5 * np.abs(mine).max()
+            )
+
+
+def test_a_message_of_nothing_changes_no_memory():
+    (tree,) = spanned(1)
+    zeros = {"w": jnp.zeros_like(tree["w"])}
+    *_, first, second = link(coded_low_rank(history=4), [tree, zeros])
+    for before, after in zip(
+        jax.tree.leaves(first[2]), jax.tree.leaves(second[2]), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    assert not np.any(second[1]["w"])
+
+
+def test_the_memory_is_a_running_principal_component_analysis():
+    rng = np.random.default_rng(1)
+    weighted, expected = np.zeros((5, 40)), np.zeros((40, 40))
+    for _ in range(4):
+        factor = rng.standard_normal((2, 40)) * [[3.0], [1.0]]
+        weighted = np.asarray(with_message(jnp.asarray(weighted), jnp.asarray(factor)))
+        expected = KEPT * expected + factor.T @ factor / np.sum(factor**2)
+        values, vectors = np.linalg.eigh(expected)
+        # Only the five leading directions are kept of it.
+        top = vectors[:, :-6:-1] * np.sqrt(np.maximum(values[:-6:-1], 0))
+        expected = top @ top.T
+        np.testing.assert_allclose(weighted.T @ weighted, expected, atol=1e-5)
+    basis = np.asarray(basis_of(jnp.asarray(weighted)), np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(5), atol=1e-4)
+
+
+def test_directions_of_no_weight_are_no_basis():
+    weighted = jnp.array([[3.0, 0.0], [0.0, 1e-4]])
+    assert basis_of(weighted).tolist() == [[1.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_more_is_lost_than_was_there(seed):
+    rng = np.random.default_rng(seed)
+    trees = [
+        {"w": jnp.asarray(scale * rng.standard_normal((60, 40)), "float32")}
+        for scale in (1.0, 1e-3, 1e6, 1.0)
+    ]
+    found = link(coded_low_rank(4.0, max_rank=4, history=8), trees)
+    for (_, decoded, *_), tree in zip(found, trees, strict=True):
+        assert error(decoded, tree) <= 1 + 1e-6
+
+
+def test_mistakes_are_told():
+    with pytest.raises(ValueError, match="history"):
+        coded_low_rank(history=-1)
