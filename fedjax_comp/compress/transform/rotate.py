@@ -3,9 +3,9 @@
 Suresh, Yu, Kumar and McMahan, "Distributed mean estimation with limited communication",
 2017, section 3: after a rotation the coordinates are of like size, which is what a
 quantizer with one scale wants. The transform exists for powers of two; here any other
-length is covered exactly, without padding, by windows that overlap. Every coordinate is
-transformed twice, in groups of some `sqrt(n)`, which takes less time than the transform
-of all by its `log2 n` butterflies and spreads one coordinate as evenly.
+length is covered exactly, without padding, by windows that overlap. Coordinates are
+transformed two or three times in groups of some `sqrt(n)`, which takes less time than
+the transform of all by its `log2 n` butterflies and spreads one coordinate as evenly.
 """
 
 import math
@@ -72,36 +72,44 @@ class _Pass(NamedTuple):
 
     Attributes:
       start: of the window.
-      length: of it, a multiple of the transform's size.
+      length: of it, a multiple of the group's size.
+      size: of a group, `s`.
       near: whether neighbours are transformed together, as `[length / s, s]`, or what
         lies `length / s` apart, as `[s, length / s]`.
     """
 
     start: int
     length: int
+    size: int
     near: bool
 
 
-def _passes(n: int, size: int) -> tuple[_Pass, ...]:
+def _passes(n: int) -> tuple[_Pass, ...]:
+    bits = (n - 1).bit_length()
+    size = 1 << -(-bits // 2)
+    if n == 1 << bits:
+        return _Pass(0, n, size, near=True), _Pass(0, n, n // size, near=False)
     whole = n // size * size
-    if whole == n:
-        return _Pass(0, n, near=True), _Pass(0, n, near=False)
-    return (
-        _Pass(0, whole, near=True),
-        _Pass(n - size, size, near=True),
-        _Pass(0, whole, near=False),
-        _Pass(n - whole, whole, near=False),
-    )
+    near = [_Pass(0, whole, size, near=True)]
+    far = [_Pass(0, whole, size, near=False)]
+    if whole < n:
+        near.append(_Pass(n - size, size, size, near=True))
+        far.append(_Pass(n - whole, whole, size, near=False))
+    return (*near, *far, *near)
 
 
 def rotation(key: jax.Array, x: jax.Array, *, inverse: bool = False) -> jax.Array:
     """A random orthogonal transform of a vector, or its inverse.
 
-    Two passes give the coordinates random signs and transform them in groups of
+    Passes give the coordinates random signs and transform them in groups of
     `s = 2**ceil(log2(n) / 2)`: groups of neighbours, then groups of what lies `n / s`
     apart, and as `s >= n / s` the first spreads a coordinate to all groups of the
-    second. Where `s` does not divide `n`, each pass is of the first `s floor(n / s)`
-    coordinates and again of the last group or the last so many.
+    second. Where `n` is a power of two, groups of `n / s` of these complete the
+    transform of all, with signs in between. Elsewhere a group
+    of the second has one coordinate or two of each of the first, and so an energy of
+    its own, which groups of neighbours, transformed once more, even out. Where `s` does
+    not divide `n`, each pass is of the first `s floor(n / s)` coordinates and again of
+    the last group or the last so many.
 
     Args:
       key: scalar key array, the same at both ends.
@@ -120,8 +128,7 @@ def rotation(key: jax.Array, x: jax.Array, *, inverse: bool = False) -> jax.Arra
     True
     """
     n = x.shape[0]
-    size = 1 << -(-(n - 1).bit_length() // 2)
-    passes = _passes(n, size)
+    passes = _passes(n)
     signs = noise.signs(key, sum(one.length for one in passes))
     ends = np.cumsum([one.length for one in passes])
     done = [
@@ -130,7 +137,7 @@ def rotation(key: jax.Array, x: jax.Array, *, inverse: bool = False) -> jax.Arra
     ]
     for one, sign in reversed(done) if inverse else done:
         window = x[one.start : one.start + one.length]
-        groups = (-1, size, 1) if one.near else (1, size, -1)
+        groups = (-1, one.size, 1) if one.near else (1, one.size, -1)
         if inverse:
             window = hadamard(window.reshape(groups)).reshape(-1) * sign
         else:

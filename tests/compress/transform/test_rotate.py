@@ -72,3 +72,29 @@ def test_long_vectors_are_transformed_as_short_ones_are():
     rows = np.asarray(jax.jit(hadamard)(x[:, :, None])[..., 0], np.float64)
     whole = jax.jit(hadamard)(x.reshape(1, -1, 1)).reshape(m, n)
     np.testing.assert_allclose(whole, sylvester(3) @ rows, atol=2e-5)
+
+
+@pytest.mark.parametrize("n", [3000, 12_672, 12_770, 1 << 13])
+@pytest.mark.parametrize("block", [16, 128])
+def test_what_lies_together_becomes_gaussian(n: int, block: int):
+    """Signs of a Gaussian vector have the error `pi / 2 - 1` with the unbiased scale.
+
+    Where some coordinates keep more energy than others it is larger: 0.6 to 1.3 after
+    two passes at these lengths. What is structured evenly may have less.
+    """
+    rng, num_keys = np.random.default_rng(n + block), 30
+    x = np.zeros(n, np.float32)
+    x[n // 3 : n // 3 + block] = rng.standard_normal(block)
+    keys = jax.random.split(jax.random.key(0), num_keys)
+    rotated = np.asarray(
+        jax.jit(jax.vmap(rotation, in_axes=(0, None)))(keys, jnp.asarray(x)), np.float64
+    )
+    squares, sizes = np.sum(rotated**2, axis=1), np.sum(np.abs(rotated), axis=1)
+    errors = squares * n / sizes**2 - 1
+    # By the delta method `log(m_2 / m_1^2)` of n Gaussian numbers has the variance
+    # (2 pi - 6) / n.
+    deviation = np.pi / 2 * np.sqrt((2 * np.pi - 6) / n / num_keys)
+    is_power = n & (n - 1) == 0
+    assert np.mean(errors) < np.pi / 2 - 1 + 5 * deviation + 0.005, np.mean(errors)
+    if not is_power:
+        assert np.mean(errors) > np.pi / 2 - 1 - 5 * deviation - 0.01, np.mean(errors)
