@@ -1,0 +1,450 @@
+"""What a compiled program does: bytes, FLOPs and collectives, loops multiplied out.
+
+`Compiled.cost_analysis()` counts the body of a loop once, and rounds are loops over
+steps and clients. Here the optimised program's own text (`Compiled.as_text()`) is read:
+every instruction's bytes are those of its operands and its result, as XLA's analysis
+counts them, times how often it runs.
+
+- What is taken out of a large operand (a slice of it, rows of it) counts as what is
+  taken, inside fusions too; what is put into one counts as what is put.
+- A loop's count is the one that the compiler noted, or the number that its condition
+  compares a counter with; a loop of unknown length counts once, and `unknown_loops`
+  says how many there are.
+- FLOPs are those of matrix products and convolutions, two a multiplication.
+- Of branches the one that costs most counts.
+
+An array that stays in a chip's vector memory between two instructions is counted like
+any other: bytes are of the program, and an upper bound of the traffic to main memory.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+FREE = frozenset(
+    {
+        "parameter",
+        "constant",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "add-dependency",
+        "opt-barrier",
+    }
+)
+COLLECTIVES = frozenset(
+    {
+        "all-reduce",
+        "all-gather",
+        "reduce-scatter",
+        "all-to-all",
+        "collective-permute",
+        "collective-broadcast",
+        "ragged-all-to-all",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Of a program or of a part of it.
+
+    Attributes:
+      flops: of matrix products and convolutions.
+      num_bytes: read and written.
+      collectives: bytes of the results of each kind of collective, a device's own.
+      unknown_loops: loops that count once because their length is not in the text.
+    """
+
+    flops: float = 0.0
+    num_bytes: float = 0.0
+    collectives: dict[str, float] = dataclasses.field(default_factory=dict)
+    unknown_loops: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        kinds = {*self.collectives, *other.collectives}
+        return Cost(
+            self.flops + other.flops,
+            self.num_bytes + other.num_bytes,
+            {
+                kind: self.collectives.get(kind, 0) + other.collectives.get(kind, 0)
+                for kind in sorted(kinds)
+            },
+            self.unknown_loops + other.unknown_loops,
+        )
+
+    def times(self, count: int) -> "Cost":
+        """That of `count` runs; loops of unknown length are counted once."""
+        return Cost(
+            self.flops * count,
+            self.num_bytes * count,
+            {kind: size * count for kind, size in self.collectives.items()},
+            self.unknown_loops,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name: without the percent sign.
+      result: its type, arrays and layouts.
+      opcode: such as "fusion".
+      operands: names.
+      text: the whole line behind the operands.
+      literal: what stands where operands do, for a constant.
+    """
+
+    name: str
+    result: str
+    opcode: str
+    operands: tuple[str, ...]
+    text: str
+    literal: str
+
+
+def dimensions(array: str) -> tuple[int, ...]:
+    """Of the first array of a type.
+
+    >>> dimensions("f32[3,4]{1,0:T(8,128)}")
+    (3, 4)
+    """
+    found = _ARRAY.search(array)
+    return _sizes(found[2]) if found else ()
+
+
+def type_bytes(text: str) -> float:
+    """Bytes of a type, all arrays of a tuple together, as they lie in memory.
+
+    A TPU's arrays are made of tiles, mostly of 8 x 128 numbers, and filled up to them.
+
+    >>> type_bytes("(f32[3,4]{1,0}, pred[8]{0}, s4[3]{0})")
+    57.5
+    >>> type_bytes("f32[3,4]{1,0:T(8,128)}")
+    4096.0
+    """
+    total = 0.0
+    for dtype, sizes, order, tile in _ARRAY.findall(text):
+        digits = re.search(r"\d+", dtype)
+        bits = _BITS.get(dtype, int(digits[0]) if digits else 0)
+        filled = list(_sizes(sizes))
+        # The last side of a tile is of the axis that varies fastest, `order` its first.
+        for axis, side in zip(_sizes(order), reversed(_sizes(tile)), strict=False):
+            filled[axis] = -(-filled[axis] // side) * side
+        total += bits * math.prod(filled) / 8
+    return total
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(size.lstrip("<=")) for size in text.split(",") if size)
+
+
+class Program:
+    """A compiled module, from its text.
+
+    Args:
+      text: of `Compiled.as_text()`.
+
+    Raises:
+      ValueError: for a text without an entry computation.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.computations: dict[str, dict[str, Instruction]] = {}
+        self.roots: dict[str, str] = {}
+        self.entry = ""
+        current = ""
+        for line in text.splitlines():
+            header = _HEADER.match(line)
+            if header:
+                current = header[2]
+                self.computations[current] = {}
+                if header[1]:
+                    self.entry = current
+            elif current and (found := _INSTRUCTION.match(line)):
+                instruction = _parsed(found[2], found[3])
+                self.computations[current][instruction.name] = instruction
+                if found[1]:
+                    self.roots[current] = instruction.name
+        if not self.entry:
+            raise ValueError("Expected the text of a compiled program, with an ENTRY.")
+
+    @functools.cached_property
+    def cost(self) -> Cost:
+        """Of one run."""
+        return self._cost(self.entry)
+
+    @functools.cache  # noqa: B019 - a program is short-lived
+    def _cost(self, name: str) -> Cost:
+        total = Cost()
+        for instruction in self.computations[name].values():
+            total += self._one(name, instruction)
+        return total
+
+    def _one(self, where: str, one: Instruction) -> Cost:
+        kind = one.opcode.removesuffix("-start")
+        if one.opcode in FREE or one.opcode.endswith(("-done", "-update")):
+            return Cost()
+        if one.opcode == "while":
+            return self._loop(where, one)
+        if one.opcode == "conditional":
+            branches = [self._cost(called) for called in _called(one)]
+            return max(branches, key=lambda cost: (cost.num_bytes, cost.flops))
+        if one.opcode in ("call", "async-start"):
+            return sum((self._cost(called) for called in _called(one)), Cost())
+        size = self._bytes(where, one)
+        if kind in COLLECTIVES:
+            return Cost(num_bytes=size, collectives={kind: _received(one)})
+        return Cost(self._flops(where, one), size)
+
+    def _loop(self, where: str, loop: Instruction) -> Cost:
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
+        body = re.search(r"body=%?([\w.\-]+)", loop.text)
+        assert condition
+        assert body
+        once = self._cost(condition[1]) + self._cost(body[1])
+        count = self._trips(loop, condition[1])
+        if count is None:
+            return once + Cost(unknown_loops=1)
+        return once.times(count)
+
+    def _trips(self, loop: Instruction, condition: str) -> int | None:
+        """How often a loop runs, for counters that begin at 0."""
+        noted = _TRIPS.search(loop.text)
+        if noted:
+            return int(noted[1])
+        parts = [condition, *self._reached(condition)]
+        compared = [
+            one
+            for name in parts
+            for one in self.computations[name].values()
+            if one.opcode == "compare"
+        ]
+        limits = [
+            int(one.literal)
+            for name in parts
+            for one in self.computations[name].values()
+            if one.opcode == "constant"
+            and one.literal.isdigit()
+            and one.result.startswith(("s32", "u32", "s64", "u64"))
+        ]
+        if len(compared) == 1 and len(limits) == 1:
+            return limits[0] if "direction=LT" in compared[0].text else None
+        return None
+
+    def _reached(self, name: str) -> Iterator[str]:
+        for one in self.computations[name].values():
+            for called in _called(one):
+                yield called
+                yield from self._reached(called)
+
+    # ------------------------------------------------------------------------ bytes
+
+    def _bytes(self, where: str, one: Instruction) -> float:
+        here = self.computations[where]
+        sizes = [type_bytes(here[name].result) for name in one.operands]
+        result = type_bytes(one.result)
+        match one.opcode:
+            case "dynamic-slice" | "slice":
+                return 2 * result
+            case "dynamic-update-slice":
+                return 2 * sizes[1]
+            case "gather":
+                return 2 * result + sizes[1]
+            case "scatter":
+                arrays = (len(sizes) - 1) // 2
+                return 2 * sum(sizes[arrays + 1 :]) + sizes[arrays]
+            case "copy-start" | "send" | "recv":
+                return 2 * sizes[0] if sizes else 0.0
+            case "fusion":
+                (called,) = _called(one)
+                read = sum(
+                    min(size, self._read(called, self._parameter(called, i)))
+                    for i, size in enumerate(sizes)
+                )
+                return read + min(result, self._written(called, self.roots[called]))
+        return sum(sizes) + result
+
+    @functools.cache  # noqa: B019
+    def _parameter(self, computation: str, index: int) -> str:
+        for one in self.computations[computation].values():
+            if one.opcode == "parameter" and one.literal == str(index):
+                return one.name
+        raise ValueError(f"No parameter {index} in {computation}.")
+
+    @functools.cache  # noqa: B019
+    def _users(self, computation: str) -> dict[str, list[tuple[Instruction, int]]]:
+        found: dict[str, list[tuple[Instruction, int]]] = {}
+        for one in self.computations[computation].values():
+            for place, name in enumerate(one.operands):
+                found.setdefault(name, []).append((one, place))
+        return found
+
+    def _read(self, computation: str, name: str) -> float:
+        """Bytes that a fused computation reads of one of its values."""
+        here = self.computations[computation]
+        total = 0.0
+        for user, place in self._users(computation).get(name, []):
+            if user.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
+                total += type_bytes(user.result)
+            elif user.opcode == "dynamic-update-slice" and place == 0:
+                continue
+            elif user.opcode == "bitcast":
+                total += self._read(computation, user.name)
+            elif user.opcode == "fusion":
+                (called,) = _called(user)
+                total += self._read(called, self._parameter(called, place))
+            else:
+                return type_bytes(here[name].result)
+        return total
+
+    def _written(self, computation: str, name: str) -> float:
+        """Bytes that a fused computation writes of its result."""
+        here = self.computations[computation]
+        one = here[name]
+        match one.opcode:
+            case "dynamic-update-slice":
+                return 2 * type_bytes(here[one.operands[1]].result)
+            case "bitcast" | "copy" if one.operands:
+                inner = self._written(computation, one.operands[0])
+                return min(inner, type_bytes(one.result))
+            case "tuple":
+                return sum(self._written(computation, part) for part in one.operands)
+            case "fusion":
+                (called,) = _called(one)
+                return self._written(called, self.roots[called])
+        return type_bytes(one.result)
+
+    # ------------------------------------------------------------------------ FLOPs
+
+    def _flops(self, where: str, one: Instruction) -> float:
+        here = self.computations[where]
+        if one.opcode == "fusion":
+            return sum(self._cost_of_fused(called) for called in _called(one))
+        if one.opcode not in ("dot", "convolution"):
+            return 0.0
+        left, right = (dimensions(here[name].result) for name in one.operands[:2])
+        result = dimensions(one.result)
+        if one.opcode == "dot":
+            over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.text)
+            axes = [int(axis) for axis in over[1].split(",") if axis] if over else []
+            return 2.0 * math.prod(result) * math.prod(left[axis] for axis in axes)
+        return _convolution_flops(left, right, result, one.text)
+
+    @functools.cache  # noqa: B019
+    def _cost_of_fused(self, name: str) -> float:
+        return sum(self._flops(name, one) for one in self.computations[name].values())
+
+
+def _parsed(name: str, rest: str) -> Instruction:
+    result, rest = _split_type(rest)
+    opcode, _, rest = rest.partition("(")
+    inside, text = _closed(rest)
+    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+    return Instruction(name, result, opcode.strip(), operands, text, inside)
+
+
+def _split_type(rest: str) -> tuple[str, str]:
+    if rest.startswith("("):
+        inside, after = _closed(rest[1:])
+        return f"({inside})", after.lstrip()
+    result, _, after = rest.partition(" ")
+    return result, after
+
+
+def _closed(text: str) -> tuple[str, str]:
+    """What stands before the parenthesis that closes, and behind it."""
+    depth = 1
+    for place, letter in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if not depth:
+            return text[:place], text[place + 1 :]
+    return text, ""
+
+
+def _called(one: Instruction) -> list[str]:
+    branches = _BRANCHES.search(one.text)
+    if branches:
+        return re.findall(r"%?([\w.\-]+)", branches[1])
+    if one.opcode == "conditional":
+        return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", one.text)
+    return _CALLED.findall(one.text)
+
+
+def _received(one: Instruction) -> float:
+    """Bytes of a collective's result; of a started one the last array is that."""
+    if not one.opcode.endswith("-start") or not one.result.startswith("("):
+        return type_bytes(one.result)
+    arrays = [found[0] for found in re.finditer(_ARRAY, one.result)]
+    big = [array for array in arrays if dimensions(array)]
+    return type_bytes(" ".join(big[len(big) // 2 :]))
+
+
+def _convolution_flops(
+    left: tuple[int, ...], right: tuple[int, ...], result: tuple[int, ...], text: str
+) -> float:
+    """Two for each product of an input and a number of the kernel, padding left out."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
+    window = re.search(r"window=\{([^}]*)\}", text)
+    assert labels
+    inputs, kernel, outputs = labels[1], labels[2], labels[3]
+    window_text = window[1] if window else ""
+    pairs = 1.0
+    for axis in sorted(set(inputs) - {"b", "f"}):
+        place = int(axis)
+        pairs *= _pairs(
+            left[inputs.index(axis)],
+            right[kernel.index(axis)],
+            result[outputs.index(axis)],
+            stride=_window(window_text, "stride", place, 1),
+            pad=_window(window_text, "pad", place, 0),
+            left_dilation=_window(window_text, "lhs_dilate", place, 1),
+            right_dilation=_window(window_text, "rhs_dilate", place, 1),
+        )
+    batch, features = result[outputs.index("b")], result[outputs.index("f")]
+    return 2.0 * batch * features * right[kernel.index("i")] * pairs
+
+
+def _window(text: str, name: str, place: int, default: int) -> int:
+    found = re.search(rf"\b{name}=([\w\-]+)", text)
+    if found is None:
+        return default
+    # Padding is `low_high` of each axis.
+    return int(found[1].split("x")[place].split("_")[0])
+
+
+def _pairs(
+    length: int,
+    kernel: int,
+    result: int,
+    *,
+    stride: int,
+    pad: int,
+    left_dilation: int,
+    right_dilation: int,
+) -> int:
+    """How many pairs of a result's place and a kernel's meet a number of the input.
+
+    >>> _pairs(4, 3, 4, stride=1, pad=1, left_dilation=1, right_dilation=1)
+    10
+    """
+    place = np.arange(result)[:, None] * stride - pad
+    place = place + np.arange(kernel) * right_dilation
+    inside = (place >= 0) & (place <= (length - 1) * left_dilation)
+    return int(np.sum(inside & (place % left_dilation == 0)))
