@@ -309,6 +309,7 @@ def measure(
         "devices": int(mesh.devices.size),
         "compile_seconds": round(seconds, 2),
         "accessed_bytes": cost.num_bytes,
+        "main_memory_bytes": cost.main_bytes,
         "matrix_flops": cost.flops,
         "temporary_bytes": memory.temp_size_in_bytes,
         "collective_bytes": sum(cost.collectives.values()),
@@ -319,7 +320,7 @@ def measure(
     }
     if target.peak is not None:
         row["roofline_seconds"] = max(
-            cost.num_bytes / target.peak.num_bytes, cost.flops / target.peak.flops
+            cost.main_bytes / target.peak.num_bytes, cost.flops / target.peak.flops
         )
     if name == HERE and values.run:
         row["round_seconds"] = run_seconds(compiled, arguments, values.repeats, placed)
@@ -362,7 +363,7 @@ def with_ratios(rows: Sequence[Json]) -> list[Json]:
             f"{name}_ratio": round(row[f"{name}_bytes"] / dense[f"{name}_bytes"], 3)
             if dense[f"{name}_bytes"]
             else None
-            for name in ("accessed", "temporary")
+            for name in ("accessed", "main_memory", "temporary")
         }
         found.append({**row, **ratios})
     return found
@@ -406,7 +407,9 @@ def to_line(row: Json) -> str:
     ran = row["round_seconds"]
     return (
         f"{row['target']:<12} {row['model']:<11} {row['strategy']:<8}"
-        f"{row['accessed_bytes'] / 1e9:9.3f} GB {row['matrix_flops'] / 1e9:9.2f} GFLOP "
+        f"{row['accessed_bytes'] / 1e9:9.3f} GB "
+        f"({row['main_memory_bytes'] / 1e9:.3f} of main memory) "
+        f"{row['matrix_flops'] / 1e9:9.2f} GFLOP "
         f"{row['temporary_bytes'] / 1e6:8.1f} MB temporary{least}"
         f"  compiled in {row['compile_seconds']:5.1f} s"
         + ("" if ran is None else f"  ran in {1e3 * ran:.2f} ms")
@@ -423,6 +426,8 @@ COLUMNS = (
     "compile_seconds",
     "accessed_bytes",
     "accessed_ratio",
+    "main_memory_bytes",
+    "main_memory_ratio",
     "matrix_flops",
     "temporary_bytes",
     "temporary_ratio",

@@ -13,8 +13,8 @@ counts them, times how often it runs.
 - FLOPs are those of matrix products and convolutions, two a multiplication.
 - Of branches the one that costs most counts.
 
-An array that stays in a chip's vector memory between two instructions is counted like
-any other: bytes are of the program, and an upper bound of the traffic to main memory.
+A TPU's compiler says of each array in which memory it lies. Bytes are of all of them,
+as in its own analysis; those of main memory are counted once more by themselves.
 """
 
 import dataclasses
@@ -26,7 +26,9 @@ from collections.abc import Iterator
 import numpy as np
 
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?")
+_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
+_TILE = re.compile(r"T\(([\d,]+)\)")
+_ELSEWHERE = re.compile(r"S\(\d+\)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
@@ -47,6 +49,9 @@ FREE = frozenset(
         "opt-barrier",
     }
 )
+FREE_CALLS = ('"AllocateBuffer"', '"ConcatBitcast"')
+"""Targets of custom calls that move nothing."""
+
 COLLECTIVES = frozenset(
     {
         "all-reduce",
@@ -66,13 +71,15 @@ class Cost:
 
     Attributes:
       flops: of matrix products and convolutions.
-      num_bytes: read and written.
+      num_bytes: read and written, in any memory.
+      main_bytes: of these, in main memory.
       collectives: bytes of the results of each kind of collective, a device's own.
       unknown_loops: loops that count once because their length is not in the text.
     """
 
     flops: float = 0.0
     num_bytes: float = 0.0
+    main_bytes: float = 0.0
     collectives: dict[str, float] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
 
@@ -81,6 +88,7 @@ class Cost:
         return Cost(
             self.flops + other.flops,
             self.num_bytes + other.num_bytes,
+            self.main_bytes + other.main_bytes,
             {
                 kind: self.collectives.get(kind, 0) + other.collectives.get(kind, 0)
                 for kind in sorted(kinds)
@@ -93,6 +101,7 @@ class Cost:
         return Cost(
             self.flops * count,
             self.num_bytes * count,
+            self.main_bytes * count,
             {kind: size * count for kind, size in self.collectives.items()},
             self.unknown_loops,
         )
@@ -140,15 +149,25 @@ def type_bytes(text: str) -> float:
     4096.0
     """
     total = 0.0
-    for dtype, sizes, order, tile in _ARRAY.findall(text):
+    for dtype, sizes, order, layout in _ARRAY.findall(text):
         digits = re.search(r"\d+", dtype)
         bits = _BITS.get(dtype, int(digits[0]) if digits else 0)
-        filled = list(_sizes(sizes))
+        filled, tile = list(_sizes(sizes)), _TILE.search(layout)
+        sides = reversed(_sizes(tile[1])) if tile else ()
         # The last side of a tile is of the axis that varies fastest, `order` its first.
-        for axis, side in zip(_sizes(order), reversed(_sizes(tile)), strict=False):
+        for axis, side in zip(_sizes(order), sides, strict=False):
             filled[axis] = -(-filled[axis] // side) * side
         total += bits * math.prod(filled) / 8
     return total
+
+
+def arrays_of(text: str) -> list[str]:
+    """The arrays of a type, each with its layout.
+
+    >>> arrays_of("(f32[3]{0}, /*index=1*/pred[]{:T(512)})")
+    ['f32[3]{0}', 'pred[]{:T(512)}']
+    """
+    return [found[0] for found in _ARRAY.finditer(text)]
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -201,6 +220,8 @@ class Program:
         kind = one.opcode.removesuffix("-start")
         if one.opcode in FREE or one.opcode.endswith(("-done", "-update")):
             return Cost()
+        if one.opcode == "custom-call" and any(x in one.text for x in FREE_CALLS):
+            return Cost()
         if one.opcode == "while":
             return self._loop(where, one)
         if one.opcode == "conditional":
@@ -208,10 +229,12 @@ class Program:
             return max(branches, key=lambda cost: (cost.num_bytes, cost.flops))
         if one.opcode in ("call", "async-start"):
             return sum((self._cost(called) for called in _called(one)), Cost())
-        size = self._bytes(where, one)
+        moved = list(self._moved(where, one))
+        size = sum(part for part, _ in moved)
+        main = sum(part for part, array in moved if not _ELSEWHERE.search(array))
         if kind in COLLECTIVES:
-            return Cost(num_bytes=size, collectives={kind: _received(one)})
-        return Cost(self._flops(where, one), size)
+            return Cost(0.0, size, main, {kind: _received(one)})
+        return Cost(self._flops(where, one), size, main)
 
     def _loop(self, where: str, loop: Instruction) -> Cost:
         condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
@@ -256,30 +279,43 @@ class Program:
 
     # ------------------------------------------------------------------------ bytes
 
-    def _bytes(self, where: str, one: Instruction) -> float:
+    def _moved(self, where: str, one: Instruction) -> Iterator[tuple[float, str]]:
+        """Bytes that are read or written, each with an array of the memory it is in."""
         here = self.computations[where]
-        sizes = [type_bytes(here[name].result) for name in one.operands]
-        result = type_bytes(one.result)
+        given = [here[name].result for name in one.operands]
         match one.opcode:
             case "dynamic-slice" | "slice":
-                return 2 * result
+                yield from self._copied(given[0], one.result, one.result)
+            case "slice-start" | "dynamic-slice-start" | "copy-start":
+                # The operand, the result and a flag.
+                to = arrays_of(one.result)[-2 if "slice" in one.opcode else 0]
+                yield from self._copied(given[0], to, to)
             case "dynamic-update-slice":
-                return 2 * sizes[1]
+                yield from self._copied(given[1], one.result, given[1])
             case "gather":
-                return 2 * result + sizes[1]
+                yield from self._copied(given[0], one.result, one.result)
+                yield type_bytes(given[1]), given[1]
             case "scatter":
-                arrays = (len(sizes) - 1) // 2
-                return 2 * sum(sizes[arrays + 1 :]) + sizes[arrays]
-            case "copy-start" | "send" | "recv":
-                return 2 * sizes[0] if sizes else 0.0
+                count = (len(given) - 1) // 2
+                yield type_bytes(given[count]), given[count]
+                for target, update in zip(given, given[count + 1 :], strict=False):
+                    yield from self._copied(update, target, update)
             case "fusion":
                 (called,) = _called(one)
-                read = sum(
-                    min(size, self._read(called, self._parameter(called, i)))
-                    for i, size in enumerate(sizes)
-                )
-                return read + min(result, self._written(called, self.roots[called]))
-        return sum(sizes) + result
+                for i, array in enumerate(given):
+                    read = self._read(called, self._parameter(called, i))
+                    yield min(type_bytes(array), read), array
+                written = self._written(called, self.roots[called])
+                yield min(type_bytes(one.result), written), arrays_of(one.result)[0]
+            case _:
+                for text in (*given, one.result):
+                    for array in arrays_of(text):
+                        yield type_bytes(array), array
+
+    @staticmethod
+    def _copied(source: str, target: str, size: str) -> Iterator[tuple[float, str]]:
+        yield type_bytes(size), source
+        yield type_bytes(size), target
 
     @functools.cache  # noqa: B019
     def _parameter(self, computation: str, index: int) -> str:
@@ -391,8 +427,7 @@ def _received(one: Instruction) -> float:
     """Bytes of a collective's result; of a started one the last array is that."""
     if not one.opcode.endswith("-start") or not one.result.startswith("("):
         return type_bytes(one.result)
-    arrays = [found[0] for found in re.finditer(_ARRAY, one.result)]
-    big = [array for array in arrays if dimensions(array)]
+    big = [array for array in arrays_of(one.result) if dimensions(array)]
     return type_bytes(" ".join(big[len(big) // 2 :]))
 
 

@@ -95,6 +95,7 @@ def test_ratios_are_of_the_first_of_the_same_kind():
             "model": "2nn",
             "strategy": "vmapped",
             "accessed_bytes": size,
+            "main_memory_bytes": size,
             "temporary_bytes": 0,
         }
 

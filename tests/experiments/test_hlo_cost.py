@@ -138,6 +138,8 @@ def test_the_text_of_a_tpus_program():
     # The counter's sum, a row taken and written, the sum, and the comparison.
     body = 3 * scalar + (2 * tile + scalar) + 3 * tile
     assert found.num_bytes == 7 * (body + 2 * scalar + 1)
+    # The carry's row lies in vector memory: read once and written once a step.
+    assert found.main_bytes == found.num_bytes - 7 * 2 * tile
     assert found.unknown_loops == 0
 
 
