@@ -196,7 +196,9 @@ def target_of(name: str) -> Target:
             f"--compile_for={name}: expected 'tpu:CHIP:TOPOLOGY', e.g. tpu:v5e:2x2, or "
             "'here'."
         )
-    # Without these the compiler asks the network for a machine that is not there.
+    # Without these the compiler asks the network for a machine that is not there, and
+    # lets one process at a time ask.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     try:
