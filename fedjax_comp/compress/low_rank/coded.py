@@ -188,12 +188,16 @@ def low_rank_coder(
         require_open(name, like)
         leaves = jax.tree.leaves(like, is_leaf=is_field)
         plans = plans_of([shape_of(leaf) for leaf in leaves if acts_on(leaf)])
-        memory = tuple(
-            nothing_remembered(plan.rows, plan.columns, plan.history)
-            for plan in plans
-            if plan.history
-        )
-        return LinkState(sender=memory, receiver=memory)
+
+        def nothing() -> tuple[Remembered, ...]:
+            # Made anew for each end: programs may take over the arrays of one state.
+            return tuple(
+                nothing_remembered(plan.rows, plan.columns, plan.history)
+                for plan in plans
+                if plan.history
+            )
+
+        return LinkState(sender=nothing(), receiver=nothing())
 
     def encode(context: Context, tree: PyTree, sender: PyTree) -> tuple[PyTree, PyTree]:
         leaves, structure = jax.tree.flatten(tree, is_leaf=is_field)
