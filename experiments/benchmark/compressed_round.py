@@ -43,6 +43,10 @@ PIPELINES = (
         "| identity()"
     ),
     (
+        "coded-low-rank-4-of-16-history: "
+        "error_feedback(coded_low_rank(4.0, max_rank=16, history=16)) | identity()"
+    ),
+    (
         "coded-low-rank-4-of-16-unicast: "
         "error_feedback(coded_low_rank(4.0, max_rank=16)) "
         "| coded_low_rank(4.0, max_rank=16) | fed_avg(unicast=True)"
