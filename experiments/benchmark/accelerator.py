@@ -209,7 +209,7 @@ def target_of(name: str) -> Target:
         raise RuntimeError(
             f"no TPU compiler for {name} ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}); it comes with: pip install "
-            "'fedjax-comp[tpu]'"
+            "'fedjax_comp[tpu]'"
         ) from error
     devices: np.ndarray = np.array(found.devices)
     return Target(name, Mesh(devices, (execution.CLIENTS_AXIS,)), PEAKS.get(parts[1]))

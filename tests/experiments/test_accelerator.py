@@ -55,7 +55,7 @@ def test_a_target_without_a_compiler_is_a_row_with_its_reason(tmp_path):
     reasons = [row["reason"] for row in rows if row["reason"]]
     assert len(rows) == 4
     assert len(reasons) == 2
-    assert all("fedjax-comp[tpu]" in reason for reason in reasons)
+    assert all("fedjax_comp[tpu]" in reason for reason in reasons)
 
 
 def test_a_round_is_compiled_for_a_tpu(tmp_path):
