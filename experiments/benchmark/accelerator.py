@@ -13,22 +13,19 @@ A target that cannot be compiled is a row with its reason.
 """
 
 import functools
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from absl import flags
-from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments.benchmark.accelerator_targets import HERE, WORKS, Work, target_of
 from experiments.benchmark.compressed_round import PIPELINES
 from experiments.benchmark.hlo_cost import Program
-from fedjax_comp import execution, models
+from fedjax_comp import execution
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import (
     ClientBatches,
@@ -36,7 +33,6 @@ from fedjax_comp.base import (
     Examples,
     Execution,
     PyTree,
-    Task,
 )
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import run_flags
@@ -45,92 +41,11 @@ from fedjax_comp.experiment.measurements import Measurements
 from fedjax_comp.experiment.outcome import claim
 from fedjax_comp.experiment.pipelines import Pipeline, parse_pipelines
 from fedjax_comp.keys import make_key
-from fedjax_comp.models.convolution import conv_lax
 from fedjax_comp.run_directory import Json
 
-HERE = "here"
 GOAL_BYTES, GOAL_MEMORY, GOAL_SECONDS = 2.0, 1.3, 20.0
 """What compression may cost: bytes and temporary memory by the dense round's, and
 seconds to compile."""
-
-
-class Peak(NamedTuple):
-    """Of one chip, as its maker publishes it.
-
-    Attributes:
-      flops: a second, of bfloat16 products added up in float32.
-      num_bytes: a second, of main memory.
-    """
-
-    flops: float
-    num_bytes: float
-
-
-PEAKS = {
-    "v4": Peak(275e12, 1228e9),
-    "v5e": Peak(197e12, 819e9),
-    "v5p": Peak(459e12, 2765e9),
-    "v6e": Peak(918e12, 1640e9),
-}
-"""From the pages "TPU v4", "v5e", "v5p" and "v6e" of Google Cloud's documentation."""
-
-
-class Work(NamedTuple):
-    """What clients train.
-
-    Attributes:
-      task: the model, its convolutions as an accelerator has them.
-      shape: of one example's input.
-      dtype: of it.
-      labels: shape of one example's labels.
-    """
-
-    task: Callable[[], Task]
-    shape: tuple[int, ...]
-    dtype: type
-    labels: tuple[int, ...] = ()
-
-
-def _images(model: models.ModelFn, shape: tuple[int, ...]) -> Work:
-    def task() -> Task:
-        return models.classification(
-            model(num_classes=10), input_shape=shape, scale=1 / 255
-        )
-
-    return Work(task, shape, np.uint8)
-
-
-def _characters(length: int = 80, alphabet: int = 86) -> Work:
-    def task() -> Task:
-        return models.classification(
-            models.char_transformer()(num_classes=alphabet),
-            input_shape=(length,),
-            input_dtype=jnp.int32,
-        )
-
-    return Work(task, (length,), np.uint8, (length,))
-
-
-WORKS = {
-    "2nn": _images(models.mlp(200, 200), (28, 28, 1)),
-    "cnn": _images(models.cnn(convolve=conv_lax), (28, 28, 1)),
-    "resnet20": _images(models.resnet(20, convolve=conv_lax), (32, 32, 3)),
-    "transformer": _characters(),
-}
-
-
-class Target(NamedTuple):
-    """What a program is compiled for.
-
-    Attributes:
-      name: as the flag says it.
-      mesh: its devices, one axis named `clients`.
-      peak: of each; None where it is not known.
-    """
-
-    name: str
-    mesh: Mesh
-    peak: Peak | None
 
 
 def define() -> flags.FlagValues:
@@ -178,41 +93,6 @@ STRATEGIES: Mapping[str, Callable[[Mesh], Execution]] = {
     "sharded": lambda mesh: execution.sharded(mesh, execution.vmapped()),
 }
 """All but `sharded` use one device of a target."""
-
-
-@functools.cache
-def target_of(name: str) -> Target:
-    """A target by its name.
-
-    Raises:
-      UsageError: for a name of another form.
-      RuntimeError: when its compiler is not installed or does not know it.
-    """
-    if name == HERE:
-        return Target(name, execution.host_mesh(), None)
-    parts = name.split(":")
-    if len(parts) != 3 or parts[0] != "tpu":
-        raise UsageError(
-            f"--compile_for={name}: expected 'tpu:CHIP:TOPOLOGY', e.g. tpu:v5e:2x2, or "
-            "'here'."
-        )
-    # Without these the compiler asks the network for a machine that is not there, and
-    # lets one process at a time ask.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    try:
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=":".join(parts[1:])
-        )
-    except Exception as error:
-        raise RuntimeError(
-            f"no TPU compiler for {name} ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); it comes with: pip install "
-            "'fedjax_comp[tpu]'"
-        ) from error
-    devices: np.ndarray = np.array(found.devices)
-    return Target(name, Mesh(devices, (execution.CLIENTS_AXIS,)), PEAKS.get(parts[1]))
 
 
 def cohort_like(work: Work, values: flags.FlagValues) -> Cohort:
@@ -451,7 +331,8 @@ MEASUREMENTS = Measurements(
     claims=lambda measured: make_claims(measured.rows),
     title=lambda values: "Rounds compiled for accelerators",
     note="Compiled, not run, but where there are seconds of a round: bytes, products "
-    "and memory are the compiler's, the roofline is of public peaks.",
+    "and memory are the compiler's, the roofline is of public peaks. There is no "
+    "ratio, and no claim, where the first pipeline takes no temporary memory.",
     show=to_line,
 )
 main = MEASUREMENTS.main

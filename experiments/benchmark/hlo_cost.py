@@ -23,16 +23,19 @@ import math
 import re
 from collections.abc import Iterator
 
-import numpy as np
+from experiments.benchmark.hlo_convolution import convolution_flops
+from experiments.benchmark.hlo_text import (
+    Instruction,
+    arrays_of,
+    called_by,
+    dimensions,
+    in_main_memory,
+    parsed,
+    type_bytes,
+)
 
-_BITS = {"pred": 8, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
-_TILE = re.compile(r"T\(([\d,]+)\)")
-_ELSEWHERE = re.compile(r"S\(\d+\)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = (.*)$")
-_CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 FREE = frozenset(
@@ -107,73 +110,6 @@ class Cost:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Instruction:
-    """One line of a computation.
-
-    Attributes:
-      name: without the percent sign.
-      result: its type, arrays and layouts.
-      opcode: such as "fusion".
-      operands: names.
-      text: the whole line behind the operands.
-      literal: what stands where operands do, for a constant.
-    """
-
-    name: str
-    result: str
-    opcode: str
-    operands: tuple[str, ...]
-    text: str
-    literal: str
-
-
-def dimensions(array: str) -> tuple[int, ...]:
-    """Of the first array of a type.
-
-    >>> dimensions("f32[3,4]{1,0:T(8,128)}")
-    (3, 4)
-    """
-    found = _ARRAY.search(array)
-    return _sizes(found[2]) if found else ()
-
-
-def type_bytes(text: str) -> float:
-    """Bytes of a type, all arrays of a tuple together, as they lie in memory.
-
-    A TPU's arrays are made of tiles, mostly of 8 x 128 numbers, and filled up to them.
-
-    >>> type_bytes("(f32[3,4]{1,0}, pred[8]{0}, s4[3]{0})")
-    57.5
-    >>> type_bytes("f32[3,4]{1,0:T(8,128)}")
-    4096.0
-    """
-    total = 0.0
-    for dtype, sizes, order, layout in _ARRAY.findall(text):
-        digits = re.search(r"\d+", dtype)
-        bits = _BITS.get(dtype, int(digits[0]) if digits else 0)
-        filled, tile = list(_sizes(sizes)), _TILE.search(layout)
-        sides = reversed(_sizes(tile[1])) if tile else ()
-        # The last side of a tile is of the axis that varies fastest, `order` its first.
-        for axis, side in zip(_sizes(order), sides, strict=False):
-            filled[axis] = -(-filled[axis] // side) * side
-        total += bits * math.prod(filled) / 8
-    return total
-
-
-def arrays_of(text: str) -> list[str]:
-    """The arrays of a type, each with its layout.
-
-    >>> arrays_of("(f32[3]{0}, /*index=1*/pred[]{:T(512)})")
-    ['f32[3]{0}', 'pred[]{:T(512)}']
-    """
-    return [found[0] for found in _ARRAY.finditer(text)]
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(size.lstrip("<=")) for size in text.split(",") if size)
-
-
 class Program:
     """A compiled module, from its text.
 
@@ -188,6 +124,11 @@ class Program:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.entry = ""
+        # Caches of this program alone, which go when it goes.
+        self._cost = functools.cache(self._cost_once)
+        self._parameter = functools.cache(self._parameter_once)
+        self._users = functools.cache(self._users_once)
+        self._cost_of_fused = functools.cache(self._cost_of_fused_once)
         current = ""
         for line in text.splitlines():
             header = _HEADER.match(line)
@@ -197,7 +138,7 @@ class Program:
                 if header[1]:
                     self.entry = current
             elif current and (found := _INSTRUCTION.match(line)):
-                instruction = _parsed(found[2], found[3])
+                instruction = parsed(found[2], found[3])
                 self.computations[current][instruction.name] = instruction
                 if found[1]:
                     self.roots[current] = instruction.name
@@ -209,8 +150,7 @@ class Program:
         """Of one run."""
         return self._cost(self.entry)
 
-    @functools.cache  # noqa: B019 - a program is short-lived
-    def _cost(self, name: str) -> Cost:
+    def _cost_once(self, name: str) -> Cost:
         total = Cost()
         for instruction in self.computations[name].values():
             total += self._one(name, instruction)
@@ -225,13 +165,13 @@ class Program:
         if one.opcode == "while":
             return self._loop(where, one)
         if one.opcode == "conditional":
-            branches = [self._cost(called) for called in _called(one)]
+            branches = [self._cost(called) for called in called_by(one)]
             return max(branches, key=lambda cost: (cost.num_bytes, cost.flops))
         if one.opcode in ("call", "async-start"):
-            return sum((self._cost(called) for called in _called(one)), Cost())
+            return sum((self._cost(called) for called in called_by(one)), Cost())
         moved = list(self._moved(where, one))
         size = sum(part for part, _ in moved)
-        main = sum(part for part, array in moved if not _ELSEWHERE.search(array))
+        main = sum(part for part, array in moved if in_main_memory(array))
         if kind in COLLECTIVES:
             return Cost(0.0, size, main, {kind: _received(one)})
         return Cost(self._flops(where, one), size, main)
@@ -273,7 +213,7 @@ class Program:
 
     def _reached(self, name: str) -> Iterator[str]:
         for one in self.computations[name].values():
-            for called in _called(one):
+            for called in called_by(one):
                 yield called
                 yield from self._reached(called)
 
@@ -301,7 +241,7 @@ class Program:
                 for target, update in zip(given, given[count + 1 :], strict=False):
                     yield from self._copied(update, target, update)
             case "fusion":
-                (called,) = _called(one)
+                (called,) = called_by(one)
                 for i, array in enumerate(given):
                     read = self._read(called, self._parameter(called, i))
                     yield min(type_bytes(array), read), array
@@ -317,15 +257,13 @@ class Program:
         yield type_bytes(size), source
         yield type_bytes(size), target
 
-    @functools.cache  # noqa: B019
-    def _parameter(self, computation: str, index: int) -> str:
+    def _parameter_once(self, computation: str, index: int) -> str:
         for one in self.computations[computation].values():
             if one.opcode == "parameter" and one.literal == str(index):
                 return one.name
         raise ValueError(f"No parameter {index} in {computation}.")
 
-    @functools.cache  # noqa: B019
-    def _users(self, computation: str) -> dict[str, list[tuple[Instruction, int]]]:
+    def _users_once(self, computation: str) -> dict[str, list[tuple[Instruction, int]]]:
         found: dict[str, list[tuple[Instruction, int]]] = {}
         for one in self.computations[computation].values():
             for place, name in enumerate(one.operands):
@@ -344,7 +282,7 @@ class Program:
             elif user.opcode == "bitcast":
                 total += self._read(computation, user.name)
             elif user.opcode == "fusion":
-                (called,) = _called(user)
+                (called,) = called_by(user)
                 total += self._read(called, self._parameter(called, place))
             else:
                 return type_bytes(here[name].result)
@@ -363,7 +301,7 @@ class Program:
             case "tuple":
                 return sum(self._written(computation, part) for part in one.operands)
             case "fusion":
-                (called,) = _called(one)
+                (called,) = called_by(one)
                 return self._written(called, self.roots[called])
         return type_bytes(one.result)
 
@@ -372,7 +310,7 @@ class Program:
     def _flops(self, where: str, one: Instruction) -> float:
         here = self.computations[where]
         if one.opcode == "fusion":
-            return sum(self._cost_of_fused(called) for called in _called(one))
+            return sum(self._cost_of_fused(called) for called in called_by(one))
         if one.opcode not in ("dot", "convolution"):
             return 0.0
         left, right = (dimensions(here[name].result) for name in one.operands[:2])
@@ -381,46 +319,10 @@ class Program:
             over = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.text)
             axes = [int(axis) for axis in over[1].split(",") if axis] if over else []
             return 2.0 * math.prod(result) * math.prod(left[axis] for axis in axes)
-        return _convolution_flops(left, right, result, one.text)
+        return convolution_flops(left, right, result, one.text)
 
-    @functools.cache  # noqa: B019
-    def _cost_of_fused(self, name: str) -> float:
+    def _cost_of_fused_once(self, name: str) -> float:
         return sum(self._flops(name, one) for one in self.computations[name].values())
-
-
-def _parsed(name: str, rest: str) -> Instruction:
-    result, rest = _split_type(rest)
-    opcode, _, rest = rest.partition("(")
-    inside, text = _closed(rest)
-    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
-    return Instruction(name, result, opcode.strip(), operands, text, inside)
-
-
-def _split_type(rest: str) -> tuple[str, str]:
-    if rest.startswith("("):
-        inside, after = _closed(rest[1:])
-        return f"({inside})", after.lstrip()
-    result, _, after = rest.partition(" ")
-    return result, after
-
-
-def _closed(text: str) -> tuple[str, str]:
-    """What stands before the parenthesis that closes, and behind it."""
-    depth = 1
-    for place, letter in enumerate(text):
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if not depth:
-            return text[:place], text[place + 1 :]
-    return text, ""
-
-
-def _called(one: Instruction) -> list[str]:
-    branches = _BRANCHES.search(one.text)
-    if branches:
-        return re.findall(r"%?([\w.\-]+)", branches[1])
-    if one.opcode == "conditional":
-        return re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", one.text)
-    return _CALLED.findall(one.text)
 
 
 def _received(one: Instruction) -> float:
@@ -429,57 +331,3 @@ def _received(one: Instruction) -> float:
         return type_bytes(one.result)
     big = [array for array in arrays_of(one.result) if dimensions(array)]
     return type_bytes(" ".join(big[len(big) // 2 :]))
-
-
-def _convolution_flops(
-    left: tuple[int, ...], right: tuple[int, ...], result: tuple[int, ...], text: str
-) -> float:
-    """Two for each product of an input and a number of the kernel, padding left out."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
-    window = re.search(r"window=\{([^}]*)\}", text)
-    assert labels
-    inputs, kernel, outputs = labels[1], labels[2], labels[3]
-    window_text = window[1] if window else ""
-    pairs = 1.0
-    for axis in sorted(set(inputs) - {"b", "f"}):
-        place = int(axis)
-        pairs *= _pairs(
-            left[inputs.index(axis)],
-            right[kernel.index(axis)],
-            result[outputs.index(axis)],
-            stride=_window(window_text, "stride", place, 1),
-            pad=_window(window_text, "pad", place, 0),
-            left_dilation=_window(window_text, "lhs_dilate", place, 1),
-            right_dilation=_window(window_text, "rhs_dilate", place, 1),
-        )
-    batch, features = result[outputs.index("b")], result[outputs.index("f")]
-    return 2.0 * batch * features * right[kernel.index("i")] * pairs
-
-
-def _window(text: str, name: str, place: int, default: int) -> int:
-    found = re.search(rf"\b{name}=([\w\-]+)", text)
-    if found is None:
-        return default
-    # Padding is `low_high` of each axis.
-    return int(found[1].split("x")[place].split("_")[0])
-
-
-def _pairs(
-    length: int,
-    kernel: int,
-    result: int,
-    *,
-    stride: int,
-    pad: int,
-    left_dilation: int,
-    right_dilation: int,
-) -> int:
-    """How many pairs of a result's place and a kernel's meet a number of the input.
-
-    >>> _pairs(4, 3, 4, stride=1, pad=1, left_dilation=1, right_dilation=1)
-    10
-    """
-    place = np.arange(result)[:, None] * stride - pad
-    place = place + np.arange(kernel) * right_dilation
-    inside = (place >= 0) & (place <= (length - 1) * left_dilation)
-    return int(np.sum(inside & (place % left_dilation == 0)))

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments.benchmark.hlo_cost import Program, _convolution_flops, type_bytes
+from experiments.benchmark.hlo_convolution import convolution_flops
+from experiments.benchmark.hlo_cost import Program
+from experiments.benchmark.hlo_text import type_bytes
 from fedjax_comp.execution import CLIENTS_AXIS, host_mesh
 
 SIDE = 64
@@ -148,11 +150,11 @@ def test_padding_and_batches_written_as_windows_are_no_products():
     labels = ", dim_labels=0bf_0io->0bf"
     window = ", window={size=6 pad=5_5 rhs_reversal=1}"
     # Every place of the result meets every batch of the kernel once, 6 of 11 places.
-    found = _convolution_flops((6, 5, 3), (6, 3, 4), (11, 5, 4), window + labels)
+    found = convolution_flops((6, 5, 3), (6, 3, 4), (11, 5, 4), window + labels)
     assert found == 2 * 5 * 4 * 3 * 36
     same = ", window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f"
     direct = sum(1 for o in range(4) for k in range(3) if 0 <= o - 1 + k < 4)
-    assert _convolution_flops((2, 4, 5), (3, 5, 7), (2, 4, 7), same) == (
+    assert convolution_flops((2, 4, 5), (3, 5, 7), (2, 4, 7), same) == (
         2 * 2 * 7 * 5 * direct
     )
 
