@@ -26,6 +26,7 @@ OPTIMIZERS = {
         "adagrad",
         "adam",
         "adamw",
+        "add_decayed_weights",
         "chain",
         "clip",
         "clip_by_global_norm",
