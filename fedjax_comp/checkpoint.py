@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from fedjax_comp import distributed
 from fedjax_comp.base import PyTree
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.metrics import Ledger, Row
@@ -90,10 +91,18 @@ class Checkpoints:
     def __init__(self, path: Path, *, keep: int = 2) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._path = path.absolute()
+        (self._path / FOLDER).mkdir(parents=True, exist_ok=True)
+        # Of several processes the first alone is here: orbax would wait for all.
+        alone = {0} if distributed.count() > 1 else None
         self._manager = ocp.CheckpointManager(
             self._path / FOLDER,
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=False
+                max_to_keep=keep,
+                create=False,
+                enable_async_checkpointing=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    active_processes=alone
+                ),
             ),
         )
 

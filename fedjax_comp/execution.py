@@ -6,7 +6,7 @@ are never held side by side (`vmapped` holds as many as it maps at once). All of
 compute the same sums up to the order of float additions. Summands of half precision are
 added up in float32 and the sum is cast once, so that 1,000 ones are 1,000 in bfloat16.
 
-    execution = sharded(host_mesh(), scanned())
+    execution = sharded(device_mesh(), scanned())
     total, outputs = execution(client_fn)(shared, clients)
 """
 
@@ -106,7 +106,7 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
 
     Args:
       mesh: a mesh with one axis named `clients`, of `Auto` or `Explicit` type (it is
-        taken as `Auto`); `host_mesh()` when None.
+        taken as `Auto`); `device_mesh()` when None.
       inner: how each device runs its share; `scanned()` when None.
 
     Returns:
@@ -125,7 +125,7 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
 
     def execution(client_fn: ClientFn) -> CohortFn:
         def cohort_fn(shared: PyTree, clients: PyTree) -> tuple[PyTree, PyTree]:
-            devices = host_mesh() if mesh is None else mesh
+            devices = device_mesh() if mesh is None else mesh
             count = _num_clients(clients)
             width = devices.shape[CLIENTS_AXIS]
             padded = _pad(clients, -(-count // width) * width)
@@ -142,10 +142,11 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
 def auto() -> Execution:
     """The strategy that measured fastest for the backend in use.
 
-    The rule: on CPU, `sharded` over the host's devices with `scanned` inside when there
-    are several (`jax_num_cpu_devices`), else `scanned`. On an accelerator, `sharded`
-    over several devices or one, with `chunked(16)` inside; that part is a default from
-    general knowledge (batched matrix products fill an accelerator), not a measurement.
+    The rule: on CPU, `sharded` over all devices with `scanned` inside when there are
+    several (`jax_num_cpu_devices`, and those of other processes), else `scanned`. On an
+    accelerator, `sharded` over several devices or one, with `chunked(16)` inside; that
+    part is a default from general knowledge (batched matrix products fill an
+    accelerator), not a measurement.
 
     Returns:
       An `Execution`; the choice is made when a cohort is traced.
@@ -156,8 +157,8 @@ def auto() -> Execution:
             count = _num_clients(clients)
             on_cpu = jax.default_backend() == "cpu"
             inner = scanned() if on_cpu else chunked(min(16, count))
-            several = jax.local_device_count() > 1 and count > 1
-            chosen = sharded(host_mesh(), inner) if several else inner
+            several = jax.device_count() > 1 and count > 1
+            chosen = sharded(device_mesh(), inner) if several else inner
             return chosen(client_fn)(shared, clients)
 
         return cohort_fn
@@ -165,13 +166,14 @@ def auto() -> Execution:
     return execution
 
 
-def host_mesh() -> Mesh:
-    """The mesh of this host's devices, one axis named `clients`."""
+def device_mesh() -> Mesh:
+    """The mesh of all devices, one axis named `clients`.
+
+    Those of other processes belong to it: a program over them has to be run by all
+    (`fedjax_comp.run.run` does).
+    """
     return jax.make_mesh(
-        (jax.local_device_count(),),
-        (CLIENTS_AXIS,),
-        axis_types=(AxisType.Auto,),
-        devices=jax.local_devices(),
+        (jax.device_count(),), (CLIENTS_AXIS,), axis_types=(AxisType.Auto,)
     )
 
 

@@ -4,11 +4,12 @@
 Float sums depend on all of them, so a run that goes on elsewhere says what differs.
 """
 
+import contextlib
 import signal
 import sys
 import threading
 import time
-from types import FrameType
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -21,7 +22,7 @@ from fedjax_comp.run_directory import (
     describe_code,
     write_text,
 )
-from fedjax_comp.training import TrainState
+from fedjax_comp.training import Dispatch, TrainState
 from fedjax_comp.wording import one_line
 
 STARTS = "starts.jsonl"
@@ -126,23 +127,37 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+@contextlib.contextmanager
+def noted_signal() -> Iterator[Callable[[], bool]]:
+    """Notes SIGTERM, in place of ending; gives a function that says whether it came.
+
+    Outside the main thread, where no signal arrives, it does nothing.
+    """
+    came = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def stopped_by_signal() -> Hook:
     """Lets SIGTERM end the run after the dispatch in progress, with a checkpoint.
 
     Machines that are taken away at short notice say so by SIGTERM. Outside the main
     thread, where no signal arrives, it does nothing.
     """
+    came: list[Callable[[], bool]] = []
 
     def begin(live: Live, state: TrainState) -> TrainState:
-        if threading.current_thread() is not threading.main_thread():
-            return state
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            live.stop = True
-
-        before = signal.signal(signal.SIGTERM, stop)
-        live.exits.callback(signal.signal, signal.SIGTERM, before)
+        came[:] = [live.exits.enter_context(noted_signal())]
         return state
 
-    return Hook(begin=begin)
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state, dispatch
+        live.stop = live.stop or came[0]()
+
+    return Hook(begin=begin, after=after)

@@ -3,10 +3,13 @@
 `run` drives `fedjax_comp.training`'s compiled program to the next round at which the
 host is needed, and nothing else happens between. It resumes from the last checkpoint of
 its directory and then ends with the parameters and ledger of a run never interrupted.
-What else the host does is in hooks (`fedjax_comp.hooks`).
+What else the host does is in hooks (`fedjax_comp.hooks`). Of several processes
+(`fedjax_comp.distributed`) the first does all that, and the others follow it.
 """
 
 import contextlib
+import dataclasses
+import functools
 import resource
 import sys
 import time
@@ -15,6 +18,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import distributed
 from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
@@ -28,7 +32,12 @@ from fedjax_comp.metrics import (
     to_target,
 )
 from fedjax_comp.problem import Problem, Schedule
-from fedjax_comp.process import Terminated, recorded_start, stopped_by_signal
+from fedjax_comp.process import (
+    Terminated,
+    noted_signal,
+    recorded_start,
+    stopped_by_signal,
+)
 from fedjax_comp.progress import shown
 from fedjax_comp.run_directory import Json, RunDirectory
 from fedjax_comp.training import (
@@ -61,7 +70,7 @@ def run(
     """Runs, or resumes, to the end.
 
     Args:
-      directory: the run directory.
+      directory: the run directory; only the first of several processes uses it.
       problem: what is run.
       schedule: when the host is needed.
       key: the run's key.
@@ -72,7 +81,12 @@ def run(
       show_progress: draw a progress bar on standard error.
 
     Returns:
-      The ledger, the final parameters, and the measured part of the summary.
+      The ledger, the final parameters, and the measured part of the summary; the same
+      in every process.
+
+    Raises:
+      ValueError: when processes were given different problems.
+      fedjax_comp.distributed.PeerLost: when another process has ended.
     """
     every_hook = [
         saved(),
@@ -86,18 +100,61 @@ def run(
     for hook in every_hook:
         problem = problem._replace(algorithm=hook.wrap(problem.algorithm))
     state = init_state(key, problem.algorithm, problem.params, problem.num_clients)
+    with distributed.in_step(), distributed.lost_peers_named():
+        if distributed.count() > 1:
+            given = {"data": problem.data, "test": problem.test}
+            given["params"] = problem.params
+            digests = {name: params_sha256(tree) for name, tree in given.items()}
+            distributed.require_same("data and parameters", digests)
+        if distributed.is_first():
+            return _lead(directory, problem, schedule, state, every_hook)
+        return _follow(problem, state)
+
+
+def _lead(
+    directory: RunDirectory,
+    problem: Problem,
+    schedule: Schedule,
+    state: TrainState,
+    hooks: Sequence[Hook],
+) -> tuple[Ledger, PyTree, Json]:
     untrained = params_sha256(problem.algorithm.params(state.server))
     with contextlib.ExitStack() as exits:
         live = Live(directory, problem, schedule, Ledger(), exits)
-        for hook in every_hook:
+        for hook in hooks:
             state = hook.begin(live, state)
-        state, compile_seconds = _drive(live, state, every_hook)
+        state, compile_seconds = _drive(live, state, hooks)
         params = problem.algorithm.params(state.server)
-        for hook in every_hook:
+        for hook in hooks:
             hook.finish(live, params)
     measured = summarise(live, params, compile_seconds)
     failures = failures_of(live.ledger, measured["params_sha256"] == untrained)
-    return live.ledger, params, {**measured, "failures": failures}
+    measured |= {"failures": failures}
+    totals = dataclasses.asdict(live.ledger)
+    distributed.tell({"do": "end", "ledger": totals, "measured": measured})
+    return live.ledger, params, measured
+
+
+def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
+    """What the other processes do: what the first tells them, until it has ended."""
+    with noted_signal() as asked_to_stop:
+        most = distributed.hear()["most"]
+        state = distributed.share(state)
+        step, state = _compile_rounds(problem, state, most)
+        evaluate = _compile_evaluation(problem, state)
+        while True:
+            order = distributed.hear()
+            if order["do"] == "end":
+                params = problem.algorithm.params(distributed.to_here(state).server)
+                return Ledger(**order["ledger"]), params, order["measured"]
+            if order["do"] == "state":
+                state = distributed.share(distributed.to_here(state))
+            elif order["do"] == "evaluate":
+                jax.block_until_ready(evaluate(problem.algorithm.params(state.server)))
+            else:
+                state, _ = step(state, order["rounds"])
+                jax.block_until_ready(state)
+                distributed.anyone(asked_to_stop())
 
 
 def _drive(
@@ -109,6 +166,8 @@ def _drive(
     # before each dispatch: whoever needs every round has it alone.
     alone = any(hook.every == 1 for hook in hooks)
     most = 1 if alone else MAX_ROUNDS_PER_DISPATCH
+    distributed.tell({"do": "begin", "most": most})
+    state = distributed.share(state)
     periods = [schedule.eval_every, schedule.checkpoint_every]
     periods = [each for each in (*periods, *(hook.every for hook in hooks)) if each]
     started = time.perf_counter()
@@ -118,6 +177,7 @@ def _drive(
     clock, before = time.perf_counter(), ledger.seconds
 
     def evaluate_now() -> None:
+        distributed.tell({"do": "evaluate"})
         loss, accuracy = evaluate(live.problem.algorithm.params(state.server))
         ledger.seconds = before + time.perf_counter() - clock
         row = ledger.add_row(test_accuracy=float(accuracy), test_loss=float(loss))
@@ -131,27 +191,35 @@ def _drive(
     while ledger.rounds < schedule.num_rounds and not reached:
         waits = [period - ledger.rounds % period for period in periods]
         num_rounds = min(*waits, schedule.num_rounds - ledger.rounds, limit)
-        for hook in hooks:
-            state = hook.before(live, state)
+        state = distributed.changed(functools.partial(_before, live, hooks), state)
+        distributed.tell({"do": "rounds", "rounds": num_rounds})
         dispatched = time.perf_counter()
         state, dispatch = step(state, num_rounds)
+        dispatch = distributed.to_here(dispatch)
         ledger.record(dispatch)
         limit = _next_limit(num_rounds, time.perf_counter() - dispatched, most)
         for hook in hooks:
-            hook.after(live, state, dispatch)
+            hook.after(live, distributed.to_here(state), dispatch)
+        live.stop = distributed.anyone(live.stop)
         ledger.seconds = before + time.perf_counter() - clock
         if live.is_due(schedule.eval_every):
             evaluate_now()
             reached = _reached(live, ledger.rows[-1:])
         if live.is_due(schedule.checkpoint_every) or reached or live.stop:
             for hook in reversed(hooks):
-                hook.checkpoint(live, state)
+                hook.checkpoint(live, distributed.to_here(state))
         if live.stop and ledger.rounds < schedule.num_rounds:
             raise Terminated(
                 f"stopped after round {ledger.rounds} of {schedule.num_rounds}, with a "
                 "checkpoint; the same command goes on from there."
             )
-    return state, compile_seconds
+    return distributed.to_here(state), compile_seconds
+
+
+def _before(live: Live, hooks: Sequence[Hook], state: TrainState) -> TrainState:
+    for hook in hooks:
+        state = hook.before(live, state)
+    return state
 
 
 def _compile_rounds(
@@ -160,17 +228,11 @@ def _compile_rounds(
     program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
     if is_eager():  # to look into a round, op by op
         return lambda state, n: program(state, problem.data, jnp.int32(n)), state
-    compiled = (
-        jax.jit(program, donate_argnums=0, keep_unused=True)
-        .lower(state, problem.data, jnp.int32(1))
-        .compile()
-    )
-    places, _ = compiled.input_shardings
-    state, data = jax.device_put((state, problem.data), (places[0], places[1]))
+    compiled, put = _compile(program, state, problem.data, jnp.int32(1), donate=0)
+    state, data = put(0, state), put(1, problem.data)
 
     def step(state: TrainState, num_rounds: int) -> tuple[TrainState, Dispatch]:
-        placed = jax.device_put((state, jnp.int32(num_rounds)), (places[0], places[2]))
-        return compiled(placed[0], data, placed[1])
+        return compiled(put(0, state), data, put(2, jnp.int32(num_rounds)))
 
     return step, state
 
@@ -182,14 +244,36 @@ def _compile_evaluation(
     params = jax.eval_shape(problem.algorithm.params, state.server)
     if is_eager():
         return lambda params: problem.evaluate(params, problem.test)
-    compiled = jax.jit(problem.evaluate).lower(params, problem.test).compile()
-    places, _ = compiled.input_shardings
-    test = jax.device_put(problem.test, places[1])
+    compiled, put = _compile(problem.evaluate, params, problem.test)
+    test = put(1, problem.test)
 
     def evaluate(params: PyTree) -> Evaluation:
-        return compiled(jax.device_put(params, places[0]), test)
+        return compiled(put(0, params), test)
 
     return evaluate
+
+
+def _compile(
+    program: Callable[..., PyTree], *arguments: PyTree, donate: int | None = None
+) -> tuple[jax.stages.Compiled, Callable[[int, PyTree], PyTree]]:
+    """A compiled program, and `(number, argument) -> argument` where it wants it."""
+    given = () if donate is None else (donate,)
+    jitted = functools.partial(jax.jit, program, donate_argnums=given, keep_unused=True)
+    place = distributed.everywhere()
+    if place is None:
+        compiled = jitted().lower(*arguments).compile()
+    else:
+        shapes = jax.eval_shape(lambda *x: x, *arguments)
+        whole = jitted(in_shardings=place, out_shardings=place)
+        compiled = whole.lower(*shapes).compile()
+    places, _ = compiled.input_shardings
+
+    def put(number: int, argument: PyTree) -> PyTree:
+        if place is not None:
+            return distributed.to_all(argument)
+        return jax.device_put(argument, places[number])
+
+    return compiled, put
 
 
 def is_eager() -> bool:

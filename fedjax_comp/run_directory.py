@@ -27,9 +27,19 @@ from fedjax_comp.wording import MOST_CHARACTERS, one_line
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 SPEED_ONLY_FLAGS = frozenset(
-    {"workdir", "data_dir", "raw_dir", "progress", "audit_key"}
+    {
+        "workdir",
+        "data_dir",
+        "raw_dir",
+        "progress",
+        "audit_key",
+        "coordinator_address",
+        "num_processes",
+        "process_id",
+    }
 )
-"""Flags that say where things lie or how they are shown, not what a run is."""
+"""Flags that say where things lie, how they are shown or which processes do the work,
+not what a run is."""
 
 FORMAT = 1
 """Of JSON files; raised whenever an older one would be misread."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from fedjax_comp.execution import auto, chunked, host_mesh, scanned, sharded, vmapped
+from fedjax_comp.execution import auto, chunked, device_mesh, scanned, sharded, vmapped
 
 STRATEGIES = {
     "vmapped": vmapped(),
@@ -14,7 +14,7 @@ STRATEGIES = {
     "chunked(3)": chunked(3),
     "chunked(9)": chunked(9),
     "sharded": sharded(),
-    "sharded(chunked(2))": sharded(host_mesh(), chunked(2)),
+    "sharded(chunked(2))": sharded(device_mesh(), chunked(2)),
     "auto": auto(),
 }
 

@@ -106,7 +106,7 @@ def target_of(name: str) -> Target:
       RuntimeError: when its compiler is not installed or does not know it.
     """
     if name == HERE:
-        return Target(name, execution.host_mesh(), None)
+        return Target(name, execution.device_mesh(), None)
     parts = name.split(":")
     if len(parts) != 3 or parts[0] != "tpu":
         raise UsageError(

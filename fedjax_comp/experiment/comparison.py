@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from fedjax_comp import distributed
 from fedjax_comp.experiment.errors import RunFailed
 from fedjax_comp.experiment.finish import growing_flags, read_rows
 from fedjax_comp.experiment.finished import COMPARED, check_finished
@@ -159,16 +160,24 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     for name in comparison.repeated:
         del settings[name]
     growing = growing_flags(values)
-    directory = find_run(values.workdir, comparison.name, settings, growing=growing)
-    if directory.finished is not None and not directory.is_writable:
-        return _read_only(check_finished(directory, COMPARED), directory, variants)
-    directory = begin_run(directory)
+    directory = RunDirectory(Path(values.workdir), {}, None)  # of one that leads no run
+    if distributed.is_first():
+        directory = find_run(values.workdir, comparison.name, settings, growing=growing)
+        if directory.finished is not None and not directory.is_writable:
+            distributed.tell({"do": "end"})
+            return _read_only(check_finished(directory, COMPARED), directory, variants)
+        directory = begin_run(directory)
+        distributed.tell({"do": "variants"})
+    elif distributed.hear()["do"] == "end":
+        return {}
     results = Results(values, [], [], directory)
     for variant in variants:
         print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
         done, reason = attempt(
             variant.name, functools.partial(comparison.run, variant, values)
         )
+        if not distributed.is_first():
+            continue  # What is made of a run's files is made where they are.
         row, curve = done or ({}, None)
         known = {n: x for n, x in variant._asdict().items() if n in comparison.columns}
         blank = dict.fromkeys(comparison.columns)
@@ -176,6 +185,8 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         results.rows.append({**named, **row})
         if curve is not None:
             results.curves.append(curve)
+    if not distributed.is_first():
+        return {}
     comparison.complete(results)
     comparison.compare(results.rows)
     return finish(comparison, results)

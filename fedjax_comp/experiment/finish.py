@@ -6,6 +6,7 @@ from pathlib import Path
 from absl import flags
 from rich.console import Console
 
+from fedjax_comp import distributed
 from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.experiment.errors import RunFailed
@@ -96,6 +97,23 @@ def execute(
       RunFailed: when the run has come to its end, all files are written, and its model
         has learned nothing.
     """
+    with distributed.in_step():
+        if distributed.is_first():
+            summary = _execute(name, values, build_problem, claims, finish, clock)
+            distributed.tell({"do": "summary", "summary": summary})
+        else:
+            summary = _follow(name, values, build_problem, clock)
+    return _sound(summary)
+
+
+def _execute(
+    name: str,
+    values: flags.FlagValues,
+    build_problem: Callable[[], Problem],
+    claims: Claims,
+    finish: Callable[[RunDirectory, PyTree], Json] | None,
+    clock: Callable[[Problem], list[Hook]] | None,
+) -> Json:
     directory = find_run(
         values.workdir, name, as_dict(values), growing=growing_flags(values)
     )
@@ -103,14 +121,11 @@ def execute(
         finished = check_finished(directory, MEASURED)
         print(f"{directory.path} has finished; nothing was changed.")
         print_summary(finished, directory)
-        return _sound(finished)
+        return finished
+    distributed.tell({"do": "run"})
     check_audits(values)
     schedule = build_schedule(values)
-    problem = build_problem()
-    if clock is None:
-        problem, clock_hooks = put_on_clock(values, problem)
-    else:
-        clock_hooks = clock(problem)
+    problem, clock_hooks = _on_clock(values, build_problem(), clock)
     _, run_key = initial_key(values)
     directory = begin_run(directory)
     ledger, params, measured = run(
@@ -133,7 +148,36 @@ def execute(
     # Last, since its presence is what says that the run has finished.
     write_json(directory.path / "summary.json", summary)
     print_summary(summary, directory)
-    return _sound(summary)
+    return summary
+
+
+def _follow(
+    name: str,
+    values: flags.FlagValues,
+    build_problem: Callable[[], Problem],
+    clock: Callable[[Problem], list[Hook]] | None,
+) -> Json:
+    """What the other processes do beside `_execute`: they use no directory."""
+    order = distributed.hear()
+    if order["do"] == "run":
+        schedule = build_schedule(values)
+        problem, clock_hooks = _on_clock(values, build_problem(), clock)
+        directory = RunDirectory(Path(values.workdir), {"experiment": name}, None)
+        _, run_key = initial_key(values)
+        run(directory, problem, schedule, run_key, hooks=clock_hooks)
+        order = distributed.hear()
+    summary: Json = order["summary"]
+    return summary
+
+
+def _on_clock(
+    values: flags.FlagValues,
+    problem: Problem,
+    clock: Callable[[Problem], list[Hook]] | None,
+) -> tuple[Problem, list[Hook]]:
+    if clock is None:
+        return put_on_clock(values, problem)
+    return problem, clock(problem)
 
 
 def _sound(summary: Json) -> Json:

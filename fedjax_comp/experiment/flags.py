@@ -21,6 +21,9 @@ CONDITIONS = (
 )
 """Flags of an experiment in which every message is some client's or to a client."""
 
+PROCESSES = ("coordinator_address", "num_processes", "process_id")
+"""Flags of an experiment whose runs several processes can share."""
+
 
 def run_flags(**defaults: object) -> flags.FlagValues:
     """The flags of whatever leaves a run directory, be it training or not.
@@ -158,9 +161,35 @@ def training_flags(**defaults: object) -> flags.FlagValues:
         flag_values=values,
     )
     define_conditions(values)
+    define_processes(values)
     for name, value in defaults.items():
         values.set_default(name, value)
     return values
+
+
+def define_processes(values: flags.FlagValues) -> None:
+    """Defines the flags of a run by several processes (`fedjax_comp.distributed`)."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of the first of several processes; all get the same flags but for "
+        "--process_id. SLURM and TPU pods tell it themselves.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes",
+        None,
+        "How many processes share the work (1: this one alone, also in a cluster).",
+        flag_values=values,
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "Which of them this is; the first, 0, alone reads and writes --workdir.",
+        flag_values=values,
+        lower_bound=0,
+    )
 
 
 def define_conditions(values: flags.FlagValues) -> None:

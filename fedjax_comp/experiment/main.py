@@ -10,9 +10,11 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from fedjax_comp.distributed import FirstEnded, FirstFailed, PeerLost
 from fedjax_comp.experiment.conditions import check_conditions
 from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.experiment.processes import joined, left_at_once
 from fedjax_comp.process import Terminated
 
 __all__ = ["UsageError", "run_main", "use_host_cores"]
@@ -69,9 +71,19 @@ def _run(
         _expand_paths(values)
         if "execution" in values:
             use_host_cores()  # before anything is put on a device
-        check_expressions(values)
-        check_conditions(values)
-        body(values)
+        with joined(name, values):
+            check_expressions(values)
+            check_conditions(values)
+            body(values)
+    except PeerLost as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        left_at_once(1)
+    except FirstEnded as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise
+    except FirstFailed as error:
+        print(f"{name}: the first process failed: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     except RunFailed as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(1) from None

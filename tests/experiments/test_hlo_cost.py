@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 from experiments.benchmark.hlo_convolution import convolution_flops
 from experiments.benchmark.hlo_cost import Program
 from experiments.benchmark.hlo_text import type_bytes
-from fedjax_comp.execution import CLIENTS_AXIS, host_mesh
+from fedjax_comp.execution import CLIENTS_AXIS, device_mesh
 
 SIDE = 64
 MATRIX = jax.ShapeDtypeStruct((SIDE, SIDE), jnp.float32)
@@ -85,7 +85,7 @@ def test_collectives_are_those_of_the_program():
         pytest.skip("needs several devices")
     spread = jax.shard_map(
         lambda x: jax.lax.psum(x, CLIENTS_AXIS),
-        mesh=host_mesh(),
+        mesh=device_mesh(),
         in_specs=PartitionSpec(CLIENTS_AXIS),
         out_specs=PartitionSpec(),
     )
