@@ -130,3 +130,15 @@ def test_another_configuration_is_refused(tmp_path, capsys, flag):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert flag[2:].split("=")[0] in line
+
+
+def test_importing_it_brings_nothing_that_draws_or_holds_data():
+    program = "import sys, fedjax_comp.run; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"matplotlib", "sklearn", "scipy"} & set(done.stdout.split())

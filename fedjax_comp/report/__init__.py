@@ -1,18 +1,24 @@
 """What a run leaves for people to look at: figures, a page and TensorBoard events.
 
 Everything here runs on the host, reads rows of `metrics.jsonl` and imports neither JAX
-nor the rest of the package.
+nor the rest of the package. What draws is imported when it is asked for: a run needs
+matplotlib at its end, and many processes never.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from fedjax_comp.report.events import write_events
 from fedjax_comp.report.html import Claim, Figure, Table, write_report
-from fedjax_comp.report.plots import (
-    Run,
-    accuracy_against_bytes,
-    accuracy_against_rounds,
-    line_figure,
-)
 from fedjax_comp.report.units import format_bytes, format_seconds, format_value
+
+if TYPE_CHECKING:
+    from fedjax_comp.report.plots import (
+        Run,
+        accuracy_against_bytes,
+        accuracy_against_rounds,
+        line_figure,
+    )
 
 __all__ = [
     "Claim",
@@ -28,3 +34,9 @@ __all__ = [
     "write_events",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__:
+        return getattr(importlib.import_module("fedjax_comp.report.plots"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

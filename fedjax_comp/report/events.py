@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from fedjax_comp.report.plots import Row
+from fedjax_comp.report.rows import Row
 
 
 class Events:

@@ -6,7 +6,7 @@ are drawn without pyplot, so nothing stays open and no display is asked for.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,10 +28,8 @@ from fedjax_comp.report.margin import (
     CurveEnd,
     write_names,
 )
+from fedjax_comp.report.rows import Row
 from fedjax_comp.report.units import format_bytes
-
-Row = Mapping[str, object]
-"""One row of `metrics.jsonl`."""
 
 Column = str | Callable[[Row], object]
 """The name of a column, or what to compute from a row."""

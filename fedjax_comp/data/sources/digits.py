@@ -7,8 +7,6 @@ test part of that data set.
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from fedjax_comp.base import Examples
 from fedjax_comp.data.sources.contract import Dataset
@@ -22,6 +20,10 @@ def digits() -> Dataset:
     >>> digits().train.x.shape, digits().test.x.shape
     ((1437, 8, 8, 1), (360, 8, 8, 1))
     """
+    # Here and not above: it takes as long to import as jax, for this data set alone.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     images, labels = load_digits(return_X_y=True)
     x = images.reshape(-1, 8, 8, 1).astype(np.uint8)
     y = labels.astype(np.int32)
