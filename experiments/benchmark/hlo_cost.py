@@ -24,6 +24,7 @@ import re
 from collections.abc import Iterator
 
 from experiments.benchmark.hlo_convolution import convolution_flops
+from experiments.benchmark.hlo_reads import shares_read
 from experiments.benchmark.hlo_text import (
     Instruction,
     arrays_of,
@@ -126,8 +127,7 @@ class Program:
         self.entry = ""
         # Caches of this program alone, which go when it goes.
         self._cost = functools.cache(self._cost_once)
-        self._parameter = functools.cache(self._parameter_once)
-        self._users = functools.cache(self._users_once)
+        self._shares = functools.cache(self._shares_once)
         self._cost_of_fused = functools.cache(self._cost_of_fused_once)
         current = ""
         for line in text.splitlines():
@@ -242,9 +242,9 @@ class Program:
                     yield from self._copied(update, target, update)
             case "fusion":
                 (called,) = called_by(one)
+                shares = self._shares(called)
                 for i, array in enumerate(given):
-                    read = self._read(called, self._parameter(called, i))
-                    yield min(type_bytes(array), read), array
+                    yield shares[str(i)] * type_bytes(array), array
                 written = self._written(called, self.roots[called])
                 yield min(type_bytes(one.result), written), arrays_of(one.result)[0]
             case _:
@@ -257,36 +257,8 @@ class Program:
         yield type_bytes(size), source
         yield type_bytes(size), target
 
-    def _parameter_once(self, computation: str, index: int) -> str:
-        for one in self.computations[computation].values():
-            if one.opcode == "parameter" and one.literal == str(index):
-                return one.name
-        raise ValueError(f"No parameter {index} in {computation}.")
-
-    def _users_once(self, computation: str) -> dict[str, list[tuple[Instruction, int]]]:
-        found: dict[str, list[tuple[Instruction, int]]] = {}
-        for one in self.computations[computation].values():
-            for place, name in enumerate(one.operands):
-                found.setdefault(name, []).append((one, place))
-        return found
-
-    def _read(self, computation: str, name: str) -> float:
-        """Bytes that a fused computation reads of one of its values."""
-        here = self.computations[computation]
-        total = 0.0
-        for user, place in self._users(computation).get(name, []):
-            if user.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
-                total += type_bytes(user.result)
-            elif user.opcode == "dynamic-update-slice" and place == 0:
-                continue
-            elif user.opcode == "bitcast":
-                total += self._read(computation, user.name)
-            elif user.opcode == "fusion":
-                (called,) = called_by(user)
-                total += self._read(called, self._parameter(called, place))
-            else:
-                return type_bytes(here[name].result)
-        return total
+    def _shares_once(self, computation: str) -> dict[str, float]:
+        return shares_read(self.computations, self.roots, computation)
 
     def _written(self, computation: str, name: str) -> float:
         """Bytes that a fused computation writes of its result."""
@@ -294,7 +266,8 @@ class Program:
         one = here[name]
         match one.opcode:
             case "dynamic-update-slice":
-                return 2 * type_bytes(here[one.operands[1]].result)
+                # What is put there was read, or computed, by the fusion itself.
+                return type_bytes(here[one.operands[1]].result)
             case "bitcast" | "copy" if one.operands:
                 inner = self._written(computation, one.operands[0])
                 return min(inner, type_bytes(one.result))

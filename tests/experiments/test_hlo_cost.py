@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec
 
 from experiments.benchmark.hlo_convolution import convolution_flops
 from experiments.benchmark.hlo_cost import Program
+from experiments.benchmark.hlo_reads import shares_read
 from experiments.benchmark.hlo_text import type_bytes
 from fedjax_comp.execution import CLIENTS_AXIS, device_mesh
 
@@ -143,6 +144,82 @@ def test_the_text_of_a_tpus_program():
     # The carry's row lies in vector memory: read once and written once a step.
     assert found.main_bytes == found.num_bytes - 7 * 2 * tile
     assert found.unknown_loops == 0
+
+
+FUSED = """HloModule jit_f
+
+%moved (m: f32[8,128]) -> f32[1024] {
+  %m = f32[8,128]{1,0} parameter(0)
+  ROOT %flat = f32[1024]{0} bitcast(%m)
+}
+
+%body (a: f32[8,128], b: f32[1024], c: f32[7,1024], i: s32[]) -> f32[7,1024] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %b = f32[1024]{0} parameter(1)
+  %c = f32[7,1024]{1,0} parameter(2)
+  %i = s32[] parameter(3)
+  %all = f32[1024]{0} fusion(%a), kind=kLoop, calls=%moved
+  %twice = f32[1024]{0} add(%b, %b)
+  %some = f32[1,16]{1,0} slice(%twice), slice={[0:16]}
+  %zero = f32[] constant(0)
+  %wide = f32[1,1024]{1,0} pad(%some, %zero), padding=0_0x0_1008
+  %row = f32[1,1024]{1,0} bitcast(%all)
+  %sum = f32[1,1024]{1,0} add(%row, %wide)
+  %start = s32[] constant(0)
+  ROOT %put = f32[7,1024]{1,0} dynamic-update-slice(%c, %sum, %i, %start)
+}
+
+ENTRY %main (x: f32[8,128], y: f32[1024], z: f32[7,1024], j: s32[]) -> f32[7,1024] {
+  %x = f32[8,128]{1,0} parameter(0)
+  %y = f32[1024]{0} parameter(1)
+  %z = f32[7,1024]{1,0} parameter(2)
+  %j = s32[] parameter(3)
+  ROOT %out = f32[7,1024]{1,0} fusion(%x, %y, %z, %j), kind=kLoop, calls=%body
+}
+"""
+
+
+def test_a_fusion_reads_what_its_result_asks_for():
+    program = Program(FUSED)
+    shares = shares_read(program.computations, program.roots, "body")
+    # All of what is renamed in a fusion of its own, a slice of what is added up before
+    # it is cut, nothing of what is written in place.
+    assert shares == {"0": 1.0, "1": 16 / 1024, "2": 0.0, "3": 1.0}
+    # And a row of the result is written.
+    assert program.cost.num_bytes == 4 * (1024 + 16 + 0 + 1 + 1024)
+    half = shares_read(program.computations, program.roots, "moved", 0.5)
+    assert half == {"0": 0.5}
+
+
+SUMS = """HloModule jit_f
+
+%body (a: f32[8,16], b: f32[16,4]) -> f32[2] {
+  %a = f32[8,16]{1,0} parameter(0)
+  %b = f32[16,4]{1,0} parameter(1)
+  %product = f32[8,4]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %zero = f32[] constant(0)
+  %sums = f32[8]{0} reduce(%product, %zero), dimensions={1}, to_apply=%add
+  %rows = f32[8]{0} reduce(%a, %zero), dimensions={1}, to_apply=%add
+  %both = f32[8]{0} add(%sums, %rows)
+  ROOT %first = f32[2]{0} slice(KEPT), slice={[0:2]}
+}
+
+ENTRY %main (x: f32[8,16], y: f32[16,4]) -> f32[2] {
+  %x = f32[8,16]{1,0} parameter(0)
+  %y = f32[16,4]{1,0} parameter(1)
+  ROOT %out = f32[2]{0} fusion(%x, %y), kind=kLoop, calls=%body
+}
+"""  # noqa: E501 - lines as the compiler writes them
+
+
+def test_sums_ask_for_what_is_added_and_products_for_everything():
+    def shares(kept):
+        program = Program(SUMS.replace("KEPT", kept))
+        return shares_read(program.computations, program.roots, "body")
+
+    assert shares("%rows") == {"0": 2 / 8, "1": 0.0}
+    assert shares("%sums") == {"0": 1.0, "1": 1.0}
+    assert shares("%both") == {"0": 1.0, "1": 1.0}
 
 
 def test_padding_and_batches_written_as_windows_are_no_products():
