@@ -64,7 +64,8 @@ def local_sgd(
 
     Each step takes the batch of examples `rows[s]` and does
     `w <- optimizer(w, grad of loss(w; batch) + proximal * (w - w_0))`. A step whose
-    mask is empty changes nothing (and costs nothing under `scanned`).
+    mask is empty changes nothing (and costs no more than its rows
+    under `scanned`).
 
     Args:
       task: the model and its loss.
@@ -154,10 +155,9 @@ def local_steps(
         start = learner.params
 
         def take_step(
-            carry: tuple[Learner, LocalInfo], rows: jax.Array, mask: jax.Array
+            carry: tuple[Learner, LocalInfo], batch: Examples, mask: jax.Array
         ) -> tuple[Learner, LocalInfo]:
             (params, opt_state), info = carry
-            batch = jax.tree.map(lambda x: x[rows], examples)
             loss, grads = jax.value_and_grad(task.loss)(params, batch, mask)
             if proximal:
                 grads = jax.tree.map(
@@ -176,12 +176,14 @@ def local_steps(
             carry: tuple[Learner, LocalInfo], batch: tuple[jax.Array, jax.Array]
         ) -> tuple[tuple[Learner, LocalInfo], None]:
             rows, mask = batch
+            # Not inside the branch: under `jax.vmap` all that a branch sees is copied
+            # for every client, and that would be the examples of all.
             taken = jax.lax.cond(
                 jnp.any(mask) & batches.active,
                 take_step,
-                lambda carry, rows, mask: carry,
+                lambda carry, own, mask: carry,
                 carry,
-                rows,
+                jax.tree.map(lambda x: x[rows], examples),
                 mask,
             )
             return taken, None

@@ -137,3 +137,14 @@ def test_a_learner_keeps_its_momentum_and_is_not_pulled_back():
 def test_refuses_a_proximal_term_that_is_none(proximal):
     with pytest.raises(ValueError, match="proximal"):
         local_sgd(TASK, optax.sgd(0.1), proximal=proximal)
+
+
+def test_mapped_clients_share_the_examples():
+    """A copy for each client of every array is what they are not to cost."""
+    cohort = make_cohort([5, 3, 4, 2], batch_size=2)
+    params, update = TASK.init(jax.random.key(0)), local_sgd(TASK, optax.sgd(0.1))
+    mapped = jax.vmap(update, in_axes=(None, None, 0))
+    text = str(jax.make_jaxpr(mapped)(params, cohort.examples, cohort.clients))
+    copied = (4, *cohort.examples.x.shape)
+    assert f"[{','.join(map(str, copied))}]" not in text
+    assert f"[{','.join(map(str, cohort.examples.x.shape))}]" in text
