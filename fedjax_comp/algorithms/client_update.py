@@ -29,6 +29,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, mean_loss
+from fedjax_comp.in_turn import in_turn
 from fedjax_comp.server.aggregate import (
     WeightedSum,
     scaled,
@@ -143,21 +144,41 @@ def send(
       scale: multiplies what was decoded and not its weight; nothing when None.
       keep_message: keep the message itself, for an audit.
     """
-    healthy = tree.all_finite(value)
-    speaks = batches.active & healthy
-    harmless = optax.tree.zeros_like(value) if instead is None else instead
-    payload, sender = uplink.encode(
-        context, tree.where(healthy, value, harmless), link.sender
+
+    def through(
+        context: Context,
+        value: PyTree,
+        link: LinkState,
+        batches: ClientBatches,
+        info: LocalInfo,
+        instead: PyTree | None,
+        scale: jax.Array | None,
+    ) -> tuple[Summand, LinkState, jax.Array, PyTree, PyTree]:
+        healthy = tree.all_finite(value)
+        speaks = batches.active & healthy
+        harmless = optax.tree.zeros_like(value) if instead is None else instead
+        payload, sender = uplink.encode(
+            context, tree.where(healthy, value, harmless), link.sender
+        )
+        decoded, receiver = uplink.decode(context, payload, link.receiver)
+        followed = decoded if scale is None else scaled(decoded, scale)
+        weight = share(batches.num_examples)
+        counts = speaks & tree.all_finite(followed)
+        summand = Summand(
+            update=weighted(followed, weight, counts),
+            info=tree.where(speaks, info, optax.tree.zeros_like(info)),
+            dropped=(batches.active & ~counts).astype(jnp.int32),
+        )
+        # Both ends know what the other decodes, and forget a message that did not
+        # count.
+        remembered = tree.where(counts, LinkState(sender, receiver), link)
+        return summand, remembered, speaks, payload, decoded if keep_message else None
+
+    summand, remembered, speaks, payload, decoded = in_turn(through)(
+        context, value, link, batches, info, instead, scale
     )
-    decoded, receiver = uplink.decode(context, payload, link.receiver)
-    followed = decoded if scale is None else scaled(decoded, scale)
-    weight = share(batches.num_examples)
-    counts = speaks & tree.all_finite(followed)
-    summand = Summand(
-        update=weighted(followed, weight, counts),
-        info=tree.where(speaks, info, optax.tree.zeros_like(info)),
-        dropped=(batches.active & ~counts).astype(jnp.int32),
-    )
+    # Its length is that of many short steps where it is coded: those of all clients
+    # are done at once.
     message = sent_to_server(
         context,
         payload,
@@ -167,8 +188,6 @@ def send(
         used=decoded,
         keep_message=keep_message,
     )
-    # Both ends know what the other decodes, and forget a message that did not count.
-    remembered = tree.where(counts, LinkState(sender, receiver), link)
     return summand, (remembered, message)
 
 
