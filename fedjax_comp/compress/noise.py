@@ -83,5 +83,23 @@ def signs(key: jax.Array, n: int) -> jax.Array:
     [-1.0, 1.0]
     """
     words = jax.random.bits(key, (math.ceil(n / 32), 1), jnp.uint32)
+    bits = jax.lax.platform_dependent(words, tpu=_bits_in_lanes, default=_bits_of)
+    return 1.0 - 2.0 * bits[:n].astype(jnp.float32)
+
+
+def _bits_of(words: jax.Array) -> jax.Array:
+    """Bits of words `[w, 1]`, the lowest first: uint32 `[32 w]`, zeros and ones."""
     bits = (words >> np.arange(32, dtype=np.uint32)[None, :]) & jnp.uint32(1)
-    return 1.0 - 2.0 * bits.reshape(-1)[:n].astype(jnp.float32)
+    return bits.reshape(-1)
+
+
+def _bits_in_lanes(words: jax.Array) -> jax.Array:
+    """As `_bits_of`, four words to the 128 lanes of a TPU, which 32 would not fill."""
+    count = words.shape[0]
+    fours = jnp.pad(words.reshape(-1), (0, -count % 4)).reshape(-1, 4)
+    lane = np.arange(128, dtype=np.uint32)[None, :]
+    chosen = fours[:, 3:]
+    for place in (2, 1, 0):
+        chosen = jnp.where(lane < 32 * (place + 1), fours[:, place : place + 1], chosen)
+    bits = (chosen >> (lane % 32)) & jnp.uint32(1)
+    return bits.reshape(-1)[: 32 * count]

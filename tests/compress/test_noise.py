@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.compress import noise
+from tests.as_on_tpu import as_on_tpu
 
 N = 1 << 20
 
@@ -92,3 +93,10 @@ def test_rounding_is_unbiased_to_a_multiple_of_two_to_the_minus_24():
     np.testing.assert_array_equal(u, np.round(u))
     assert u.max() < 2**24
     assert len(np.unique(u)) > 0.9 * N  # N**2 / 2**25 collisions are expected
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 128, 4097])
+def test_signs_on_a_tpu_are_the_same(n: int):
+    key = jax.random.key(n)
+    there = as_on_tpu(lambda key: noise.signs(key, n))(key)
+    np.testing.assert_array_equal(there, noise.signs(key, n))

@@ -26,6 +26,7 @@ from fedjax_comp.wire.codes.rans_words import (
 )
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Symbols
+from tests.as_on_tpu import as_on_tpu
 from tests.wire.code_samples import check_round_trip, length_of, sources
 
 
@@ -198,3 +199,19 @@ def test_states_are_those_of_whole_numbers():
     assert not bool(emit.any())
     expected = (state // frequency << np.uint64(14)) + state % frequency + start
     np.testing.assert_array_equal(after, expected.astype(np.uint32))
+
+
+@pytest.mark.parametrize("cardinality", [3, 256, 3000])
+def test_lengths_on_a_tpu_are_the_same(cardinality):
+    rng = np.random.default_rng(cardinality)
+    values = (rng.random((2, 20_000)) ** 3 * cardinality).astype(np.uint16)
+
+    def bits(values, count):
+        return rans().num_bits(Symbols(values, cardinality, count=count)).variable
+
+    some = jnp.array([20_000, 12_345], jnp.uint32)
+    for lengths in (None, some):
+        mapped = jax.vmap(bits, in_axes=(0, None if lengths is None else 0))
+        here = jax.jit(mapped)(jnp.asarray(values), lengths)
+        there = as_on_tpu(mapped)(jnp.asarray(values), lengths)
+        jax.tree.map(np.testing.assert_array_equal, there, here)

@@ -4,11 +4,14 @@ Neither sorts. The largest are found by radix selection on the bits of the magni
 then ranked and gathered through words of 32 marks. In a long vector a sample first
 tells a threshold that a few more than `k` magnitudes reach, and only those are
 selected from (Floyd and Rivest, "Expected time bounds for selection", 1975); should
-the sample mislead, all are. A keyed choice costs `O(k)` and is a Feistel permutation of
-the positions (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002: cycle
-walking), shifted at random.
+the sample mislead, all are. On a TPU, where a histogram's scatter goes number by number
+and a sum over a vector costs one reading of it, digits are found by counting instead,
+and nothing is sampled; what is found is the same to the bit. A keyed choice costs
+`O(k)` and is a Feistel permutation of the positions (Black and Rogaway, "Ciphers with
+arbitrary finite domains", 2002: cycle walking), shifted at random.
 """
 
+import functools
 import math
 
 import jax
@@ -38,6 +41,12 @@ def kth_largest(keys: jax.Array, k: jax.typing.ArrayLike) -> jax.Array:
     5
     """
     rank = jnp.asarray(k, jnp.int32)
+    return jax.lax.platform_dependent(
+        keys, rank, tpu=_kth_by_counting, default=_kth_by_histograms
+    )
+
+
+def _kth_by_histograms(keys: jax.Array, rank: jax.Array) -> jax.Array:
     found = jnp.zeros((), jnp.uint32)
     for shift, width in _DIGITS:
         above = shift + width
@@ -51,6 +60,19 @@ def kth_largest(keys: jax.Array, k: jax.typing.ArrayLike) -> jax.Array:
         rank = rank - (at_least[best] - counts[best])
         found = found | (best.astype(jnp.uint32) << shift)
     return found
+
+
+def _kth_by_counting(keys: jax.Array, rank: jax.Array) -> jax.Array:
+    """Four bits of the threshold at a time: how many keys reach each of 15 guesses."""
+
+    def settle(place: jax.Array, found: jax.Array) -> jax.Array:
+        shift = (28 - 4 * place).astype(jnp.uint32)
+        guesses = found + (jnp.arange(1, 16, dtype=jnp.uint32) << shift)
+        reached = keys[None, :] >= guesses[:, None]
+        enough = jnp.sum(reached, axis=1, dtype=jnp.int32) >= rank
+        return found + (jnp.sum(enough, dtype=jnp.uint32) << shift)
+
+    return jax.lax.fori_loop(0, 8, settle, jnp.zeros((), jnp.uint32))
 
 
 def pack_marks(marks: jax.Array) -> jax.Array:
@@ -195,9 +217,21 @@ def largest_indices(x: jax.Array, k: int) -> jax.Array:
     n = x.shape[0]
     if k == n:
         return jnp.arange(k, dtype=jnp.uint32)
-    keys = _magnitude_keys(x)
     if sample_size(n) == 0 or 8 * k > n:
-        return positions_of(_exact_marks(keys, k), _ranks(k))
+        return _largest_at_once(x, k=k)
+    return jax.lax.platform_dependent(
+        x,
+        tpu=functools.partial(_largest_at_once, k=k),
+        default=functools.partial(_largest_by_sample, k=k),
+    )
+
+
+def _largest_at_once(x: jax.Array, *, k: int) -> jax.Array:
+    return positions_of(_exact_marks(_magnitude_keys(x), k), _ranks(k))
+
+
+def _largest_by_sample(x: jax.Array, *, k: int) -> jax.Array:
+    n, keys = x.shape[0], _magnitude_keys(x)
     # Five deviations too low and as many of tolerance above: random data miss either
     # less than once in a million times, and then nothing but time is lost.
     rank = _sample_rank(n, k, 5.0)

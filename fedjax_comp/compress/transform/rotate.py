@@ -8,6 +8,7 @@ transformed two or three times in groups of some `sqrt(n)`, which takes less tim
 the transform of all by its `log2 n` butterflies and spreads one coordinate as evenly.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 
 _PRECISION = jax.lax.Precision.HIGHEST
 _LARGEST = 64  # side of the matrices that the transform is multiplied out of
+_LANES = 128  # the same on a TPU, whose tiles these fill
 
 
 def hadamard_matrix(num_bits: int) -> np.ndarray:
@@ -35,13 +37,14 @@ def hadamard_matrix(num_bits: int) -> np.ndarray:
     return (signs / math.sqrt(1 << num_bits)).astype(np.float32)
 
 
-def hadamard(x: jax.Array) -> jax.Array:
+def hadamard(x: jax.Array, *, side: int = _LARGEST) -> jax.Array:
     """The orthonormal Walsh-Hadamard transform along the middle; its own inverse.
 
     The matrix is a Kronecker product, so that it is products with small matrices.
 
     Args:
       x: float32 `[a, s, b]`, `s` a power of two.
+      side: of the matrices, at most, a power of two: how fast, and how it is rounded.
 
     Returns:
       float32 `[a, s, b]`.
@@ -51,11 +54,11 @@ def hadamard(x: jax.Array) -> jax.Array:
     Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
     a, size, b = x.shape
-    if size > _LARGEST:
-        coarse = hadamard(x.reshape(a, size // _LARGEST, _LARGEST * b))
+    if size > side:
+        coarse = hadamard(x.reshape(a, size // side, side * b), side=side)
         # Two products made one would be several times as slow.
         coarse = jax.lax.optimization_barrier(coarse)
-        fine = hadamard(coarse.reshape(a * size // _LARGEST, _LARGEST, b))
+        fine = hadamard(coarse.reshape(a * size // side, side, b), side=side)
         return fine.reshape(a, size, b)
     matrix = hadamard_matrix(size.bit_length() - 1)
     if b == 1:
@@ -128,8 +131,18 @@ def rotation(key: jax.Array, x: jax.Array, *, inverse: bool = False) -> jax.Arra
     True
     """
     n = x.shape[0]
-    passes = _passes(n)
-    signs = noise.signs(key, sum(one.length for one in passes))
+    lengths = sum(one.length for one in _passes(n))
+    signs = noise.signs(key, lengths)
+    return jax.lax.platform_dependent(
+        x,
+        signs,
+        tpu=functools.partial(_rotated, inverse=inverse, side=_LANES),
+        default=functools.partial(_rotated, inverse=inverse, side=_LARGEST),
+    )
+
+
+def _rotated(x: jax.Array, signs: jax.Array, *, inverse: bool, side: int) -> jax.Array:
+    passes = _passes(x.shape[0])
     ends = np.cumsum([one.length for one in passes])
     done = [
         (one, signs[end - one.length : end])
@@ -139,9 +152,9 @@ def rotation(key: jax.Array, x: jax.Array, *, inverse: bool = False) -> jax.Arra
         window = x[one.start : one.start + one.length]
         groups = (-1, one.size, 1) if one.near else (1, one.size, -1)
         if inverse:
-            window = hadamard(window.reshape(groups)).reshape(-1) * sign
+            window = hadamard(window.reshape(groups), side=side).reshape(-1) * sign
         else:
-            window = hadamard((window * sign).reshape(groups)).reshape(-1)
+            window = hadamard((window * sign).reshape(groups), side=side).reshape(-1)
         x = jnp.concatenate([x[: one.start], window, x[one.start + one.length :]])
     return x
 

@@ -40,10 +40,10 @@ from fedjax_comp.wire.codes.golomb import (
     read_golomb,
     write_golomb,
 )
+from fedjax_comp.wire.codes.rans_length import words_in_jit
 from fedjax_comp.wire.codes.rans_words import (
     num_lanes,
     read_words,
-    words_in_jit,
     write_words,
 )
 from fedjax_comp.wire.errors import WireError

@@ -54,10 +54,10 @@ from fedjax_comp.wire.codes.frequencies import (
     table_tokens,
     write_table,
 )
+from fedjax_comp.wire.codes.rans_length import symbol_counts, words_in_jit
 from fedjax_comp.wire.codes.rans_words import (
     num_lanes,
     read_words,
-    words_in_jit,
     write_words,
 )
 from fedjax_comp.wire.errors import WireError
@@ -84,10 +84,8 @@ def rans_bits(
     """
     m = mantissa_bits(symbols.size, alphabet)
     index = symbols.astype(jnp.int32)
-    # What is outside the table is dropped by the scatter.
     counted = index if live is None else jnp.where(live, index, alphabet)
-    ones = jnp.uint32(1)
-    counts = jnp.zeros(alphabet, jnp.uint32).at[counted].add(ones, mode="drop")
+    counts = symbol_counts(counted, alphabet)
     exponents, mantissas = table_tokens(counts, m)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
     words = words_in_jit(index, starts, frequencies, lanes, live)

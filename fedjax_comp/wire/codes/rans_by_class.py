@@ -31,13 +31,13 @@ from fedjax_comp.wire.codes.fixed_width import (
 )
 from fedjax_comp.wire.codes.frequencies import UInt32Array
 from fedjax_comp.wire.codes.rans import rans
+from fedjax_comp.wire.codes.rans_length import words_of_intervals
 from fedjax_comp.wire.codes.rans_words import (
     Slots,
     intervals_of,
     num_lanes,
     read_slots,
     slots_of,
-    words_of_intervals,
     write_intervals,
 )
 from fedjax_comp.wire.codes.weibull import Tables

@@ -20,7 +20,6 @@ a row costs some 25 microseconds but nothing has to be compiled first.
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -32,7 +31,9 @@ from fedjax_comp.wire.codes.frequencies import SCALE_BITS, UInt32Array
 from fedjax_comp.wire.errors import WireError
 
 SCALE = 1 << SCALE_BITS
-_LOWER = 1 << 16
+LOWER = 1 << 16
+"""The least state between two symbols."""
+
 _MAX_LANES = 1024
 _FEW_ROWS = 128
 
@@ -52,9 +53,6 @@ def num_lanes(n: int, symbols_per_lane: int) -> int:
     """
     lanes = max(1, n // symbols_per_lane)
     return min(_MAX_LANES, 1 << (lanes.bit_length() - 1))
-
-
-# ------------------------------------------------------------------------- inside jit
 
 
 def next_states(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -78,67 +76,6 @@ def next_states(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]
     return (quotient << SCALE_BITS) + rest + start, emit
 
 
-def words_in_jit(
-    symbols: jax.Array,
-    starts: jax.Array,
-    frequencies: jax.Array,
-    lanes: int,
-    live: jax.Array | None = None,
-) -> jax.Array:
-    """Words of 16 bits that `symbols`, int32 `[n]`, emit: uint32 scalar.
-
-    Args:
-      symbols: below the alphabet's size `a`.
-      starts: uint32 `[a]`.
-      frequencies: uint32 `[a]`, summing to `2**14`.
-      lanes: a power of two.
-      live: bool `[n]`, which of them are coded, a prefix; all by default.
-    """
-    # A symbol of frequency 2**14 leaves the state alone: such symbols stand for those
-    # that are not coded.
-    nothing = starts.size
-    table = jnp.pad(intervals_of(starts, frequencies), (0, 1), constant_values=SCALE)
-    if live is not None:
-        symbols = jnp.where(live, symbols, nothing)
-    rows = _in_rows(symbols, lanes, nothing)
-    # Looked up row by row: outside the loop compilers compute the table anew for every
-    # symbol, divisions included.
-    return _words(rows, lambda row: table.at[row].get(mode="clip"))
-
-
-def words_of_intervals(intervals: jax.Array, lanes: int) -> jax.Array:
-    """Words of 16 bits that symbols of these intervals emit: uint32 scalar.
-
-    Args:
-      intervals: uint32 `[n]`.
-      lanes: a power of two.
-    """
-    return _words(_in_rows(intervals, lanes, SCALE), lambda row: row)
-
-
-def _in_rows(x: jax.Array, lanes: int, filling: int) -> jax.Array:
-    rows = -(-x.size // lanes)
-    padded = jnp.pad(x, (0, rows * lanes - x.size), constant_values=filling)
-    return padded.reshape(rows, lanes)
-
-
-def _words(rows: jax.Array, interval: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Words that rows, `[rows, lanes]`, emit, the last one first: uint32 scalar."""
-
-    def step(
-        carry: tuple[jax.Array, jax.Array], row: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        state, words = carry
-        state, emit = next_states(state, interval(row))
-        return (state, words + emit.astype(jnp.uint32)), None
-
-    lanes = rows.shape[1]
-    first = jnp.full(lanes, _LOWER, jnp.uint32)
-    carry = (first, jnp.zeros(lanes, jnp.uint32))
-    (_, words), _ = jax.lax.scan(step, carry, rows, reverse=True)
-    return jnp.sum(words, dtype=jnp.uint32)
-
-
 # ------------------------------------------------------------------------ on the host
 
 
@@ -154,7 +91,7 @@ def write_words(
 
     Args:
       symbols: `[n]`, `n >= 1`.
-      starts: `[a]`, as in `words_in_jit`.
+      starts: `[a]`, as in `rans_length.words_in_jit`.
       frequencies: `[a]`.
       lanes: a power of two.
       writer: takes them.
@@ -200,7 +137,7 @@ def _host() -> jax.Device:
 
 
 def _write_in_numpy(table: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
-    state, words = np.full(table.shape[1], _LOWER, np.uint32), []
+    state, words = np.full(table.shape[1], LOWER, np.uint32), []
     for row in table[::-1]:
         frequency, start = row & 0x7FFF, row >> 15
         emit = (state >> (32 - SCALE_BITS)) >= frequency
@@ -224,9 +161,9 @@ def _emitted(table: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     def step(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]:
         after, emit = next_states(state, row)
-        return after, jnp.where(emit, (state & 0xFFFF) | _LOWER, 0)
+        return after, jnp.where(emit, (state & 0xFFFF) | LOWER, 0)
 
-    first = jnp.full(table.shape[1:], _LOWER, jnp.uint32)
+    first = jnp.full(table.shape[1:], LOWER, jnp.uint32)
     return jax.lax.scan(step, first, table, reverse=True)
 
 
@@ -242,7 +179,7 @@ def read_words(
 
     Args:
       n: how many.
-      starts: `[a]`, as in `words_in_jit`.
+      starts: `[a]`, as in `rans_length.words_in_jit`.
       frequencies: `[a]`.
       lanes: a power of two.
       reader: has them.
@@ -315,7 +252,7 @@ def read_slots(
         symbols, state, used = np.asarray(read[0]), np.asarray(read[1]), int(read[2])
     if used > words.size:
         raise WireError(f"The message ends early: {words.size} words are too few.")
-    if np.any(state != _LOWER):
+    if np.any(state != LOWER):
         raise WireError("The decoder does not end where the encoder began.")
     reader.skip(16 * used)
     return symbols.ravel()[:n].astype(np.uint64)
@@ -338,7 +275,7 @@ def _read_in_numpy(
             slot = slot + first[row, :live]
         symbols[row, :live] = slots.symbol[slot]
         part = slots.frequency[slot] * (state[:live] >> SCALE_BITS) + slots.offset[slot]
-        refill = part < _LOWER
+        refill = part < LOWER
         count = int(np.count_nonzero(refill))
         if used + count > words.size:
             return symbols, state, used + count
@@ -371,7 +308,7 @@ def _read_compiled(
             slot = slot + first[row]
         part = slots.frequency[slot] * (state >> SCALE_BITS) + slots.offset[slot]
         live = row * lanes + lane < n
-        refill = live & (part < _LOWER)
+        refill = live & (part < LOWER)
         place = used + jnp.cumsum(refill, dtype=jnp.int32) - 1
         word = words.at[place].get(mode="clip")
         part = jnp.where(refill, (part << 16) | word, part)

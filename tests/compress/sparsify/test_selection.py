@@ -8,6 +8,7 @@ import pytest
 from fedjax_comp import compress
 from fedjax_comp.base import make_context
 from fedjax_comp.compress.sparsify import selection
+from tests.as_on_tpu import as_on_tpu
 
 
 def largest_by_sorting(x: np.ndarray, k: int) -> np.ndarray:
@@ -152,3 +153,25 @@ def test_places_beyond_int32_are_refused(name):
     context = make_context(jax.random.key(0), 0)
     with pytest.raises(ValueError, match="2147483648: split it"):
         jax.eval_shape(lambda x: compressor.encode(context, x, ()), leaf)
+
+
+def test_counting_on_a_tpu_finds_what_histograms_find():
+    short = {name: x.astype(np.float32) for name, x in hard_vectors().items()}
+    for k in (1, 500, 999):
+        find = as_on_tpu(jax.vmap(lambda x, k=k: selection.largest_indices(x, k)))
+        found = find(jnp.asarray(np.stack(list(short.values()))))
+        for (name, x), indices in zip(short.items(), found, strict=True):
+            expected = largest_by_sorting(x, k)
+            np.testing.assert_array_equal(indices, expected, err_msg=name)
+    long = jnp.asarray(np.stack(list(long_vectors().values())), jnp.float32)
+    for function in (selection.largest_indices, selection.indices_above_sampled):
+        found = as_on_tpu(jax.vmap(lambda x, f=function: f(x, 4000)))(long)
+        here = jax.jit(jax.vmap(lambda x, f=function: f(x, 4000)))(long)
+        jax.tree.map(np.testing.assert_array_equal, found, here)
+
+
+def test_counting_finds_every_threshold_up_to_the_largest_key():
+    keys = np.array([7, 0, 7, 2**31 - 1, 5, 0, 1 << 20, 5, 0x7FFFFFF0], np.uint32)
+    find = as_on_tpu(selection.kth_largest)
+    for k in range(1, len(keys) + 1):
+        assert int(find(jnp.asarray(keys), jnp.int32(k))) == np.sort(keys)[::-1][k - 1]

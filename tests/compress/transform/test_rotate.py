@@ -8,6 +8,7 @@ import pytest
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import rotate
 from fedjax_comp.compress.transform.rotate import hadamard, hadamard_matrix, rotation
+from tests.as_on_tpu import as_on_tpu
 
 
 def sylvester(p: int) -> np.ndarray:
@@ -98,3 +99,14 @@ def test_what_lies_together_becomes_gaussian(n: int, block: int):
     assert np.mean(errors) < np.pi / 2 - 1 + 5 * deviation + 0.005, np.mean(errors)
     if not is_power:
         assert np.mean(errors) > np.pi / 2 - 1 - 5 * deviation - 0.01, np.mean(errors)
+
+
+@pytest.mark.parametrize("n", [5, 300, 1 << 14, 70_001])
+def test_tiles_of_a_tpu_are_the_same_transform(n: int):
+    key, x = jax.random.key(n), jax.random.normal(jax.random.key(1), (n,))
+    here = rotation(key, x)
+    there = as_on_tpu(rotation)(key, x)
+    # Sums of normal numbers in another order.
+    np.testing.assert_allclose(there, here, atol=2e-5)
+    back = as_on_tpu(lambda key, x: rotation(key, x, inverse=True))(key, there)
+    np.testing.assert_allclose(back, x, atol=2e-5)
