@@ -82,21 +82,34 @@ def signs(key: jax.Array, n: int) -> jax.Array:
     >>> sorted(set(signs(jax.random.key(0), 100).tolist()))
     [-1.0, 1.0]
     """
-    words = jax.random.bits(key, (math.ceil(n / 32), 1), jnp.uint32)
+    return signs_of(sign_words(key, n))[:n]
+
+
+def sign_words(key: jax.Array, n: int) -> jax.Array:
+    """The random words of `n` signs, uint32 `[ceil(n / 32)]`."""
+    return jax.random.bits(key, (math.ceil(n / 32), 1), jnp.uint32).reshape(-1)
+
+
+def signs_of(words: jax.Array) -> jax.Array:
+    """A sign for each bit of words, the lowest first: -1 for a 1, float32 `[32 w]`.
+
+    >>> signs_of(jnp.array([5], jnp.uint32))[:4].tolist()
+    [-1.0, 1.0, -1.0, 1.0]
+    """
     bits = jax.lax.platform_dependent(words, tpu=_bits_in_lanes, default=_bits_of)
-    return 1.0 - 2.0 * bits[:n].astype(jnp.float32)
+    return 1.0 - 2.0 * bits.astype(jnp.float32)
 
 
 def _bits_of(words: jax.Array) -> jax.Array:
-    """Bits of words `[w, 1]`, the lowest first: uint32 `[32 w]`, zeros and ones."""
-    bits = (words >> np.arange(32, dtype=np.uint32)[None, :]) & jnp.uint32(1)
-    return bits.reshape(-1)
+    """Bits of words `[w]`, the lowest first: uint32 `[32 w]`, zeros and ones."""
+    shifts = np.arange(32, dtype=np.uint32)[None, :]
+    return ((words[:, None] >> shifts) & jnp.uint32(1)).reshape(-1)
 
 
 def _bits_in_lanes(words: jax.Array) -> jax.Array:
     """As `_bits_of`, four words to the 128 lanes of a TPU, which 32 would not fill."""
     count = words.shape[0]
-    fours = jnp.pad(words.reshape(-1), (0, -count % 4)).reshape(-1, 4)
+    fours = jnp.pad(words, (0, -count % 4)).reshape(-1, 4)
     lane = np.arange(128, dtype=np.uint32)[None, :]
     chosen = fours[:, 3:]
     for place in (2, 1, 0):

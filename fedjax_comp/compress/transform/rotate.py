@@ -9,6 +9,7 @@ the transform of all by its `log2 n` butterflies and spreads one coordinate as e
 """
 
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 
 _PRECISION = jax.lax.Precision.HIGHEST
 _LARGEST = 64  # side of the matrices that the transform is multiplied out of
-_LANES = 128  # the same on a TPU, whose tiles these fill
+_LANES = 128  # the same on a TPU, whose tiles have rows of so many
 
 
 def hadamard_matrix(num_bits: int) -> np.ndarray:
@@ -37,14 +38,13 @@ def hadamard_matrix(num_bits: int) -> np.ndarray:
     return (signs / math.sqrt(1 << num_bits)).astype(np.float32)
 
 
-def hadamard(x: jax.Array, *, side: int = _LARGEST) -> jax.Array:
+def hadamard(x: jax.Array) -> jax.Array:
     """The orthonormal Walsh-Hadamard transform along the middle; its own inverse.
 
     The matrix is a Kronecker product, so that it is products with small matrices.
 
     Args:
       x: float32 `[a, s, b]`, `s` a power of two.
-      side: of the matrices, at most, a power of two: how fast, and how it is rounded.
 
     Returns:
       float32 `[a, s, b]`.
@@ -54,11 +54,11 @@ def hadamard(x: jax.Array, *, side: int = _LARGEST) -> jax.Array:
     Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
     """
     a, size, b = x.shape
-    if size > side:
-        coarse = hadamard(x.reshape(a, size // side, side * b), side=side)
+    if size > _LARGEST:
+        coarse = hadamard(x.reshape(a, size // _LARGEST, _LARGEST * b))
         # Two products made one would be several times as slow.
         coarse = jax.lax.optimization_barrier(coarse)
-        fine = hadamard(coarse.reshape(a * size // side, side, b), side=side)
+        fine = hadamard(coarse.reshape(a * size // _LARGEST, _LARGEST, b))
         return fine.reshape(a, size, b)
     matrix = hadamard_matrix(size.bit_length() - 1)
     if b == 1:
@@ -130,19 +130,18 @@ def rotation(key: jax.Array, x: jax.Array, *, inverse: bool = False) -> jax.Arra
     >>> bool(jnp.allclose(rotation(key, rotated, inverse=True), x, atol=1e-5))
     True
     """
-    n = x.shape[0]
-    lengths = sum(one.length for one in _passes(n))
-    signs = noise.signs(key, lengths)
-    return jax.lax.platform_dependent(
-        x,
-        signs,
-        tpu=functools.partial(_rotated, inverse=inverse, side=_LANES),
-        default=functools.partial(_rotated, inverse=inverse, side=_LARGEST),
-    )
-
-
-def _rotated(x: jax.Array, signs: jax.Array, *, inverse: bool, side: int) -> jax.Array:
     passes = _passes(x.shape[0])
+    words = noise.sign_words(key, sum(one.length for one in passes))
+    plain = functools.partial(_rotated, inverse=inverse)
+    # There a pass has a whole number of words of signs.
+    long = min(one.size for one in passes) >= 32
+    tiled = functools.partial(_rotated_in_tiles, inverse=inverse) if long else plain
+    return jax.lax.platform_dependent(x, words, tpu=tiled, default=plain)
+
+
+def _rotated(x: jax.Array, words: jax.Array, *, inverse: bool) -> jax.Array:
+    passes = _passes(x.shape[0])
+    signs = noise.signs_of(words)
     ends = np.cumsum([one.length for one in passes])
     done = [
         (one, signs[end - one.length : end])
@@ -152,11 +151,70 @@ def _rotated(x: jax.Array, signs: jax.Array, *, inverse: bool, side: int) -> jax
         window = x[one.start : one.start + one.length]
         groups = (-1, one.size, 1) if one.near else (1, one.size, -1)
         if inverse:
-            window = hadamard(window.reshape(groups), side=side).reshape(-1) * sign
+            window = hadamard(window.reshape(groups)).reshape(-1) * sign
         else:
-            window = hadamard((window * sign).reshape(groups), side=side).reshape(-1)
+            window = hadamard((window * sign).reshape(groups)).reshape(-1)
         x = jnp.concatenate([x[: one.start], window, x[one.start + one.length :]])
     return x
+
+
+def _rotated_in_tiles(x: jax.Array, words: jax.Array, *, inverse: bool) -> jax.Array:
+    """As `_rotated`, by a TPU's products; a sign is made where it is multiplied."""
+    passes = _passes(x.shape[0])
+    ends = np.cumsum([one.length for one in passes])
+    starts = [
+        (one, one.start, (end - one.length) // 32)
+        for one, end in zip(passes, ends, strict=True)
+    ]
+    ordered = reversed(starts) if inverse else starts
+    # Passes of one shape are turns of a loop: a program half as large to compile.
+    for one, alike in itertools.groupby(
+        ordered, lambda begins: begins[0]._replace(start=0)
+    ):
+        at = jnp.asarray([begins[1:] for begins in alike], jnp.int32)
+        turn = functools.partial(_one_turn, words, one, inverse)
+        x, _ = turn(x, at[0]) if len(at) == 1 else jax.lax.scan(turn, x, at)
+    return x
+
+
+def _one_turn(
+    words: jax.Array, one: _Pass, inverse: bool, x: jax.Array, at: jax.Array
+) -> tuple[jax.Array, None]:
+    """A pass that begins at `at[0]`, its signs at `words[at[1]]`."""
+    window = jax.lax.dynamic_slice(x, (at[0],), (one.length,))
+    own = jax.lax.dynamic_slice(words, (at[1],), (one.length // 32,))
+    transform = _near_in_tiles if one.near else _far_in_tiles
+    if inverse:
+        window = transform(window, one.size) * noise.signs_of(own)
+    else:
+        window = transform(window * noise.signs_of(own), one.size)
+    return jax.lax.dynamic_update_slice(x, window, (at[0],)), None
+
+
+def _sides(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The matrices of a transform, coarse and fine, the fine one of whole tiles."""
+    bits = min(size, _LANES).bit_length() - 1
+    return hadamard_matrix(size.bit_length() - 1 - bits), hadamard_matrix(bits)
+
+
+def _near_in_tiles(x: jax.Array, size: int) -> jax.Array:
+    coarse, fine = _sides(size)
+    rows = jnp.matmul(x.reshape(-1, fine.shape[0]), fine, precision=_PRECISION)
+    if len(coarse) > 1:
+        groups = rows.reshape(-1, len(coarse), len(fine))
+        rows = jnp.einsum("ij,ajb->aib", coarse, groups, precision=_PRECISION)
+    return rows.reshape(-1)
+
+
+def _far_in_tiles(x: jax.Array, size: int) -> jax.Array:
+    coarse, fine = _sides(size)
+    groups = x.reshape(len(coarse), len(fine), -1)
+    # One matrix a group: with a shared one the axes come out in another order.
+    shared = jnp.broadcast_to(fine, (len(coarse), *fine.shape))
+    groups = jnp.matmul(shared, groups, precision=_PRECISION)
+    if len(coarse) > 1:
+        groups = jnp.einsum("ij,jkb->ikb", coarse, groups, precision=_PRECISION)
+    return groups.reshape(-1)
 
 
 def rotate() -> Compressor:
