@@ -52,6 +52,9 @@ def scanned() -> Execution:
 def vmapped() -> Execution:
     """All clients at once by `jax.vmap`: the most memory, for accelerators.
 
+    On a TPU their messages are compressed one after another all the same
+    (`fedjax_comp.in_turn`): that takes less memory and fewer bytes there.
+
     Returns:
       An `Execution`. Slower than `scanned` on CPU in every case measured.
     """
@@ -146,7 +149,8 @@ def auto() -> Execution:
     several (`jax_num_cpu_devices`, and those of other processes), else `scanned`. On an
     accelerator, `sharded` over several devices or one, with `chunked(16)` inside; that
     part is a default from general knowledge (batched matrix products fill an
-    accelerator), not a measurement.
+    accelerator), not a measurement: rounds were compiled for TPUs
+    (`experiments/benchmark`), and none was timed on one.
 
     Returns:
       An `Execution`; the choice is made when a cohort is traced.

@@ -8,11 +8,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from fedjax_comp.wire.codes.rans_words import LOWER, SCALE, intervals_of, next_states
 
 _MAX_COMPARED = 1 << 10
 """Entries of a table that is compared with; of larger ones they would be too many."""
+
+_MAX_REPEATED = 32
+"""Entries of a table that every lane has a copy of."""
 
 
 def symbol_counts(index: jax.Array, alphabet: int) -> jax.Array:
@@ -64,8 +68,10 @@ def words_in_jit(
     rows = _in_rows(symbols, lanes, nothing)
     # Looked up row by row: outside the loop compilers compute the table anew for every
     # symbol, divisions included.
+    few = table.size <= _MAX_COMPARED
+    by_table = _words_by_comparing if few else _words_by_looking_up
     return jax.lax.platform_dependent(
-        rows, table, tpu=_words_by_comparing, default=_words_by_looking_up
+        rows, table, tpu=by_table, default=_words_by_looking_up
     )
 
 
@@ -73,17 +79,42 @@ def _words_by_looking_up(rows: jax.Array, table: jax.Array) -> jax.Array:
     return _words(rows, lambda row: table.at[row].get(mode="clip"))
 
 
+@custom_vmap
 def _words_by_comparing(rows: jax.Array, table: jax.Array) -> jax.Array:
     """For a TPU, which gathers number by number; a sum takes all lanes at once."""
-    if table.size > _MAX_COMPARED:
-        return _words_by_looking_up(rows, table)
-    symbol = jnp.arange(table.size, dtype=rows.dtype)[:, None]
+    return jnp.sum(_words_of_lanes(rows, table[:, None]), dtype=jnp.uint32)
+
+
+@_words_by_comparing.def_vmap
+def _(
+    axis_size: int, batched: tuple[bool, bool], rows: jax.Array, table: jax.Array
+) -> tuple[jax.Array, bool]:
+    """The lanes of all side by side: each one's few would not fill a TPU's rows."""
+    rows, table = (
+        x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+        for x, is_batched in zip((rows, table), batched, strict=True)
+    )
+    _, num_rows, lanes = rows.shape
+    if table.shape[1] > _MAX_REPEATED:
+        words = jax.vmap(_words_of_lanes)(rows, table[:, :, None])
+        return jnp.sum(words, axis=1, dtype=jnp.uint32), True
+    together = jnp.moveaxis(rows, 0, 1).reshape(num_rows, axis_size * lanes)
+    tables = jnp.repeat(table.T, lanes, axis=1)
+    # Without the barrier the compiler repeats them in every turn of the loop.
+    tables = jax.lax.optimization_barrier(tables)
+    words = _words_of_lanes(together, tables)
+    return jnp.sum(words.reshape(axis_size, lanes), axis=1, dtype=jnp.uint32), True
+
+
+def _words_of_lanes(rows: jax.Array, tables: jax.Array) -> jax.Array:
+    """Words of each lane, `[l]`, from symbols `[rows, l]` and tables `[a, l or 1]`."""
+    symbol = jnp.arange(tables.shape[0], dtype=rows.dtype)[:, None]
 
     def interval(row: jax.Array) -> jax.Array:
-        found = jnp.where(row[None, :] == symbol, table[:, None], jnp.uint32(0))
+        found = jnp.where(row[None, :] == symbol, tables, jnp.uint32(0))
         return jnp.sum(found, axis=0, dtype=jnp.uint32)
 
-    return _words(rows, interval)
+    return _emitted(rows, interval)
 
 
 def words_of_intervals(intervals: jax.Array, lanes: int) -> jax.Array:
@@ -103,7 +134,11 @@ def _in_rows(x: jax.Array, lanes: int, filling: int) -> jax.Array:
 
 
 def _words(rows: jax.Array, interval: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """Words that rows, `[rows, lanes]`, emit, the last one first: uint32 scalar."""
+    return jnp.sum(_emitted(rows, interval), dtype=jnp.uint32)
+
+
+def _emitted(rows: jax.Array, interval: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """Words that rows, `[rows, lanes]`, emit, the last one first: uint32 `[lanes]`."""
 
     def step(
         carry: tuple[jax.Array, jax.Array], row: jax.Array
@@ -116,4 +151,4 @@ def _words(rows: jax.Array, interval: Callable[[jax.Array], jax.Array]) -> jax.A
     first = jnp.full(lanes, LOWER, jnp.uint32)
     carry = (first, jnp.zeros(lanes, jnp.uint32))
     (_, words), _ = jax.lax.scan(step, carry, rows, reverse=True)
-    return jnp.sum(words, dtype=jnp.uint32)
+    return words
