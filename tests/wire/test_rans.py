@@ -18,6 +18,7 @@ from fedjax_comp.wire.codes.frequencies import (
     table_frequencies,
     table_tokens,
 )
+from fedjax_comp.wire.codes.rans import rans_bits
 from fedjax_comp.wire.codes.rans_words import (
     next_states,
     num_lanes,
@@ -215,3 +216,10 @@ def test_lengths_on_a_tpu_are_the_same(cardinality):
         here = jax.jit(mapped)(jnp.asarray(values), lengths)
         there = as_on_tpu(mapped)(jnp.asarray(values), lengths)
         jax.tree.map(np.testing.assert_array_equal, there, here)
+
+
+def test_lengths_of_many_lanes_on_a_tpu_are_the_same():
+    values = jnp.asarray(np.random.default_rng(0).integers(0, 5, (2, 2000), np.uint8))
+    mapped = jax.vmap(lambda x: rans_bits(x, 5, 128))
+    here, there = jax.jit(mapped)(values), as_on_tpu(mapped)(values)
+    np.testing.assert_array_equal(there, here)

@@ -18,6 +18,9 @@ _MAX_COMPARED = 1 << 10
 _MAX_REPEATED = 32
 """Entries of a table that every lane has a copy of."""
 
+_FULL_ROW = 128
+"""Lanes that fill a row of a TPU's tile by themselves."""
+
 
 def symbol_counts(index: jax.Array, alphabet: int) -> jax.Array:
     """How often each symbol occurs: uint32 `[alphabet]`.
@@ -95,7 +98,7 @@ def _(
         for x, is_batched in zip((rows, table), batched, strict=True)
     )
     _, num_rows, lanes = rows.shape
-    if table.shape[1] > _MAX_REPEATED:
+    if table.shape[1] > _MAX_REPEATED or lanes >= _FULL_ROW:
         words = jax.vmap(_words_of_lanes)(rows, table[:, :, None])
         return jnp.sum(words, axis=1, dtype=jnp.uint32), True
     together = jnp.moveaxis(rows, 0, 1).reshape(num_rows, axis_size * lanes)
