@@ -38,6 +38,9 @@ from fedjax_comp.training import TrainState
 FORMAT = 2
 """Of checkpoints; raised whenever an older one could not be resumed."""
 
+KEPT = 2
+"""Checkpoints that are kept at a time; `fedjax_comp.client_store` counts on two."""
+
 FOLDER, DAMAGED = "checkpoints", "checkpoints-damaged"
 
 
@@ -56,6 +59,8 @@ def saved() -> Hook:
         mark = NOTHING
         if restored is not None:
             state, live.ledger, mark = restored
+        if live.store is not None:
+            live.store.restore(state.clients)
         rows = live.exits.enter_context(RowFile(live.directory.metrics_path, mark))
         opened[:] = [(checkpoints, rows)]
         return state
@@ -67,7 +72,11 @@ def saved() -> Hook:
 
     def checkpoint(live: Live, state: TrainState) -> None:
         checkpoints, rows = opened[0]
+        if live.store is not None:
+            state = state._replace(clients=live.store.sync())
         checkpoints.save(state, live.ledger, rows.mark())
+        if live.store is not None:
+            live.store.committed()
 
     return Hook(begin=begin, row=row, checkpoint=checkpoint)
 
@@ -88,7 +97,7 @@ class Checkpoints:
       keep: how many of the latest are kept.
     """
 
-    def __init__(self, path: Path, *, keep: int = 2) -> None:
+    def __init__(self, path: Path, *, keep: int = KEPT) -> None:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self._path = path.absolute()
         (self._path / FOLDER).mkdir(parents=True, exist_ok=True)

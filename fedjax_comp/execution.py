@@ -22,7 +22,7 @@ from fedjax_comp.tree import cast_like, widened
 CLIENTS_AXIS = "clients"
 
 _Places = dict[int, jax.Array]
-_Carry = tuple[PyTree, _Places]
+_Carry = tuple[PyTree, _Places, _Places]
 _Each = tuple[jax.Array, _Places]
 _Kept = jax.Array | None
 
@@ -48,29 +48,30 @@ def scanned() -> Execution:
             inputs, structure = jax.tree.flatten(clients)
             results, output_structure = jax.tree.flatten(one_output)
             taken = _places_taken(inputs, results)
-            places = {i: inputs[i] for i in taken.values()}
+            places = {i: jnp.asarray(inputs[i]) for i in taken.values()}
             rest = {i: x for i, x in enumerate(inputs) if i not in places}
 
             def step(carry: _Carry, each: _Each) -> tuple[_Carry, list[_Kept]]:
-                (total, places), (row, rest) = carry, each
-                # The barrier holds reading before writing: a row that was read as late
-                # as it is needed would have all of `places` copied for every client.
-                read = jax.lax.optimization_barrier(
-                    {i: x[row] for i, x in places.items()}
-                )
+                (total, places, read), (row, rest) = carry, each
                 client = [read[i] if i in read else rest[i] for i in range(len(inputs))]
                 summand, output = client_fn(
                     shared, jax.tree.unflatten(structure, client)
                 )
                 new = jax.tree.leaves(output)
-                places = {i: places[i].at[row].set(new[j]) for j, i in taken.items()}
+                places = {i: _put(places[i], new[j], row) for j, i in taken.items()}
+                # The next client is read here, from what has just been written to. Were
+                # a client read from what it is then written to, XLA could put reading
+                # off until after the writing, and would copy all of `places` for it.
+                read = {i: _at(x, row + 1) for i, x in places.items()}
                 kept = [None if j in taken else x for j, x in enumerate(new)]
-                return (jax.tree.map(jnp.add, total, widened(summand)), places), kept
+                total = jax.tree.map(jnp.add, total, widened(summand))
+                return (total, places, read), kept
 
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), like)
             rows = jnp.arange(_num_clients(clients), dtype=jnp.int32)
-            (total, places), kept = jax.lax.scan(
-                step, (widened(zeros), places), (rows, rest)
+            read = {i: _at(x, 0) for i, x in places.items()}
+            (total, places, _), kept = jax.lax.scan(
+                step, (widened(zeros), places, read), (rows, rest)
             )
             outputs = [
                 places[taken[j]] if j in taken else x for j, x in enumerate(kept)
@@ -236,6 +237,15 @@ def _shapes(
 def _summand(client_fn: ClientFn, shared: PyTree, clients: PyTree) -> PyTree:
     summand, _ = _shapes(client_fn, shared, clients)
     return summand
+
+
+def _at(x: jax.Array, row: jax.typing.ArrayLike) -> jax.Array:
+    # Behind the last row it is the last one, which nobody looks at.
+    return jax.lax.dynamic_index_in_dim(x, row, keepdims=False)
+
+
+def _put(x: jax.Array, new: jax.Array, row: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(x, new, row, axis=0)
 
 
 def _places_taken(

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from fedjax_comp.base import Algorithm, PyTree
 from fedjax_comp.metrics import Ledger, Row
+from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.report.events import Events
 from fedjax_comp.run_directory import RunDirectory
@@ -39,6 +40,8 @@ class Live:
       ledger: the totals so far; hooks may add to it.
       exits: closes what hooks have opened, however the run ends.
       changes: what differs from the machine and the code of the first start, in words.
+      store: the clients' states, where they are kept on disk: `TrainState.clients` is
+        then an `Index` and no hook can look into them; else None.
       stop: set by a hook, it ends the run after the dispatch in progress, with a
         checkpoint: the same command resumes there.
     """
@@ -49,6 +52,7 @@ class Live:
     ledger: Ledger
     exits: contextlib.ExitStack
     changes: Sequence[str] = ()
+    store: Prefetch | None = None
     stop: bool = False
 
     def is_due(self, period: int) -> bool:

@@ -14,15 +14,16 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from fedjax_comp import distributed
 from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import saved
+from fedjax_comp.client_store import empty_index
 from fedjax_comp.hooks import Hook, Live, events_kept
 from fedjax_comp.metrics import (
     Ledger,
@@ -31,6 +32,7 @@ from fedjax_comp.metrics import (
     interpolated_rounds_to_target,
     to_target,
 )
+from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.process import (
     Terminated,
@@ -39,13 +41,18 @@ from fedjax_comp.process import (
     stopped_by_signal,
 )
 from fedjax_comp.progress import shown
+from fedjax_comp.rounds import (
+    compile_placed,
+    device_rounds,
+    is_eager,
+    stored_rounds,
+)
 from fedjax_comp.run_directory import Json, RunDirectory
 from fedjax_comp.training import (
-    Dispatch,
     Evaluation,
     TrainState,
-    init_state,
-    round_program,
+    first_state,
+    for_everyone,
 )
 from fedjax_comp.wire.accounting import dense_bits
 
@@ -54,8 +61,6 @@ __all__ = ["Hook", "Live", "Problem", "Schedule", "params_sha256", "run"]
 MAX_ROUNDS_PER_DISPATCH = 64
 SECONDS_PER_DISPATCH = 2.0
 """A dispatch is cut after about this long, so that the progress bar moves."""
-
-Step = Callable[[TrainState, int], tuple[TrainState, Dispatch]]
 
 
 def run(
@@ -66,6 +71,7 @@ def run(
     *,
     hooks: Sequence[Hook] = (),
     show_progress: bool = True,
+    client_store: Literal["device", "disk"] = "device",
 ) -> tuple[Ledger, PyTree, Json]:
     """Runs, or resumes, to the end.
 
@@ -79,15 +85,28 @@ def run(
         trackers of your own. Those that every run has are called before these
         (checkpoints, rows, audits) or after them (events, progress).
       show_progress: draw a progress bar on standard error.
+      client_store: where clients' states are between their rounds. On "disk", in
+        `DIR/clients.rows`, only those of a cohort take memory; rounds are then
+        dispatched one by one, and every bit is the same.
 
     Returns:
       The ledger, the final parameters, and the measured part of the summary; the same
       in every process.
 
     Raises:
-      ValueError: when processes were given different problems.
+      RunDirectoryError: for a directory, or a client's row in it, that is damaged.
+      ValueError: when processes were given different problems; for a `client_store`
+        that is neither, or that is on disk with several processes.
       fedjax_comp.distributed.PeerLost: when another process has ended.
     """
+    if client_store not in ("device", "disk"):
+        raise ValueError(f"Expected client_store={client_store!r} 'device' or 'disk'.")
+    on_disk = client_store == "disk"
+    if on_disk and distributed.count() > 1:
+        raise ValueError(
+            "Expected client_store='device' with several processes: a store on disk is "
+            "read and written by one."
+        )
     every_hook = [
         saved(),
         recorded_start(),
@@ -99,7 +118,9 @@ def run(
     ]
     for hook in every_hook:
         problem = problem._replace(algorithm=hook.wrap(problem.algorithm))
-    state = init_state(key, problem.algorithm, problem.params, problem.num_clients)
+    state = first_state(key, problem.algorithm, problem.params)
+    if not on_disk:
+        state = for_everyone(state, problem.num_clients)
     with distributed.in_step(), distributed.lost_peers_named():
         if distributed.count() > 1:
             given = {"data": problem.data, "test": problem.test}
@@ -107,7 +128,7 @@ def run(
             digests = {name: params_sha256(tree) for name, tree in given.items()}
             distributed.require_same("data and parameters", digests)
         if distributed.is_first():
-            return _lead(directory, problem, schedule, state, every_hook)
+            return _lead(directory, problem, schedule, state, every_hook, on_disk)
         return _follow(problem, state)
 
 
@@ -117,10 +138,15 @@ def _lead(
     schedule: Schedule,
     state: TrainState,
     hooks: Sequence[Hook],
+    on_disk: bool,
 ) -> tuple[Ledger, PyTree, Json]:
     untrained = params_sha256(problem.algorithm.params(state.server))
     with contextlib.ExitStack() as exits:
         live = Live(directory, problem, schedule, Ledger(), exits)
+        if on_disk:
+            store = Prefetch(directory.path, state.clients, problem.num_clients)
+            live.store = exits.enter_context(store)
+            state = state._replace(clients=empty_index(problem.num_clients))
         for hook in hooks:
             state = hook.begin(live, state)
         state, compile_seconds = _drive(live, state, hooks)
@@ -140,7 +166,7 @@ def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
     with noted_signal() as asked_to_stop:
         most = distributed.hear()["most"]
         state = distributed.share(state)
-        step, state = _compile_rounds(problem, state, most)
+        step, state = device_rounds(problem, state, most)
         evaluate = _compile_evaluation(problem, state)
         while True:
             order = distributed.hear()
@@ -164,14 +190,17 @@ def _drive(
     schedule, ledger = live.schedule, live.ledger
     # A dispatch returns the messages of its last round only, and orders are given
     # before each dispatch: whoever needs every round has it alone.
-    alone = any(hook.every == 1 for hook in hooks)
+    alone = live.store is not None or any(hook.every == 1 for hook in hooks)
     most = 1 if alone else MAX_ROUNDS_PER_DISPATCH
     distributed.tell({"do": "begin", "most": most})
     state = distributed.share(state)
     periods = [schedule.eval_every, schedule.checkpoint_every]
     periods = [each for each in (*periods, *(hook.every for hook in hooks)) if each]
     started = time.perf_counter()
-    step, state = _compile_rounds(live.problem, state, most)
+    if live.store is None:
+        step, state = device_rounds(live.problem, state, most)
+    else:
+        step, state = stored_rounds(live.problem, state, live.store)
     evaluate = _compile_evaluation(live.problem, state)
     compile_seconds = time.perf_counter() - started
     clock, before = time.perf_counter(), ledger.seconds
@@ -222,21 +251,6 @@ def _before(live: Live, hooks: Sequence[Hook], state: TrainState) -> TrainState:
     return state
 
 
-def _compile_rounds(
-    problem: Problem, state: TrainState, max_rounds: int
-) -> tuple[Step, TrainState]:
-    program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
-    if is_eager():  # to look into a round, op by op
-        return lambda state, n: program(state, problem.data, jnp.int32(n)), state
-    compiled, put = _compile(program, state, problem.data, jnp.int32(1), donate=0)
-    state, data = put(0, state), put(1, problem.data)
-
-    def step(state: TrainState, num_rounds: int) -> tuple[TrainState, Dispatch]:
-        return compiled(put(0, state), data, put(2, jnp.int32(num_rounds)))
-
-    return step, state
-
-
 def _compile_evaluation(
     problem: Problem, state: TrainState
 ) -> Callable[[PyTree], Evaluation]:
@@ -244,41 +258,13 @@ def _compile_evaluation(
     params = jax.eval_shape(problem.algorithm.params, state.server)
     if is_eager():
         return lambda params: problem.evaluate(params, problem.test)
-    compiled, put = _compile(problem.evaluate, params, problem.test)
+    compiled, put = compile_placed(problem.evaluate, params, problem.test)
     test = put(1, problem.test)
 
     def evaluate(params: PyTree) -> Evaluation:
         return compiled(put(0, params), test)
 
     return evaluate
-
-
-def _compile(
-    program: Callable[..., PyTree], *arguments: PyTree, donate: int | None = None
-) -> tuple[jax.stages.Compiled, Callable[[int, PyTree], PyTree]]:
-    """A compiled program, and `(number, argument) -> argument` where it wants it."""
-    given = () if donate is None else (donate,)
-    jitted = functools.partial(jax.jit, program, donate_argnums=given, keep_unused=True)
-    place = distributed.everywhere()
-    if place is None:
-        compiled = jitted().lower(*arguments).compile()
-    else:
-        shapes = jax.eval_shape(lambda *x: x, *arguments)
-        whole = jitted(in_shardings=place, out_shardings=place)
-        compiled = whole.lower(*shapes).compile()
-    places, _ = compiled.input_shardings
-
-    def put(number: int, argument: PyTree) -> PyTree:
-        if place is not None:
-            return distributed.to_all(argument)
-        return jax.device_put(argument, places[number])
-
-    return compiled, put
-
-
-def is_eager() -> bool:
-    """Whether JAX_DISABLE_JIT asks for no compilation."""
-    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
 
 
 def _next_limit(num_rounds: int, seconds: float, most: int) -> int:
@@ -359,6 +345,7 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "compile_seconds": compile_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "params_sha256": params_sha256(params),
+        **({} if live.store is None else live.store.measured()),
     }
 
 

@@ -5,6 +5,7 @@
     figures/        PNG                              events/        TensorBoard
     checkpoints/    orbax                            audit/         with --audit_log
     starts.jsonl    versions, devices at each start  .lock          one process only
+    clients.rows    clients' states, with --client_store=disk
 
 Every file is written under another name and renamed, so a reader or a killed run never
 sees half of one (`metrics.jsonl` grows by whole lines and is rewritten on resuming).

@@ -40,7 +40,8 @@ class TrainState(NamedTuple):
       key: the run's key; round `t` uses `fold_in(key, t)`.
       round: rounds done, int32 scalar.
       server: the algorithm's server state.
-      clients: one client state a client, leading axis `K`.
+      clients: one client state a client, leading axis `K`. Where a run keeps them on
+        disk: the store's `Index` on the host, `Seated` in a dispatch.
     """
 
     key: jax.Array
@@ -81,14 +82,24 @@ def init_state(
     Raises:
       ValueError: for a key that `fedjax_comp.keys.check_key` refuses.
     """
+    return for_everyone(first_state(key, algorithm, params), num_clients)
+
+
+def first_state(key: jax.Array, algorithm: Algorithm, params: PyTree) -> TrainState:
+    """`init_state` whose `clients` are the template of one client, without an axis."""
     init_key, run_key = jax.random.split(check_key(key))
     server, template = algorithm.init(init_key, params)
     # A copy, because the round program donates its state and `params` is the caller's.
     server = jax.tree.map(jnp.copy, server)
+    return TrainState(run_key, jnp.zeros((), jnp.int32), server, template)
+
+
+def for_everyone(state: TrainState, num_clients: int) -> TrainState:
+    """A `first_state` with a copy of the template for each of `K` clients."""
     clients = jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), template
+        lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), state.clients
     )
-    return TrainState(run_key, jnp.zeros((), jnp.int32), server, clients)
+    return state._replace(clients=clients)
 
 
 def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sampler:
@@ -161,9 +172,11 @@ def next_cohort(
     return invited
 
 
-def round_program(
-    algorithm: Algorithm, sample: Sampler, *, max_rounds: int
-) -> Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Dispatch]]:
+Program = Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Dispatch]]
+"""`(state, data, num_rounds) -> (state, Dispatch)`, as `round_program` makes it."""
+
+
+def round_program(algorithm: Algorithm, sample: Sampler, *, max_rounds: int) -> Program:
     """The function of one dispatch, ready to be jitted with its state donated.
 
     Args:
@@ -191,6 +204,72 @@ def round_program(
             clients,
         )
         return TrainState(state.key, state.round + 1, server, everyone), info
+
+    return _dispatched(one_round, max_rounds)
+
+
+class Seated(NamedTuple):
+    """The clients of one round alone, in the order of its cohort.
+
+    Attributes:
+      ids: int32 `[C]`.
+      states: their states, `[C, ...]`.
+    """
+
+    ids: jax.Array
+    states: PyTree
+
+
+def cohort_program(algorithm: Algorithm, sample: Sampler) -> Program:
+    """`round_program` for one round, of a state that holds its cohort's clients only.
+
+    Args:
+      algorithm: what to run.
+      sample: draws the cohort; `cohort_ids` says beforehand whom it will draw.
+
+    Returns:
+      `(state, data, num_rounds) -> (state, Dispatch)`, with `state.clients` a `Seated`.
+      It is for the caller to bring the states of those whom the sampler will draw; the
+      `ids` that come back are those it drew. Of more than one round one is run. All
+      else, and every bit, is that of `round_program`.
+    """
+
+    def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
+        sample_key, round_key = _round_keys(state.key, state.round)
+        cohort = sample(sample_key, state.round, data)
+        server, clients, info = algorithm.round(
+            round_key, state.server, state.clients.states, cohort
+        )
+        seated = Seated(cohort.clients.client_id, clients)
+        return TrainState(state.key, state.round + 1, server, seated), info
+
+    return _dispatched(one_round, max_rounds=1)
+
+
+def cohort_ids(
+    sample: Sampler,
+) -> Callable[[jax.Array, jax.Array, PyTree], jax.Array]:
+    """Who is in a round, int32 `[C]`, and nothing else of it; to be jitted.
+
+    Args:
+      sample: the sampler of the run.
+
+    Returns:
+      `(key, round, data) -> ids`, of `TrainState.key` and `TrainState.round`.
+    """
+
+    def ids(key: jax.Array, round_index: jax.Array, data: PyTree) -> jax.Array:
+        sample_key, _ = _round_keys(key, round_index)
+        return sample(sample_key, round_index, data).clients.client_id
+
+    return ids
+
+
+def _dispatched(
+    one_round: Callable[[TrainState, PyTree], tuple[TrainState, RoundInfo]],
+    max_rounds: int,
+) -> Program:
+    """Up to so many rounds one after another, and what is observed of each."""
 
     def run(
         state: TrainState, data: PyTree, num_rounds: jax.Array

@@ -83,6 +83,32 @@ def test_scan_holds_one_client_at_a_time():
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 4 * wide
 
 
+@pytest.mark.parametrize("strategy", [scanned(), sharded()])
+def test_a_cohorts_states_are_held_once(strategy):
+    """What a client hands back lies where it was read, and no other copy is made."""
+    wide = 10_000
+    cohort = {"order": jnp.arange(40.0), "memory": jnp.ones((40, wide))}
+
+    def one(shared, client):
+        memory = client["memory"] + shared * client["order"]
+        # An output that fits no input, and one of the dtype of an input, not its shape.
+        return memory, (
+            client["order"] > 3,
+            memory[::-1] - client["memory"],
+            memory[:2],
+        )
+
+    step = jax.jit(strategy(one), donate_argnums=1).lower(2.0, cohort).compile()
+    memory = step.memory_analysis()
+    assert memory.temp_size_in_bytes < 8 * 4 * wide
+    total, (large, turned, first) = step(2.0, jax.tree.map(jnp.copy, cohort))
+    order = np.arange(40.0)
+    np.testing.assert_allclose(total, np.full(wide, (1 + 2 * order).sum()))
+    np.testing.assert_array_equal(large, order > 3)
+    np.testing.assert_array_equal(turned, np.tile(2 * order[:, None], wide))
+    np.testing.assert_array_equal(first, np.tile(1 + 2 * order[:, None], 2))
+
+
 @pytest.mark.parametrize("axis_type", [None, AxisType.Auto, AxisType.Explicit])
 def test_a_mesh_of_any_axis_type(axis_type):
     types = {} if axis_type is None else {"axis_types": (axis_type,)}

@@ -38,12 +38,17 @@ TIMED = {
     "client_steps_per_second",
     "compile_seconds",
     "peak_memory_bytes",
+    "client_store_wait_seconds",
 }
+ON_DISK = ["--client_store=disk"]
 
 
-def start(workdir):
+def start(workdir, flags=()):
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.fed_avg", f"--workdir={workdir}", *FLAGS],
+        [
+            *(sys.executable, "-m", "experiments.fed_avg", f"--workdir={workdir}"),
+            *(*FLAGS, *flags),
+        ],
         cwd=ROOT,
         env={
             **os.environ,
@@ -58,8 +63,8 @@ def start(workdir):
     )
 
 
-def finish(workdir):
-    process = start(workdir)
+def finish(workdir, flags=()):
+    process = start(workdir, flags)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     return out
@@ -82,20 +87,31 @@ def wait_for_rounds(workdir, process, rounds):
         time.sleep(0.002)
 
 
-def test_sigkill_and_resume_is_bit_identical(tmp_path, capsys):
-    finish(tmp_path / "whole")
-    killed = tmp_path / "killed"
-    # Before there is a checkpoint, and between or while saving. `make soak` kills at
-    # random, while importing and compiling as well.
-    for rounds in (3, 22):
-        process = start(killed)
-        wait_for_rounds(killed, process, rounds)
+def finish_killed(workdir, flags, after):
+    for rounds in after:
+        process = start(workdir, flags)
+        wait_for_rounds(workdir, process, rounds)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    finish(killed)
+    finish(workdir, flags)
+
+
+def test_sigkill_and_resume_is_bit_identical(tmp_path, capsys):
+    finish(tmp_path / "whole")
+    killed, on_disk = tmp_path / "killed", tmp_path / "on_disk"
+    # Before there is a checkpoint, and between or while saving. `make soak` kills at
+    # random, while importing and compiling as well.
+    finish_killed(killed, [], (3, 22))
     assert outcome(killed) == outcome(tmp_path / "whole")
     assert outcome(killed)[0]["audit_failures"] == 0
     assert outcome(killed)[0]["audited_messages"] == 3 * (4 + 1)
+
+    # The same with clients on disk, in every bit but for what is said of the disk.
+    finish_killed(on_disk, ON_DISK, (22,))
+    summary, rows = outcome(on_disk)
+    assert summary.pop("client_store_clients") == 20
+    assert summary.pop("client_store_bytes") == 20 * 4096
+    assert (summary, rows) == outcome(tmp_path / "whole")
 
     before = {p: p.stat().st_mtime_ns for p in killed.rglob("*") if p.is_file()}
     main(["", f"--workdir={killed}", *FLAGS])

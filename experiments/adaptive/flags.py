@@ -43,7 +43,7 @@ QUICK = {
 
 def define_run() -> flags.FlagValues:
     """The flags of one run, not yet parsed."""
-    values = without(common_flags(**DEFAULTS), *AUDITS, "uplink")
+    values = without(common_flags(**DEFAULTS), *AUDITS, "uplink", "client_store")
     flags.DEFINE_string("method", "fixed-1", "What sets budgets.", flag_values=values)
     _define_rungs(values)
     return values
@@ -60,9 +60,15 @@ def _define_rungs(values: flags.FlagValues) -> None:
 
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.adaptive`, not yet parsed."""
-    # The experiment sets links, compressor and report goal itself.
+    # The experiment sets links, compressor and report goal itself, and its simulated
+    # links write orders into clients' states on the device.
     values = without(
-        common_flags(**DEFAULTS), *AUDITS, "uplink", "network", "report_goal"
+        common_flags(**DEFAULTS),
+        *AUDITS,
+        "uplink",
+        "network",
+        "report_goal",
+        "client_store",
     )
     flags.DEFINE_multi_string(
         "method",

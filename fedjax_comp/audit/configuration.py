@@ -31,6 +31,7 @@ UNCOMMITTED = SPEED_ONLY_FLAGS | {
     "audit_every",
     "audit_log",
     "checkpoint_every",
+    "client_store",
     "num_rounds",
     "run_id",
 }

@@ -22,6 +22,7 @@ from fedjax_comp.experiment.outcome import settings_of
 from fedjax_comp.experiment.problem import (
     build_schedule,
     check_audits,
+    client_store,
     initial_key,
     log_hooks,
 )
@@ -124,6 +125,7 @@ def _execute(
         return finished
     distributed.tell({"do": "run"})
     check_audits(values)
+    client_store(values)
     schedule = build_schedule(values)
     problem, clock_hooks = _on_clock(values, build_problem(), clock)
     _, run_key = initial_key(values)
@@ -135,6 +137,7 @@ def _execute(
         run_key,
         hooks=[*clock_hooks, *log_hooks(name, values)],
         show_progress=values.progress,
+        client_store=client_store(values),
     )
     summary = {
         "experiment": name,

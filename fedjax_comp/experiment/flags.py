@@ -260,6 +260,17 @@ def common_flags(**defaults: object) -> flags.FlagValues:
     whole(
         "cohort_size", 10, "Clients in a round, C.", flag_values=values, lower_bound=1
     )
+    # None and not "device", so that directories from before this flag can be resumed.
+    flags.DEFINE_enum(
+        "client_store",
+        None,
+        ["device", "disk"],
+        "Where clients' states (error-feedback memory, ...) are between their rounds: "
+        "on the device (the default), all K of them, or on disk in DIR/clients.rows, "
+        "where only those who have taken part take space and a cohort alone takes "
+        "memory. The results are the same, bit for bit.",
+        flag_values=values,
+    )
     whole("local_epochs", 1, "Local epochs, E.", flag_values=values, lower_bound=1)
     text(
         "server_optimizer",

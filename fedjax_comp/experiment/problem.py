@@ -1,13 +1,13 @@
 """From flags to what a federated experiment is made of: data, task, links, schedule."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from fedjax_comp import data
+from fedjax_comp import data, distributed
 from fedjax_comp.audit.configuration import check_run_id
 from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.keys import load_or_make, load_signer
@@ -52,6 +52,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
             f"--num_clients={values.num_clients}."
         )
     build_schedule(values)
+    client_store(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
     downlink = build("downlink", values.downlink)
@@ -108,6 +109,30 @@ def build_schedule(values: flags.FlagValues) -> Schedule:
         target_accuracy=target,
         stop_at_target=stop,
     )
+
+
+def client_store(values: flags.FlagValues) -> Literal["device", "disk"]:
+    """Where the flags keep clients' states.
+
+    Raises:
+      UsageError: for a store on disk together with simulated links or devices.
+    """
+    on_disk = "client_store" in values and values.client_store == "disk"
+    if not on_disk:
+        return "device"
+    if distributed.count() > 1:
+        raise UsageError(
+            "--client_store=disk is for one process: its file is read and written by "
+            "one; leave it out with several."
+        )
+    for name in ("network", "devices"):
+        if name in values and values[name].value:
+            raise UsageError(
+                f"--client_store=disk with --{name}: simulated links and devices write "
+                "their orders into all clients' states between two rounds, which is "
+                "done on the device only; leave one of the two out."
+            )
+    return "disk"
 
 
 def keeps_messages(values: flags.FlagValues) -> bool:

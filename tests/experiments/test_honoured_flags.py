@@ -24,7 +24,10 @@ REFUSED = {
     "fed_avg.compare": (OF_A_FEDERATION, ()),
     "frontier": (OF_A_FEDERATION, ()),
     "fed_dlr": (OF_A_FEDERATION, ()),
-    "adaptive": (OF_A_FEDERATION, (*AUDITS, "network", "report_goal", "uplink")),
+    "adaptive": (
+        OF_A_FEDERATION,
+        (*AUDITS, "network", "report_goal", "uplink", "client_store"),
+    ),
     "data_quantization": (
         OF_A_FEDERATION,
         ("uplink", "client_optimizer", *TARGET),
@@ -107,6 +110,8 @@ def test_a_mistake_leaves_nothing_behind(experiment, flag, tmp_path, capsys):
         ("--concurrency=3", "--concurrency"),
         ("--dp_delta=0.1", "needs --dp_clip"),
         ("--target_accuracy=2", "--target_accuracy=2"),
+        ("--client_store=disk --devices=mixed()", "--devices: simulated links and"),
+        ("--client_store=tape", "--client_store"),
     ],
 )
 def test_a_flag_without_its_companion_is_refused(tmp_path, capsys, flag, expected):

@@ -43,6 +43,7 @@ QUICK = ("--quick", "--noprogress")
 COMMANDS = {
     "fed_avg": ("fed_avg", *SMALL),
     "fed_avg, log": ("fed_avg", *SMALL, "--audit_log"),
+    "fed_avg, disk": ("fed_avg", *SMALL, "--client_store=disk"),
     "fed_avg, links": (
         "fed_avg",
         *SMALL,

@@ -1,0 +1,143 @@
+"""Rounds as the host dispatches them: compiled once, their arguments where they belong.
+
+`device_rounds` are for a state that is on the devices. `stored_rounds` are for one
+whose clients lie in a store (`fedjax_comp.prefetch`): it knows who is in a round before
+it has begun, since cohorts depend on the key and the number of a round alone.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjax_comp import distributed
+from fedjax_comp.base import PyTree
+from fedjax_comp.prefetch import Prefetch
+from fedjax_comp.problem import Problem
+from fedjax_comp.training import (
+    Dispatch,
+    Program,
+    Seated,
+    TrainState,
+    cohort_ids,
+    cohort_program,
+    round_program,
+)
+
+Step = Callable[[TrainState, int], tuple[TrainState, Dispatch]]
+"""`(state, num_rounds) -> (state, Dispatch)`; the state is taken."""
+
+
+def is_eager() -> bool:
+    """Whether JAX_DISABLE_JIT asks for no compilation."""
+    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
+
+
+def compiled_program(
+    program: Program, data: PyTree, state: TrainState
+) -> tuple[Step, TrainState]:
+    """Compiles a program for arguments such as these.
+
+    Args:
+      program: of `fedjax_comp.training`.
+      data: what its sampler draws from.
+      state: of the shapes it will have.
+
+    Returns:
+      The step, and the state where the program wants it.
+    """
+    if is_eager():  # to look into a round, op by op
+        return lambda state, n: program(state, data, jnp.int32(n)), state
+    compiled, put = compile_placed(program, state, data, jnp.int32(1), donate=0)
+    state, data = put(0, state), put(1, data)
+
+    def step(state: TrainState, num_rounds: int) -> tuple[TrainState, Dispatch]:
+        return compiled(put(0, state), data, put(2, jnp.int32(num_rounds)))
+
+    return step, state
+
+
+def compile_placed(
+    program: Callable[..., PyTree], *arguments: PyTree, donate: int | None = None
+) -> tuple[jax.stages.Compiled, Callable[[int, PyTree], PyTree]]:
+    """A compiled program, and `(number, argument) -> argument` where it wants it."""
+    given = () if donate is None else (donate,)
+    jitted = functools.partial(jax.jit, program, donate_argnums=given, keep_unused=True)
+    place = distributed.everywhere()
+    if place is None:
+        compiled = jitted().lower(*arguments).compile()
+    else:
+        shapes = jax.eval_shape(lambda *x: x, *arguments)
+        whole = jitted(in_shardings=place, out_shardings=place)
+        compiled = whole.lower(*shapes).compile()
+    places, _ = compiled.input_shardings
+
+    def put(number: int, argument: PyTree) -> PyTree:
+        if place is not None:
+            return distributed.to_all(argument)
+        return jax.device_put(argument, places[number])
+
+    return compiled, put
+
+
+def device_rounds(
+    problem: Problem, state: TrainState, max_rounds: int
+) -> tuple[Step, TrainState]:
+    """Compiles up to so many rounds of a state that is on the devices."""
+    program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
+    return compiled_program(program, problem.data, state)
+
+
+def stored_rounds(
+    problem: Problem, state: TrainState, store: Prefetch
+) -> tuple[Step, TrainState]:
+    """Compiles the rounds of a run whose clients lie in a store.
+
+    Args:
+      problem: what is run.
+      state: the run's; its `clients` are the store's index and stay what they are.
+      store: the clients' states.
+
+    Returns:
+      A step of one round, however many are asked for, and the state.
+    """
+    draw = cohort_ids(problem.sample)
+    draw = draw if is_eager() else jax.jit(draw)
+    index = state.clients
+    # By value: the state moves between devices, and each place would be compiled.
+    words = jnp.asarray(np.asarray(jax.random.key_data(state.key)))
+    key = jax.random.wrap_key_data(words, impl=jax.random.key_impl(state.key))
+
+    @functools.lru_cache(maxsize=2)  # this round's and the next one's
+    def drawn(round_index: int) -> np.ndarray:
+        return np.asarray(draw(key, jnp.int32(round_index), problem.data))
+
+    def seated(ids: np.ndarray) -> Seated:
+        states = store.take(ids)
+        if is_eager():  # compiled programs take NumPy's arrays where they want them
+            states = jax.tree.map(jnp.asarray, states)
+        return Seated(jnp.asarray(ids), states)
+
+    program = cohort_program(problem.algorithm, problem.sample)
+    begun = state._replace(clients=seated(drawn(int(state.round))))
+    run_one, begun = compiled_program(program, problem.data, begun)
+
+    def step(state: TrainState, num_rounds: int) -> tuple[TrainState, Dispatch]:
+        del num_rounds
+        round_index = int(state.round)
+        ids = drawn(round_index)
+        state = state._replace(clients=seated(ids))
+        store.ask(drawn(round_index + 1), ids)
+        after, dispatch = run_one(state, 1)
+        del state  # NumPy's copy of the cohort
+        store.give(ids, after.clients.states)
+        if not np.array_equal(after.clients.ids, ids):
+            raise RuntimeError(
+                f"The sampler drew other clients for round {round_index} within the "
+                "round than before it: it depends on more than its arguments."
+            )
+        return after._replace(clients=index), dispatch
+
+    return step, begun._replace(clients=index)
