@@ -122,11 +122,10 @@ def run(
     if not on_disk:
         state = for_everyone(state, problem.num_clients)
     with distributed.in_step(), distributed.lost_peers_named():
-        if distributed.count() > 1:
-            given = {"data": problem.data, "test": problem.test}
-            given["params"] = problem.params
-            digests = {name: params_sha256(tree) for name, tree in given.items()}
-            distributed.require_same("data and parameters", digests)
+        distributed.require_same_arrays(
+            "data and parameters",
+            {"data": problem.data, "test": problem.test, "params": problem.params},
+        )
         if distributed.is_first():
             return _lead(directory, problem, schedule, state, every_hook, on_disk)
         return _follow(problem, state)

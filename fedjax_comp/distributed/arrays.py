@@ -1,0 +1,110 @@
+"""Arrays that all processes have: whole on every device, or the first one's."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from fedjax_comp.base import PyTree
+from fedjax_comp.distributed.members import count
+from fedjax_comp.distributed.orders import lost_peers_named, require_same, tell
+from fedjax_comp.execution import device_mesh
+
+
+def everywhere() -> NamedSharding | None:
+    """Arrays whole on every device of all processes; None in one process."""
+    if count() == 1:
+        return None
+    return NamedSharding(device_mesh(), PartitionSpec())
+
+
+def to_all(tree: PyTree) -> PyTree:
+    """Arrays that every process has for itself, alike, as ones whole on every device.
+
+    Arrays that are so already stay as they are.
+    """
+    place = everywhere()
+    if place is None:
+        return tree
+
+    def put(x: jax.Array) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return x
+        copies = [jax.device_put(x, device) for device in place.addressable_devices]
+        return jax.make_array_from_single_device_arrays(x.shape, place, copies)
+
+    return _with_words(put, tree)
+
+
+def to_here(tree: PyTree) -> PyTree:
+    """Arrays whole on every device as ones on a device of this process; no copy."""
+    if count() == 1:
+        return tree
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def share(tree: PyTree) -> PyTree:
+    """The first process's arrays, in all of them; others give some of the same shapes.
+
+    Raises:
+      PeerLost: when it cannot be reached.
+    """
+    if count() == 1:
+        return tree
+
+    def one(x: jax.Array) -> jax.Array:
+        return jnp.asarray(multihost_utils.broadcast_one_to_all(np.asarray(x)))
+
+    with lost_peers_named():
+        return _with_words(one, tree)
+
+
+def _with_words(change: Callable[[jax.Array], jax.Array], tree: PyTree) -> PyTree:
+    """A function of arrays on every leaf, on the words of those that are keys."""
+
+    def one(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return change(x)
+        words = change(jax.random.key_data(x))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(one, tree)
+
+
+def changed(change: Callable[[PyTree], PyTree], state: PyTree) -> PyTree:
+    """A state after the first process alone has changed it; the others are told.
+
+    Args:
+      change: what it does, to arrays of this process.
+      state: whole on every device.
+    """
+    if count() == 1:
+        return change(state)
+    here = to_here(state)
+    new = change(here)
+    before, after = jax.tree.leaves(here), jax.tree.leaves(new)
+    if all(a is b for a, b in zip(before, after, strict=True)):
+        return state
+    tell({"do": "state"})
+    return share(new)
+
+
+def require_same_arrays(what: str, trees: Mapping[str, PyTree]) -> None:
+    """As `require_same`, for arrays: their digests are compared."""
+    if count() == 1:
+        return
+
+    def digest(tree: PyTree) -> str:
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(tree):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                leaf = jax.random.key_data(leaf)
+            found.update(f"{leaf.shape} {leaf.dtype}".encode())
+            found.update(np.asarray(leaf).tobytes())
+        return found.hexdigest()
+
+    require_same(what, {name: digest(tree) for name, tree in trees.items()})
