@@ -23,6 +23,11 @@ import math
 import re
 from collections.abc import Iterator
 
+from experiments.benchmark.hlo_collectives import (
+    devices_of,
+    received_type,
+    sent_bytes,
+)
 from experiments.benchmark.hlo_convolution import convolution_flops
 from experiments.benchmark.hlo_reads import shares_read
 from experiments.benchmark.hlo_text import (
@@ -79,6 +84,8 @@ class Cost:
       main_bytes: of these, in main memory.
       collectives: bytes of the results of each kind of collective, a device's own.
       unknown_loops: loops that count once because their length is not in the text.
+      sent: bytes that leave a device in each kind of collective, on average and without
+        what fills up tiles (`hlo_collectives`).
     """
 
     flops: float = 0.0
@@ -86,18 +93,16 @@ class Cost:
     main_bytes: float = 0.0
     collectives: dict[str, float] = dataclasses.field(default_factory=dict)
     unknown_loops: int = 0
+    sent: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def __add__(self, other: "Cost") -> "Cost":
-        kinds = {*self.collectives, *other.collectives}
         return Cost(
             self.flops + other.flops,
             self.num_bytes + other.num_bytes,
             self.main_bytes + other.main_bytes,
-            {
-                kind: self.collectives.get(kind, 0) + other.collectives.get(kind, 0)
-                for kind in sorted(kinds)
-            },
+            _added(self.collectives, other.collectives),
             self.unknown_loops + other.unknown_loops,
+            _added(self.sent, other.sent),
         )
 
     def times(self, count: int) -> "Cost":
@@ -108,7 +113,13 @@ class Cost:
             self.main_bytes * count,
             {kind: size * count for kind, size in self.collectives.items()},
             self.unknown_loops,
+            {kind: size * count for kind, size in self.sent.items()},
         )
+
+
+def _added(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    kinds = sorted({*ours, *theirs})
+    return {kind: ours.get(kind, 0) + theirs.get(kind, 0) for kind in kinds}
 
 
 class Program:
@@ -125,6 +136,7 @@ class Program:
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.roots: dict[str, str] = {}
         self.entry = ""
+        self.devices = devices_of(text.partition("\n")[0])
         # Caches of this program alone, which go when it goes.
         self._cost = functools.cache(self._cost_once)
         self._shares = functools.cache(self._shares_once)
@@ -173,7 +185,9 @@ class Program:
         size = sum(part for part, _ in moved)
         main = sum(part for part, array in moved if in_main_memory(array))
         if kind in COLLECTIVES:
-            return Cost(0.0, size, main, {kind: _received(one)})
+            received = {kind: type_bytes(received_type(one))}
+            sent = {kind: sent_bytes(one, self.devices)}
+            return Cost(0.0, size, main, received, sent=sent)
         return Cost(self._flops(where, one), size, main)
 
     def _loop(self, where: str, loop: Instruction) -> Cost:
@@ -296,11 +310,3 @@ class Program:
 
     def _cost_of_fused_once(self, name: str) -> float:
         return sum(self._flops(name, one) for one in self.computations[name].values())
-
-
-def _received(one: Instruction) -> float:
-    """Bytes of a collective's result; of a started one the last array is that."""
-    if not one.opcode.endswith("-start") or not one.result.startswith("("):
-        return type_bytes(one.result)
-    big = [array for array in arrays_of(one.result) if dimensions(array)]
-    return type_bytes(" ".join(big[len(big) // 2 :]))

@@ -91,7 +91,33 @@ def test_collectives_are_those_of_the_program():
         out_specs=PartitionSpec(),
     )
     like = jax.ShapeDtypeStruct((jax.local_device_count(), 1000), jnp.float32)
-    assert cost(spread, like).collectives == {"all-reduce": 4000}
+    found = cost(spread, like)
+    assert found.collectives == {"all-reduce": 4000}
+    width = jax.local_device_count()
+    assert found.sent == {"all-reduce": 4000 * 2 * (width - 1) / width}
+
+
+@pytest.mark.parametrize(
+    ("line", "received", "sent"),
+    [
+        ("f32[8,5]{1,0} all-gather(%x), replica_groups={{0,1},{2,3}}", 160, 80),
+        ("f32[8,5]{1,0:T(8,128)} all-gather(%x), replica_groups={}", 4096, 120),
+        ("f32[2,5]{1,0} reduce-scatter(%x), replica_groups=[1,4]<=[4]", 40, 120),
+        ("(u8[3], u8[3]) all-to-all(%x, %x), replica_groups={{0,2},{1,3}}", 6, 3),
+        ("f32[6]{0} all-reduce(%x), replica_groups={{0,1,2}}", 24, 32),
+        ("(f32[3], f32[6]) all-gather-start(%x), replica_groups={{1,0}}", 24, 12),
+        ("u16[9]{0} collective-permute(%x), source_target_pairs={{0,1}}", 18, 18),
+    ],
+)
+def test_what_a_device_sends_and_receives(line, received, sent):
+    text = (
+        "HloModule jit_f, num_partitions=4\n\nENTRY %main (x: f32[3]) -> f32[3] {\n"
+        f"  %x = f32[3]{{0}} parameter(0)\n  ROOT %y = {line}\n}}\n"
+    )
+    found = Program(text).cost
+    (kind,) = found.sent
+    assert found.sent[kind] == pytest.approx(sent)
+    assert found.collectives[kind] == received
 
 
 TPU = """HloModule jit_f
