@@ -5,17 +5,17 @@
 
 Each line is the mean of one gradient a device: bytes in the compiled program's
 collectives beside those of the traffic that it returns, what both are of a dense
-all-reduce, and the error of the mean. For a target that is not here programs are
-compiled and not run.
+all-reduce, and the error of the mean. A second table tells what packing costs. For a
+target that is not here programs are compiled and not run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.benchmark.accelerator_targets import HERE, target_of
 from experiments.benchmark.hlo_cost import Program
@@ -32,6 +32,8 @@ from fedjax_comp.execution import CLIENTS_AXIS
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.keys import make_key
+from fedjax_comp.wire.fields import Symbols
+from fedjax_comp.wire.payload_words import from_words, num_words, to_words
 from fedjax_comp.wire.traffic import totals
 
 FLAGS = flags.FLAGS
@@ -61,7 +63,11 @@ def define_flags() -> None:
     flags.DEFINE_string("compile_for", HERE, "'here', or 'tpu:CHIP:TOPOLOGY'.")
     flags.DEFINE_integer("cpu_devices", 4, "Devices made of this CPU.", lower_bound=1)
     flags.DEFINE_enum("gradient", "2nn", list(SHAPES), "Whose shapes are averaged.")
-    flags.DEFINE_multi_string("compressor", list(COMPRESSORS), "As in --uplink.")
+    flags.DEFINE_multi_string(
+        "compressor", list(COMPRESSORS), "A compressor, as a call."
+    )
+    flags.DEFINE_multi_integer("width", [1, 3, 4, 8, 11], "Bits of packed symbols.")
+    flags.DEFINE_integer("packed", 1 << 20, "Symbols that are packed.", lower_bound=32)
     flags.DEFINE_multi_integer("rank", [1, 4], "Ranks of power_sgd_mean.")
 
 
@@ -88,7 +94,7 @@ def means(compressors: Sequence[str], ranks: Sequence[int]) -> Mapping[str, Coll
     axis = CLIENTS_AXIS
     found = {"dense all-reduce": collective_mean(identity(), axis_name=axis)}
     for text in compressors:
-        compressor = build("uplink", text)
+        compressor = build("compressor", text)
         plain = text == "identity()"
         make = sharded_mean if plain else collective_mean
         found[text] = make(compressor, axis_name=axis)
@@ -150,6 +156,28 @@ def measure(collective: Collective, mesh: Mesh, here: bool) -> Line:
     )
 
 
+def packing_row(width: int, mesh: Mesh) -> str:
+    """What packing costs: bytes read and written over those of numbers and words."""
+    count = FLAGS.packed
+    numbers = jax.ShapeDtypeStruct((count,), jnp.uint8 if width <= 8 else jnp.uint32)
+    template = jax.eval_shape(lambda x: Symbols(x, 2**width), numbers)
+    words = jax.ShapeDtypeStruct((num_words(template),), jnp.uint32)
+    placed = NamedSharding(
+        Mesh(mesh.devices.reshape(-1)[:1], mesh.axis_names), PartitionSpec()
+    )
+    least = numbers.size * numbers.dtype.itemsize + 4 * words.size
+
+    def cost(function: Callable[[PyTree], PyTree], like: PyTree) -> str:
+        jitted = jax.jit(function, in_shardings=placed, out_shardings=placed)
+        text = jitted.lower(like).compile().as_text()
+        found = Program(text or "").cost
+        return f"{found.num_bytes / least:.2f} | {found.main_bytes / least:.2f}"
+
+    packing = cost(to_words, template)
+    unpacking = cost(lambda x: from_words(template, x), words)
+    return f"| {width} | {packing} | {unpacking} |"
+
+
 def row(name: str, line: Line, dense: float) -> str:
     """A line of the table.
 
@@ -179,7 +207,8 @@ def main(argv: Sequence[str]) -> None:
     jax.config.update("jax_num_cpu_devices", FLAGS.cpu_devices)
     try:
         mesh = target_of(FLAGS.compile_for).mesh
-    except (UsageError, RuntimeError) as error:
+        compared = means(FLAGS.compressor, FLAGS.rank)
+    except (UsageError, ValueError, RuntimeError) as error:
         raise app.UsageError(str(error)) from error
     width = int(mesh.devices.size)
     n = sum(jnp.zeros(shape).size for shape in SHAPES[FLAGS.gradient])
@@ -199,9 +228,14 @@ def main(argv: Sequence[str]) -> None:
     )
     print("| " + " | ".join(columns) + " |")
     print("|" + " --- |" * len(columns))
-    for name, collective in means(FLAGS.compressor, FLAGS.rank).items():
+    for name, collective in compared.items():
         line = measure(collective, mesh, FLAGS.compile_for == HERE)
         print(row(name, line, dense), flush=True)
+    print(f"\n{FLAGS.packed} symbols packed and unpacked on one of the devices")
+    print("| bits | packing | in main memory | unpacking | in main memory |")
+    print("|" + " --- |" * 5)
+    for width in FLAGS.width:
+        print(packing_row(width, mesh), flush=True)
 
 
 if __name__ == "__main__":

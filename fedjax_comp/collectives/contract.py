@@ -73,15 +73,23 @@ def check_shared_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
       ValueError: for a key that `check_key` refuses, or that `shard_map` knows to
         differ between the devices of the axis: they would decode different numbers.
     """
-    names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
-    # Empty where `shard_map` was told not to look (`check_vma=False`).
-    if names & jax.typeof(key).manual_axis_type.varying:
+    if known_to_vary(key, axis_name):
         raise ValueError(
             f"Expected one key for all devices of axis {axis_name!r}, got one that "
             "differs between them: pass it with PartitionSpec(); devices draw noise of "
             "their own from it."
         )
     return check_key(key)
+
+
+def known_to_vary(x: jax.Array, axis_name: AxisName) -> bool:
+    """Whether `shard_map` keeps account of what differs over an axis, and `x` does.
+
+    It keeps none under `check_vma=False`, and neither does `jax.vmap`.
+    """
+    names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
+    varying: frozenset[str] = jax.typeof(x).manual_axis_type.varying
+    return bool(names & varying)
 
 
 def float_leaves(tree: PyTree) -> list[jax.Array]:

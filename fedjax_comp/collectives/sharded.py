@@ -29,6 +29,7 @@ from fedjax_comp.collectives.contract import (
     Exchanged,
     check_shared_key,
     float_leaves,
+    known_to_vary,
     on_every_device,
     own,
     unless_broken,
@@ -229,7 +230,8 @@ def to_all(
     # The barrier keeps the row a row: a TPU's compiler would lay all rows end to end,
     # and what is then not in whole tiles becomes an all-reduce of twice the bytes.
     row = jax.lax.optimization_barrier(to_words(payload)[None])
-    words = jax.lax.all_gather(row, axis_name, tiled=True, to="invarying")
+    to = "invarying" if known_to_vary(row, axis_name) else "varying"
+    words = jax.lax.all_gather(row, axis_name, tiled=True, to=to)
     heard, receivers = jax.vmap(decode)(jnp.arange(width), words, link.receiver)
     return heard, LinkState(sender, receivers), static_bits(payload)
 
