@@ -4,8 +4,9 @@ Each device compresses its vector in `w` shards, and sends every shard to the de
 that owns it; the owner decodes and adds them up in float32, and compresses their mean
 for everybody. So is a compressed all-reduce built of two messages, each quantized once,
 instead of the `w - 1` roundings of a ring: Tang et al., "1-bit Adam: communication
-efficient large-scale training with Adam's convergence speed", 2021, section 4
-("compressed_allreduce"); Markov, Ramezani-Kebrya and Alistarh, "CGX", 2022.
+efficient large-scale training with Adam's convergence speed", 2021; Markov,
+Ramezani-Kebrya and Alistarh, "CGX: adaptive system support for communication-efficient
+deep learning", 2022.
 """
 
 from typing import NamedTuple

@@ -109,6 +109,13 @@ def test_every_device_has_the_same_bits_and_what_mapped_ones_have(name):
     assert_means(found, exact, rtol=2**-7, atol=1e-5)
 
 
+def test_messages_are_decoded_with_the_keys_of_their_senders():
+    # Under another device's rotation a shard would be noise.
+    trees = gradients(3)
+    found, *_ = one_mean(COLLECTIVES["own rotation"], trees)
+    assert_means(found, mean_of(trees), atol=0.03)
+
+
 def test_noise_is_the_devices_own_and_the_rotation_is_shared():
     # Equal trees: with common noise the mean would be one quantized tree again.
     x = jnp.broadcast_to(jnp.linspace(0.0, 1.0, 64), (4, 64))

@@ -72,7 +72,9 @@ def _kth_by_counting(keys: jax.Array, rank: jax.Array) -> jax.Array:
         enough = jnp.sum(reached, axis=1, dtype=jnp.int32) >= rank
         return found + (jnp.sum(enough, dtype=jnp.uint32) << shift)
 
-    return jax.lax.fori_loop(0, 8, settle, jnp.zeros((), jnp.uint32))
+    # A zero that `shard_map` knows to differ over devices where the keys do.
+    start = jnp.sum(keys[:0], dtype=jnp.uint32)
+    return jax.lax.fori_loop(0, 8, settle, start)
 
 
 def pack_marks(marks: jax.Array) -> jax.Array:
