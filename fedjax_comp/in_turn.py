@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import jax
 from jax.custom_batching import custom_vmap
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from fedjax_comp.base import PyTree
 
@@ -29,7 +30,7 @@ def in_turn(
     its branches (`jax.lax.cond`, `jax.lax.switch`) stay branches.
 
     Args:
-      function: of trees of arrays. What it closes over must not be mapped.
+      function: of trees of arrays. It may close over arrays that are mapped as well.
       platforms: where there is a loop, such as "tpu"; elsewhere there is a batch.
 
     Returns:
@@ -41,38 +42,58 @@ def in_turn(
     [0.0, 1.0, 4.0]
     """
 
+    def wrapped(*arguments: PyTree) -> T:
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+            return function(*arguments)  # op by op, for a debugger
+        # As a program, what the function closes over is an argument like the others:
+        # a `custom_vmap` knows no others.
+        program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        leaves = (*program.consts, *jax.tree.leaves(arguments))
+        num_closed = len(program.consts)
+
+        def flat(*leaves: jax.Array) -> list[jax.Array]:
+            closed = ClosedJaxpr(program.jaxpr, leaves[:num_closed])
+            return jaxpr_as_fun(closed)(*leaves[num_closed:])
+
+        results = _looped(flat, platforms)(*leaves)
+        return jax.tree.unflatten(jax.tree.structure(shapes), results)
+
+    return wrapped
+
+
+def _looped(
+    function: Callable[..., list[jax.Array]], platforms: Sequence[str]
+) -> Callable[..., list[jax.Array]]:
+    """As `in_turn`, of arrays alone."""
+
     @custom_vmap
-    def once(*arguments: PyTree) -> T:
-        return function(*arguments)
+    def once(*leaves: jax.Array) -> list[jax.Array]:
+        return function(*leaves)
 
     @once.def_vmap
     def mapped(
-        axis_size: int, batched: PyTree, *arguments: PyTree
-    ) -> tuple[PyTree, PyTree]:
+        axis_size: int, batched: Sequence[bool], *leaves: jax.Array
+    ) -> tuple[list[jax.Array], list[bool]]:
         del axis_size
-        leaves, structure = jax.tree.flatten(arguments)
-        places = [i for i, one in enumerate(jax.tree.leaves(batched)) if one]
+        places = [i for i, is_batched in enumerate(batched) if is_batched]
 
-        def loop(*leaves: jax.Array) -> T:
-            def one(of_one: Sequence[jax.Array]) -> T:
+        def loop(*leaves: jax.Array) -> list[jax.Array]:
+            def one(of_one: Sequence[jax.Array]) -> list[jax.Array]:
                 own = list(leaves)
                 for place, leaf in zip(places, of_one, strict=True):
                     own[place] = leaf
                 # Once more the wrapped one: an outer `jax.vmap` is a loop as well.
-                return once(*jax.tree.unflatten(structure, own))
+                return once(*own)
 
             return jax.lax.map(one, [leaves[place] for place in places])
 
-        def batch(*leaves: jax.Array) -> T:
+        def batch(*leaves: jax.Array) -> list[jax.Array]:
             axes = tuple(0 if i in places else None for i in range(len(leaves)))
-            each = jax.vmap(
-                lambda *own: function(*jax.tree.unflatten(structure, own)), axes
-            )
-            return each(*leaves)
+            return jax.vmap(function, axes)(*leaves)
 
-        result = jax.lax.platform_dependent(
+        results = jax.lax.platform_dependent(
             *leaves, default=batch, **dict.fromkeys(platforms, loop)
         )
-        return result, jax.tree.map(lambda _: True, result)
+        return results, [True] * len(results)
 
     return once

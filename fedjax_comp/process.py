@@ -22,7 +22,7 @@ from fedjax_comp.run_directory import (
     describe_code,
     write_text,
 )
-from fedjax_comp.training import Dispatch, TrainState
+from fedjax_comp.training import TrainState
 from fedjax_comp.wording import one_line
 
 STARTS = "starts.jsonl"
@@ -128,18 +128,17 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def noted_signal() -> Iterator[Callable[[], bool]]:
-    """Notes SIGTERM, in place of ending; gives a function that says whether it came.
+def signal_noted(note: Callable[[], None]) -> Iterator[None]:
+    """Calls `note` when SIGTERM comes, in place of ending.
 
     Outside the main thread, where no signal arrives, it does nothing.
     """
-    came = []
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: note())
     try:
-        yield lambda: bool(came)
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -150,14 +149,12 @@ def stopped_by_signal() -> Hook:
     Machines that are taken away at short notice say so by SIGTERM. Outside the main
     thread, where no signal arrives, it does nothing.
     """
-    came: list[Callable[[], bool]] = []
 
     def begin(live: Live, state: TrainState) -> TrainState:
-        came[:] = [live.exits.enter_context(noted_signal())]
+        def stop() -> None:
+            live.stop = True
+
+        live.exits.enter_context(signal_noted(stop))
         return state
 
-    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
-        del state, dispatch
-        live.stop = live.stop or came[0]()
-
-    return Hook(begin=begin, after=after)
+    return Hook(begin=begin)

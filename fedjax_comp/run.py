@@ -36,8 +36,8 @@ from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.process import (
     Terminated,
-    noted_signal,
     recorded_start,
+    signal_noted,
     stopped_by_signal,
 )
 from fedjax_comp.progress import shown
@@ -162,7 +162,8 @@ def _lead(
 
 def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
     """What the other processes do: what the first tells them, until it has ended."""
-    with noted_signal() as asked_to_stop:
+    signals: list[bool] = []
+    with signal_noted(lambda: signals.append(True)):
         most = distributed.hear()["most"]
         state = distributed.share(state)
         step, state = device_rounds(problem, state, most)
@@ -179,7 +180,7 @@ def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
             else:
                 state, _ = step(state, order["rounds"])
                 jax.block_until_ready(state)
-                distributed.anyone(asked_to_stop())
+                distributed.anyone(bool(signals))
 
 
 def _drive(

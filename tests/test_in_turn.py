@@ -34,6 +34,25 @@ def test_mapped_it_computes_the_same(platforms):
     )
 
 
+@pytest.mark.parametrize("platforms", [("cpu",), ()])
+def test_what_it_closes_over_may_be_mapped_too(platforms):
+    def outer(step, x):
+        return in_turn(lambda x: x * step, platforms=platforms)(x)
+
+    steps, x = jnp.arange(3.0), jnp.arange(1.0, 4.0)
+    expected = np.outer(steps, x)
+    np.testing.assert_array_equal(
+        jax.vmap(jax.vmap(outer, (None, 0)), (0, None))(steps, x), expected
+    )
+
+
+def test_op_by_op_it_is_the_function_itself():
+    seen = []
+    with jax.disable_jit():
+        in_turn(lambda x: seen.append(float(x)))(jnp.float32(3.0))
+    assert seen == [3.0]
+
+
 def lowered_for(platform, function, *arguments):
     traced = jax.jit(function).trace(*arguments)
     return traced.lower(lowering_platforms=(platform,)).as_text()
