@@ -81,7 +81,13 @@ def dies(after):
     return Hook(after=fail)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "unicast" else pytest.param(name, marks=pytest.mark.slow)
+        for name in ALGORITHMS
+    ],
+)
 def test_every_bit_is_that_of_a_run_on_the_device(tmp_path, name):
     what = problem(name)
     whole = go(tmp_path / "device", what, "device")

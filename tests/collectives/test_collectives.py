@@ -237,7 +237,9 @@ def test_power_sgd_loses_nothing_for_good():
     np.testing.assert_allclose(total + owed, exact, atol=1e-4)
 
 
-@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize(
+    "value", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_what_is_not_finite_is_seen_and_not_remembered(name, value):
     collective, width = COLLECTIVES[name], 3

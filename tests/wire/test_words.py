@@ -25,6 +25,10 @@ def drawn(n, width):
     return values.astype(np.uint8 if width <= 8 else np.uint32)
 
 
+SOME = (1, 2, 3, 4, 7, 8, 11, 16, 17, 24, 31, 32)
+"""Widths that are tested every time; of the others one is like another."""
+
+
 @pytest.mark.parametrize("width", [1, 2, 4, 8, 16, 32])
 @pytest.mark.parametrize("n", [0, 1, 33])
 def test_words_are_the_bit_stream(width: int, n: int):
@@ -55,7 +59,13 @@ def interleaved(values: np.ndarray, width: int) -> bytes:
     return words.T.tobytes() + stream(rest, width)
 
 
-@pytest.mark.parametrize("width", range(1, 33))
+@pytest.mark.parametrize(
+    "width",
+    [
+        width if width in SOME else pytest.param(width, marks=pytest.mark.slow)
+        for width in range(1, 33)
+    ],
+)
 def test_interleaved_words_are_the_stream_of_reordered_numbers(width: int):
     for n in (0, 1, 31, 32, 77, 3 * 32 + 5):
         values = drawn(n, width)
