@@ -21,7 +21,7 @@ FLAGS = [
     "--num_clients=20",
     "--cohort_size=6",
     "--num_rounds=60",
-    "--eval_every=10",
+    "--eval_every=20",
     "--checkpoint_every=10",
     "--audit_every=20",
     "--audit_log",
@@ -134,9 +134,8 @@ def test_two_processes_that_slurm_has_started_share_a_run(tmp_path, alone):
     assert_same_run(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize(
-    ("count", "then"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # until a killed process is missed takes up to half a minute
+@pytest.mark.parametrize(("count", "then"), [(2, 1), (4, 2)])
 def test_one_killed_ends_all_and_the_same_command_goes_on(tmp_path, alone, count, then):
     workdir = tmp_path / "run"
     processes = started(workdir, count)

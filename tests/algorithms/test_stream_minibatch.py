@@ -142,6 +142,7 @@ def test_dm_krasulina_is_its_formula():
         np.testing.assert_allclose(got[t], v, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_krasulinas_error_falls_as_one_over_the_arrivals():
     """On three spectra: the slope, and for large t the constant too.
 

@@ -169,6 +169,7 @@ def test_the_evaluations_of_a_run_that_went_on_are_not_compared(runs, tmp_path):
     assert "went on for more rounds" in done.remarks[0]
 
 
+@pytest.mark.slow
 def test_the_command_runs_an_experiment_again(tmp_path, capsys):
     run = tmp_path / "run"
     fed_avg(["", f"--workdir={run}", *FLAGS])

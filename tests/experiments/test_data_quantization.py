@@ -99,6 +99,7 @@ TASK = (
 )
 
 
+@pytest.mark.slow
 def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
     weighted = "data(uniform_lattice(1), importance=importance(loss_score(), rate=0.5))"
     flags = [

@@ -14,6 +14,7 @@ from fedjax_comp.wire.accounting import message_bits, num_bits
 CONTEXT = make_context(jax.random.key(0), 0)
 
 
+@pytest.mark.slow
 def test_stc_is_ternary_at_the_published_price():
     x = jnp.asarray(np.random.default_rng(0).standard_normal(40_000), jnp.float32)
     compressor = stc(1 / 400)
