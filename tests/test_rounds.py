@@ -97,6 +97,7 @@ def test_every_bit_is_that_of_a_run_on_the_device(tmp_path, name):
     assert go(tmp_path / "disk", what) == whole
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_finds_its_rows(tmp_path):
     what = problem()
     whole = go(tmp_path, what)

@@ -175,7 +175,9 @@ def distance(collective, width, steps):
     return float(jnp.linalg.norm(x - jnp.mean(targets, axis=0)))
 
 
-@pytest.mark.parametrize("compressor", [scaled_sign(), top_k(0.25)])
+@pytest.mark.parametrize(
+    "compressor", [scaled_sign(), pytest.param(top_k(0.25), marks=pytest.mark.slow)]
+)
 def test_feedback_converges_where_there_is_none_without_it(compressor):
     without = distance(collective_mean(compressor, axis_name=AXIS), 3, 1000)
     with_it = distance(

@@ -17,6 +17,8 @@ from tests.conformance.algorithm_checks import (
 )
 from tests.conformance.algorithm_table import ALGORITHMS, Entry
 
+pytestmark = pytest.mark.slow
+
 # With a memory, losses either way, and no entropy coder, which is slow to compile.
 BASE = ALGORITHMS["fed_nova"]
 

@@ -73,6 +73,7 @@ def test_quick_run_leaves_everything_behind(tmp_path, capsys, task):
     assert "nothing was changed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_messages_between_centres_are_logged_and_audited(tmp_path, task):
     main(
         [

@@ -111,9 +111,8 @@ LATE = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", ["buffered", pytest.param("carried", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", LATE)
+@pytest.mark.slow
 def test_late_updates_are_trained_on(tmp_path, monkeypatch, kind):
     """The clock is the timetable's, and a second start from a checkpoint goes by it."""
     flags = [

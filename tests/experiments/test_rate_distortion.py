@@ -182,6 +182,7 @@ SMALL = (
 )
 
 
+@pytest.mark.slow
 def test_the_run_directory_and_resuming(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",

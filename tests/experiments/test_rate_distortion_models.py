@@ -43,6 +43,7 @@ def test_one_outer_product_costs_its_two_factors():
         assert bits[i] * m * n == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.slow
 def test_what_knows_no_more_than_its_model_stays_above_its_limit():
     """On updates drawn from the model, bytes of messages and all."""
     rng = np.random.default_rng(2)

@@ -165,6 +165,7 @@ def test_distance_correlation_by_its_definition():
     assert distance_correlation(x, np.ones(150)) == 0
 
 
+@pytest.mark.slow
 def test_vertical_quick_run(tmp_path, raw_data_dir):
     vertical.main(
         [

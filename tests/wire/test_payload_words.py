@@ -176,7 +176,9 @@ def check_mapped(template, rng):
     assert words.shape == (2, -(-num_bits(template).fixed // 32))
 
 
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(
+    "part", [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in (2, 3))]
+)
 def test_payloads_of_the_battery_mapped(part):
     templates = [template_of(entry) for entry in COMPRESSORS[part::4]]
     fixed = {}
