@@ -10,6 +10,8 @@ added up in float32 and the sum is cast once, so that 1,000 ones are 1,000 in bf
     total, outputs = execution(client_fn)(shared, clients)
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from jax.sharding import AxisType, Mesh
 
 from fedjax_comp.base import ClientFn, CohortFn, Execution, PyTree
 from fedjax_comp.shards import over_devices
+from fedjax_comp.traced import traced_once
 from fedjax_comp.tree import cast_like, widened
 
 CLIENTS_AXIS = "clients"
@@ -44,7 +47,11 @@ def scanned() -> Execution:
 
     def execution(client_fn: ClientFn) -> CohortFn:
         def cohort_fn(shared: PyTree, clients: PyTree) -> tuple[PyTree, PyTree]:
-            like, one_output = _shapes(client_fn, shared, clients)
+            # Shapes alone: arrays laid out over a mesh have no first row to take.
+            first = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), clients
+            )
+            run_client, (like, one_output) = traced_once(client_fn, shared, first)
             inputs, structure = jax.tree.flatten(clients)
             results, output_structure = jax.tree.flatten(one_output)
             taken = _places_taken(inputs, results)
@@ -54,7 +61,7 @@ def scanned() -> Execution:
             def step(carry: _Carry, each: _Each) -> tuple[_Carry, list[_Kept]]:
                 (total, places, read), (row, rest) = carry, each
                 client = [read[i] if i in read else rest[i] for i in range(len(inputs))]
-                summand, output = client_fn(
+                summand, output = run_client(
                     shared, jax.tree.unflatten(structure, client)
                 )
                 new = jax.tree.leaves(output)
@@ -126,8 +133,9 @@ def chunked(size: int) -> Execution:
             chunks = jax.tree.map(
                 lambda x: x.reshape(num_chunks, size, *x.shape[1:]), (padded, valid)
             )
-            total, outputs = scanned()(vmapped()(_masked(client_fn)))(shared, chunks)
-            total = cast_like(total, _summand(client_fn, shared, clients))
+            masked_fn, narrowed = _masked(client_fn)
+            total, outputs = scanned()(vmapped()(masked_fn))(shared, chunks)
+            total = narrowed(total)
             merged = jax.tree.map(
                 lambda x: x.reshape(num_chunks * size, *x.shape[2:])[:count], outputs
             )
@@ -166,10 +174,10 @@ def sharded(mesh: Mesh | None = None, inner: Execution | None = None) -> Executi
             count = _num_clients(clients)
             width = devices.shape[CLIENTS_AXIS]
             padded = _pad(clients, -(-count // width) * width)
-            run = over_devices(run_share(_masked(client_fn)), devices, CLIENTS_AXIS)
+            masked_fn, narrowed = _masked(client_fn)
+            run = over_devices(run_share(masked_fn), devices, CLIENTS_AXIS)
             total, outputs = run(shared, padded)
-            total = cast_like(total, _summand(client_fn, shared, clients))
-            return total, jax.tree.map(lambda x: x[:count], outputs)
+            return narrowed(total), jax.tree.map(lambda x: x[:count], outputs)
 
         return cohort_fn
 
@@ -225,20 +233,6 @@ def _num_clients(clients: PyTree) -> int:
     return sizes.pop()
 
 
-def _shapes(
-    client_fn: ClientFn, shared: PyTree, clients: PyTree
-) -> tuple[PyTree, PyTree]:
-    """The shapes and dtypes of one client's summand and of its output."""
-    # Shapes alone: arrays laid out over a mesh have no first row to take.
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), clients)
-    return jax.eval_shape(client_fn, shared, first)
-
-
-def _summand(client_fn: ClientFn, shared: PyTree, clients: PyTree) -> PyTree:
-    summand, _ = _shapes(client_fn, shared, clients)
-    return summand
-
-
 def _at(x: jax.Array, row: jax.typing.ArrayLike) -> jax.Array:
     # Behind the last row it is the last one, which nobody looks at.
     return jax.lax.dynamic_index_in_dim(x, row, keepdims=False)
@@ -283,15 +277,20 @@ def _pad(clients: PyTree, size: int) -> tuple[PyTree, jax.Array]:
     return jax.tree.map(lambda x: x[rows], clients), jnp.arange(size) < count
 
 
-def _masked(client_fn: ClientFn) -> ClientFn:
+def _masked(client_fn: ClientFn) -> tuple[ClientFn, Callable[[PyTree], PyTree]]:
     """A client function on `(client, is_real)` that adds nothing where it is not.
 
-    Its summands are wide: partial sums of a cohort are not to be rounded.
+    Its summands are wide, since partial sums of a cohort are not to be rounded. The
+    second function makes their sum what the first one's sum is, once that was traced.
     """
+    seen: list[PyTree] = []
 
     def masked_fn(shared: PyTree, padded: PyTree) -> tuple[PyTree, PyTree]:
         client, valid = padded
         summand, output = client_fn(shared, client)
+        seen[:] = [
+            jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), summand)
+        ]
         return (
             jax.tree.map(
                 lambda s: jnp.where(valid, s, jnp.zeros_like(s)), widened(summand)
@@ -299,4 +298,4 @@ def _masked(client_fn: ClientFn) -> ClientFn:
             output,
         )
 
-    return masked_fn
+    return masked_fn, lambda total: cast_like(total, seen[0])

@@ -28,6 +28,7 @@ from fedjax_comp.base import (
 from fedjax_comp.data import FederatedData
 from fedjax_comp.data.cohort import sample_cohort
 from fedjax_comp.keys import check_key
+from fedjax_comp.traced import traced_once
 
 Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
 """`(key, round, data) -> Cohort`: who takes part in a round, and with what examples."""
@@ -275,7 +276,7 @@ def _dispatched(
         state: TrainState, data: PyTree, num_rounds: jax.Array
     ) -> tuple[TrainState, Dispatch]:
         count = jnp.clip(jnp.int32(num_rounds), 0, max_rounds)
-        _, shapes = jax.eval_shape(one_round, state, data)
+        run_round, (_, shapes) = traced_once(one_round, state, data)
         records = jax.tree.map(
             lambda s: jnp.zeros((max_rounds, *s.shape), s.dtype),
             shapes._replace(messages={}),
@@ -286,7 +287,7 @@ def _dispatched(
             i: jax.Array, carry: tuple[TrainState, RoundInfo, dict[str, Messages]]
         ) -> tuple[TrainState, RoundInfo, dict[str, Messages]]:
             state, records, _ = carry
-            state, info = one_round(state, data)
+            state, info = run_round(state, data)
             records = jax.tree.map(
                 lambda buffer, x: buffer.at[i].set(x),
                 records,

@@ -26,12 +26,10 @@ from fedjax_comp.report import (
 )
 from fedjax_comp.run_directory import Json
 
+LOW_RANK = "coded_low_rank(3.0, max_rank=8, symbols_per_lane=4096)"
 PIPELINES = (
     "dense: identity() | identity()",
-    (
-        "compressed: error_feedback(coded_low_rank(3.0, max_rank=16)) "
-        "| coded_low_rank(3.0, max_rank=16) | fed_avg(unicast=True)"
-    ),
+    f"compressed: error_feedback({LOW_RANK}) | {LOW_RANK} | fed_avg(unicast=True)",
 )
 TOLERANCE = 0.02
 """Accuracy a compressed pipeline may lose against the first one and still count."""

@@ -62,15 +62,40 @@ def make_auditor(compressor: Compressor) -> Callable[[Messages], Audit]:
 
     def audit(messages: Messages) -> Audit:
         sent = np.flatnonzero(np.asarray(messages.spoke))
+        message = _one_by_one(messages)
         failures = []
         for i in sent:
-            one = jax.tree.map(lambda x, i=int(i): x[i], messages)
-            reason = _fault(receive, one)
+            reason = _fault(receive, message(int(i)))
             if reason:
                 failures.append(f"message {i}: {reason}")
         return Audit(len(sent), tuple(failures))
 
     return audit
+
+
+def _one_by_one(messages: Messages) -> Callable[[int], Messages]:
+    """Any one of the messages, as NumPy's arrays but for the keys.
+
+    To take a row of an array of a device is a program of its own for every row.
+    """
+
+    def on_host(x: jax.Array) -> np.ndarray:
+        is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if is_key else x)
+
+    leaves, structure = jax.tree.flatten(messages)
+    rows = [on_host(x) for x in leaves]
+
+    def message(i: int) -> Messages:
+        one = [
+            jax.random.wrap_key_data(row[i], impl=jax.random.key_impl(x))
+            if jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+            else row[i]
+            for row, x in zip(rows, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, one)
+
+    return message
 
 
 Receive = Callable[[Context, PyTree, PyTree], tuple[PyTree, Bits]]

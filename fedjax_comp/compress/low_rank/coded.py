@@ -62,7 +62,7 @@ from fedjax_comp.compress.low_rank.history import (
     nothing_remembered,
     with_message,
 )
-from fedjax_comp.compress.quantize.rate_rounding import DEAD_ZONE, rounded_for_rate
+from fedjax_comp.compress.quantize.rate_rounding import DEAD_ZONE, rounded_rows
 from fedjax_comp.compress.quantize.scalar import (
     Quantized,
     levels_of,
@@ -77,8 +77,7 @@ from fedjax_comp.compress.quantize.separable import (
     sample_stride,
 )
 from fedjax_comp.compress.quantize.separable_classes import (
-    leaf_classes,
-    leaf_sizes,
+    sizes_of,
     to_side,
 )
 from fedjax_comp.wire.codes.rans_by_class import Classified
@@ -314,29 +313,27 @@ def quantized(
       What levels are multiples of, float32 scalar, and the levels with their classes.
     """
     cardinality = 2 * (math.ceil(_most_steps(plans, finest)) + 1) + 1
-    symbols, shapes, sizes, along, square = [], [], [], [], []
-    for direction, plan, memory in zip(directions, plans, memories, strict=True):
-        levels = []
-        parts = direction.in_steps(step)
-        for part, matrix in zip(parts, plan.parts, strict=True):
-            counted = jnp.where(jnp.abs(part) > 0.5, part, 0.0)
-            row, none = leaf_sizes(counted, matrix, ROUNDED)
-            size = leaf_classes(row, none, matrix, ROUNDED)
-            flat, stride = part.reshape(-1), sample_stride(matrix)
-            q, shape = rounded_for_rate(flat, size, stride, rate_weight)
-            symbols.append(symbols_of(zigzag(q, jnp.abs(q)), cardinality).values)
-            shapes.append(shape)
-            sizes.append(row)
-            levels.append(q)
-        (factors,) = factors_of(jnp.concatenate(levels), [plan], [memory])
-        decoded = in_unit_steps(factors, plan)
-        along.append(jnp.sum(direction.leaf * decoded))
-        square.append(jnp.sum(jnp.square(decoded)))
+    pairs = zip(directions, plans, strict=True)
+    parts = [part for direction, _ in pairs for part in direction.in_steps(step)]
+    layout = [matrix for plan in plans for matrix in plan.parts]
+    energies = [
+        jnp.mean(jnp.square(jnp.where(jnp.abs(part) > 0.5, part, 0.0)), axis=1)
+        for part in parts
+    ]
+    sizes = sizes_of(jnp.concatenate(energies), ROUNDED)
+    strides = [sample_stride(matrix) for matrix in layout]
+    q, shapes = rounded_rows(parts, sizes, strides, rate_weight)
+    along, square = [], []
+    decoded = factors_of(q, plans, memories)
+    for factors, direction, plan in zip(decoded, directions, plans, strict=True):
+        matrix = in_unit_steps(factors, plan)
+        along.append(jnp.sum(direction.leaf * matrix))
+        square.append(jnp.sum(jnp.square(matrix)))
     # Not `> 0`: what is not a number shall stay visible in the scale.
     divisor = jnp.sum(jnp.stack(square))
     scale = jnp.where(divisor == 0, 0.0, jnp.sum(jnp.stack(along)) / divisor)
-    side = to_side(jnp.stack(shapes), jnp.concatenate(sizes))
-    return scale, Classified(side, Symbols(jnp.concatenate(symbols), cardinality))
+    symbols = symbols_of(zigzag(q, jnp.abs(q)), cardinality)
+    return scale, Classified(to_side(shapes, sizes), symbols)
 
 
 def _most_steps(plans: Sequence[Plan], finest: float) -> float:

@@ -12,12 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp.compress import noise
 from fedjax_comp.compress.low_rank.decompositions import eigh, orthonormal
 from fedjax_comp.compress.low_rank.singular import matmul, thin_times, times_thin
 
 _MORE = 8  # columns beside those asked for
-_SMALL = 128  # up to such a side the eigenproblem is no matter
-_SEED = 0  # of the test matrix: the same in every round and for all clients
+_SMALLEST = 32  # up to such a side the eigenproblem is no matter
+_SMALL = 128  # nor up to this one, where the subspace is half of it
 
 
 class Triples(NamedTuple):
@@ -37,7 +38,8 @@ class Triples(NamedTuple):
 def leading_triples(x: jax.Array, count: int) -> Triples:
     """The leading singular triples of a matrix, vectors times their values.
 
-    Exact, up to rounding, where the smaller side is at most 128 or `count + 8`.
+    Exact, up to rounding, where the smaller side is at most 32 or `count + 8`, or twice
+    that and at most 128.
 
     Args:
       x: float32 `[m, n]` of moderate numbers: their squares are added up.
@@ -62,11 +64,8 @@ def leading_triples(x: jax.Array, count: int) -> Triples:
         return thin_times(thin, x).T
 
     to_long, to_narrow = (to_rows, to_columns) if m >= n else (to_columns, to_rows)
-    if narrow > max(columns, _SMALL):
-        # Not a constant of the program, which compilers would compute beforehand.
-        key = jax.lax.optimization_barrier(jax.random.key(_SEED))
-        test = jax.random.normal(key, (narrow, columns))
-        basis = orthonormal(to_narrow(to_long(test)))
+    if narrow > max(columns, min(2 * columns, _SMALL), _SMALLEST):
+        basis = orthonormal(to_narrow(to_long(_signs(narrow, columns))))
         seen = to_long(basis)
     else:
         basis, seen = jnp.eye(narrow), x if m >= n else x.T
@@ -78,3 +77,12 @@ def leading_triples(x: jax.Array, count: int) -> Triples:
     short = values[:, None] * matmul(turn.T, basis.T)
     left, right = (long, short) if m >= n else (short, long)
     return Triples(values, left, right)
+
+
+def _signs(rows: int, columns: int) -> jax.Array:
+    """The test matrix, signs by a hash of their place: the same for all, float32."""
+    # Not a constant of the program, which compilers would compute beforehand.
+    first = jax.lax.optimization_barrier(jnp.uint32(1))
+    place = first + jnp.arange(rows * columns, dtype=jnp.uint32)
+    odd = noise.mix(noise.mix(place)) >> 31
+    return (1.0 - 2.0 * odd.astype(jnp.float32)).reshape(rows, columns)

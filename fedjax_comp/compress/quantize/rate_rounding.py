@@ -18,6 +18,7 @@ with `theta = 0.4`, which fit what is left to some per cent.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -145,3 +146,77 @@ def rounded_for_rate(
     # Not `>= threshold`: what is not a number shall stay visible.
     level = jnp.where(magnitude < threshold, 0.0, level)
     return jnp.copysign(level, t), shape_of_levels(level)
+
+
+def rounded_rows(
+    parts: Sequence[jax.Array],
+    sizes: jax.Array,
+    strides: Sequence[int],
+    rate_weight: float,
+) -> tuple[jax.Array, jax.Array]:
+    """`rounded_for_rate` of many matrices at once, each row of one size.
+
+    Tables are looked up once a row, and all matrices are one program.
+
+    Args:
+      parts: `L` float32 matrices, in steps.
+      sizes: of the rows of all of them, int32 `[R]`, from 0 at the least of `ROUNDED`.
+      strides: of each matrix, every how many-th number its shape is chosen by.
+      rate_weight: `w >= 0`.
+
+    Returns:
+      `q` of all of them, whole numbers as float32 `[n]`, and shapes, int32 `[L]`.
+
+    >>> parts = [jnp.array([[0.55, -0.7, 1.6, 0.1]]), jnp.array([[2.2], [0.3]])]
+    >>> rounded_rows(parts, jnp.full(3, 9), (1, 1), 0.15)[0].tolist()
+    [0.0, -1.0, 1.0, 0.0, 2.0, 0.0]
+    """
+    tables = weibull_tables(DEAD_ZONE)
+    number = tables.sizes.number
+    t = jnp.concatenate([part.reshape(-1) for part in parts])
+    magnitude = jnp.abs(t)
+    owner = np.repeat(np.arange(len(parts)), [part.shape[0] for part in parts])
+    first_rows = np.cumsum([0, *(part.shape[0] for part in parts)])
+
+    def each(of_row: jax.Array) -> list[jax.Array]:
+        """What is known of rows, of every number of each matrix."""
+        return [
+            jnp.broadcast_to(of_row[start:end, None], part.shape).reshape(-1)
+            for start, end, part in zip(
+                first_rows[:-1], first_rows[1:], parts, strict=True
+            )
+        ]
+
+    def sampled(of_numbers: Sequence[jax.Array]) -> jax.Array:
+        pairs = zip(of_numbers, strides, strict=True)
+        return jnp.concatenate([x[::stride] for x, stride in pairs])
+
+    shift, escape = (
+        sampled(each(jnp.asarray(of_size[:number])[sizes]))
+        for of_size in (tables.shifts, tables.escapes)
+    )
+    start = sampled(each((jnp.asarray(owner * number) + sizes) * TOKENS))
+    bits = jnp.asarray(token_bits(DEAD_ZONE)).reshape(len(SHAPES), -1)
+    ends = np.cumsum([part.size for part in parts])[:-1]
+
+    def shapes_of(level: jax.Array) -> jax.Array:
+        z = sampled(jnp.split(zigzag(t, level), ends))
+        # What is not finite is no level.
+        z = jnp.where(z < 2.0**31, z, 0.0).astype(jnp.uint32)
+        token = jnp.minimum(z >> shift, escape).astype(jnp.int32)
+        counts = jnp.zeros(len(parts) * number * TOKENS, jnp.int32)
+        counts = counts.at[start + token].add(1).reshape(len(parts), -1)
+        total = jnp.matmul(
+            counts.astype(jnp.float32), bits.T, precision=jax.lax.Precision.HIGHEST
+        )
+        return jnp.argmin(total, axis=1).astype(jnp.int32)
+
+    shapes = shapes_of(jnp.floor(magnitude + DEAD_ZONE))
+    threshold, offset = (
+        jnp.concatenate(each(jnp.asarray(table)[shapes[owner], sizes]))
+        for table in rounding(rate_weight)
+    )
+    level = jnp.maximum(jnp.floor(magnitude + offset), 1.0)
+    # Not `>= threshold`: what is not a number shall stay visible.
+    level = jnp.where(magnitude < threshold, 0.0, level)
+    return jnp.copysign(level, t), shapes_of(level)

@@ -93,12 +93,17 @@ def leaf_sizes(
     square = t * t
     mean = jnp.mean(square)
     row = jnp.mean(square, axis=1) if matrix.by_row else mean[None]
-    row = jnp.clip(rounded_log2(row) - known.least, 0, known.number - 1)
+    row = sizes_of(row, known)
     if not matrix.by_column:
         return row, jnp.zeros(0, jnp.int32)
     column = jnp.mean(square, axis=0) / jnp.where(mean > 0, mean, 1.0)
     column = jnp.clip(rounded_log2(column), -_MAX_COLUMN, _MAX_COLUMN)
     return row, column + _MAX_COLUMN
+
+
+def sizes_of(mean_square: jax.Array, known: Sizes) -> jax.Array:
+    """The sizes of rows of such mean squares, as they travel: int32 in [0, 64)."""
+    return jnp.clip(rounded_log2(mean_square) - known.least, 0, known.number - 1)
 
 
 def leaf_classes(row: A, column: A, matrix: Matrix, known: Sizes) -> A:

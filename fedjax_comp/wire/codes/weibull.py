@@ -127,10 +127,17 @@ def weibull_tables(dead_zone: float | None) -> Tables:
     )
 
 
+@functools.cache
+def _log_scales() -> list[Decimal]:
+    """`ln(sigma / a)` of each shape."""
+    return [Decimal(moment).ln() / 2 for moment in _SECOND_MOMENTS]
+
+
 def _tables_of_size(size: int, theta: Decimal | None) -> tuple[int, UInt32Array]:
     """`shift`, and the frequencies `[shapes, tokens]` of one size."""
     shift = max(0, size // 2 - _PLAIN_OCTAVES)
     log_sigma = (Decimal(2) ** size).sqrt().ln()
+    scales, powers = _log_scales(), [Decimal(shape) for shape in SHAPES]
 
     @functools.cache
     def log_of(x: Decimal) -> Decimal:
@@ -139,8 +146,8 @@ def _tables_of_size(size: int, theta: Decimal | None) -> tuple[int, UInt32Array]
     @functools.cache
     def above(x: Decimal, shape: int) -> Decimal:
         """`P(|t| > x)`, `x > 0`."""
-        log = log_of(x) + Decimal(_SECOND_MOMENTS[shape]).ln() / 2
-        return (-(log * Decimal(SHAPES[shape])).exp()).exp()
+        log = log_of(x) + scales[shape]
+        return (-(log * powers[shape]).exp()).exp()
 
     @functools.cache
     def beyond(m: int, shape: int) -> Decimal:

@@ -8,6 +8,7 @@ from fedjax_comp.compress.quantize.rate_rounding import (
     DEAD_ZONE,
     cheapest_shape,
     rounded_for_rate,
+    rounded_rows,
     rounding,
     token_bits,
 )
@@ -86,3 +87,23 @@ def test_what_is_not_a_number_stays_visible():
     t = jnp.asarray([0.1, jnp.nan, jnp.inf, 3.0])
     q, _ = rounded_for_rate(t, jnp.full(4, 9, jnp.int32), 1, 0.15)
     assert not bool(jnp.any(jnp.isfinite(q[1:3])))
+
+
+def test_many_matrices_at_once_are_each_as_alone():
+    layout = [((3, 40), 1), ((1, 55), 1), ((5, 17), 2)]
+    parts = [
+        jnp.asarray(RNG.laplace(size=shape) * 2, jnp.float32) for shape, _ in layout
+    ]
+    sizes = [
+        jnp.asarray(RNG.integers(5, 14, shape[0]), jnp.int32) for shape, _ in layout
+    ]
+    strides = [stride for _, stride in layout]
+    q, shapes = rounded_rows(parts, jnp.concatenate(sizes), strides, 0.15)
+    start = 0
+    for part, size, stride, shape in zip(parts, sizes, strides, shapes, strict=True):
+        each = jnp.repeat(size, part.shape[1])
+        alone, own = rounded_for_rate(part.reshape(-1), each, stride, 0.15)
+        np.testing.assert_array_equal(q[start : start + part.size], alone)
+        assert int(shape) == int(own)
+        start += part.size
+    assert start == q.size
