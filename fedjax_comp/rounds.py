@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import distributed
-from fedjax_comp.base import PyTree
+from fedjax_comp.base import Cohort, PyTree
+from fedjax_comp.data import FederatedData
 from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem
 from fedjax_comp.training import (
     Dispatch,
     Program,
+    Sampler,
     Seated,
     TrainState,
     cohort_ids,
@@ -70,7 +72,10 @@ def compile_placed(
         compiled = jitted().lower(*arguments).compile()
     else:
         shapes = jax.eval_shape(lambda *x: x, *arguments)
-        whole = jitted(in_shardings=place, out_shardings=place)
+        given_places = jax.tree.map(
+            lambda x: x.sharding if distributed.is_split(x) else place, arguments
+        )
+        whole = jitted(in_shardings=given_places, out_shardings=place)
         compiled = whole.lower(*shapes).compile()
     places, _ = compiled.input_shardings
 
@@ -86,8 +91,41 @@ def device_rounds(
     problem: Problem, state: TrainState, max_rounds: int
 ) -> tuple[Step, TrainState]:
     """Compiles up to so many rounds of a state that is on the devices."""
-    program = round_program(problem.algorithm, problem.sample, max_rounds=max_rounds)
-    return compiled_program(program, problem.data, state)
+    data, sample = problem.data, problem.sample
+    if distributed.count() > 1 and isinstance(data, FederatedData):
+        data = data._replace(examples=distributed.split_rows(data.examples))
+        sample = brought_to_all(sample)
+    program = round_program(problem.algorithm, sample, max_rounds=max_rounds)
+    return compiled_program(program, data, state)
+
+
+def brought_to_all(sample: Sampler) -> Sampler:
+    """A sampler whose population's examples are split over devices.
+
+    The examples of a cohort are then its own rows alone, one after another, or all
+    where these are fewer.
+
+    Args:
+      sample: of cohorts whose examples are the population's own arrays; others stay as
+        they are.
+    """
+
+    def brought(key: jax.Array, round_index: jax.Array, data: FederatedData) -> Cohort:
+        cohort = sample(key, round_index, data)
+        if cohort.examples is not data.examples:
+            return cohort
+        rows, population = cohort.clients.rows, data.examples.y.shape[0]
+        if rows.size >= population:  # several epochs of all of them
+            everything = jnp.arange(population, dtype=rows.dtype)
+            whole = distributed.rows_of(data.examples, everything)
+            return cohort._replace(examples=whole)
+        examples = distributed.rows_of(data.examples, rows.reshape(-1))
+        numbered = jnp.arange(rows.size, dtype=rows.dtype).reshape(rows.shape)
+        return cohort._replace(
+            examples=examples, clients=cohort.clients._replace(rows=numbered)
+        )
+
+    return brought
 
 
 def stored_rounds(

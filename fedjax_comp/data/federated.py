@@ -78,6 +78,7 @@ def federated_data(
 ) -> FederatedData:
     """Puts a data set on the device and gives it to clients.
 
+    With several processes the training examples stay on the host until a run begins.
     A client's list may be empty: it is then inactive when sampled. Clients may share
     examples, but no client may hold one twice.
 
@@ -118,8 +119,10 @@ def _on_device(dataset: Dataset, assignment: Assignment) -> FederatedData:
         num_train=num_train,
         num_test=len(dataset.test.y),
     )
+    # Several processes: a run gives each device a share of them.
+    place = jnp.asarray if jax.process_count() == 1 else np.asarray
     return FederatedData(
-        examples=jax.tree.map(jnp.asarray, dataset.train),
+        examples=jax.tree.map(place, dataset.train),
         order=jnp.asarray(order),
         offsets=jnp.asarray(offsets),
         test=jax.tree.map(jnp.asarray, dataset.test),

@@ -5,8 +5,9 @@ for the devices of all, so that each client is trained by one of them
 (`fedjax_comp.execution.auto`). The first process runs the host's loop with all hooks,
 and it alone reads and writes files: no directory need be shared. Before the devices of
 all are needed it tells the others what comes next (`tell`, `hear`). Between dispatches
-the state lies whole on every device (`to_all`); the clients of a cohort are spread over
-the devices inside the program.
+the state lies whole on every device (`to_all`), and of the examples each device has a
+share (`split_rows`); the clients of a cohort are spread over the devices inside the
+program.
 
     join("10.0.0.1:9999", num_processes=2, process_id=0)
 
@@ -39,6 +40,7 @@ from fedjax_comp.distributed.orders import (
     require_same,
     tell,
 )
+from fedjax_comp.distributed.rows import is_split, rows_of, split_rows
 
 __all__ = [
     "FirstEnded",
@@ -52,11 +54,14 @@ __all__ = [
     "in_cluster",
     "in_step",
     "is_first",
+    "is_split",
     "join",
     "lost_peers_named",
     "require_same",
     "require_same_arrays",
+    "rows_of",
     "share",
+    "split_rows",
     "tell",
     "to_all",
     "to_here",
