@@ -1,4 +1,4 @@
-"""Seconds for one round of federated averaging, beside a plain PyTorch loop.
+"""Seconds for one round of federated averaging, beside PyTorch, fedjax and pfl.
 
     python -m experiments.benchmark.cohort_round --model=cnn
 
@@ -8,6 +8,7 @@ else the machine does falls on all of them.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import statistics
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -23,8 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import app, flags
+from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.benchmark import torch_loop
+from experiments.benchmark import peers
+from experiments.benchmark.hlo_cost import Program
 from fedjax_comp import execution, models
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import ClientBatches, Cohort, Examples, Execution, PyTree
@@ -46,7 +49,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("repeats", 10, "Rounds timed of each.", lower_bound=1)
     flags.DEFINE_integer("cpu_devices", 2, "CPU devices of the mesh.", lower_bound=1)
     flags.DEFINE_bool("all", False, "Also the strategies that are not the default.")
-    flags.DEFINE_string("torch_python", None, "A Python that has PyTorch.")
+    for name in ("torch", "fedjax", "pfl"):
+        flags.DEFINE_string(f"{name}_python", None, f"A Python that has {name}.")
 
 
 def make_cohort(num_clients: int, examples: int, batch_size: int) -> Cohort:
@@ -75,8 +79,8 @@ def make_cohort(num_clients: int, examples: int, batch_size: int) -> Cohort:
 
 def jax_round(
     model: models.ModelFn, strategy: Execution, cohort: Cohort
-) -> tuple[Round, PyTree, PyTree]:
-    """A timed round, compiled, with the parameters before and after it."""
+) -> tuple[Round, PyTree, PyTree, jax.stages.Compiled]:
+    """A timed round, with the parameters before and after it, and its program."""
     task = models.classification(
         model(num_classes=10), input_shape=(28, 28, 1), scale=SCALE
     )
@@ -90,14 +94,46 @@ def jax_round(
     links = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (num_clients, *leaf.shape)), client
     )
-    step = jax.jit(algorithm.round)
+    step = jax.jit(algorithm.round).lower(key, server, links, cohort).compile()
 
     def run() -> float:
         start = time.perf_counter()
         jax.block_until_ready(step(key, server, links, cohort))
         return time.perf_counter() - start
 
-    return run, before, algorithm.params(step(key, server, links, cohort)[0])
+    after = algorithm.params(step(key, server, links, cohort)[0])
+    return run, before, after, step
+
+
+def products(strategy_round: jax.stages.Compiled) -> float:
+    """Floating-point operations of a compiled round, loops multiplied out."""
+    text = strategy_round.as_text()
+    return Program(text or "").cost.flops * jax.local_device_count()
+
+
+def peak(size: int = 1024, repeats: int = 10) -> Round:
+    """A timed product of `size x size` matrices on every device at once."""
+    mesh = execution.device_mesh()
+    place = NamedSharding(mesh, PartitionSpec(execution.CLIENTS_AXIS))
+    x = jax.device_put(jnp.ones((mesh.size, size, size)), place)
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=place.spec, out_specs=place.spec
+    )
+    def multiply(x: jax.Array) -> jax.Array:
+        for _ in range(repeats):
+            x = jnp.matmul(x, x) / size
+        return x
+
+    product = jax.jit(multiply)
+
+    def run() -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(product(x))
+        return (time.perf_counter() - start) / (2 * repeats * mesh.size * size**3)
+
+    run()
+    return run
 
 
 def jax_contenders(
@@ -121,7 +157,7 @@ def jax_contenders(
 
 
 def write_work(path: Path, cohort: Cohort, before: PyTree, after: PyTree) -> None:
-    """Writes a round's work and its result for the PyTorch loop."""
+    """Writes a round's work and its result for those of `peers`."""
     num_clients = cohort.clients.client_id.shape[0]
     arrays: dict[str, np.ndarray] = {
         "x": np.asarray(cohort.examples.x).reshape(num_clients, -1, 28, 28, 1),
@@ -137,31 +173,79 @@ def write_work(path: Path, cohort: Cohort, before: PyTree, after: PyTree) -> Non
 
 
 @contextlib.contextmanager
-def torch_round(
-    python: str | None, model: str, work: Path, batch_size: int
-) -> Iterator[tuple[Round, dict[str, float | str]] | None]:
-    """A timed round in a process of its own, or None where there is no PyTorch."""
-    if python is None and importlib.util.find_spec("torch") is None:
-        yield None
-        return
-    command = [python or sys.executable, torch_loop.__file__, model, work, batch_size]
-    with subprocess.Popen(
-        [str(part) for part in command],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("Expected pipes to the PyTorch process.")
-        to_process, from_process = process.stdin, process.stdout
+def peer_round(
+    python: str, script: str, *arguments: Sequence[object]
+) -> Iterator[tuple[Round, list[dict[str, float | str]]]]:
+    """A timed round of a script of `peers`, and what it says of itself.
+
+    Args:
+      python: that runs it.
+      script: its name.
+      arguments: of each of its processes, which share the round: it takes as long as
+        the slowest of them.
+    """
+    path = Path(peers.__file__).parent / f"{script}.py"
+    with contextlib.ExitStack() as exits:
+        processes = [
+            exits.enter_context(
+                subprocess.Popen(
+                    [python, str(path), *map(str, own)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for own in arguments
+        ]
+        pipes = []
+        for process in processes:
+            if process.stdin is None or process.stdout is None:
+                raise RuntimeError(f"Expected pipes to {script}.")
+            pipes.append((process.stdin, process.stdout))
 
         def run() -> float:
-            to_process.write("round\n")
-            to_process.flush()
-            return float(from_process.readline())
+            for to_process, _ in pipes:
+                to_process.write("round\n")
+                to_process.flush()
+            return max(float(answer.readline()) for _, answer in pipes)
 
-        yield run, json.loads(from_process.readline())
-        to_process.close()
+        told = [answer.readline() for _, answer in pipes]
+        if not all(told):
+            sys.exit(f"{python} could not run {path.name}: see above.")
+        yield run, [json.loads(line) for line in told]
+        for to_process, _ in pipes:
+            to_process.close()
+
+
+def peers_asked_for(
+    model: str, work: Path, batch_size: int
+) -> dict[str, tuple[str, str, list[list[object]]]]:
+    """Name to Python, script and the arguments of each of its processes."""
+    given: list[object] = [model, work, batch_size]
+    found: dict[str, tuple[str, str, list[list[object]]]] = {}
+    torch, jax_python, pfl = FLAGS.torch_python, FLAGS.fedjax_python, FLAGS.pfl_python
+    cores = FLAGS.cpu_devices
+    if torch is None and importlib.util.find_spec("torch") is not None:
+        torch = sys.executable
+    for threads in sorted({1, cores}):
+        if torch is not None:
+            found[f"PyTorch, threads: {threads}"] = (
+                torch,
+                "torch_loop",
+                [[*given, threads]],
+            )
+        if pfl is not None:
+            found[f"pfl, threads: {threads}"] = (pfl, "pfl_loop", [[*given, threads]])
+        if jax_python is not None:
+            found[f"fedjax, devices: {threads}"] = (
+                jax_python,
+                "fedjax_loop",
+                [[*given, threads]],
+            )
+    if torch is not None and cores > 1:
+        parts = [[*given, 1, part, cores] for part in range(cores)]
+        found[f"PyTorch, processes: {cores}"] = (torch, "torch_loop", parts)
+    return found
 
 
 def largest_difference(one: PyTree, other: PyTree) -> float:
@@ -181,29 +265,30 @@ def take_turns(contenders: dict[str, Round], repeats: int) -> dict[str, list[flo
     return seconds
 
 
-def table(seconds: dict[str, list[float]], reference: str | None) -> str:
-    """Markdown: least and median seconds; how many times the reference's speed.
+def table(seconds: dict[str, list[float]]) -> str:
+    """Markdown: least and median seconds; how many times those of the first row.
 
-    >>> print(table({"a": [1.0, 3.0], "b": [2.0, 2.0]}, "b"))
-    | round | min s | median s | speed by min | speed by median |
+    >>> print(table({"a": [1.0, 3.0], "b": [2.0, 2.0]}))
+    | round | min s | median s | times the first, min | median |
     | --- | --- | --- | --- | --- |
-    | a | 1.0000 | 2.0000 | 2.00 | 1.00 |
-    | b | 2.0000 | 2.0000 | 1.00 | 1.00 |
+    | a | 1.0000 | 2.0000 | 1.00 | 1.00 |
+    | b | 2.0000 | 2.0000 | 2.00 | 1.00 |
     """
     lines = [
-        "| round | min s | median s | speed by min | speed by median |",
+        "| round | min s | median s | times the first, min | median |",
         "| --- | --- | --- | --- | --- |",
     ]
+    ours = next(iter(seconds.values()))
     for name, values in seconds.items():
-        speeds = ["not measured"] * 2
-        if reference is not None:
-            theirs = seconds[reference]
-            speeds = [
-                f"{min(theirs) / min(values):.2f}",
-                f"{statistics.median(theirs) / statistics.median(values):.2f}",
-            ]
-        cells = [name, f"{min(values):.4f}", f"{statistics.median(values):.4f}"]
-        lines.append(f"| {' | '.join([*cells, *speeds])} |")
+        least, middle = min(values), statistics.median(values)
+        cells = [
+            name,
+            f"{least:.4f}",
+            f"{middle:.4f}",
+            f"{least / min(ours):.2f}",
+            f"{middle / statistics.median(ours):.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -223,9 +308,11 @@ def main(argv: list[str]) -> None:
     rounds: dict[str, Round] = {}
     first: PyTree = None
     before: PyTree = None
+    flops = 0.0
     for name, (model, strategy) in jax_contenders(FLAGS.model, every=FLAGS.all).items():
-        rounds[name], before, after = jax_round(model, strategy, cohort)
+        rounds[name], before, after, program = jax_round(model, strategy, cohort)
         first = after if first is None else first
+        flops = flops or products(program)
         moved, apart = (
             largest_difference(after, before),
             largest_difference(after, first),
@@ -234,17 +321,25 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "work.npz"
         write_work(work, cohort, before, first)
-        with torch_round(
-            FLAGS.torch_python, FLAGS.model, work, FLAGS.batch_size
-        ) as other:
-            reference = None
-            if other is None:
-                print("PyTorch: not measured (not installed; see --torch_python)")
-            else:
-                reference = "PyTorch loop"
-                rounds[reference], facts = other
-                print(f"{reference}: {facts}")
-            print(table(take_turns(rounds, FLAGS.repeats), reference))
+        with contextlib.ExitStack() as exits:
+            asked = peers_asked_for(FLAGS.model, work, FLAGS.batch_size)
+            for name, (python, script, arguments) in asked.items():
+                rounds[name], facts = exits.enter_context(
+                    peer_round(python, script, *arguments)
+                )
+                print(f"{name}: {facts}")
+            if not asked:
+                print("nothing else was measured: see --torch_python and the like")
+            rounds["product"] = peak()
+            seconds = take_turns(rounds, FLAGS.repeats)
+            each = min(seconds.pop("product"))
+            print(table(seconds))
+            least = min(next(iter(seconds.values())))
+            print(
+                f"{flops / 1e9:.1f} GFLOP a round by the first; products of matrices "
+                f"reach {1e-9 / each:.0f} GFLOP/s on all devices, by which a round "
+                f"takes {flops * each:.4f} s, {flops * each / least:.0%} of the first's"
+            )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def rows_of(tree: PyTree, rows: jax.Array, mesh: Mesh | None = None) -> PyTree:
       mesh: `device_mesh()` when None.
 
     Returns:
-      The arrays `[R, ...]`, the same numbers. As much is sent as an all-reduce of them takes.
+      The arrays `[R, ...]`, the same numbers. What is sent is an all-reduce of them.
 
     >>> jax.jit(rows_of)(split_rows(np.arange(3) * 5), jnp.array([2, 0, 2])).tolist()
     [10, 0, 10]
