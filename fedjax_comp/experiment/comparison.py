@@ -37,10 +37,19 @@ from fedjax_comp.experiment.outcome import (
     print_claims,
     print_table,
     table_of,
+    with_spread,
     write_outcome,
 )
 from fedjax_comp.experiment.pipelines import Variant, attempt
 from fedjax_comp.experiment.problem import check_audits
+from fedjax_comp.experiment.seeds import (
+    claims_over_seeds,
+    define_seeds,
+    mean_curves,
+    mean_rows,
+    values_of_seed,
+)
+from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Figure, Run, Table
 from fedjax_comp.run_directory import (
     Json,
@@ -48,6 +57,7 @@ from fedjax_comp.run_directory import (
     RunDirectoryError,
     begin_run,
     find_run,
+    write_text,
 )
 
 LEADING, TRAILING = ("name",), ("reason",)
@@ -138,7 +148,9 @@ class Comparison(NamedTuple):
             apply_quick(values, **self.quick)
             compare(self, values)
 
-        run_main(self.name, self.define(), body, argv)
+        values = self.define()
+        define_seeds(values)
+        run_main(self.name, values, body, argv)
 
 
 def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
@@ -155,9 +167,12 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
       ValueError: for a mistake in the flags; nothing has been written then.
     """
     check_audits(values)
+    define_seeds(values)
+    count = 1 if "num_seeds" in comparison.define() else values.num_seeds
+    of_seeds = [values_of_seed(comparison.define, values, i) for i in range(count)]
     variants = comparison.variants(values)
     settings = as_dict(values)
-    for name in comparison.repeated:
+    for name in {*comparison.repeated, "num_seeds"}:
         del settings[name]
     growing = growing_flags(values)
     directory = RunDirectory(Path(values.workdir), {}, None)  # of one that leads no run
@@ -170,8 +185,26 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         distributed.tell({"do": "variants"})
     elif distributed.hear()["do"] == "end":
         return {}
+    each = []
+    for own in of_seeds:
+        if count > 1:
+            print(f"seed {own.seed}", flush=True)
+        each.append(_run_all(comparison, own, directory))
+    if not distributed.is_first():
+        return {}
+    if count == 1:
+        (results,) = each
+        results = results._replace(facts=comparison.facts(results))
+        return finish(comparison, results, comparison.claims(results))
+    return _finish_seeds(comparison, values, each)
+
+
+def _run_all(
+    comparison: Comparison, values: flags.FlagValues, directory: RunDirectory
+) -> Results:
+    """Every variant with one seed."""
     results = Results(values, [], [], directory)
-    for variant in variants:
+    for variant in comparison.variants(values):
         print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
         done, reason = attempt(
             variant.name, functools.partial(comparison.run, variant, values)
@@ -185,11 +218,36 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         results.rows.append({**named, **row})
         if curve is not None:
             results.curves.append(curve)
-    if not distributed.is_first():
-        return {}
-    comparison.complete(results)
-    comparison.compare(results.rows)
-    return finish(comparison, results)
+    if distributed.is_first():
+        comparison.complete(results)
+        comparison.compare(results.rows)
+    return results
+
+
+def _finish_seeds(
+    comparison: Comparison, values: flags.FlagValues, each: Sequence[Results]
+) -> Json:
+    """Means over seeds, a claim only where it is beyond their noise."""
+    each = [one._replace(facts=comparison.facts(one)) for one in each]
+    rows = mean_rows([one.rows for one in each])
+    curves = [one.curves for one in each]
+    are_runs = all(isinstance(run, Run) for runs in curves for run in runs)
+    seeds = [one.values.seed for one in each]
+    results = each[0]._replace(
+        values=values,
+        rows=rows,
+        curves=mean_curves(curves) if are_runs else curves[0],
+        facts={**each[0].facts, "seeds": seeds},
+    )
+    claims = claims_over_seeds([comparison.claims(one) for one in each])
+    columns = ("seed", *LEADING, *comparison.columns, *TRAILING)
+    single = [
+        {"seed": seed, **row}
+        for seed, one in zip(seeds, each, strict=True)
+        for row in one.rows
+    ]
+    write_text(results.directory.path / "seeds.csv", to_csv(columns, single))
+    return finish(comparison, results, claims, [table_of("Seeds", columns, single)])
 
 
 def _read_only(
@@ -208,15 +266,32 @@ def _read_only(
     return finished
 
 
-def finish(comparison: Comparison, results: Results) -> Json:
-    """Writes and prints what the variants came to."""
-    columns = (*LEADING, *comparison.columns, *TRAILING)
-    results = results._replace(facts=comparison.facts(results))
+def finish(
+    comparison: Comparison,
+    results: Results,
+    claims: list[Json],
+    tables: Sequence[Table] = (),
+) -> Json:
+    """Writes and prints what the variants came to.
+
+    Args:
+      comparison: the experiment.
+      results: with its facts; means where it was run with several seeds.
+      claims: about them.
+      tables: further ones of the report.
+    """
+    measured = (
+        name
+        for column in comparison.columns
+        for name in (column, f"{column}_sd")
+        if name == column or any(name in row for row in results.rows)
+    )
+    columns = (*LEADING, *measured, *TRAILING)
     summary: Json = {
         "experiment": comparison.name,
         **results.facts,
         "runs": results.rows,
-        "claims": comparison.claims(results),
+        "claims": claims,
     }
     plural = f"{comparison.word}s".capitalize()
     write_outcome(
@@ -224,7 +299,11 @@ def finish(comparison: Comparison, results: Results) -> Json:
         summary,
         title=comparison.title(results.values),
         headlines=comparison.headlines(results.rows),
-        tables=[table_of(plural, columns, results.rows), *comparison.tables(results)],
+        tables=[
+            table_of(plural, columns, results.rows),
+            *comparison.tables(results),
+            *tables,
+        ],
         figures=comparison.figures(results),
         columns=columns,
     )
@@ -232,9 +311,9 @@ def finish(comparison: Comparison, results: Results) -> Json:
     print_table(
         plural,
         comparison.word,
-        comparison.shown,
+        {heading: with_spread(text) for heading, text in comparison.shown.items()},
         rows if order is None else sorted(rows, key=order),
-        caption=comparison.caption,
+        caption="\n".join(filter(None, [comparison.caption, _over(results)])),
         mark=comparison.mark,
     )
     print_claims(summary["claims"])
@@ -242,6 +321,13 @@ def finish(comparison: Comparison, results: Results) -> Json:
     if results.rows and all(row["reason"] for row in results.rows):
         raise RunFailed(f"every {comparison.word} failed.")
     return summary
+
+
+def _over(results: Results) -> str:
+    seeds = results.facts.get("seeds", ())
+    return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}" * bool(
+        seeds
+    )
 
 
 def run_of(name: str, workdir: str | Path) -> Run:

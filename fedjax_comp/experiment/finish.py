@@ -18,7 +18,7 @@ from fedjax_comp.experiment.finished import (
 )
 from fedjax_comp.experiment.flags import as_dict
 from fedjax_comp.experiment.lateness import counts_late, put_on_clock
-from fedjax_comp.experiment.outcome import settings_of
+from fedjax_comp.experiment.outcome import reported, settings_of
 from fedjax_comp.experiment.problem import (
     build_schedule,
     check_audits,
@@ -30,7 +30,6 @@ from fedjax_comp.hooks import Hook
 from fedjax_comp.metrics import TO_TARGET, Row
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import (
-    Claim,
     Figure,
     Run,
     Table,
@@ -234,7 +233,7 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
             Figure("Test accuracy against bytes sent, both ways", by_bytes),
             *by_time,
         ],
-        claims=[Claim(**claim) for claim in summary["claims"]],
+        claims=reported(summary["claims"]),
     )
 
 

@@ -69,7 +69,8 @@ def claim(
       above: whether it is from below and a tie does not hold. Exactly one of the three.
 
     Returns:
-      One claim in a list: `{name, target, measured, holds}`.
+      One claim in a list: `{name, target, measured, holds, bound}`, the last one of
+      "at_least", "at_most" and "above".
 
     Raises:
       ValueError: when the bound has no direction, or more than one.
@@ -88,7 +89,8 @@ def claim(
     else:
         holds = measured >= target if at_least else measured <= target
     told = {"target": _rounded(target), "measured": _rounded(measured)}
-    return [{"name": name, **told, "holds": bool(holds)}]
+    bound = "above" if above else "at_least" if at_least else "at_most"
+    return [{"name": name, **told, "holds": bool(holds), "bound": bound}]
 
 
 def _rounded(value: float) -> float:
@@ -159,17 +161,26 @@ def write_outcome(
         settings=settings_of(directory),
         tables=list(tables),
         figures=[one for one in figures if one is not None],
-        claims=[Claim(**one) for one in summary["claims"]],
+        claims=reported(summary["claims"]),
     )
     # Its presence is what says that the run has finished.
     write_json(directory.path / "summary.json", summary)
+
+
+def reported(claims: Sequence[Json]) -> list[Claim]:
+    """Claims as a report shows them."""
+    return [
+        Claim(**{name: one[name] for name in Claim._fields if name in one})
+        for one in claims
+    ]
 
 
 def print_claims(claims: Sequence[Json]) -> None:
     """Each claim in a line."""
     for one in claims:
         word = "holds" if one["holds"] else "DOES NOT HOLD"
-        print(f"{word}: {one['name']}: {one['measured']} ({one['target']})")
+        spread = f" ± {one['sd']}" if one.get("sd") else ""
+        print(f"{word}: {one['name']}: {one['measured']}{spread} ({one['target']})")
 
 
 def print_table(
@@ -233,3 +244,22 @@ def formatted(column: str, form: Callable[[float], str]) -> Text:
         return "-" if value is None else form(value)
 
     return text
+
+
+def with_spread(text: Text) -> Text:
+    """A row's text, with that of its standard deviation where the row has one.
+
+    >>> with_spread(number("mb", "{:.1f}x"))({"mb": 2.0, "mb_sd": 0.25})
+    '2.0x ± 0.2x'
+    """
+
+    def both(row: Json) -> str:
+        spread = {
+            name.removesuffix("_sd"): value
+            for name, value in row.items()
+            if name.endswith("_sd") and value
+        }
+        own, sd = text(row), text(spread) if spread else "-"
+        return own if "-" in (own, sd) else f"{own} ± {sd}"
+
+    return both

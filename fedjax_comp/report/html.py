@@ -46,14 +46,16 @@ class Claim(NamedTuple):
     Attributes:
       name: the claim in words.
       target: what it should reach.
-      measured: what it reached.
+      measured: what it reached; the mean of several seeds.
       holds: whether that is enough.
+      sd: the standard deviation over seeds; None of one.
     """
 
     name: str
     target: object
     measured: object
     holds: bool
+    sd: object = None
 
 
 class _Cell(NamedTuple):
@@ -125,6 +127,7 @@ def write_report(
                 format_value(claim.name, claim.target),
                 format_value(claim.name, claim.measured),
                 claim.holds,
+                "" if not claim.sd else format_value(claim.name, claim.sd),
             )
             for claim in claims
         ],

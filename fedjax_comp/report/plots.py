@@ -55,11 +55,13 @@ class Run(NamedTuple):
 
     Attributes:
       name: what stands beside its curve.
-      rows: its rows of `metrics.jsonl`, in order.
+      rows: its rows of `metrics.jsonl`, in order; means where it is several seeds'.
+      spread: their standard deviations, row by row, which are drawn as a band; or none.
     """
 
     name: str
     rows: Sequence[Row]
+    spread: Sequence[Row] = ()
 
 
 def accuracy_against_rounds(runs: Sequence[Run], path: Path | str) -> Path:
@@ -227,6 +229,8 @@ def line_figure(
             markeredgewidth=0,
             markevery=max(1, math.ceil(len(points) / _MAX_MARKERS)),
         )
+        if run.spread and isinstance(y, str):
+            _band(axes, run, x, y, log_x, colour)
         ends.append(CurveEnd(run.name, points[-1], colour, marker))
 
     if not ends:
@@ -246,6 +250,28 @@ def line_figure(
     metadata = {"Software": None} if path.suffix == ".png" else None
     figure.savefig(path, dpi=_DOTS_PER_INCH, bbox_inches="tight", metadata=metadata)
     return path
+
+
+def _band(axes: Axes, run: Run, x: Column, y: str, log_x: bool, colour: str) -> None:
+    """A standard deviation around a mean, where both are known."""
+    ends = [
+        {"x": x(row) if callable(x) else row.get(x), y: _number(row.get(y)) + sign * sd}
+        for sign in (-1, 1)
+        for row, spread in zip(run.rows, run.spread, strict=True)
+        for sd in [_number(spread.get(y))]
+    ]
+    half = len(ends) // 2
+    low, high = (
+        _points(rows, "x", y, log_x, False) for rows in (ends[:half], ends[half:])
+    )
+    axes.fill_between(
+        [point[0] for point in low],
+        [point[1] for point in low],
+        [point[1] for point in high],
+        color=colour,
+        alpha=0.18,
+        linewidth=0,
+    )
 
 
 def _number(value: object) -> float:

@@ -235,6 +235,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         "target": 0,
         "measured": 2,
         "holds": False,
+        "bound": "at_most",
     }
     report = (tmp_path / "report.html").read_text()
     assert html.escape(lost[0]["reason"]) in report

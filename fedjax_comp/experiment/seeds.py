@@ -1,0 +1,208 @@
+"""A comparison over seeds: every variant once for each, means, and what is noise.
+
+Ratios, targets and claims are those of one seed, against the first variant of the same
+seed, so that chance in what a seed needs falls on both; means and standard deviations
+are taken of what came out.
+"""
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from fedjax_comp.experiment.flags import as_dict
+from fedjax_comp.report import Run
+from fedjax_comp.run_directory import Json
+
+STUDENT = (
+    *(6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812),
+    *(1.796, 1.782, 1.771, 1.761, 1.753, 1.746, 1.740, 1.734, 1.729, 1.725),
+    *(1.721, 1.717, 1.714, 1.711, 1.708, 1.706, 1.703, 1.701, 1.699, 1.697),
+)
+"""Standard errors that Student's t of 1, 2, ... degrees of freedom exceeds with a
+chance of 5 % (Gosset, "The probable error of a mean", 1908)."""
+
+Number = int | float
+
+
+def define_seeds(values: flags.FlagValues) -> None:
+    """Defines `--num_seeds`, unless the experiment has its own."""
+    if "num_seeds" not in values:
+        flags.DEFINE_integer(
+            "num_seeds",
+            1,
+            "Runs of each variant, with --seed and the following ones.",
+            flag_values=values,
+            lower_bound=1,
+        )
+
+
+def values_of_seed(
+    define: Callable[[], flags.FlagValues], values: flags.FlagValues, index: int
+) -> flags.FlagValues:
+    """The command's flags for one of its seeds: the first runs where one alone does.
+
+    Args:
+      define: of the flags.
+      values: the command's own.
+      index: which seed; the second's runs are below `--workdir/seed-S`.
+    """
+    if index == 0:
+        return values
+    own = define()
+    define_seeds(own)
+    own([""])
+    seed = values.seed + index
+    settings = {
+        **as_dict(values),
+        "seed": seed,
+        "workdir": str(Path(values.workdir) / f"seed-{seed}"),
+    }
+    if settings.get("run_id") is not None:
+        settings["run_id"] = f"{settings['run_id']}.seed-{seed}"
+    for name, value in settings.items():
+        own[name].value = value
+    return own
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Number) and not isinstance(value, bool)
+
+
+def _mean(values: Sequence[Number]) -> Number:
+    mean = statistics.fmean(values)
+    return int(mean) if mean.is_integer() and abs(mean) < 2**53 else mean
+
+
+def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
+    """Means of a variant's rows, and `<column>_sd`, their standard deviations.
+
+    What is not known of every seed is not known of all: a cost to a target that one of
+    them did not reach has no mean.
+
+    Args:
+      rows: one a seed.
+
+    >>> row = mean_row([{"name": "a", "mb": 3, "is": True}, {"name": "a", "mb": 4}])
+    >>> row["name"], row["mb"], round(row["mb_sd"], 3), row["is"]
+    ('a', 3.5, 0.707, None)
+    >>> mean_row([{"rounds": 9}, {"rounds": None}])["rounds"] is None
+    True
+    """
+    found: Json = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        each = [row.get(name) for row in rows]
+        numbers = [x for x in each if _is_number(x)]
+        if len(numbers) == len(each):
+            found[name] = _mean(numbers)  # type: ignore[arg-type]
+            if len(numbers) > 1:
+                found[f"{name}_sd"] = statistics.stdev(numbers)  # type: ignore[type-var]
+        elif numbers:
+            found[name] = None
+        else:
+            found[name] = each[0] if all(x == each[0] for x in each) else None
+    return found
+
+
+def mean_rows(each: Sequence[Sequence[Json]]) -> list[Json]:
+    """`mean_row` of each variant; one that failed with a seed has failed.
+
+    Args:
+      each: the rows of each seed, of the same variants.
+    """
+    rows = []
+    for of_one in zip(*each, strict=True):
+        failed = [row["reason"] for row in of_one if row["reason"]]
+        told = f"{len(failed)} of {len(of_one)} seeds: {failed[0]}" if failed else ""
+        rows.append({**mean_row(of_one), "reason": told})
+    return rows
+
+
+def mean_curves(each: Sequence[Sequence[Run]]) -> list[Run]:
+    """The means of curves of one name, evaluation by evaluation, with their spread.
+
+    Args:
+      each: the curves of each seed; some may lack one. A mean ends where the first of
+        its curves does.
+
+    >>> a, b = ([Run("a", [{"round": 1, "loss": x}])] for x in (1.0, 3.0))
+    >>> mean_curves([a, b])[0].rows, mean_curves([a, b])[0].spread[0]["round"]
+    ([{'round': 1, 'loss': 2}], 0.0)
+    """
+    curves = []
+    for name in dict.fromkeys(run.name for runs in each for run in runs):
+        runs = [run for of_seed in each for run in of_seed if run.name == name]
+        aligned = zip(*(run.rows for run in runs), strict=False)
+        means = [mean_row(rows) for rows in aligned]
+        curves.append(
+            Run(
+                name,
+                [
+                    {k: x for k, x in mean.items() if not k.endswith("_sd")}
+                    for mean in means
+                ],
+                [
+                    {k[:-3]: x for k, x in mean.items() if k.endswith("_sd")}
+                    for mean in means
+                ],
+            )
+        )
+    return curves
+
+
+def claims_over_seeds(each: Sequence[Sequence[Json]]) -> list[Json]:
+    """Claims that hold beyond the noise of their seeds.
+
+    A claim holds when it could be looked at with every seed and its mean distance from
+    the bound is more than `STUDENT` standard errors; where all seeds came to the same,
+    when that holds.
+
+    Args:
+      each: the claims of each seed, as `fedjax_comp.experiment.outcome.claim` makes
+        them. What stands in brackets in a name may differ: a best rival is that of its
+        seed.
+
+    >>> def of(*measured):
+    ...     return [
+    ...         [{"name": "gain", "target": 1.0, "measured": x, "holds": x >= 1.0,
+    ...           "bound": "at_least"}] for x in measured]
+    >>> claims_over_seeds(of(1.5, 1.6, 1.4))[0]["holds"]
+    True
+    >>> claims_over_seeds(of(1.01, 1.5, 0.99))[0]["holds"]  # .17 +- .29 above
+    False
+    """
+    grouped: dict[str, list[Json]] = {}
+    for claims in each:
+        for one in claims:
+            plain = re.sub(r" \([^()]*\)", "", one["name"])
+            grouped.setdefault(plain, []).append(one)
+    return [_over_seeds(name, ones, len(each)) for name, ones in grouped.items()]
+
+
+def _over_seeds(name: str, ones: Sequence[Json], num_seeds: int) -> Json:
+    # A target may be each seed's own, such as the first variant's accuracy.
+    sign = -1 if ones[0]["bound"] == "at_most" else 1
+    margins = [sign * (one["measured"] - one["target"]) for one in ones]
+    spread = statistics.stdev(margins) if len(margins) > 1 else 0.0
+    holds = all(one["holds"] for one in ones)
+    if spread > 0:
+        quantile = STUDENT[min(len(margins) - 1, len(STUDENT)) - 1]
+        error = spread / math.sqrt(len(margins))
+        holds = statistics.fmean(margins) > quantile * error
+    told = "" if len(ones) == num_seeds else f" ({len(ones)} of {num_seeds} seeds)"
+    measured = [one["measured"] for one in ones]
+    return {
+        "name": name + told,
+        "target": _rounded(statistics.fmean(one["target"] for one in ones)),
+        "measured": _rounded(statistics.fmean(measured)),
+        "sd": _rounded(statistics.stdev(measured)) if len(measured) > 1 else 0,
+        "holds": bool(holds and len(ones) == num_seeds),
+        "bound": ones[0]["bound"],
+    }
+
+
+def _rounded(value: float) -> Number:
+    return int(value) if float(value).is_integer() else round(value, 5)
