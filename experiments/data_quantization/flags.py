@@ -45,6 +45,13 @@ def define_run() -> flags.FlagValues:
         flag_values=values,
         lower_bound=0,
     )
+    flags.DEFINE_bool(
+        "validation",
+        False,
+        "Evaluate on the last --test_examples, to choose a rate by; the record is of "
+        "the first.",
+        flag_values=values,
+    )
     return values
 
 
@@ -56,7 +63,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "pipeline",
         list(PIPELINES),
-        "NAME: METHOD; may be repeated.",
+        "NAME: METHOD, or NAME: METHOD | OPTIMIZER of the server; may be repeated.",
         flag_values=values,
     )
     return values

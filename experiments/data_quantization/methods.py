@@ -1,8 +1,8 @@
-"""What is compared, as expressions of `--pipeline='NAME: METHOD'`.
+"""What is compared, as expressions of `--pipeline='NAME: METHOD [| OPTIMIZER]'`.
 
 --pipeline='sign: gradient(error_feedback(scaled_sign()), family="quantizer")'
 --pipeline='data: data(uniform_lattice(1), refinement=random_k(0.001))'
---pipeline='once: shipped(uniform_lattice(1))'
+--pipeline='once: shipped(uniform_lattice(1)) | adam(0.003)'
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from fedjax_comp.algorithms.importance import (
     loss_score,
 )
 from fedjax_comp.base import Compressor
-from fedjax_comp.experiment.expressions import COMPRESSORS
+from fedjax_comp.experiment.expressions import COMPRESSORS, build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
@@ -53,10 +53,11 @@ Method = Gradient | Data | Shipped
 
 
 class Variant(NamedTuple):
-    """A named method, as an expression, and its family."""
+    """A named method and the server's optimizer, as expressions, and its family."""
 
     name: str
     method: str
+    server_optimizer: str
     family: str
 
 
@@ -107,10 +108,20 @@ def build_method(text: str) -> Method:
     return made
 
 
-def parse_variants(texts: Sequence[str]) -> list[Variant]:
-    """All values of `--pipeline`, each valid and with a name of its own."""
-    form = "'NAME: METHOD', e.g. 'dense: gradient(identity(), family=\"dense\")'"
-    return [
-        Variant(name, method, build_method(method).family)
-        for name, (method,) in parse_named("pipeline", texts, form)
-    ]
+def parse_variants(texts: Sequence[str], server_optimizer: str) -> list[Variant]:
+    """All values of `--pipeline`, each valid and with a name of its own.
+
+    Args:
+      texts: the values.
+      server_optimizer: of those that name none.
+    """
+    form = (
+        "'NAME: METHOD', with '| OPTIMIZER' behind it or without, e.g. "
+        "'dense: gradient(identity(), family=\"dense\") | sgd(0.1)'"
+    )
+    found = []
+    for name, parts in parse_named("pipeline", texts, form, counts=(1, 2)):
+        method, optimizer = (*parts, server_optimizer)[:2]
+        build("server_optimizer", optimizer)
+        found.append(Variant(name, method, optimizer, build_method(method).family))
+    return found

@@ -35,7 +35,14 @@ def check(values: flags.FlagValues) -> Federation:
     if values.batch_size < 1:
         raise UsageError(f"--batch_size={values.batch_size} must be at least 1 here.")
     build("server_optimizer", values.server_optimizer)
-    return build_federation(values)
+    federation = build_federation(values)
+    count, held = values.test_examples, federation.population.spec.num_test
+    if values.validation and not 0 < count <= held // 2:
+        raise UsageError(
+            f"--validation: --test_examples={count} must be from 1 to {held // 2}, "
+            "half of the test set: the record is of others than the choice."
+        )
+    return federation
 
 
 def build_problem(values: flags.FlagValues) -> Problem:
@@ -90,7 +97,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         evaluate=evaluation_program(
             federation.task, federation.execution, batch_size=values.eval_batch_size
         ),
-        test=_first(population.test, values.test_examples),
+        test=_evaluated(values, population.test),
         links=links,
     )
 
@@ -105,8 +112,11 @@ def _sampler(cohort_size: int, batch_size: int) -> Sampler:
     return draw
 
 
-def _first(test: Examples, count: int) -> Examples:
-    return jax.tree.map(lambda leaf: leaf[: count or None], test)
+def _evaluated(values: flags.FlagValues, test: Examples) -> Examples:
+    """The first examples, for the record; with `--validation` as many of the last."""
+    count = values.test_examples
+    own = slice(-count, None) if values.validation else slice(count or None)
+    return jax.tree.map(lambda leaf: leaf[own], test)
 
 
 def _data(

@@ -63,13 +63,14 @@ COLUMNS = (
     "audit_failures",
     "seconds",
     "method",
+    "server_optimizer",
 )
 """The target is the first pipeline's best accuracy less `TOLERANCE`."""
 
 
 def parse(values: flags.FlagValues) -> list[Variant]:
     """The pipelines; what all of them share is built once, to find mistakes."""
-    variants = parse_variants(values.pipeline)
+    variants = parse_variants(values.pipeline, values.server_optimizer)
     check(values)
     shipped = [one.name for one in variants if one.family == SHIPPED]
     if values.audit_log and shipped:
@@ -173,7 +174,7 @@ COMPARISON = Comparison(
     quick=QUICK,
     repeated=("pipeline",),
     variants=parse,
-    describe=lambda one: one.method,
+    describe=lambda one: f"{one.method} | {one.server_optimizer}",
     run=run_variant,
     columns=COLUMNS,
     complete=complete,

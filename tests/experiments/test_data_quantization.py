@@ -3,11 +3,14 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
+from experiments.data_quantization.flags import define_run
 from experiments.data_quantization.methods import build_method, parse_variants
 from experiments.data_quantization.pipelines import PIPELINES, QUICK_PIPELINES
 from experiments.data_quantization.plot import crossover_rows
+from experiments.data_quantization.problem import build_problem
 from experiments.data_quantization.run import (
     COLUMNS,
     COMPARISON,
@@ -16,13 +19,14 @@ from experiments.data_quantization.run import (
     main,
     target_of,
 )
+from fedjax_comp.data import load
 from fedjax_comp.experiment.comparison import Results
 from fedjax_comp.report import Run
 from tests.experiments.small import read_runs
 
 
 def test_all_pipelines_are_valid_and_the_first_is_dense():
-    variants = parse_variants(PIPELINES)
+    variants = parse_variants(PIPELINES, "sgd(0.1)")
     families = [build_method(variant.method).family for variant in variants]
     assert families[0] == "dense"
     assert set(families) >= {"quantizer", "sparsifier", "low-rank", "data", "shipped"}
@@ -136,6 +140,26 @@ def test_a_run_resumes_and_keeps_what_did_not_fail(tmp_path, capsys):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
 
 
+def test_a_pipeline_has_its_own_rate_and_is_chosen_by_other_examples():
+    values = define_run()
+    values([""])
+    values.dataset = "digits"
+    values.method = "gradient(identity(), family='dense')"
+    values.test_examples = 100
+    recorded = build_problem(values).test
+    values.validation = True
+    chosen = build_problem(values).test
+    assert recorded.y.shape == chosen.y.shape == (100,)
+    whole = np.asarray(load("digits").test.x)
+    np.testing.assert_array_equal(recorded.x, whole[:100])
+    np.testing.assert_array_equal(chosen.x, whole[-100:])
+    own, other = parse_variants(
+        ["a: data(uniform_lattice(1)) | adam(0.01)", "b: data(uniform_lattice(1))"],
+        "sgd(0.1)",
+    )
+    assert (own.server_optimizer, other.server_optimizer) == ("adam(0.01)", "sgd(0.1)")
+
+
 def test_a_run_in_which_nobody_is_heard_is_a_row(tmp_path):
     late = ["--network=constant(1.0)", "--deadline_seconds=1e-9", "--num_rounds=1"]
     dense = "--pipeline=dense: gradient(identity(), family='dense')"
@@ -152,6 +176,8 @@ def test_a_run_in_which_nobody_is_heard_is_a_row(tmp_path):
         ("--pipeline=a: data(lattice(1))", "uniform_lattice"),
         ("--pipeline=a: top_k(0.1)", "not a method"),
         ("--pipeline=../a: data(identity())", "NAME: METHOD"),
+        ("--pipeline=a: data(uniform_lattice(1)) | adma(0.1)", "did you mean 'adam'"),
+        ("--validation", "from 1 to 180"),
         ("--pipeline=a: gradient(scaled_sign(), family='noise')", "family='noise'"),
         ("--local_epochs=2", "--local_epochs=2"),
         ("--batch_size=0", "--batch_size=0"),
