@@ -90,6 +90,8 @@ def test_the_crossover_has_the_rule_of_thumb_in_it():
     assert small["largest_batch_4bit_below_1bit"] < 128
     assert cnn["largest_batch_1bit_below_1bit"] == 1024
     assert small["largest_batch_4bit_below_top_k_0.1%"] <= 2
+    # A place among a thousand and a level: some 13 bits each.
+    assert 12 < cnn["gradient_top_k_0.1%_bits"] / 1663 < 15
 
 
 TASK = (
