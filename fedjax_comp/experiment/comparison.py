@@ -189,7 +189,8 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     for own in of_seeds:
         if count > 1:
             print(f"seed {own.seed}", flush=True)
-        each.append(_run_all(comparison, own, directory))
+        of_own = variants if own is values else comparison.variants(own)
+        each.append(_run_all(comparison, own, of_own, directory))
     if not distributed.is_first():
         return {}
     if count == 1:
@@ -200,11 +201,14 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
 
 
 def _run_all(
-    comparison: Comparison, values: flags.FlagValues, directory: RunDirectory
+    comparison: Comparison,
+    values: flags.FlagValues,
+    variants: Sequence[Variant],
+    directory: RunDirectory,
 ) -> Results:
     """Every variant with one seed."""
     results = Results(values, [], [], directory)
-    for variant in comparison.variants(values):
+    for variant in variants:
         print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
         done, reason = attempt(
             variant.name, functools.partial(comparison.run, variant, values)

@@ -74,7 +74,12 @@ def _is_number(value: object) -> bool:
 
 def _mean(values: Sequence[Number]) -> Number:
     mean = statistics.fmean(values)
-    return int(mean) if mean.is_integer() and abs(mean) < 2**53 else mean
+    return int(mean) if mean.is_integer() and abs(mean) < 2**53 else _short(mean)
+
+
+def _short(value: float) -> float:
+    """Six digits, as tables have them."""
+    return float(f"{value:.6g}")
 
 
 def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
@@ -99,7 +104,8 @@ def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
         if len(numbers) == len(each):
             found[name] = _mean(numbers)  # type: ignore[arg-type]
             if len(numbers) > 1:
-                found[f"{name}_sd"] = statistics.stdev(numbers)  # type: ignore[type-var]
+                spread = statistics.stdev(numbers)  # type: ignore[type-var]
+                found[f"{name}_sd"] = _short(float(spread))
         elif numbers:
             found[name] = None
         else:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.experiment.seeds import define_seeds
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 PRESETS = sorted(EXPERIMENTS.glob("*/presets/*.flags"))
@@ -17,10 +18,14 @@ def flags_of(preset):
     first, _, _ = preset.read_text(encoding="utf-8").partition("\n")
     named = re.fullmatch(r"# python -m (experiments\.[a-z_.]+)", first)
     assert named, first
-    module = importlib.import_module(named[1])
+    command = module = importlib.import_module(named[1])
     if hasattr(module, "__path__"):
         module = importlib.import_module(f"{named[1]}.flags")
-    return module.define()
+        command = importlib.import_module(f"{named[1]}.run")
+    values = module.define()
+    if hasattr(command, "COMPARISON"):
+        define_seeds(values)
+    return values
 
 
 @pytest.mark.parametrize(
