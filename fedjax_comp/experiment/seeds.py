@@ -10,6 +10,7 @@ import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from absl import flags
 
@@ -68,7 +69,7 @@ def values_of_seed(
     return own
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[Number]:
     return isinstance(value, Number) and not isinstance(value, bool)
 
 
@@ -102,10 +103,9 @@ def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
         each = [row.get(name) for row in rows]
         numbers = [x for x in each if _is_number(x)]
         if len(numbers) == len(each):
-            found[name] = _mean(numbers)  # type: ignore[arg-type]
+            found[name] = _mean(numbers)
             if len(numbers) > 1:
-                spread = statistics.stdev(numbers)  # type: ignore[type-var]
-                found[f"{name}_sd"] = _short(float(spread))
+                found[f"{name}_sd"] = _short(statistics.stdev(numbers))
         elif numbers:
             found[name] = None
         else:
