@@ -120,7 +120,7 @@ def test_curves_end_with_the_first_that_ends():
     (mean,) = mean_curves([[long], [short]])
     assert [row["loss"] for row in mean.rows] == [0, 3, 6]
     assert [row["loss"] for row in mean.spread] == pytest.approx(
-        [0, np.sqrt(2), 2 * np.sqrt(2)]
+        [0, np.sqrt(2), 2 * np.sqrt(2)], rel=1e-5
     )
 
 
