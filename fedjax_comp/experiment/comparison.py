@@ -251,7 +251,10 @@ def _finish_seeds(
         for row in one.rows
     ]
     write_text(results.directory.path / "seeds.csv", to_csv(columns, single))
-    return finish(comparison, results, claims, [table_of("Seeds", columns, single)])
+    # Curves of an experiment's own kind have no mean that is known here.
+    drawn = _over(results) if are_runs else f"seed {seeds[0]} alone"
+    tables = [table_of("Seeds", columns, single)]
+    return finish(comparison, results, claims, tables, drawn)
 
 
 def _read_only(
@@ -275,6 +278,7 @@ def finish(
     results: Results,
     claims: list[Json],
     tables: Sequence[Table] = (),
+    drawn: str = "",
 ) -> Json:
     """Writes and prints what the variants came to.
 
@@ -283,6 +287,7 @@ def finish(
       results: with its facts; means where it was run with several seeds.
       claims: about them.
       tables: further ones of the report.
+      drawn: which seeds figures are of, for their captions.
     """
     measured = (
         name
@@ -308,7 +313,11 @@ def finish(
             *comparison.tables(results),
             *tables,
         ],
-        figures=comparison.figures(results),
+        figures=[
+            figure._replace(caption=f"{figure.caption} ({drawn})") if drawn else figure
+            for figure in comparison.figures(results)
+            if figure is not None
+        ],
         columns=columns,
     )
     rows, order = results.rows, comparison.order
