@@ -252,7 +252,7 @@ def _finish_seeds(
     ]
     write_text(results.directory.path / "seeds.csv", to_csv(columns, single))
     # Curves of an experiment's own kind have no mean that is known here.
-    drawn = _over(results) if are_runs else f"seed {seeds[0]} alone"
+    drawn = "mean ± deviation" if are_runs else f"seed {seeds[0]} alone"
     tables = [table_of("Seeds", columns, single)]
     return finish(comparison, results, claims, tables, drawn)
 
@@ -287,7 +287,7 @@ def finish(
       results: with its facts; means where it was run with several seeds.
       claims: about them.
       tables: further ones of the report.
-      drawn: which seeds figures are of, for their captions.
+      drawn: what curves of the report are of, where there are several seeds.
     """
     measured = (
         name
@@ -307,17 +307,16 @@ def finish(
         results.directory,
         summary,
         title=comparison.title(results.values),
-        headlines=comparison.headlines(results.rows),
+        headlines={
+            **comparison.headlines(results.rows),
+            **({"curves": drawn} if drawn else {}),
+        },
         tables=[
             table_of(plural, columns, results.rows),
             *comparison.tables(results),
             *tables,
         ],
-        figures=[
-            figure._replace(caption=f"{figure.caption} ({drawn})") if drawn else figure
-            for figure in comparison.figures(results)
-            if figure is not None
-        ],
+        figures=comparison.figures(results),
         columns=columns,
     )
     rows, order = results.rows, comparison.order

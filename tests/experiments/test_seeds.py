@@ -61,7 +61,8 @@ def test_more_seeds_are_added_to_a_run(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["seeds"] == [3, 4, 5]
     report = (folder / "report.html").read_text(encoding="utf-8")
-    assert "rounds (mean ± standard deviation over seeds 3, 4, 5)" in report
+    assert "<dt>curves</dt>" in report
+    assert "mean ± deviation" in report
     configs = [
         json.loads((path / "dense" / "config.json").read_text())["flags"]["seed"]
         for path in (folder, folder / "seed-4", folder / "seed-5")
