@@ -42,7 +42,7 @@ from fedjax_comp.audit.entry import (
 from fedjax_comp.audit.log import FOLDER, LOG, Log, LogError, read_log
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import EVERYONE, SERVER, Ends, Messages, PyTree
-from fedjax_comp.wire.message import to_bytes
+from fedjax_comp.wire.message import to_bytes_all
 
 
 class Sent(NamedTuple):
@@ -256,13 +256,11 @@ def digests(sent: Sent) -> list[tuple[int, tuple[str, str], str]]:
     spoke = np.asarray(sent.spoke)
     senders, receivers = (np.asarray(x).tolist() for x in sent.ends)
     payloads = rows(sent.payload, spoke.size)
+    places = np.flatnonzero(spoke).tolist()
+    written = to_bytes_all([payloads[i] for i in places])
     return [
-        (
-            i,
-            (party(senders[i]), party(receivers[i])),
-            sha256_hex(to_bytes(payloads[i])),
-        )
-        for i in np.flatnonzero(spoke).tolist()
+        (i, (party(senders[i]), party(receivers[i])), sha256_hex(data))
+        for i, data in zip(places, written, strict=True)
     ]
 
 

@@ -24,7 +24,7 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.errors import WireError
-from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes
+from fedjax_comp.wire.message import HEADER_BYTES, from_bytes, to_bytes, to_bytes_all
 
 TOLERANCE = 1e-4
 """How far, against a leaf's largest magnitude, what the run used may be from what is
@@ -61,11 +61,12 @@ def make_auditor(compressor: Compressor) -> Callable[[Messages], Audit]:
         return compressor.decode(context, payload, receiver)[0], num_bits(payload)
 
     def audit(messages: Messages) -> Audit:
-        sent = np.flatnonzero(np.asarray(messages.spoke))
-        message = _one_by_one(messages)
+        sent = np.flatnonzero(np.asarray(messages.spoke)).tolist()
+        rows = list(map(_one_by_one(messages), sent))
         failures = []
-        for i in sent:
-            reason = _fault(receive, message(int(i)))
+        written = _written([row.payload for row in rows])
+        for i, row, data in zip(sent, rows, written, strict=True):
+            reason = _fault(receive, row, data)
             if reason:
                 failures.append(f"message {i}: {reason}")
         return Audit(len(sent), tuple(failures))
@@ -98,18 +99,34 @@ def _one_by_one(messages: Messages) -> Callable[[int], Messages]:
     return message
 
 
+def _written(payloads: list[PyTree]) -> list[bytes | WireError]:
+    """Every payload's bytes, or why it has none."""
+
+    def alone(payload: PyTree) -> bytes | WireError:
+        try:
+            return to_bytes(payload)
+        except WireError as error:
+            return error
+
+    try:
+        return [*to_bytes_all(payloads)]
+    except WireError:  # of one of them: which, is told by writing each by itself
+        return [alone(payload) for payload in payloads]
+
+
 Receive = Callable[[Context, PyTree, PyTree], tuple[PyTree, Bits]]
 
 
-def _fault(receive: Receive, message: Messages) -> str | None:
+def _fault(receive: Receive, message: Messages, data: bytes | WireError) -> str | None:
+    if isinstance(data, WireError):
+        return str(data)
     payload = message.payload
     direct, bits = receive(message.context, payload, message.receiver)
     body_bytes = -(-message_bits(bits) // 8)
     template = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), payload)
+    if len(data) - HEADER_BYTES != body_bytes:
+        return f"{body_bytes} bytes counted, {len(data) - HEADER_BYTES} written"
     try:
-        data = to_bytes(payload)
-        if len(data) - HEADER_BYTES != body_bytes:
-            return f"{body_bytes} bytes counted, {len(data) - HEADER_BYTES} written"
         rebuilt = from_bytes(data, template)
     except WireError as error:
         return str(error)

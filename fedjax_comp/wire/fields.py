@@ -16,7 +16,7 @@ nothing.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -79,12 +79,27 @@ class Code(NamedTuple):
       pack: `(field, writer) -> None`, NumPy on the host.
       unpack: `(template, reader) -> field`, NumPy on the host. `template` has the
         field's static metadata and shapes, not its values. Raises `WireError`.
+      pack_all: `(fields, writers) -> None`, the field of each of several messages to
+        that message's writer, as `pack` would one after another; None where that is
+        as fast.
     """
 
     name: str
     num_bits: Callable[[PyTree], Bits]
     pack: "Callable[[Any, BitWriter], None]"
     unpack: "Callable[[Any, BitReader], Any]"
+    pack_all: "Callable[[Sequence[Any], Sequence[BitWriter]], None] | None" = None
+
+
+def write_all(
+    code: Code, fields: Sequence[Any], writers: "Sequence[BitWriter]"
+) -> None:
+    """Writes the same field of several messages, each to its own writer."""
+    if code.pack_all is not None:
+        code.pack_all(fields, writers)
+        return
+    for field, writer in zip(fields, writers, strict=True):
+        code.pack(field, writer)
 
 
 @jax.tree_util.register_dataclass

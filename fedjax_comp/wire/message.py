@@ -15,6 +15,7 @@ nothing else.
 
 import struct
 import zlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,15 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.wire.bitstream import BitReader, BitWriter
 from fedjax_comp.wire.codes.fixed_width import fixed_width, read_count, write_count
 from fedjax_comp.wire.errors import WireError
-from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols, fields, is_field
+from fedjax_comp.wire.fields import (
+    Coded,
+    IndexSet,
+    Raw,
+    Symbols,
+    fields,
+    is_field,
+    write_all,
+)
 from fedjax_comp.wire.raw import read_array, size_of, write_array
 
 _MAGIC = b"FJC"
@@ -48,6 +57,24 @@ def to_bytes(payload: PyTree) -> bytes:
     30
     """
     return frame(pack_body(payload))
+
+
+def to_bytes_all(payloads: Sequence[PyTree]) -> list[bytes]:
+    """The messages that carry several payloads of one kind, on the host.
+
+    Each is what `to_bytes` gives, in less time: what is coded by rANS is coded for many
+    messages in one compiled loop.
+
+    Args:
+      payloads: of one structure, with the same shapes and static metadata.
+
+    Raises:
+      WireError: when a field's values are not what the field promises.
+
+    >>> [len(data) for data in to_bytes_all([[jnp.zeros(3)], [jnp.ones(3)]])]
+    [28, 28]
+    """
+    return [frame(body) for body in _pack_bodies(payloads)]
 
 
 def from_bytes(data: bytes, template: PyTree) -> PyTree:
@@ -103,19 +130,31 @@ def unframe(data: bytes) -> bytes:
 
 def pack_body(payload: PyTree) -> bytes:
     """The fields of `payload` as one bit stream, without a header."""
-    writer = BitWriter()
-    for field in fields(payload):
-        match field:
-            case Coded():
-                field.code.pack(field.field, writer)
-            case Symbols() | IndexSet():
-                fixed_width().pack(field, writer)
-            case Raw():
-                count = write_count(field, writer)
-                write_array(np.asarray(field.values).ravel()[:count], writer)
-            case _:
-                write_array(field, writer)
-    return writer.to_bytes()
+    (body,) = _pack_bodies([payload])
+    return body
+
+
+def _pack_bodies(payloads: Sequence[PyTree]) -> list[bytes]:
+    """Field by field, each of all payloads."""
+    writers = [BitWriter() for _ in payloads]
+    for same in zip(*map(fields, payloads), strict=True):
+        if isinstance(same[0], Coded):
+            write_all(same[0].code, [field.field for field in same], writers)
+            continue
+        for field, writer in zip(same, writers, strict=True):
+            _pack_field(field, writer)
+    return [writer.to_bytes() for writer in writers]
+
+
+def _pack_field(field: PyTree, writer: BitWriter) -> None:
+    match field:
+        case Symbols() | IndexSet():
+            fixed_width().pack(field, writer)
+        case Raw():
+            count = write_count(field, writer)
+            write_array(np.asarray(field.values).ravel()[:count], writer)
+        case _:
+            write_array(field, writer)
 
 
 def _read_raw(template: Raw, reader: BitReader) -> Raw:

@@ -18,6 +18,7 @@ from fedjax_comp.wire.codes import (
     elias_omega,
     fixed_width,
     rans,
+    rans_words,
     shortest_index_set,
 )
 from fedjax_comp.wire.codes.fixed_width import bit_width
@@ -32,6 +33,7 @@ from fedjax_comp.wire.message import (
     from_bytes,
     pack_body,
     to_bytes,
+    to_bytes_all,
     unpack_body,
 )
 from fedjax_comp.wire.raw import dtype_bits
@@ -96,6 +98,39 @@ def test_bits_are_bytes_and_bytes_are_the_payload(name):
     assert len(data) == HEADER_BYTES + -(-body_bits // 8)
     assert_same(from_bytes(data, payload), payload)
     assert_same(from_bytes(data, jax.eval_shape(lambda: payload)), payload)
+
+
+def shuffled(payload, seed):
+    """The payload with other symbols, of which a third are those of index 0."""
+    random = np.random.default_rng(seed)
+
+    def other(node):
+        if not isinstance(node, Symbols):
+            return node
+        values = np.asarray(node.values).copy()
+        values[random.random(values.shape) < seed / 3] = values.ravel()[0]
+        return Symbols(jnp.asarray(random.permutation(values)), node.cardinality)
+
+    return jax.tree.map(other, payload, is_leaf=lambda x: isinstance(x, Symbols))
+
+
+@pytest.mark.parametrize("few_rows", [0, 128])
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_messages_written_together_are_those_written_alone(name, few_rows, monkeypatch):
+    monkeypatch.setattr(rans_words, "_FEW_ROWS", few_rows)
+    monkeypatch.setattr(rans_words, "_SIDE_BY_SIDE", 32)
+    payloads = [shuffled(PAYLOADS[name], seed) for seed in range(4)]
+    written = to_bytes_all(payloads)
+    assert written == [to_bytes(payload) for payload in payloads]
+    for data, payload in zip(written, payloads, strict=True):
+        assert_same(from_bytes(data, payload), payload)
+
+
+def test_no_messages_at_all_and_one_that_cannot_be_written():
+    assert to_bytes_all([]) == []
+    wrong = Coded(Symbols(jnp.full(700, 5, jnp.uint8), 5), rans())
+    with pytest.raises(WireError, match="Expected 5 < 5"):
+        to_bytes_all([Coded(SYMBOLS, rans()), wrong])
 
 
 @pytest.mark.parametrize(

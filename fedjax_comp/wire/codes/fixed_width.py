@@ -19,6 +19,7 @@ from fedjax_comp.wire.fields import Code, IndexSet, Raw, Symbols
 from fedjax_comp.wire.raw import size_of
 
 F = TypeVar("F", Symbols, IndexSet)
+A = TypeVar("A", bound=np.ndarray)
 
 
 def bit_width(cardinality: int) -> int:
@@ -119,12 +120,21 @@ def checked_values(field: Symbols | IndexSet) -> UInt64Array:
     Raises:
       WireError: when they are not what the field promises.
     """
+    return checked_as_they_are(field).astype(np.uint64)
+
+
+def checked_as_they_are(field: Symbols | IndexSet) -> np.ndarray:
+    """As `checked_values`, in the field's own dtype: without a pass over `8 n` bytes.
+
+    Raises:
+      WireError: when they are not what the field promises.
+    """
     values = np.asarray(field.values).ravel()
     if field.count is not None:
         values = values[: int(field.count)]
     if values.size and int(values.min()) < 0:
         raise WireError(f"Expected {int(values.min())} >= 0.")
-    return _checked(values.astype(np.uint64), field)
+    return _checked(values, field)
 
 
 def rebuilt(values: UInt64Array, template: F) -> F:
@@ -146,7 +156,7 @@ def rebuilt(values: UInt64Array, template: F) -> F:
     return dataclasses.replace(field, count=count)
 
 
-def _checked(values: UInt64Array, field: Symbols | IndexSet) -> UInt64Array:
+def _checked(values: A, field: Symbols | IndexSet) -> A:
     limit = alphabet(field)
     if values.size and int(values.max()) >= limit:
         raise WireError(f"Expected {int(values.max())} < {limit}.")

@@ -24,6 +24,7 @@ learning sends; 16 ms more for the largest leaf is nothing beside computing it.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ from fedjax_comp.wire.bitstream import BitReader, BitWriter, UInt64Array
 from fedjax_comp.wire.codes.fixed_width import (
     bit_width,
     check_worst_bits,
-    checked_values,
+    checked_as_they_are,
     count_bits,
     fixed_bits,
     fixed_width,
@@ -56,12 +57,13 @@ from fedjax_comp.wire.codes.frequencies import (
 )
 from fedjax_comp.wire.codes.rans_length import symbol_counts, words_in_jit
 from fedjax_comp.wire.codes.rans_words import (
+    intervals_of,
     num_lanes,
     read_words,
-    write_words,
+    write_intervals,
 )
 from fedjax_comp.wire.errors import WireError
-from fedjax_comp.wire.fields import Code, Symbols
+from fedjax_comp.wire.fields import Code, Symbols, write_all
 from fedjax_comp.wire.raw import size_of
 
 _MAX_ALPHABET_BITS = 12
@@ -96,16 +98,21 @@ def rans_bits(
 
 
 def write_rans(
-    symbols: UInt64Array, n: int, alphabet: int, lanes: int, writer: BitWriter
+    symbols: Sequence[np.ndarray],
+    n: int,
+    alphabet: int,
+    lanes: int,
+    writers: Sequence[BitWriter],
 ) -> None:
-    """Writes table, states and words of `symbols`, one to `n` of them."""
-    m = mantissa_bits(n, alphabet)
-    index = symbols.astype(np.int64)
-    counts = np.bincount(index, minlength=alphabet).astype(np.uint32)
-    exponents, mantissas = table_tokens(counts, m)
-    starts, frequencies = table_frequencies(exponents, mantissas, m)
-    write_table(exponents, mantissas, m, writer)
-    write_words(symbols, starts, frequencies, lanes, writer, capacity=n)
+    """Writes table, states and words of each message's symbols, one to `n` of them."""
+    m, intervals = mantissa_bits(n, alphabet), []
+    for own, writer in zip(symbols, writers, strict=True):
+        counts = np.bincount(own, minlength=alphabet).astype(np.uint32)
+        exponents, mantissas = table_tokens(counts, m)
+        starts, frequencies = table_frequencies(exponents, mantissas, m)
+        write_table(exponents, mantissas, m, writer)
+        intervals.append(intervals_of(starts, frequencies)[own])
+    write_intervals(intervals, lanes, writers, capacity=n)
 
 
 def read_rans(
@@ -177,23 +184,41 @@ def _rans(symbols_per_lane: int) -> Code:
         return Bits(1 + count_bits(field), (shorter, count * jnp.uint32(low)))
 
     def pack(field: Symbols, writer: BitWriter) -> None:
-        refuse_width("rans()", field)
-        if too_small(field):
-            fixed_width().pack(field, writer)
+        pack_all([field], [writer])
+
+    def pack_all(fields: Sequence[Symbols], writers: Sequence[BitWriter]) -> None:
+        refuse_width("rans()", fields[0])
+        if too_small(fields[0]):
+            write_all(fixed_width(), fields, writers)
             return
-        values, n = checked_values(field), size_of(field.values)
-        low, alphabet, lanes = split(field)
-        coded, width = BitWriter(), bit_width(field.cardinality)
-        if values.size:
-            write_rans(values >> np.uint64(low), n, alphabet, lanes, coded)
+        low, alphabet, lanes = split(fields[0])
+        values = [checked_as_they_are(field) for field in fields]
+        coded = [BitWriter() for _ in fields]
+        sent = [i for i, own in enumerate(values) if own.size]
+        if sent:
+            high = [values[i] >> low if low else values[i] for i in sent]
+            room = size_of(fields[0].values)
+            write_rans(high, room, alphabet, lanes, [coded[i] for i in sent])
+        for each in zip(fields, values, coded, writers, strict=True):
+            write_shorter(*each, low)
+
+    def write_shorter(
+        field: Symbols,
+        values: np.ndarray,
+        coded: BitWriter,
+        writer: BitWriter,
+        low: int,
+    ) -> None:
+        width = bit_width(field.cardinality)
         shorter = 0 < coded.num_bits < values.size * (width - low)
         writer.write([shorter], 1)
         write_count(field, writer)
-        if shorter:
-            writer.extend(coded)
-            writer.write(values & np.uint64((1 << low) - 1), low)
-        else:
+        if not shorter:
             writer.write(values, width)
+            return
+        writer.extend(coded)
+        if low:
+            writer.write(values & ((1 << low) - 1), low)
 
     def unpack(template: Symbols, reader: BitReader) -> Symbols:
         if too_small(template):
@@ -208,4 +233,4 @@ def _rans(symbols_per_lane: int) -> Code:
         high = read_rans(count, size_of(template.values), alphabet, lanes, reader)
         return rebuilt((high << np.uint64(low)) | reader.read(count, low), template)
 
-    return Code(f"rans({symbols_per_lane})", num_bits, pack, unpack)
+    return Code(f"rans({symbols_per_lane})", num_bits, pack, unpack, pack_all)

@@ -13,7 +13,8 @@ symbol takes its interval from another table, and nothing is sorted.
 """
 
 import dataclasses
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +43,7 @@ from fedjax_comp.wire.codes.rans_words import (
 )
 from fedjax_comp.wire.codes.weibull import Tables
 from fedjax_comp.wire.errors import WireError
-from fedjax_comp.wire.fields import Code, Symbols
+from fedjax_comp.wire.fields import Code, Symbols, write_all
 from fedjax_comp.wire.raw import size_of
 
 A = TypeVar("A", jax.Array, np.ndarray)
@@ -120,18 +121,16 @@ def rans_by_class(
         return class_of(np.asarray(side.values))
 
     def pack(field: Classified, writer: BitWriter) -> None:
-        rans().pack(field.side, writer)
-        z, classes = checked_values(field.symbols), classes_on_host(field.side)
-        shift = tables.shifts[classes].astype(np.uint64)
-        escape = tables.escapes[classes].astype(np.uint64)
-        high = z >> shift
-        token = np.minimum(high, escape)
-        chosen = intervals[classes, token.astype(np.int64)]
-        write_intervals(chosen, _lanes(field, per_lane), writer)
-        low = z & ((np.uint64(1) << shift) - np.uint64(1))
-        writer.write_varied(low, shift.astype(np.int64))
-        escaped = high >= escape
-        write_gamma((high - token)[escaped] + np.uint64(1), writer)
+        pack_all([field], [writer])
+
+    def pack_all(fields: Sequence[Classified], writers: Sequence[BitWriter]) -> None:
+        write_all(rans(), [field.side for field in fields], writers)
+        split = [_split(field, tables, classes_on_host(field.side)) for field in fields]
+        chosen = [intervals[one.classes, one.token.astype(np.int64)] for one in split]
+        write_intervals(chosen, _lanes(fields[0], per_lane), writers)
+        for one, writer in zip(split, writers, strict=True):
+            writer.write_varied(one.low, one.shift)
+            write_gamma(one.more[one.more > 0], writer)
 
     def unpack(template: Classified, reader: BitReader) -> Classified:
         side = rans().unpack(template.side, reader)
@@ -149,7 +148,36 @@ def rans_by_class(
             raise WireError("An escape is beyond every symbol.")
         return Classified(side, rebuilt(symbols, template.symbols))
 
-    return Code(name, num_bits, pack, unpack)
+    return Code(name, num_bits, pack, unpack, pack_all)
+
+
+class _Split(NamedTuple):
+    """Symbols as they are written, each `[n]`.
+
+    Attributes:
+      classes: int.
+      token: uint64.
+      low: the bits that travel as they are, uint64.
+      shift: how many these are, int64.
+      more: what follows an escape, uint64; 0 where there is none.
+    """
+
+    classes: np.ndarray
+    token: UInt64Array
+    low: UInt64Array
+    shift: np.ndarray
+    more: UInt64Array
+
+
+def _split(field: Classified, tables: Tables, classes: np.ndarray) -> _Split:
+    z = checked_values(field.symbols)
+    shift = tables.shifts[classes].astype(np.uint64)
+    escape = tables.escapes[classes].astype(np.uint64)
+    high = z >> shift
+    token = np.minimum(high, escape)
+    low = z & ((np.uint64(1) << shift) - np.uint64(1))
+    more = np.where(high >= escape, high - token + np.uint64(1), np.uint64(0))
+    return _Split(classes, token, low, shift.astype(np.int64), more)
 
 
 def _lanes(field: Classified, per_lane: int) -> int:

@@ -20,6 +20,7 @@ a row costs some 25 microseconds but nothing has to be compiled first.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -36,6 +37,10 @@ LOWER = 1 << 16
 
 _MAX_LANES = 1024
 _FEW_ROWS = 128
+_SIDE_BY_SIDE = 128
+"""Lanes of several messages in one loop: beyond, twice as many take twice as long."""
+_AT_ONCE = 1 << 17
+"""Symbols of several messages in one loop: more leave the cache, and nothing is won."""
 
 A = TypeVar("A", jax.Array, UInt32Array)
 
@@ -80,52 +85,57 @@ def next_states(state: jax.Array, row: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def write_words(
-    symbols: UInt64Array,
+    symbols: np.ndarray,
     starts: UInt32Array,
     frequencies: UInt32Array,
     lanes: int,
     writer: BitWriter,
-    capacity: int | None = None,
 ) -> None:
     """Writes states and words of `symbols`.
 
     Args:
-      symbols: `[n]`, `n >= 1`.
+      symbols: unsigned integers `[n]`, `n >= 1`.
       starts: `[a]`, as in `rans_length.words_in_jit`.
       frequencies: `[a]`.
       lanes: a power of two.
       writer: takes them.
-      capacity: the most symbols that the field has room for, one compiled loop for
-        all their numbers; `n` when None. It changes nothing else.
     """
-    table = intervals_of(starts, frequencies).astype(np.uint32)
-    write_intervals(table[symbols.astype(np.int64)], lanes, writer, capacity)
+    intervals = intervals_of(starts, frequencies).astype(np.uint32)[symbols]
+    write_intervals([intervals], lanes, [writer])
 
 
 def write_intervals(
-    intervals: UInt32Array,
+    intervals: Sequence[UInt32Array],
     lanes: int,
-    writer: BitWriter,
+    writers: Sequence[BitWriter],
     capacity: int | None = None,
 ) -> None:
-    """Writes states and words of symbols of these intervals, `[n]`, `n >= 1`.
+    """Writes states and words of symbols of these intervals, message by message.
+
+    The lanes of several messages lie side by side in one loop: where they are few, a
+    row costs what a turn of the loop costs.
 
     Args:
-      intervals: of each symbol.
-      lanes: a power of two.
-      writer: takes them.
-      capacity: as in `write_words`.
+      intervals: of each message's symbols, `[n]`, `n >= 1`.
+      lanes: of each message, a power of two.
+      writers: take them.
+      capacity: the most symbols that a message has room for, one compiled loop for
+        all their numbers; the most that occur when None. It changes nothing else.
     """
-    n = intervals.size
-    rows = -(-(n if capacity is None else capacity) // lanes)
-    if rows <= _FEW_ROWS:
-        rows = -(-n // lanes)
-    padding = (0, rows * lanes - n)
-    table = np.pad(intervals, padding, constant_values=SCALE).reshape(rows, lanes)
-    run = _write_in_numpy if rows <= _FEW_ROWS else _write_compiled
-    state, words = run(table)
-    writer.write(state, 32)
-    writer.write(words & np.uint32(0xFFFF), 16)
+    rows = -(-max(x.size for x in intervals) // lanes)
+    room = rows if capacity is None else -(-capacity // lanes)
+    compiled = room > _FEW_ROWS
+    tables = [_in_rows(x, lanes, room if compiled else rows) for x in intervals]
+    coded = _written(tables, compiled=compiled)
+    for writer, (state, words) in zip(writers, coded, strict=True):
+        writer.write(state, 32)
+        writer.write(words & np.uint32(0xFFFF), 16)
+
+
+def _in_rows(intervals: UInt32Array, lanes: int, rows: int) -> UInt32Array:
+    padding = (0, rows * lanes - intervals.size)
+    filled = np.pad(intervals, padding, constant_values=SCALE)
+    return filled.reshape(rows, lanes)
 
 
 def _host() -> jax.Device:
@@ -136,23 +146,44 @@ def _host() -> jax.Device:
         return jax.local_devices()[0]
 
 
-def _write_in_numpy(table: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
-    state, words = np.full(table.shape[1], LOWER, np.uint32), []
-    for row in table[::-1]:
+def _written(
+    tables: Sequence[UInt32Array], *, compiled: bool
+) -> list[tuple[UInt32Array, UInt32Array]]:
+    """States and words of each message, from its intervals `[rows, lanes]`."""
+    rows, lanes = tables[0].shape
+    most_lanes = _SIDE_BY_SIDE if compiled else _MAX_LANES
+    at_once = max(1, min(most_lanes // lanes, _AT_ONCE // (rows * lanes)))
+    coded = []
+    for first in range(0, len(tables), at_once):
+        group = tables[first : first + at_once]
+        # As many as a power of two, so that few programs are compiled.
+        width = lanes << (len(group) - 1).bit_length()
+        side_by_side = np.full((rows, width), SCALE, np.uint32)
+        np.concatenate(group, axis=1, out=side_by_side[:, : lanes * len(group)])
+        if compiled:
+            with jax.default_device(_host()):
+                state, emitted = map(np.asarray, _emitted(side_by_side))
+        else:
+            state, emitted = _emitted_in_numpy(side_by_side)
+        for start in range(0, lanes * len(group), lanes):
+            own = slice(start, start + lanes)
+            words = emitted[:, own].ravel()
+            coded.append((state[own], words[words > 0]))
+    return coded
+
+
+def _emitted_in_numpy(table: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
+    """As `_emitted`."""
+    state = np.full(table.shape[1], LOWER, np.uint32)
+    emitted = np.zeros_like(table)
+    for row, words in zip(table[::-1], emitted[::-1], strict=True):
         frequency, start = row & 0x7FFF, row >> 15
         emit = (state >> (32 - SCALE_BITS)) >= frequency
-        words.append(state[emit])
+        words[emit] = (state[emit] & 0xFFFF) | LOWER
         state = np.where(emit, state >> 16, state)
         quotient, rest = np.divmod(state, frequency)
         state = (quotient << SCALE_BITS) + rest + start
-    return state, np.concatenate(words[::-1])
-
-
-def _write_compiled(table: UInt32Array) -> tuple[UInt32Array, UInt32Array]:
-    with jax.default_device(_host()):
-        state, emitted = _emitted(table)
-    words = np.asarray(emitted, np.uint32).ravel()
-    return np.asarray(state), words[words > 0]
+    return state, emitted
 
 
 @jax.jit
