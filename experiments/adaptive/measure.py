@@ -11,9 +11,10 @@ import numpy as np
 from experiments.adaptive.methods import LEAF_RUNGS, RUNGS
 from fedjax_comp.base import PyTree
 from fedjax_comp.compress.budget.ladder import rung_bits
-from fedjax_comp.network.codec_cost import check_cost, codec_measures, host_device
+from fedjax_comp.network.codec_cost import codec_measures, host_device
 from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import Cost
+from fedjax_comp.network.kept_costs import check_cost
 from fedjax_comp.network.setting import Codec
 from fedjax_comp.run_directory import Json, RunDirectoryError, read_json
 from fedjax_comp.strict_json import NUMBER, Shape, check_fields

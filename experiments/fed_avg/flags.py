@@ -19,6 +19,13 @@ def define() -> flags.FlagValues:
         "arguments that no other flag tells.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "controller",
+        "",
+        "What sets the uplink's budget every round, e.g. hardware_aware(); needs "
+        "--network or --devices and an uplink that heeds a budget (empty: nothing).",
+        flag_values=values,
+    )
     define_lateness(values)
     define_privacy(values)
     return values

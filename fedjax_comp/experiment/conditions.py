@@ -10,18 +10,20 @@ from absl import flags
 
 from fedjax_comp.base import PyTree
 from fedjax_comp.data.sources.loading import RAW_DATA_VARIABLE
+from fedjax_comp.experiment.controllers import Rule, pilot_update
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.hooks import Hook
 from fedjax_comp.network.clock import Policy, check_policy
-from fedjax_comp.network.codec_cost import (
+from fedjax_comp.network.codec_cost import fixed_bytes
+from fedjax_comp.network.curve import curve_of
+from fedjax_comp.network.devices import NOTHING, Cost, Device, training_flops
+from fedjax_comp.network.kept_costs import (
     COSTS,
     codecs_of,
     costs_kept,
-    fixed_bytes,
     read_or_measure,
 )
-from fedjax_comp.network.devices import NOTHING, Cost, Device, training_flops
 from fedjax_comp.network.links import Link
 from fedjax_comp.network.setting import Codec, Setting
 from fedjax_comp.network.simulate import simulate
@@ -69,7 +71,14 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
     if setting is None:
         return None
     path = Path(values.workdir) / COSTS
-    measured = read_or_measure(path, problem.links, problem.params)
+    controller = values.controller if "controller" in values else ""
+    rule: Rule | None = build("controller", controller) if controller else None
+    measured = read_or_measure(
+        path,
+        problem.links,
+        problem.params,
+        update=None if rule is None else lambda: pilot_update(problem),
+    )
     costs = codecs_of(measured)
     up, down = problem.links.get("uplink"), problem.links.get("downlink")
     setting = setting._replace(
@@ -78,6 +87,12 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
         uplink_bytes=None if up is None else fixed_bytes(up, problem.params),
         downlink_bytes=None if down is None else fixed_bytes(down, problem.params),
     )
+    if rule is not None:
+        size = sum(x.size for x in jax.tree.leaves(problem.params))
+        ladder, codec = curve_of(measured["curve"], size)
+        setting = setting._replace(
+            uplink=codec, controller=rule.make(ladder), ladder=ladder
+        )
     return Conditions(setting, costs_kept(measured))
 
 

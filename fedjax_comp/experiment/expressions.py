@@ -13,7 +13,7 @@ from fedjax_comp import compress, data, execution, models, network
 from fedjax_comp.base import Compressor
 from fedjax_comp.compress.low_rank.coded import low_rank_coder
 from fedjax_comp.compress.quantize.separable import coder
-from fedjax_comp.experiment import algorithms
+from fedjax_comp.experiment import algorithms, controllers
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.expression import parse
 from fedjax_comp.wire import codes
@@ -74,6 +74,7 @@ COMPRESSORS = {
 
 NAMES: Mapping[str, Mapping[str, object]] = {
     "algorithm": algorithms.NAMES,
+    "controller": controllers.NAMES,
     "client_optimizer": OPTIMIZERS,
     "server_optimizer": OPTIMIZERS,
     "uplink": COMPRESSORS,
@@ -98,6 +99,7 @@ NAMES: Mapping[str, Mapping[str, object]] = {
 
 KINDS: Mapping[str, type] = {
     "algorithm": algorithms.Chosen,
+    "controller": controllers.Rule,
     "client_optimizer": optax.GradientTransformation,
     "server_optimizer": optax.GradientTransformation,
     "uplink": Compressor,
@@ -106,6 +108,7 @@ KINDS: Mapping[str, type] = {
 }
 EXAMPLES = {
     "algorithm": "fed_avg()",
+    "controller": "hardware_aware()",
     "client_optimizer": "sgd(0.1)",
     "server_optimizer": "sgd(1.0)",
     "uplink": "top_k(0.01)",
@@ -132,7 +135,9 @@ def build(flag: str, text: str) -> Any:
     made = parse(text, NAMES[flag], flag=flag)
     wanted = KINDS.get(flag)
     if wanted is not None and not isinstance(made, wanted):
-        what = "Algorithm" if flag == "algorithm" else wanted.__name__
+        what = {"algorithm": "Algorithm", "controller": "Controller"}.get(
+            flag, wanted.__name__
+        )
         raise UsageError(
             f"--{flag}={text} makes no {what}; e.g. {EXAMPLES[flag]} does."
         )

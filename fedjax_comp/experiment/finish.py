@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from absl import flags
 from rich.console import Console
 
@@ -28,6 +29,7 @@ from fedjax_comp.experiment.problem import (
 )
 from fedjax_comp.hooks import Hook
 from fedjax_comp.metrics import TO_TARGET, Row
+from fedjax_comp.network.simulation import WITHIN
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import (
     Figure,
@@ -226,6 +228,7 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
         settings=settings_of(directory),
         tables=[
             evaluations_table(rows),
+            *budgets_table(rows),
             Table("All figures", ("name", "value"), _facts(summary)),
         ],
         figures=[
@@ -248,6 +251,27 @@ def evaluations_table(rows: list[Row], most: int = 40) -> Table:
     return Table(
         "Evaluations", columns, [[row.get(c) for c in columns] for row in shown], note
     )
+
+
+def budgets_table(rows: list[Row]) -> list[Table]:
+    """Messages within each budget since the evaluation before; none without budgets."""
+    known = [row.get("observed", {}) for row in rows]
+    names = [n for n in (known[-1] if known else {}) if n.startswith(WITHIN)]
+    if not names:
+        return []
+    counts = np.array([[observed.get(n) or 0 for n in names] for observed in known])
+    each = np.diff(counts, axis=0, prepend=0).astype(int).tolist()
+    since = [[row["round"], *own] for row, own in zip(rows, each, strict=True)]
+    bits = [n.removeprefix(WITHIN).removesuffix("_bits") for n in names]
+    used = [i for i in range(len(names)) if any(row[i + 1] for row in since)]
+    return [
+        Table(
+            "Messages within each budget, in bits, since the evaluation before",
+            ("round", *(f"{int(bits[i]):,}" for i in used)),
+            [[row[0], *(row[i + 1] for i in used)] for row in since],
+            f"Budgets that no message had are left out; {len(names)} could be chosen.",
+        )
+    ]
 
 
 def _data_name(summary: Json) -> str:
@@ -279,11 +303,22 @@ def print_summary(summary: Json, directory: RunDirectory) -> None:
         f"(best {summary['best_test_accuracy']:.4f}) after {summary['rounds']} rounds, "
         f"up {format_bytes(up)}{fewer}, "
         f"down {format_bytes(summary['downlink_bytes'])}, "
-        f"{summary['seconds_total']:.1f} s\nreport: {directory.path / 'report.html'}",
+        f"{on_clock(summary)}{summary['seconds_total']:.1f} s\n"
+        f"report: {directory.path / 'report.html'}",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
+
+
+def on_clock(summary: Json) -> str:
+    """What a run took on simulated links and devices; nothing without them."""
+    if summary["simulated_seconds"] is None:
+        return ""
+    said = f"{summary['simulated_seconds']:.1f} simulated s, "
+    if summary["joules"]:
+        said += f"{summary['joules']:.0f} J, "
+    return said
 
 
 def read_rows(workdir: Path) -> list[Row]:

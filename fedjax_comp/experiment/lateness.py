@@ -131,6 +131,11 @@ def put_on_clock(
     conditions = build_conditions(values, problem)
     if conditions is None:
         raise UsageError("--network, --devices: a timetable needs one of them.")
+    if conditions.setting.controller is not None:
+        raise UsageError(
+            f"--controller={values.controller}: late updates follow a timetable made "
+            "before the first round, when no budget is set yet; leave one of them out."
+        )
     table = make_timetable(values, problem, conditions.setting)
     hooks = [conditions.kept, timetable_clock(table)]
     return problem._replace(data=timed(problem.data, table)), hooks

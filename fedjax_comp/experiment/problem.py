@@ -15,6 +15,7 @@ from fedjax_comp.audit.log import FOLDER, PRIVATE_KEY
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import Compressor, Execution, Task
 from fedjax_comp.compress import identity
+from fedjax_comp.experiment.controllers import check_budgets, uplink_of
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.hooks import Hook
@@ -53,8 +54,10 @@ def build_federation(values: flags.FlagValues) -> Federation:
         )
     build_schedule(values)
     client_store(values)
+    check_budgets(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
+    uplink = uplink_of(values, uplink)
     downlink = build("downlink", values.downlink)
     execution = build("execution", values.execution)
     model = build("model", values.model)

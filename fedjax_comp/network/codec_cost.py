@@ -1,111 +1,22 @@
-"""What compressors cost: measured on this machine, and kept as JSON beside a run.
+"""What compressors cost, measured on this machine.
 
 A cost is XLA's count of operations and bytes, calibrated by the seconds that the
 compiled encoder and decoder really take (`fedjax_comp.network.devices`).
 """
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp import checks, strict_json
 from fedjax_comp.base import Bits, Compressor, PyTree, make_context
-from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.keys import make_key
 from fedjax_comp.network.devices import NOTHING, Cost, Device, calibrated
-from fedjax_comp.network.setting import Codec
-from fedjax_comp.run_directory import (
-    Json,
-    RunDirectoryError,
-    read_json,
-    write_json,
-)
-from fedjax_comp.strict_json import NUMBER
-from fedjax_comp.training import TrainState
 from fedjax_comp.wire.accounting import num_bits
-from fedjax_comp.wording import one_line
 
-COSTS = "costs.json"
-_COST = {"flops": NUMBER, "bytes": NUMBER, "factor": NUMBER}
 REPEATS = 20
-
-
-def read_or_measure(path: Path, links: Mapping[str, Compressor], like: PyTree) -> Json:
-    """The costs of each link's compressor: read when there, else measured.
-
-    Nothing is written: the hook `costs_kept` does that once the run has begun, so that
-    a resumed run goes by the same clock.
-
-    Args:
-      path: of the file.
-      links: by name.
-      like: the model.
-
-    Returns:
-      `{"host": {...}, "links": {name: [encode, decode]}}`, JSON-able.
-
-    Raises:
-      RunDirectoryError: for a file that cannot be read, is of another format or does
-        not hold costs.
-    """
-    if path.is_file():
-        measured = read_json(path, {"links": dict})
-        for name, costs in measured["links"].items():
-            if not isinstance(costs, list) or len(costs) != 2:
-                raise RunDirectoryError(f"Expected two costs of link {name} in {path}.")
-            for cost in costs:
-                check_cost(path, cost)
-        return measured
-    host = host_device()
-    return {
-        "host": dataclasses.asdict(host),
-        "links": {
-            name: [dataclasses.asdict(cost) for cost in codec_cost(link, like, host)]
-            for name, link in links.items()
-        },
-    }
-
-
-def check_cost(path: Path, value: object) -> None:
-    """Refuses what is not a `Cost` as JSON, read from `path`.
-
-    Raises:
-      RunDirectoryError: for anything but three finite numbers of at least 0.
-    """
-    try:
-        for name, number in strict_json.check_fields(value, _COST).items():
-            if name not in _COST:
-                raise ValueError(f"Expected {', '.join(_COST)}, got {name!r}.")
-            checks.not_negative(name, number)
-    except ValueError as error:
-        raise RunDirectoryError(
-            f"{path} does not hold the costs of compressors: {one_line(error)}."
-        ) from error
-
-
-def codecs_of(measured: Json) -> dict[str, Codec]:
-    """The costs by link, from what `read_or_measure` returned."""
-    return {
-        name: Codec((Cost(**encode),), (Cost(**decode),))
-        for name, (encode, decode) in measured["links"].items()
-    }
-
-
-def costs_kept(measured: Json) -> Hook:
-    """Writes `costs.json` when a run begins that has none."""
-
-    def begin(live: Live, state: TrainState) -> TrainState:
-        path = live.directory.path / COSTS
-        if not path.exists():
-            write_json(path, measured)
-        return state
-
-    return Hook(begin=begin)
 
 
 def fixed_bytes(link: Compressor, like: PyTree) -> int | None:
@@ -164,20 +75,42 @@ def codec_measures(
     payload, _ = encode(context, tree, state.sender)
     decode = jax.jit(link.decode).lower(context, payload, state.receiver).compile()
     decoded, _ = decode(context, payload, state.receiver)
-    error, energy = 0.0, 0.0
-    for x, y in zip(numbers, jax.tree.leaves(decoded), strict=True):
-        sent, got = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        error, energy = error + np.sum((sent - got) ** 2), energy + np.sum(sent**2)
     return (
-        _cost(encode, (context, tree, state.sender), host),
-        _cost(decode, (context, payload, state.receiver), host),
-        float(error / max(energy, 1e-300)),
+        compiled_cost(encode, (context, tree, state.sender), host),
+        compiled_cost(decode, (context, payload, state.receiver), host),
+        relative_error(tree, decoded),
     )
 
 
-def _cost(compiled: jax.stages.Compiled, arguments: tuple, host: Device) -> Cost:
+def relative_error(sent: PyTree, got: PyTree) -> float:
+    """`||got - sent||^2 / ||sent||^2`, in float64.
+
+    >>> relative_error([np.array([3.0, 4.0])], [np.array([3.0, 3.0])])
+    0.04
+    """
+    error, energy = 0.0, 0.0
+    for x, y in zip(jax.tree.leaves(sent), jax.tree.leaves(got), strict=True):
+        a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        error, energy = error + np.sum((a - b) ** 2), energy + np.sum(a**2)
+    return float(error / max(energy, 1e-300))
+
+
+def compiled_cost(
+    compiled: jax.stages.Compiled,
+    arguments: tuple,
+    host: Device,
+    repeats: int = REPEATS,
+) -> Cost:
+    """The cost of a compiled program, the fastest of several calls timed.
+
+    Args:
+      compiled: the program.
+      arguments: that it is called with.
+      host: what this machine reaches.
+      repeats: calls.
+    """
     analysis = compiled.cost_analysis() or {}
-    seconds = fastest(lambda: jax.block_until_ready(compiled(*arguments)))
+    seconds = fastest(lambda: jax.block_until_ready(compiled(*arguments)), repeats)
     return calibrated(
         max(0.0, analysis.get("flops", 0.0)),
         max(0.0, analysis.get("bytes accessed", 0.0)),

@@ -45,6 +45,10 @@ from fedjax_comp.network.steering import heard_energies, steer
 from fedjax_comp.training import Invited, TrainState
 from fedjax_comp.wire.traffic import bytes_by_client
 
+WITHIN = "messages_within_"
+"""Begins the names of what is observed of a controller's budgets: messages within each
+number of bits, as `messages_within_4096_bits`."""
+
 CohortOf = Callable[[TrainState], Invited]
 """Who is in the round that comes next; NumPy arrays."""
 
@@ -239,6 +243,7 @@ class Simulation:
                 last_decode = max(last_decode, roofline_seconds(cost, setting.server))
             learn(setting, ledger, k, seen, down[i], up[i])
         joules += self._listeners(ledger, moved.received, plan)
+        self._count_rungs(plan, ledger)
         ledger.observed["late_clients"] = ledger.observed.get(
             "late_clients", 0.0
         ) + float(plan.late.sum())
@@ -255,6 +260,16 @@ class Simulation:
             self._observe(plan, state, ledger)
         ledger.conditions["simulated_rounds"] = round_of(ledger) + 1
         self._plan = None
+
+    def _count_rungs(self, plan: _Plan, ledger: Ledger) -> None:
+        """Counts the messages within each budget that the controller gave."""
+        ladder = self._setting.ladder
+        if self._setting.controller is None or ladder is None:
+            return
+        counts = np.bincount(plan.rungs[plan.allowed], minlength=ladder.bits.size)
+        for bits, count in zip(ladder.bits, counts.tolist(), strict=True):
+            name = f"{WITHIN}{int(bits)}_bits"
+            ledger.observed[name] = ledger.observed.get(name, 0.0) + count
 
     def _observe(self, plan: _Plan, state: TrainState, ledger: Ledger) -> None:
         """The energies of the round's updates, what compression added taken off."""

@@ -15,8 +15,8 @@ from fedjax_comp.experiment.finish import print_summary, read_rows
 from fedjax_comp.experiment.finished import COMPARED, MEASURED, check_finished
 from fedjax_comp.experiment.measurements import read_measurements
 from fedjax_comp.experiment.outcome import print_claims, settings_of
-from fedjax_comp.network.codec_cost import codecs_of, read_or_measure
 from fedjax_comp.network.devices import read_phones
+from fedjax_comp.network.kept_costs import codecs_of, read_or_measure
 from fedjax_comp.network.trace_files import (
     TraceError,
     parse_trace,

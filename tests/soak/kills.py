@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedjax_comp.network.codec_cost import COSTS
+from fedjax_comp.network.kept_costs import COSTS
 
 ROOT = Path(__file__).resolve().parents[2]
 

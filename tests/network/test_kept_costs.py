@@ -8,11 +8,11 @@ import pytest
 from fedjax_comp.compress import chain, entropy_coded, qsgd, scaled_sign, top_k
 from fedjax_comp.hooks import Live
 from fedjax_comp.metrics import Ledger
-from fedjax_comp.network.codec_cost import (
+from fedjax_comp.network.codec_cost import fixed_bytes
+from fedjax_comp.network.kept_costs import (
     COSTS,
     codecs_of,
     costs_kept,
-    fixed_bytes,
     read_or_measure,
 )
 from fedjax_comp.run_directory import RunDirectoryError, open_run
