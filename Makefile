@@ -30,13 +30,14 @@ SLICE := \
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run test test-matrix test-newest slow soak mutants format clean
+.PHONY: help env run records test test-matrix test-newest slow soak mutants format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
 	@echo "make test    install, then format check, lint, types, import contracts, tests"
 	@echo "make test-matrix  all tests under every Python that is supported and found"
 	@echo "make test-newest  a slice of the tests under the newest of them"
+	@echo "make records the recorded commands; NAME=EXPERIMENT[/RECORD] makes its tables"
 	@echo "make slow    install, then run the tests that take minutes"
 	@echo "make soak    install, then kill, fuzz, fill disks, run long (hours; tests/soak)"
 	@echo "make mutants plant faults and count those that the tests notice (hours)"
@@ -74,6 +75,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: env
 	$(BIN)/python -m experiments.fed_avg.compare --workdir=$(WORKDIR)
+
+# `make records NAME=frontier/mnist`; without NAME the names of all.
+records: env
+	$(BIN)/python -m experiments.records $(NAME) $(RECORDS_FLAGS)
 
 test: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 test: env

@@ -1,0 +1,38 @@
+"""Recorded commands by name."""
+
+import json
+
+import pytest
+
+from experiments.records import all_records, chosen, main
+
+
+def test_a_record_is_run_in_its_own_directory(tmp_path):
+    small = ["--quick", "--noprogress", "--num_rounds=1", "--dataset=digits"]
+    model = ["--model=linear()", "--num_clients=4", "--cohort_size=2"]
+    folder = f"--folder={tmp_path}"
+    assert main(["fed_avg/mnist_2nn_iid", folder, *small, *model]) == 0
+    written = json.loads(
+        (tmp_path / "fed_avg" / "mnist_2nn_iid" / "summary.json").read_text()
+    )
+    assert written["experiment"] == "fed_avg"
+
+
+def test_names_are_listed_and_an_experiment_has_several(capsys):
+    assert main([]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == len(all_records())
+    assert {x.name.partition("/")[0] for x in chosen("fed_avg")} == {"fed_avg"}
+    assert len(chosen("fed_avg")) > 1
+
+
+@pytest.mark.parametrize("name", ["frontier/mnis", "frontiers/mnist"])
+def test_a_typo_is_told(name, capsys):
+    assert main([name]) == 2
+    assert "did you mean 'frontier/mnist'" in capsys.readouterr().err
+
+
+def test_what_fails_is_not_success(tmp_path, capfd):
+    folder = f"--folder={tmp_path}"
+    assert main(["fed_avg/mnist_2nn_iid", folder, "--dataset=nothing"]) == 2
+    assert "nothing" in capfd.readouterr().err
