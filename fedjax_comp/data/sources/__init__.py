@@ -14,6 +14,7 @@ from fedjax_comp.data.sources import (
     electricity,
     fashion_mnist,
     femnist,
+    german,
     mnist,
     shakespeare,
     wdbc,
@@ -55,6 +56,7 @@ SOURCES: dict[str, Source] = {
         electricity,
         adult,
         wdbc,
+        german,
     )
 }
 """Data sets that come in files; `digits` needs none."""

@@ -1,4 +1,4 @@
-"""Tables in text files with a header line: columns of numbers and of words."""
+"""Tables in text files: columns of numbers and of words."""
 
 import csv
 import gzip
@@ -46,12 +46,9 @@ def read_table(path: Path) -> Table:
     (('age', 'class'), [['39', 'low']])
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        lines = content.decode("utf-8").splitlines()
-        rows = [row for row in csv.reader(lines, skipinitialspace=True) if row]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.reader(_lines(path), skipinitialspace=True)
+        rows = [row for row in reader if row]
+    except csv.Error as error:
         raise ValueError(f"Expected a table in {path}: {one_line(error)}.") from error
     if len(rows) < 2:
         raise ValueError(
@@ -61,13 +58,33 @@ def read_table(path: Path) -> Table:
     twice = [name for name in columns if columns.count(name) > 1]
     if twice:
         raise ValueError(f"Expected column {twice[0][:40]!r} of {path} once.")
-    for number, row in enumerate(values, start=1):
-        if len(row) != len(columns):
-            raise ValueError(
-                f"Expected {len(columns)} values in row {number} of {path}, got "
-                f"{len(row)}."
-            )
-    return Table(path, tuple(columns), values)
+    return _table(path, columns, values)
+
+
+def read_values(path: Path, columns: Sequence[str]) -> Table:
+    r"""Reads values separated by white space, of a file that names no columns.
+
+    Args:
+      path: the file; a name ending in `.gz` is decompressed, empty lines are skipped.
+      columns: their names.
+
+    Returns:
+      The table.
+
+    Raises:
+      ValueError: if the file is damaged, has no row, or a row of another number of
+        values than there are columns.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "small.data")
+    >>> _ = path.write_text("\n39\tlow\n")
+    >>> read_values(path, ("age", "class")).rows
+    [['39', 'low']]
+    """
+    rows = [line.split() for line in _lines(path) if line.strip()]
+    if not rows:
+        raise ValueError(f"Expected rows in {path}, got none.")
+    return _table(path, columns, rows)
 
 
 def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
@@ -168,6 +185,26 @@ def standardised(values: np.ndarray, by: np.ndarray) -> np.ndarray:
     mean, deviation = by.mean(0, np.float64), by.std(0, np.float64)
     deviation = np.where(deviation == 0, 1, deviation)
     return ((values - mean[None]) / deviation[None]).astype(np.float32)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        return content.decode("utf-8").splitlines()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a table in {path}: {one_line(error)}.") from error
+
+
+def _table(path: Path, columns: Sequence[str], rows: list[list[str]]) -> Table:
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(columns):
+            raise ValueError(
+                f"Expected {len(columns)} values in row {number} of {path}, got "
+                f"{len(row)}."
+            )
+    return Table(path, tuple(columns), rows)
 
 
 def _place(table: Table, column: str) -> int:

@@ -181,7 +181,7 @@ def test_a_download_that_fails_says_why(small_mnist, server, cache):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("minst", "did you mean mnist?"), ("zzz", "wdbc.")]
+    ("name", "hint"), [("minst", "did you mean mnist?"), ("zzz", "german.")]
 )
 def test_an_unknown_name_gets_the_nearest(name, hint):
     with pytest.raises(ValueError, match=f"dataset={name} in digits, mnist") as error:

@@ -1,4 +1,4 @@
-"""Adult and breast cancer: what is read of small files, and of the published ones."""
+"""Tables of people and patients: what is read of small files, and of real ones."""
 
 import gzip
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.data import load
-from fedjax_comp.data.sources import adult, wdbc
+from fedjax_comp.data.sources import adult, german, wdbc
 from fedjax_comp.data.sources.table import numbers, one_hot, read_table, standardised
 
 HEADER = [*adult.NUMBERS, *adult.CATEGORIES, "classification"]
@@ -95,6 +95,41 @@ def test_tools_of_tables(tmp_path):
     np.testing.assert_allclose(same.std(0), 1, rtol=1e-5)
 
 
+def customer(amount, risk, checking="A11"):
+    words = {column: words[0] for column, words in german.CATEGORIES.items()}
+    values = dict.fromkeys(german.NUMBERS, 1) | words
+    values |= {"amount": amount, "risk": risk, "checking": checking}
+    return " ".join(str(values[column]) for column in german.COLUMNS)
+
+
+def test_a_file_without_a_header_has_its_columns_by_their_order(tmp_path):
+    path = tmp_path / "german.data"
+    people = [customer(100, 1), customer(300, 2, "A14"), customer(100, 1)]
+    people += [customer(300, 1), customer(400, 2)]
+    path.write_text("\n" + "\n".join(people) + "\n")
+    splits = german.read_raw(tmp_path)
+    assert splits["train"].y.tolist() == [0, 1, 0, 0]
+    assert splits["test"].y.tolist() == [1]
+    # Mean 200, deviation 100; the categories follow the numbers.
+    amount = german.NUMBERS.index("amount")
+    np.testing.assert_allclose(splits["train"].x[:, amount], [-1, 1, -1, 1])
+    np.testing.assert_allclose(splits["test"].x[:, amount], [2])
+    place = len(german.NUMBERS)
+    assert splits["train"].x[:2, place : place + 4].tolist() == [
+        [1, 0, 0, 0],
+        [0, 0, 0, 1],
+    ]
+    path.write_text(customer(100, 1) + " 5\n")
+    with pytest.raises(ValueError, match="Expected 21 values in row 1"):
+        german.read_raw(tmp_path)
+    path.write_text(customer(100, 3))
+    with pytest.raises(ValueError, match=r"risk .* got '3'"):
+        german.read_raw(tmp_path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="got none"):
+        german.read_raw(tmp_path)
+
+
 def test_the_real_files_are_as_published(raw_data_dir, cache):
     people = load("adult", raw_dir=raw_data_dir)
     assert np.bincount(people.train.y).tolist() == [24_720, 7_841]
@@ -103,3 +138,8 @@ def test_the_real_files_are_as_published(raw_data_dir, cache):
     patients = load("wdbc", raw_dir=raw_data_dir)
     labels = np.concatenate([patients.train.y, patients.test.y])
     assert np.bincount(labels).tolist() == [357, 212]
+    customers = load("german", raw_dir=raw_data_dir)
+    labels = np.concatenate([customers.train.y, customers.test.y])
+    assert np.bincount(labels).tolist() == [700, 300]
+    assert customers.train.x.shape == (800, 63)
+    assert (customers.train.x[:, len(german.NUMBERS) :].sum(axis=1) == 13).all()
