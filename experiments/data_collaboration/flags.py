@@ -12,6 +12,7 @@ from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 from fedjax_comp.one_shot import private_maps
+from fedjax_comp.one_shot.row_noise import RowNoise, gaussian_rows
 
 VARIANTS = (
     "collaboration: uniform(500) | pca(50) | identity()",
@@ -23,8 +24,19 @@ VARIANTS = (
     "8-bit: uniform(500) | pca(50) | stochastic_quantize(levels=256)",
     "4-bit: uniform(500) | pca(50) | stochastic_quantize(levels=16)",
     "2-bit: uniform(500) | pca(50) | stochastic_quantize(levels=4)",
+    "anchors-1000: uniform(1000) | pca(50) | identity()",
+    "anchors-100: uniform(100) | pca(50) | identity()",
+    "anchors-50: uniform(50) | pca(50) | identity()",
+    "noise-50: uniform(500) | pca(50) | identity() | gaussian_rows(6.0, 0.3)",
+    "noise-8: uniform(500) | pca(50) | identity() | gaussian_rows(6.0, 1.2)",
+    (
+        "private-50: uniform(500) | random_orthogonal(50, seed=0) | identity() | "
+        "gaussian_rows(2.5, 0.3)"
+    ),
 )
-"""The first is held against the published figures."""
+"""The first is held against the published figures. `noise-50` and `noise-8` are named
+after the epsilon of what is noised, their representations. The map of `private-50` is
+no secret: there it is that of the whole upload but the labels."""
 
 ANCHORS = {
     name: getattr(private_maps, name)
@@ -34,6 +46,7 @@ MAPS = {
     name: getattr(private_maps, name)
     for name in ("pca", "permuted", "random_orthogonal", "truncated_svd")
 }
+NOISES = {"gaussian_rows": gaussian_rows}
 RIVALS = ("individual", "centralised", "fed_avg")
 
 
@@ -72,7 +85,7 @@ def define() -> flags.FlagValues:
     flags.DEFINE_multi_string(
         "variant",
         list(VARIANTS),
-        "NAME: ANCHOR | PRIVATE MAP | COMPRESSOR; may be repeated.",
+        "NAME: ANCHOR | PRIVATE MAP | COMPRESSOR [| NOISE]; may be repeated.",
         flag_values=values,
     )
     return values
@@ -86,29 +99,40 @@ QUICK = {
     "base_examples": 50,
     "dimension": 20,
     "num_public": 200,
-    "num_trials": 2,
+    "num_trials": 3,
     "variant": [
         "collaboration: uniform(100) | pca(20) | identity()",
         "8-bit: uniform(100) | pca(20) | stochastic_quantize(levels=256)",
+        "anchors-20: uniform(20) | pca(20) | identity()",
+        "noise: uniform(100) | pca(20) | identity() | gaussian_rows(3.0, 0.3)",
     ],
 }
 """What `--quick` sets unless it is given by hand."""
 
 
 class Variant(NamedTuple):
-    """One way of collaborating: a name, an anchor, private maps, a compressor."""
+    """One way of collaborating.
+
+    Attributes:
+      name: in the table.
+      anchor: what all parties know.
+      fit: what a party keeps to itself.
+      compressor: of what it sends.
+      noise: on its representations, before they are compressed; None for none.
+    """
 
     name: str
     anchor: private_maps.Anchor
     fit: private_maps.FitMap
     compressor: Compressor
+    noise: RowNoise | None
 
 
 def parse_variants(texts: Sequence[str]) -> list[Variant]:
     """All values of `--variant`.
 
     Args:
-      texts: each `NAME: ANCHOR | PRIVATE MAP | COMPRESSOR`.
+      texts: each `NAME: ANCHOR | PRIVATE MAP | COMPRESSOR [| NOISE]`.
 
     Raises:
       ValueError: when one is not of that form, an expression is not valid, two have one
@@ -118,12 +142,12 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
     'a'
     """
     form = (
-        "'NAME: ANCHOR | PRIVATE MAP | COMPRESSOR', e.g. "
+        "'NAME: ANCHOR | PRIVATE MAP | COMPRESSOR [| NOISE]', e.g. "
         "'plain: uniform(500) | pca(50) | identity()'"
     )
     variants = []
-    for name, (anchor, fit, compressor) in parse_named(
-        "variant", texts, form, counts=(3,)
+    for name, (anchor, fit, compressor, *noise) in parse_named(
+        "variant", texts, form, counts=(3, 4)
     ):
         if name in RIVALS:
             raise UsageError(f"--variant: {name} is measured anyway; choose a name.")
@@ -133,6 +157,13 @@ def parse_variants(texts: Sequence[str]) -> list[Variant]:
                 cast(private_maps.Anchor, parse(anchor, ANCHORS, flag="variant")),
                 cast(private_maps.FitMap, parse(fit, MAPS, flag="variant")),
                 build("compressor", compressor),
+                _noise_of(noise),
             )
         )
     return variants
+
+
+def _noise_of(texts: Sequence[str]) -> RowNoise | None:
+    """What stands behind the compressor, if anything."""
+    made = [cast(RowNoise, parse(one, NOISES, flag="variant")) for one in texts]
+    return made[0] if made else None

@@ -9,12 +9,17 @@ import numpy as np
 from experiments.data_collaboration.flags import Variant
 from experiments.data_collaboration.learn import Learning
 from fedjax_comp.base import Compressor, Examples, make_context
+from fedjax_comp.one_shot import collusion
 from fedjax_comp.one_shot.data_collaboration import Shared, collaborate
 from fedjax_comp.one_shot.data_dispatch import shipment
 from fedjax_comp.one_shot.private_maps import apply_map
+from fedjax_comp.one_shot.row_noise import noised, row_epsilon
 from fedjax_comp.run_directory import Json
 from fedjax_comp.wire.accounting import message_bytes
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+
+DELTA = 1e-5
+"""Of the epsilon of noised rows."""
 
 
 def individual(
@@ -67,25 +72,30 @@ def collaboration(
 ) -> Json:
     """One upload of each user; every user predicts with its own map.
 
+    What the server learns together with the first user is measured beside it:
+    `recovered_cosine` of the others' inputs, and `guessed_cosine` without a message.
+
     Args:
       learning: on inputs of width `dimension`.
       key: of everything random.
       users: whose examples.
       public: inputs for the anchor, `[P, d]`.
       test: scored by every user with its own map; the mean counts.
-      variant: anchor and private maps.
+      variant: anchor, private maps and noise.
       link: of the upload; a compiled one will do.
       dimension: of the common space.
     """
     anchor_key, map_key, send_key, train_key = jax.random.split(key, 4)
+    noise_key = jax.random.fold_in(map_key, len(users))
     anchor = variant.anchor(anchor_key, jnp.asarray(public))
     maps, received, sent = [], [], 0
     for i, user in enumerate(users):
         x = jnp.asarray(user.x)
         private = variant.fit(jax.random.fold_in(map_key, i), x)
-        shared = Shared(
-            apply_map(private, x), apply_map(private, anchor), jnp.asarray(user.y)
-        )
+        image = apply_map(private, x)
+        if variant.noise is not None:
+            image = noised(jax.random.fold_in(noise_key, i), image, variant.noise)
+        shared = Shared(image, apply_map(private, anchor), jnp.asarray(user.y))
         state = link.init(shared)
         context = make_context(send_key, i)
         message, _ = link.encode(context, shared, state.sender)
@@ -101,7 +111,20 @@ def collaboration(
         for private, g in zip(maps, common, strict=True)
     ]
     returned = sum(message_bytes(g) + message_bytes(model) for g in common)
-    return _row(float(np.mean(scores)), sent, returned)
+    noise = variant.noise
+    told = collusion.leakage(
+        np.asarray(anchor),
+        [np.asarray(one.anchor) for one in received],
+        [np.asarray(one.x) for one in received],
+        [user.x for user in users],
+        noise_variance=0.0 if noise is None else noise.variance,
+    )
+    return {
+        **_row(float(np.mean(scores)), sent, returned),
+        "recovered_cosine": told and told.cosine,
+        "guessed_cosine": told and told.guessed,
+        "row_epsilon": noise and row_epsilon(noise, delta=DELTA),
+    }
 
 
 def _row(accuracy: float, uplink_bytes: int, downlink_bytes: int) -> Json:

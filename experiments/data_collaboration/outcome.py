@@ -6,7 +6,12 @@ from absl import flags
 
 from experiments.data_collaboration.cells import sweeps
 from experiments.data_collaboration.flags import parse_variants
-from fedjax_comp.experiment.measurements import Measured, mean_of, over_trials
+from fedjax_comp.experiment.measurements import (
+    Measured,
+    claims_over_trials,
+    mean_of,
+    over_trials,
+)
 from fedjax_comp.experiment.outcome import claim, ratio
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
@@ -25,16 +30,31 @@ NAMES = {"num_clients": "users", "examples": "examples"}
 WORDS = {"num_clients": "Users", "examples": "Examples of each user (logarithmic)"}
 
 
+LEAKAGE = ("recovered_cosine", "guessed_cosine", "row_epsilon")
+"""What a method tells of inputs; unknown where nothing is uploaded but the inputs."""
+
+
 def summarise(measurements: Sequence[Json]) -> list[Json]:
     """Means over trials, method by method and cell by cell."""
     name = "{method}, {num_clients} x {examples}"
     links = ("uplink_bytes", "downlink_bytes", "total_bytes")
     return [
-        {**row, **{link: mean_of(own, link) for link in links}}
+        {
+            **row,
+            **{link: mean_of(own, link) for link in links},
+            **{told: mean_of_known(own, told) for told in LEAKAGE},
+        }
         for row, own in over_trials(
             measurements, name, "method", "num_clients", "examples"
         )
     ]
+
+
+def mean_of_known(rows: Sequence[Json], column: str) -> float | None:
+    """The mean of a column that every row has; None where one lacks it."""
+    if any(row.get(column) is None for row in rows):
+        return None
+    return mean_of(rows, column, 5)
 
 
 def is_published(values: flags.FlagValues) -> bool:
@@ -45,7 +65,10 @@ def is_published(values: flags.FlagValues) -> bool:
 def claims(measured: Measured) -> list[Json]:
     """All claims that the command allows to be looked at."""
     values = measured.values
-    return claims_of(measured.rows, parse_variants(values.variant)[0].name, values)
+    first = parse_variants(values.variant)[0].name
+    return claims_over_trials(
+        measured.measurements, lambda own: claims_of(summarise(own), first, values)
+    )
 
 
 def claims_of(rows: Sequence[Json], first: str, values: flags.FlagValues) -> list[Json]:
@@ -85,6 +108,14 @@ def claims_of(rows: Sequence[Json], first: str, values: flags.FlagValues) -> lis
                 figure("test_accuracy", "individual", *most),
             ),
             at_least=True,
+        )
+        told = at.get((first, *most), {})
+        made += claim(
+            f"{first}, {most[0]} users: the server and one user recover the others' "
+            "inputs: cosine above that of a guess",
+            0.0,
+            distance(told.get("recovered_cosine"), told.get("guessed_cosine")),
+            above=True,
         )
     made += claim(
         f"{first}, {most[0]} users: times fewer bytes sent by users than fed_avg",
@@ -158,4 +189,17 @@ def figures(measured: Measured) -> list[Figure]:
     drawn.append(
         Figure("Test accuracy against bytes, {} users of {}".format(*cell), path)
     )
+    telling = [one for one in base if one["recovered_cosine"] is not None]
+    if telling:
+        path = line_figure(
+            [Run(one["method"], [one]) for one in telling],
+            x="recovered_cosine",
+            y="test_accuracy",
+            xlabel="Cosine of others' inputs with what server and one user recover",
+            ylabel="Test accuracy",
+            path=measured.figures_path / "accuracy_against_recovery.png",
+            x_format=lambda cosine: f"{cosine:g}",
+            size_inches=(7.2, 5.2),
+        )
+        drawn.append(Figure("Test accuracy against what is recovered of inputs", path))
     return drawn

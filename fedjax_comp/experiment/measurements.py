@@ -34,6 +34,7 @@ from fedjax_comp.experiment.outcome import (
     write_outcome,
 )
 from fedjax_comp.experiment.pipelines import attempt
+from fedjax_comp.experiment.seeds import claims_over_seeds
 from fedjax_comp.report import Figure, Table
 from fedjax_comp.run_directory import (
     Json,
@@ -142,6 +143,21 @@ def over_trials(
         }
         found.append((row, own))
     return found
+
+
+def claims_over_trials(
+    measurements: Sequence[Json], claims_of: Callable[[Sequence[Json]], list[Json]]
+) -> list[Json]:
+    """Claims of each trial by itself; they hold beyond the noise of the trials.
+
+    Args:
+      measurements: each with its `trial`.
+      claims_of: `(measurements of one trial) -> claims`.
+    """
+    trials: dict[int, list[Json]] = {}
+    for one in measurements:
+        trials.setdefault(one["trial"], []).append(one)
+    return claims_over_seeds([claims_of(own) for own in trials.values()])
 
 
 def mean_of(rows: Sequence[Json], column: str, digits: int | None = None) -> float:

@@ -91,11 +91,14 @@ def truncated_svd(components: int) -> FitMap:
     return fit
 
 
-def random_orthogonal(components: int) -> FitMap:
+def random_orthogonal(components: int, *, seed: int | None = None) -> FitMap:
     """Orthonormal directions drawn uniformly: they tell nothing of the data.
 
     Args:
       components: `m`, at most the inputs `d`.
+      seed: of directions that all parties share and everybody knows: they match
+        without an anchor, and what they hide is up to noise on what is sent
+        (`row_noise`). Each party draws its own from its key when None.
 
     Returns:
       A `FitMap`.
@@ -104,13 +107,16 @@ def random_orthogonal(components: int) -> FitMap:
       ValueError: for `components < 1`; on use, for more components than inputs.
     """
     _check_components(components)
+    if seed is not None:
+        checks.integer("seed", seed, minimum=0)
 
     def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
         if components > x.shape[1]:
             raise ValueError(
                 f"Expected components={components} <= {x.shape[1]} inputs."
             )
-        drawn = jax.random.normal(key, (x.shape[1], components), x.dtype)
+        own = key if seed is None else jax.random.key(seed)
+        drawn = jax.random.normal(own, (x.shape[1], components), x.dtype)
         return PrivateMap(jnp.zeros_like(x[0]), jnp.linalg.qr(drawn)[0])
 
     return fit

@@ -32,6 +32,8 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     assert set(table) == {
         "collaboration",
         "8-bit",
+        "anchors-20",
+        "noise",
         "individual",
         "centralised",
         "fed_avg",
@@ -45,8 +47,14 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     # 64 * 8 + 8 + 8 * 10 + 10 floats, two users, four rounds.
     assert table["fed_avg"]["uplink_bytes"] == 2 * 4 * 4 * 610
     assert not any(row["reason"] for row in summary["runs"])
-    assert len(read_runs(tmp_path)) == 5
-    assert (tmp_path / "report.html").read_text().count("data:image/png") == 3
+    # What an upload tells of its inputs; raw data and models are not measured so.
+    assert 0 < table["collaboration"]["recovered_cosine"] <= 1
+    assert 0 < table["collaboration"]["guessed_cosine"] <= 1
+    assert table["collaboration"]["row_epsilon"] is None
+    assert table["noise"]["row_epsilon"] > 40
+    assert table["fed_avg"]["recovered_cosine"] is None
+    assert len(read_runs(tmp_path)) == 7
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
     assert (tmp_path / "table.csv").exists()
 
     capsys.readouterr()
@@ -68,6 +76,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         ("--variant=a: uniform(99) | pca(31) | identity()", "components=31 <= 30 exam"),
         ("--variant=a: uniform(9) | pca(20) | identity()", "9 rows of the anchor"),
         ("--variant=a: public_sample(99) | pca(20) | identity()", "size=99 <= 60"),
+        ("--variant=a: uniform(99) | pca(3) | identity() | 3", "gaussian_rows"),
         ("--dimension=21", "--dimension=21 is more than the 20 components"),
         ("--num_examples=2000", "are needed"),
         ("--dataset=shakespeare", "shakespeare"),

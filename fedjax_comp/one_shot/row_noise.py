@@ -1,0 +1,68 @@
+"""Noise on representations before they are sent: what one row tells is then bounded.
+
+Each row is clipped to a norm and Gaussian noise is added to it, by its own party. What
+is bounded is what the noised rows tell of one example that may be replaced by another.
+It is not what the map tells where the map was made from the examples, nor what labels
+tell, which are sent as they are.
+
+Source: Dwork, Roth 2014, "The algorithmic foundations of differential privacy",
+appendix A; epsilon by Balle, Wang 2018.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjax_comp import checks
+from fedjax_comp.privacy import gaussian_epsilon
+
+
+class RowNoise(NamedTuple):
+    """How rows are noised.
+
+    Attributes:
+      clip: Euclidean norm that no row exceeds.
+      multiplier: standard deviation of the noise on each number, over `clip`.
+    """
+
+    clip: float
+    multiplier: float
+
+    @property
+    def variance(self) -> float:
+        """Of the noise on each number."""
+        return (self.clip * self.multiplier) ** 2
+
+
+def gaussian_rows(clip: float, multiplier: float) -> RowNoise:
+    """Rows clipped to norm `clip`, with noise of deviation `multiplier clip`.
+
+    Raises:
+      ValueError: unless both are positive and finite.
+
+    >>> gaussian_rows(4.0, 0.5).variance
+    4.0
+    """
+    checks.positive("clip", clip)
+    checks.positive("multiplier", multiplier)
+    return RowNoise(clip, multiplier)
+
+
+def noised(key: jax.Array, rows: jax.Array, noise: RowNoise) -> jax.Array:
+    """Rows clipped and noised, `[N, m] -> [N, m]`."""
+    norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    clipped = rows * jnp.minimum(1, noise.clip / jnp.maximum(norms, 1e-30))
+    drawn = jax.random.normal(key, rows.shape, rows.dtype)
+    return clipped + noise.clip * noise.multiplier * drawn
+
+
+def row_epsilon(noise: RowNoise, *, delta: float) -> float:
+    """Epsilon of the noised rows; two rows are up to `2 clip` apart.
+
+    >>> round(row_epsilon(gaussian_rows(1.0, 2.0), delta=1e-5), 3)
+    4.377
+    """
+    return gaussian_epsilon(
+        noise_multiplier=noise.multiplier / 2, rounds=1, delta=delta
+    )
