@@ -14,9 +14,8 @@ linear estimate from its representation z,
 
 with v the variance of that noise and of what was added to z on purpose.
 
-Source: ours, by regression and the Gauss-Markov theorem. That the maps are safe only
-while nobody with the anchor sides with the server is said in Imakura, Sakurai 2020
-(arXiv 1902.07535) of the protocol itself.
+Source: ours, by least squares and the best linear estimate (Gauss, Markov); the
+protocol is that of `data_collaboration`.
 """
 
 from collections.abc import Sequence
