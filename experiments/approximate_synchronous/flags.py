@@ -91,19 +91,26 @@ PROTOCOLS = (
     "synchronous: synchronous()",
     "fedavg-10: fed_avg(10)",
     "topk-1: top_k(0.01)",
+    "topk-3: top_k(0.03)",
+    "largest-1: largest(0.01)",
+    "largest-3: largest(0.03)",
+    "largest-5: largest(0.05)",
     "gaia-1: gaia(0.01)",
     "gaia-20: gaia(0.2)",
     "gaia-50: gaia(0.5)",
+    "gaia-100: gaia(1.0)",
     "gaia-20-waits: gaia(0.2, delay=0)",
+    "gaia-50-waits: gaia(0.5, delay=0)",
     "gaia-20-hubs: gaia(0.2, hubs=True)",
     "synchronous-skew: synchronous() | shards(1)",
     "fedavg-10-skew: fed_avg(10) | shards(1)",
     "gaia-20-skew: gaia(0.2) | shards(1)",
     "gaia-50-skew: gaia(0.5) | shards(1)",
+    "largest-3-skew: largest(0.03) | shards(1)",
 )
 """The first is what the others are held against."""
 
-_QUICK_NAMES = ("synchronous", "topk-1", "gaia-20", "gaia-20-skew")
+_QUICK_NAMES = ("synchronous", "largest-3", "gaia-20", "gaia-20-skew")
 
 QUICK = {
     "protocol": [text for text in PROTOCOLS if text.partition(":")[0] in _QUICK_NAMES],

@@ -24,6 +24,7 @@ COLUMNS = (
     "family",
     "protocol",
     "partition",
+    "delay",
     "test_accuracy",
     "best_test_accuracy",
     "mean_centre_accuracy",
@@ -129,6 +130,7 @@ def measured(
     )
     return {
         "family": rule.family,
+        "delay": rule.delay,
         **{name: summary[name] for name in as_they_are},
         "mean_centre_accuracy": float(np.mean(centre.accuracies)),
         "worst_centre_accuracy": min(centre.accuracies),
@@ -139,7 +141,7 @@ def measured(
         "total_bytes": 2 * end["link_bytes"],
         "busiest_link_bytes": int(centre.link_bytes.max()),
         "significant_share": (
-            end["significant"] / coordinates if rule.family == "gaia" else None
+            end["significant"] / coordinates if rule.replicas else None
         ),
     }
 

@@ -17,7 +17,12 @@ from fedjax_comp.algorithms.approximate_synchronous import (
     inverse_root,
 )
 from fedjax_comp.algorithms.fed_avg import fed_avg as federated_averaging
-from fedjax_comp.algorithms.links.significance import significant_link
+from fedjax_comp.algorithms.links.significance import (
+    Select,
+    relative,
+    significant_link,
+)
+from fedjax_comp.algorithms.links.significance import largest as largest_coordinates
 from fedjax_comp.base import Algorithm, Compressor, Execution, Task
 from fedjax_comp.compress import error_feedback, flattened, identity
 from fedjax_comp.compress import top_k as keep_top_k
@@ -81,8 +86,34 @@ def gaia(
     `delay` rounds of a message may pass before it is waited for; one longer than
     `barrier_kilobytes` is waited for at once; with `hubs` messages go by the overlay.
     """
-    schedule = inverse_root(threshold)
+    select = relative(inverse_root(threshold))
+    return _replicated("gaia", select, delay, barrier_kilobytes, hubs, steps)
 
+
+def largest(
+    fraction: float,
+    *,
+    delay: int = 2,
+    barrier_kilobytes: float = math.inf,
+    hubs: bool = False,
+    steps: int = 1,
+) -> Rule:
+    """The same protocol with the largest coordinates in place of the significant ones.
+
+    Top-k with error feedback that waits as `gaia` does, by the same messages.
+    """
+    select = largest_coordinates(fraction)
+    return _replicated("top-k", select, delay, barrier_kilobytes, hubs, steps)
+
+
+def _replicated(
+    family: str,
+    select: Select,
+    delay: int,
+    barrier_kilobytes: float,
+    hubs: bool,
+    steps: int,
+) -> Rule:
     def make(
         task: Task,
         num_centres: int,
@@ -94,7 +125,7 @@ def gaia(
             task,
             num_centres=num_centres,
             optimizer=optimizer,
-            threshold=schedule,
+            select=select,
             delay=delay,
             barrier_bits=8e3 * barrier_kilobytes,
             execution=execution,
@@ -106,7 +137,7 @@ def gaia(
     if not barrier_kilobytes >= 0:
         raise ValueError(f"Expected barrier_kilobytes={barrier_kilobytes} >= 0.")
     return Rule(
-        "gaia",
+        family,
         make,
         {"updates": significant_link()},
         _positive(steps),
@@ -147,7 +178,7 @@ def fed_avg(steps: int) -> Rule:
 
 
 def top_k(fraction: float, *, steps: int = 1) -> Rule:
-    """The largest coordinates of all updates, with error feedback, to everyone."""
+    """The largest coordinates of all updates, with error feedback; everyone waits."""
     uplink = error_feedback(flattened(keep_top_k(fraction)))
     return _averaged("top-k", uplink, steps, broadcast)
 
@@ -160,7 +191,7 @@ def _averaged(
     return Rule(family, make, links, _positive(steps), 0, phases, replicas=False)
 
 
-RULES = {f.__name__: f for f in (gaia, synchronous, fed_avg, top_k)}
+RULES = {f.__name__: f for f in (gaia, largest, synchronous, fed_avg, top_k)}
 
 FORM = "'NAME: PROTOCOL' or 'NAME: PROTOCOL | PARTITION', e.g. 'gaia-1: gaia(0.01)'"
 

@@ -98,7 +98,7 @@ COMPARISON = Comparison(
     run=run_variant,
     columns=COLUMNS,
     compare=compare,
-    claims=lambda results: claims_of(results.rows),
+    claims=lambda results: claims_of(results.rows, of_paper=not results.values.quick),
     facts=lambda results: {
         **facts_of(results.values),
         "num_clients": results.values.num_clients,

@@ -22,8 +22,8 @@ import optax
 
 from fedjax_comp import tree as trees
 from fedjax_comp.algorithms.links.significance import (
+    Select,
     Update,
-    significant,
     significant_link,
 )
 from fedjax_comp.base import (
@@ -122,7 +122,7 @@ def approximate_synchronous(
     *,
     num_centres: int,
     optimizer: optax.GradientTransformation,
-    threshold: optax.Schedule,
+    select: Select,
     delay: int = 0,
     barrier_bits: float = math.inf,
     code: Code | None = None,
@@ -137,7 +137,9 @@ def approximate_synchronous(
 
         base <- base + sum_i s_i,    w_i <- base + what centre i alone has.
 
-    At T = 0 all of it is sent and the replicas are one model: federated averaging, with
+    What is significant is for `select` to say: `relative(threshold)` is the paper's,
+    and `largest(fraction)` makes top-k with error feedback of the same protocol. At
+    T = 0 all of it is sent and the replicas are one model: federated averaging, with
     one batch a round synchronous SGD. The update of a centre that is not finite is left
     out and counted as dropped; a round after which a replica would not be finite is
     refused, and all of its centres are.
@@ -146,7 +148,7 @@ def approximate_synchronous(
       task: the model and its loss.
       num_centres: `N`; all of them are in every cohort.
       optimizer: of each centre; its state stays there.
-      threshold: T after so many rounds, e.g. `inverse_root(0.01)`.
+      select: which coordinates are sent, e.g. `relative(inverse_root(0.01))`.
       delay: rounds that a message is under way; 0 when all wait for it.
       barrier_bits: a longer message is waited for, whatever the delay.
       code: of the places of what is sent; None for `ceil(log2 n)` bits each.
@@ -165,8 +167,12 @@ def approximate_synchronous(
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(10), input_shape=(8, 8, 1))
+    >>> from fedjax_comp.algorithms.links.significance import relative
     >>> gaia = approximate_synchronous(
-    ...     task, num_centres=3, optimizer=optax.sgd(0.1), threshold=inverse_root(0.01)
+    ...     task,
+    ...     num_centres=3,
+    ...     optimizer=optax.sgd(0.1),
+    ...     select=relative(inverse_root(0.01)),
     ... )
     >>> centres, own = gaia.init(jax.random.key(0), task.init(jax.random.key(1)))
     >>> centres.replicas["Dense_0"]["bias"].shape, own.unsent.shape
@@ -204,13 +210,12 @@ def approximate_synchronous(
             )
         sizes = jnp.where(clients.active, clients.num_examples, 0).astype(jnp.float32)
         shares = sizes / jnp.maximum(sizes.sum(), 1)
-        limit = threshold(centres.round)
 
         def client_fn(
             shared: tuple[Examples, jax.Array, jax.Array],
             client: tuple[ClientBatches, CentreState, PyTree, jax.Array],
         ) -> tuple[_Arrived, _Done]:
-            examples, limit, key = shared
+            examples, done, key = shared
             batches, state, replica, share = client
             learner, info = train(
                 Learner(replica, state.optimizer_state), examples, batches
@@ -219,7 +224,7 @@ def approximate_synchronous(
             learnt = batches.active & trees.all_finite((moved, learner.optimizer_state))
             update = jnp.where(learnt, share * _vector(moved), 0)
             owed = state.unsent + update
-            keep = significant(owed, _vector(replica), limit) & batches.active
+            keep = select(owed, _vector(replica), done) & batches.active
             context = make_context(key, batches.client_id)
             payload, _ = link.encode(context, Update(owed, keep), ())
             decoded, _ = link.decode(context, payload, ())
@@ -240,7 +245,7 @@ def approximate_synchronous(
                 )
             # A coordinate is sent whole or not at all: one of the two is exactly zero.
             unsent = owed - sent
-            done = _Done(
+            output = _Done(
                 state=CentreState(
                     unsent,
                     in_flight,
@@ -268,10 +273,10 @@ def approximate_synchronous(
                 (batches.active & ~learnt).astype(jnp.int32),
                 jnp.sum(sent != 0, dtype=jnp.int32),
             )
-            return summand, done
+            return summand, output
 
         total, done = run_centres(client_fn)(
-            (cohort.examples, limit, key),
+            (cohort.examples, centres.round, key),
             (clients, states, centres.replicas, shares),
         )
         base = _vector(centres.base) + total.update

@@ -17,6 +17,8 @@ from fedjax_comp.algorithms.approximate_synchronous import (
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.links.significance import (
     Update,
+    largest,
+    relative,
     significant,
     significant_link,
 )
@@ -37,7 +39,7 @@ def run(threshold, rounds=4, task=None, cohort=None, **options):
         task,
         num_centres=CENTRES,
         optimizer=options.pop("optimizer", optax.sgd(0.3)),
-        threshold=inverse_root(threshold),
+        select=options.pop("select", relative(inverse_root(threshold))),
         **options,
     )
     centres, own = algorithm.init(jax.random.key(1), task.init(jax.random.key(0)))
@@ -196,6 +198,24 @@ def test_a_higher_threshold_sends_less():
     assert sent[0] > sent[1] > sent[2] > 0
 
 
+def test_the_largest_coordinates_by_numpy():
+    rng = np.random.default_rng(1)
+    update = rng.normal(size=50).astype(np.float32)
+    got = largest(0.1)(jnp.asarray(update), jnp.ones(50), jnp.int32(0))
+    assert set(np.flatnonzero(got)) == set(np.argsort(-np.abs(update))[:5])
+    with pytest.raises(ValueError, match="fraction=0"):
+        largest(0.0)
+
+
+def test_top_k_by_the_same_protocol():
+    """All coordinates are no threshold; a tenth of them is a tenth of every message."""
+    size = trees.size(softmax_task().init(jax.random.key(0)))
+    everything = run(0.0, select=largest(1.0), delay=1)
+    close(everything[1].replicas, run(0.0, delay=1)[1].replicas)
+    for info in run(0.0, select=largest(0.1), delay=1)[3]:
+        assert int(info.observed["significant"].value) == CENTRES * round(0.1 * size)
+
+
 def test_executions_agree():
     expected = run(0.2, rounds=2)[1]
     close(run(0.2, rounds=2, execution=executions.sharded())[1], expected)
@@ -220,7 +240,7 @@ def test_silent_and_broken_centres():
 
 def test_mistakes_are_told():
     def make(**changes):
-        settings = {"num_centres": 3, "threshold": inverse_root(0.1), **changes}
+        settings = {"num_centres": 3, "select": relative(inverse_root(0.1)), **changes}
         return approximate_synchronous(
             softmax_task(), optimizer=optax.sgd(0.1), **settings
         )

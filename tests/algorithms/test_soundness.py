@@ -15,6 +15,7 @@ from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.graphs import ring
+from fedjax_comp.algorithms.links.significance import relative
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import Moved, mean_of, model_averaging
 from fedjax_comp.base import Cohort, Compressor, Examples, LinkState, Task
@@ -202,7 +203,7 @@ def gaia(task):
         task,
         num_centres=2,
         optimizer=optax.sgd(1.0),
-        threshold=lambda done: jnp.where(done == 3, 0.0, 1e30),
+        select=relative(lambda done: jnp.where(done == 3, 0.0, 1e30)),
     )
 
 

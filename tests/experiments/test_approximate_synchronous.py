@@ -116,8 +116,10 @@ def test_a_protocol_that_fails_is_a_row_with_its_reason(tmp_path, task):
     assert [claim["holds"] for claim in summary["claims"]] == [False]
 
 
-def row(name, family, seconds, accuracy, partition="iid()", protocol=None):
+def row(name, family, seconds, accuracy, partition="iid()", protocol=None, delay=0):
     return {
+        "delay": delay,
+        "link_bytes": 100,
         "name": name,
         "family": family,
         "protocol": protocol or name,
@@ -134,22 +136,34 @@ def test_claims_are_about_the_fastest_and_about_label_skew():
     rows = [
         row("first", "synchronous", 80.0, 0.9),
         row("slow", "gaia", 50.0, 0.9),
-        row("fast", "gaia", 32.0, 0.9),
+        row("fast", "gaia", 32.0, 0.9, delay=2),
         row("top", "top-k", 40.0, 0.9),
+        row("late-top", "top-k", 24.0, 0.9, delay=2),
         row("first-skew", "synchronous", 80.0, 0.89, "shards(1)", "first"),
         row("fast-skew", "gaia", None, 0.8, "shards(1)", "fast"),
     ]
     compare(rows)
-    failed, faster, against_lan, against_top, skew = claims_of(rows)
+    failed, faster, against_lan, best, waiting, late, skew = claims_of(rows)
     assert failed["holds"]
     assert (faster["measured"], faster["target"]) == (2.5, 1.8)
     assert (against_lan["measured"], against_lan["holds"]) == (1.6, False)
-    assert (against_top["target"], against_top["holds"]) == (2.0, True)
+    # Top-k that may be as late is faster, and what waits is held to what waits.
+    assert (best["measured"], best["holds"]) == (0.75, False)
+    assert (waiting["measured"], waiting["holds"]) == (0.8, False)
+    assert (late["measured"], late["holds"]) == (0.75, False)
+    assert "(late-top)" in best["name"]
+    assert "delay of 2" in late["name"]
     assert skew["measured"] == pytest.approx(0.1 - 0.01)
-    # Nothing can be said of time when the first protocol never reached the target.
+    # Nothing can be said of it when the first protocol never reached the target.
     rows[0]["wan_seconds_to_target"] = None
     compare(rows)
-    assert [one["name"] for one in claims_of(rows)] == [failed["name"], skew["name"]]
+    assert [one["name"] for one in claims_of(rows)] == [
+        one["name"] for one in (failed, best, waiting, late, skew)
+    ]
+    # Quick data can bear none of it.
+    rows[1]["link_bytes"] = 25
+    quick = claims_of(rows, of_paper=False)
+    assert [one["measured"] for one in quick] == [0, 4.0]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,14 @@ speeds", section 3.2 (the significance filter); the dense form as in the authors
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
 from fedjax_comp.compress.sparsify.counted import compacted
 from fedjax_comp.wire.accounting import num_bits
@@ -68,6 +71,57 @@ def significant(
     [True, False, False, True]
     """
     return jnp.abs(update) > threshold * jnp.abs(weights)
+
+
+Select = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""`(update[n], weights[n], rounds done) -> bool [n]`: which coordinates are sent."""
+
+
+def relative(threshold: optax.Schedule) -> Select:
+    """Those that are `significant` at the threshold of the round.
+
+    Args:
+      threshold: T after so many rounds.
+
+    >>> select = relative(lambda done: jnp.where(done > 0, 0.25, 0.5))
+    >>> update, weights = jnp.array([0.3, 0.6]), jnp.ones(2)
+    >>> select(update, weights, jnp.int32(0)).tolist()
+    [False, True]
+    >>> select(update, weights, jnp.int32(1)).tolist()
+    [True, True]
+    """
+
+    def select(update: jax.Array, weights: jax.Array, done: jax.Array) -> jax.Array:
+        return significant(update, weights, jnp.asarray(threshold(done)))
+
+    return select
+
+
+def largest(fraction: float) -> Select:
+    """The coordinates of largest magnitude, whatever the parameters are: top-k.
+
+    Args:
+      fraction: `k = round(fraction * n)`, at least 1; ties go to the first.
+
+    Raises:
+      ValueError: for a fraction outside (0, 1].
+
+    >>> select = largest(0.5)
+    >>> select(jnp.array([0.3, -2.0, 1.0, 0.0]), jnp.ones(4), jnp.int32(0)).tolist()
+    [False, True, True, False]
+
+    Source: Aji and Heafield 2017, "Sparse communication for distributed gradient
+    descent"; what is not sent stays in the sum, as of every `Select`.
+    """
+    checks.fraction("fraction", fraction)
+
+    def select(update: jax.Array, weights: jax.Array, done: jax.Array) -> jax.Array:
+        del weights, done
+        kept = max(1, round(fraction * update.shape[0]))
+        _, places = jax.lax.top_k(jnp.abs(update), kept)
+        return jnp.zeros(update.shape, bool).at[places].set(True)
+
+    return select
 
 
 def significant_link(code: Code | None = None) -> Compressor:
