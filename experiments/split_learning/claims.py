@@ -11,7 +11,7 @@ from experiments.split_learning.published import (
     resnet_sizes,
     vgg_work_ratio,
 )
-from fedjax_comp.experiment.outcome import claim, failure_claims
+from fedjax_comp.experiment.outcome import by_construction, claim, failure_claims
 from fedjax_comp.run_directory import Json
 
 
@@ -61,11 +61,23 @@ def measured_claims(rows: Sequence[Json]) -> list[Json]:
     if len(both) > 1:
         for count, way in ((both[0], "above"), (both[-1], "at_most")):
             sent = [x[count]["client_megabytes"] for x in (split, whole)]
-            made += claim(
-                f"{count} clients: bytes of split learning over FedAvg's",
-                1.0,
-                sent[0] / sent[1],
-                **{way: True},
+            made += by_construction(
+                claim(
+                    f"{count} clients: bytes of split learning over FedAvg's",
+                    1.0,
+                    sent[0] / sent[1],
+                    **{way: True},
+                )
+            )
+            taken = [x[count]["seconds"] for x in (split, whole)]
+            made += by_construction(
+                claim(
+                    f"{count} clients: seconds of split learning, in turns, over "
+                    "FedAvg's after as many epochs",
+                    1.0,
+                    taken[0] / taken[1],
+                    above=True,
+                )
             )
     for count in both:
         made += claim(
@@ -87,21 +99,54 @@ def measured_claims(rows: Sequence[Json]) -> list[Json]:
     return made
 
 
-def claims_of(rows: Sequence[Json]) -> list[Json]:
-    """All claims: that nothing failed, from shapes alone, and from the runs."""
+def defence_claims(rows: Sequence[Json]) -> list[Json]:
+    """What a penalty takes from the server, and what it costs."""
+    made = []
+    done = [one for one in rows if not one["reason"]]
+    plain = _dense(done, "round_robin", parts=2)
+    kept = _dense(done, "round_robin", parts=2, no_peek=True)
+    for count in sorted(set(plain) & set(kept)):
+        if plain[count]["recovered_cosine"] is None:
+            continue
+        made += claim(
+            f"{count} clients: no_peek lowers the recovered cosine by something",
+            0.0,
+            plain[count]["recovered_cosine"] - kept[count]["recovered_cosine"],
+            above=True,
+        )
+        made += claim(
+            f"{count} clients: no_peek costs at most a point of accuracy",
+            0.01,
+            plain[count]["test_accuracy"] - kept[count]["test_accuracy"],
+            at_most=True,
+        )
+    return made
+
+
+def claims_of(rows: Sequence[Json], *, quick: bool = False) -> list[Json]:
+    """That nothing failed, what follows from shapes, and what the runs show.
+
+    Args:
+      rows: of the table.
+      quick: whether they are too few examples to say what a defence costs.
+    """
     return [
         *failure_claims("method", rows),
-        *published_claims(),
+        *by_construction(published_claims()),
         *measured_claims(rows),
+        *([] if quick else defence_claims(rows)),
     ]
 
 
-def _dense(outcomes: Sequence[Json], kind: str, *, parts: int) -> dict[int, Json]:
+def _dense(
+    outcomes: Sequence[Json], kind: str, *, parts: int, no_peek: bool = False
+) -> dict[int, Json]:
     """Uncompressed runs of one kind, by number of clients."""
     return {
         one["num_clients"]: one
         for one in outcomes
         if build_method(one["method"]).kind == kind
         and len(build_method(one["method"]).cuts) == parts - 1
+        and (build_method(one["method"]).no_peek > 0) == no_peek
         and one["uplink"] == one["downlink"] == "identity()"
     }

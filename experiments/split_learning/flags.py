@@ -2,6 +2,7 @@
 
 from absl import flags
 
+from experiments.split_learning.seconds import define_links
 from fedjax_comp.experiment.flags import CONDITIONS, training_flags, without
 
 
@@ -48,6 +49,7 @@ def define() -> flags.FlagValues:
         "Numbers of clients, K; may be repeated.",
         flag_values=values,
     )
+    define_links(values)
     flags.DEFINE_integer(
         "leakage_examples",
         400,
@@ -69,6 +71,7 @@ METHODS = (
         'split-4bit: vanilla("Conv_1") | stochastic_quantize(levels=16) | '
         "stochastic_quantize(levels=16)"
     ),
+    'split-nopeek: vanilla("Conv_1", no_peek=0.5)',
 )
 """`split`, `fedavg` and `sgd` are those of the published tables."""
 

@@ -1,4 +1,4 @@
-"""How much activations tell of the inputs: distance correlation.
+"""How much activations tell of the inputs: distance correlation, and an attack.
 
 Source: Szekely, Rizzo and Bakirov 2007, "Measuring and testing dependence by
 correlation of distances", definitions 4 and 5; for smashed data: Vepakomma, Gupta,
@@ -11,9 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.split_learning.problem import Setting, build_split
-from fedjax_comp.base import PyTree
+from experiments.split_learning.recovery import recover
+from fedjax_comp.algorithms.links.split_exchange import send
+from fedjax_comp.base import Compressor, PyTree, make_context
+from fedjax_comp.keys import make_key
 from fedjax_comp.models.split import cuts, params_of
 from fedjax_comp.run_directory import Json
+from fedjax_comp.wire.traffic import to_server
+
+OWN = 1000
+"""Images of the server's own, of which it makes pairs with activations."""
 
 
 def distance_correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -53,7 +60,7 @@ def _centred_distances(values: np.ndarray) -> np.ndarray:
 def leakage_table(
     setting: Setting, before: PyTree, after: PyTree, num_examples: int
 ) -> list[Json]:
-    """Distance correlation of inputs and activations at every cut of a model.
+    """What activations tell of inputs at every cut of a model.
 
     Args:
       setting: model and data; the first test examples are taken.
@@ -62,25 +69,71 @@ def leakage_table(
       num_examples: how many examples.
 
     Returns:
-      A row for every cut.
+      A row for every cut: distance correlation `untrained` and `trained`, and
+      `recovered_cosine` of the trained one.
     """
-    dataset = setting.dataset
-    x = dataset.test.x[:num_examples]
     rows = []
-    for cut in cuts(setting.module, input_shape=x.shape[1:]):
-        part, _ = build_split(setting, (cut,)).parts
-
-        def smashed(params: PyTree, part: PyTree = part) -> np.ndarray:
-            own = params_of(part.names, params)
-            return np.asarray(jax.jit(part.apply)(own, jnp.asarray(x)))
-
-        hidden = smashed(after)
+    for cut in cuts(setting.module, input_shape=setting.dataset.test.x.shape[1:]):
+        told = leakage_of(setting, cut, after, num_examples)
+        blank = leakage_of(setting, cut, before, num_examples)
         rows.append(
             {
                 "cut": cut,
-                "activations": int(np.prod(hidden.shape[1:])),
-                "untrained": distance_correlation(x, smashed(before)),
-                "trained": distance_correlation(x, hidden),
+                "activations": told["activations"],
+                "untrained": blank["distance_correlation"],
+                "trained": told["distance_correlation"],
+                "recovered_cosine": told["recovered_cosine"],
             }
         )
     return rows
+
+
+def leakage_of(
+    setting: Setting,
+    cut: str,
+    params: PyTree,
+    num_examples: int,
+    *,
+    uplink: Compressor | None = None,
+    batch_size: int = 1,
+) -> Json:
+    """What the activations of a model tell at one cut, as the server receives them.
+
+    The server's own pairs are made of the first training images, `OWN` at most.
+
+    Args:
+      setting: model and data.
+      cut: the layer before which the model is cut.
+      params: of the whole model.
+      num_examples: test examples that it is after.
+      uplink: of the activations, without memory; as they are when None.
+      batch_size: examples in a message.
+    """
+    dataset = setting.dataset
+    part, *_ = build_split(setting, (cut,)).parts
+    weights = params_of(part.names, params)
+
+    @jax.jit
+    def smashed(x: jax.Array) -> jax.Array:
+        hidden = part.apply(weights, x)
+        if uplink is None:
+            return hidden
+        context = make_context(make_key(0), 0)
+        return send(uplink, context, hidden, to_server(0))[0]
+
+    def received(x: np.ndarray) -> np.ndarray:
+        ends = range(0, len(x), batch_size if uplink else len(x))
+        size = ends.step
+        return np.concatenate(
+            [np.asarray(smashed(jnp.asarray(x[i : i + size]))) for i in ends]
+        )
+
+    x, own = dataset.test.x[:num_examples], dataset.train.x[:OWN]
+    hidden = received(x)
+    found = recover(own, received(own), x, hidden)
+    return {
+        "activations": int(np.prod(hidden.shape[1:])),
+        "distance_correlation": distance_correlation(x, hidden),
+        "recovered_cosine": found.cosine,
+        "guessed_cosine": found.guessed,
+    }

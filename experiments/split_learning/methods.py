@@ -10,6 +10,7 @@ they are not to be those of `--uplink` and `--downlink`.
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from fedjax_comp import checks
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.pipelines import check_names, parse_named
@@ -26,12 +27,14 @@ class Method(NamedTuple):
       cuts: layers before which the model is cut; none where it is not.
       steps: of large-batch SGD in an epoch; 0 for the others.
       rate: its learning rate.
+      no_peek: weight of the penalty on what activations tell; 0 without.
     """
 
     kind: Kind
     cuts: tuple[str, ...] = ()
     steps: int = 0
     rate: float = 0.0
+    no_peek: float = 0.0
 
 
 class Variant(NamedTuple):
@@ -44,9 +47,10 @@ class Variant(NamedTuple):
     downlink: str
 
 
-def vanilla(cut: str) -> Method:
-    """Split learning in turns, labels at the server."""
-    return Method("round_robin", (cut,))
+def vanilla(cut: str, *, no_peek: float = 0.0) -> Method:
+    """Split learning in turns, labels at the server; `no_peek` weighs the penalty."""
+    checks.not_negative("no_peek", no_peek)
+    return Method("round_robin", (cut,), no_peek=no_peek)
 
 
 def u_shaped(first: str, second: str) -> Method:

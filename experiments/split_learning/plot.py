@@ -61,6 +61,21 @@ def accuracy_figure(curves: Sequence[Run], path: Path) -> Figure:
     return Figure("Test accuracy against bytes of one client", drawn)
 
 
+def seconds_figure(curves: Sequence[Run], path: Path) -> Figure:
+    """Accuracy against what the run takes on the given links."""
+    drawn = line_figure(
+        curves,
+        x="seconds",
+        y="test_accuracy",
+        xlabel="Simulated time, turns one after another (seconds, logarithmic)",
+        ylabel="Test accuracy",
+        path=path,
+        log_x=True,
+        size_inches=(7.2, 6.0),
+    )
+    return Figure("Test accuracy against time on the given links", drawn)
+
+
 def leakage_figure(rows: Sequence[Json], path: Path) -> Figure:
     """Distance correlation at every cut, before and after training."""
     cuts = [row["cut"] for row in rows]

@@ -10,6 +10,7 @@ from flax import linen as nn
 from experiments.split_learning.methods import Method, build_method
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.links.no_peek import no_peek
 from fedjax_comp.algorithms.split_learning import Schedule, split_learning, split_links
 from fedjax_comp.base import Algorithm, Cohort, Compressor, Task
 from fedjax_comp.data.minibatch import sample_minibatches
@@ -111,6 +112,7 @@ def build_algorithm(
             uplink=uplink,
             downlink=downlink,
             schedule=schedule,
+            penalty=no_peek(method.no_peek) if method.no_peek else None,
             execution=execution,
             keep_messages=keep,
         )

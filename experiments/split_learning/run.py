@@ -8,13 +8,14 @@ from absl import flags
 
 from experiments.split_learning.claims import claims_of
 from experiments.split_learning.flags import QUICK, define, define_run
-from experiments.split_learning.leakage import leakage_table
+from experiments.split_learning.leakage import leakage_of, leakage_table
 from experiments.split_learning.methods import Variant, build_method, parse_variants
 from experiments.split_learning.outcome import COLUMNS, curve_of, measured
 from experiments.split_learning.plot import (
     accuracy_figure,
     bytes_figure,
     leakage_figure,
+    seconds_figure,
 )
 from experiments.split_learning.problem import (
     build_problem,
@@ -27,6 +28,8 @@ from experiments.split_learning.published import (
     resnet_sizes,
     vgg_work_ratio,
 )
+from experiments.split_learning.seconds import links_of
+from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.experiment.comparison import Comparison, Results
 from fedjax_comp.experiment.expressions import build
@@ -80,8 +83,32 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
     own["checkpoint_every"].value = own.checkpoint_every or own.num_rounds
     build_own = functools.partial(build_problem, own)
     summary = execute(NAME, own, build_own, lambda run: failure_claims("run", [run]))
-    row = measured(variant, method, build_setting(values), summary, values.batch_size)
-    return row, curve_of(variant, read_rows(Path(own.workdir)))
+    setting, links = build_setting(values), links_of(values)
+    row = measured(variant, method, setting, summary, values.batch_size, links)
+    if method.cuts and values.leakage_examples:
+        trained, _ = trained_params(own)
+        told = leakage_of(
+            setting,
+            method.cuts[0],
+            trained,
+            values.leakage_examples,
+            uplink=build("uplink", variant.uplink),
+            batch_size=values.batch_size,
+        )
+        row |= {name: told[name] for name in COLUMNS if name in told}
+    return row, curve_of(variant, read_rows(Path(own.workdir)), row["seconds"])
+
+
+def trained_params(own: flags.FlagValues) -> tuple[PyTree, PyTree]:
+    """A finished run's parameters at its end, and those at its start."""
+    problem = build_problem(own)
+    _, key = initial_key(own)
+    blank = init_state(key, problem.algorithm, problem.params, problem.num_clients)
+    with Checkpoints(Path(own.workdir)) as checkpoints:
+        restored = checkpoints.restore(blank)
+    if restored is None:
+        raise ValueError(f"Expected a checkpoint in {own.workdir}.")
+    return problem.algorithm.params(restored[0].server), problem.params
 
 
 def facts(results: Results) -> Json:
@@ -106,17 +133,9 @@ def measure_leakage(results: Results) -> list[Json]:
             continue
         if not values.leakage_examples:
             return []
-        own = flags_of(variant, values, define_run())
-        problem = build_problem(own)
-        _, key = initial_key(own)
-        blank = init_state(key, problem.algorithm, problem.params, problem.num_clients)
-        with Checkpoints(Path(own.workdir)) as checkpoints:
-            restored = checkpoints.restore(blank)
-        if restored is None:
-            return []
-        trained = problem.algorithm.params(restored[0].server)
+        trained, start = trained_params(flags_of(variant, values, define_run()))
         setting = build_setting(values)
-        return leakage_table(setting, problem.params, trained, values.leakage_examples)
+        return leakage_table(setting, start, trained, values.leakage_examples)
     return []
 
 
@@ -128,8 +147,10 @@ def figures(results: Results) -> list[Figure]:
         bytes_figure(resnet_sizes(), published, folder / "bytes_against_clients.png")
     ]
     if results.curves:
-        path = folder / "accuracy_against_bytes.png"
-        drawn.append(accuracy_figure(results.curves, path))
+        drawn += [
+            accuracy_figure(results.curves, folder / "accuracy_against_bytes.png"),
+            seconds_figure(results.curves, folder / "accuracy_against_seconds.png"),
+        ]
     if leaks:
         drawn.append(leakage_figure(leaks, folder / "leakage.png"))
     return drawn
@@ -167,7 +188,7 @@ COMPARISON = Comparison(
     run=run_variant,
     columns=COLUMNS,
     facts=facts,
-    claims=lambda results: claims_of(results.rows),
+    claims=lambda results: claims_of(results.rows, quick=results.values.quick),
     figures=figures,
     tables=tables,
     title=lambda values: f"Split learning on {values.dataset}, {values.model}",
@@ -178,8 +199,13 @@ COMPARISON = Comparison(
         "MB": number("client_megabytes", "{:.3f}"),
         "weights MB": number("handover_megabytes", "{:.3f}"),
         "GFLOP": number("client_gigaflops", "{:.3f}"),
+        "seconds": number("seconds", "{:.1f}"),
+        "recovered": number("recovered_cosine", "{:.3f}"),
     },
     word="method",
-    caption="MB and GFLOP of one client in all",
+    caption=(
+        "MB and GFLOP of one client in all, seconds of all on the given links;\n"
+        "recovered: cosine of images with what the server makes of activations"
+    ),
 )
 main = COMPARISON.main

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.links.no_peek import Penalty
 from fedjax_comp.algorithms.links.split_exchange import (
     Batch,
     Places,
@@ -104,6 +105,7 @@ def split_learning(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
     schedule: Schedule = "round_robin",
+    penalty: Penalty | None = None,
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
@@ -123,6 +125,8 @@ def split_learning(
         without memory; `identity()` when None.
       downlink: compressor of their gradients (and of the server's outputs).
       schedule: "round_robin" or "parallel".
+      penalty: on what activations tell of inputs, such as `no_peek(weight)`; the
+        client's first part is trained against it, and it is in no reported loss.
       execution: how the cohort is run in parallel; `scanned()` when None. Turns are
         always one after another.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
@@ -189,7 +193,7 @@ def split_learning(
             context = make_context(jax.random.fold_in(key, index), batches.client_id)
             params = Places(*(learner.params for learner in learners))
             outcome = exchange(
-                task, up, down, context, batches.client_id, params, batch
+                task, up, down, context, batches.client_id, params, batch, penalty
             )
             present = batches.active & jnp.any(mask)
             learns = present & finite(outcome)

@@ -200,7 +200,9 @@ def _over_seeds(name: str, ones: Sequence[Json], num_seeds: int) -> Json:
         holds = statistics.fmean(margins) > quantile * error
     told = "" if len(ones) == num_seeds else f" ({len(ones)} of {num_seeds} seeds)"
     measured = [one["measured"] for one in ones]
+    known = {"by_construction": True} if ones[0].get("by_construction") else {}
     return {
+        **known,
         "name": name + told,
         "target": _rounded(statistics.fmean(one["target"] for one in ones)),
         "measured": _rounded(statistics.fmean(measured)),

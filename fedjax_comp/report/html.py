@@ -49,6 +49,7 @@ class Claim(NamedTuple):
       measured: what it reached; the mean of several seeds.
       holds: whether that is enough.
       sd: the standard deviation over seeds; None of one.
+      by_construction: whether no run could have failed it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Claim(NamedTuple):
     measured: object
     holds: bool
     sd: object = None
+    by_construction: bool = False
 
 
 class _Cell(NamedTuple):
@@ -128,6 +130,7 @@ def write_report(
                 format_value(claim.name, claim.measured),
                 claim.holds,
                 "" if not claim.sd else format_value(claim.name, claim.sd),
+                claim.by_construction,
             )
             for claim in claims
         ],

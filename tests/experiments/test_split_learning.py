@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from experiments.split_learning import published, vertical
+from experiments.split_learning.claims import claims_of
 from experiments.split_learning.leakage import distance_correlation
 from experiments.split_learning.methods import METHODS
 from experiments.split_learning.outcome import COLUMNS
+from experiments.split_learning.recovery import recover
 from experiments.split_learning.run import main
 from fedjax_comp.audit.keys import load_verifier
 from fedjax_comp.audit.log import FOLDER, PUBLIC_KEY
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.experiment.comparison import Results
+from fedjax_comp.one_shot import collusion
 from tests.experiments.small import logged_messages, read_runs
 
 SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
@@ -50,6 +53,19 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     # Activations and gradients of six batches, and three hand-overs each way.
     assert split["audited_messages"] == 6 + 6 + 3 + 3
     assert split["audit_failures"] == 0
+    # Messages of .02 s, 10 and 50 Mbit/s, 10**10 operations a second, in turns.
+    waiting = 0.02 * (6 * 2 + 3 * 2)
+    sending = 8e-6 * (split["uplink_bytes"] / 10 + split["downlink_bytes"] / 50)
+    work = 3 * split["client_gigaflops"] / 10
+    assert split["seconds"] == pytest.approx(waiting + sending + work)
+    own = 8e-6 * averaging["uplink_bytes"] / 3 * (1 / 10 + 1 / 50)
+    work = averaging["client_gigaflops"] / 10
+    assert averaging["seconds"] == pytest.approx(0.04 + own + work)
+    assert 0 < split["recovered_cosine"] <= 1
+    assert split["distance_correlation"] == pytest.approx(
+        summary["leakage"][0]["trained"]
+    )
+    assert averaging["recovered_cosine"] is None
     cuts = [row["cut"] for row in summary["leakage"]]
     assert cuts == ["Dense_1", "Dense_2"]
     assert all(0 < row["trained"] <= 1 for row in summary["leakage"])
@@ -59,10 +75,14 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert held[crosses + "above 100"]
     assert held[crosses + "at most 500"]
     assert len(held) == len(summary["claims"])
+    for one in summary["claims"]:  # What no run could fail is told from what was found.
+        assert one.get("by_construction", False) == (
+            "CIFAR" in one["name"] or "published figures" in one["name"]
+        )
     # As the README tells them.
     figures = {k: round(x) for k, x in summary["at_published_sizes"].items()}
     assert figures == {"crossover_clients": 198, "work_ratio": 135}
-    assert (tmp_path / "report.html").read_text().count("data:image/png") == 3
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 4
     with (tmp_path / "table.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert tuple(table[0]) == ("name", *COLUMNS, "reason")
@@ -107,6 +127,7 @@ def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
     ("flag", "expected"),
     [
         ('--method=a: vanilla("Dense_9")', "Dense_9.*there are Dense_1, Dense_2"),
+        ('--method=a: vanilla("Dense_1", no_peek=-1)', "no_peek=-1"),
         ('--method=a: vanila("Dense_1")', "did you mean 'vanilla'"),
         ("--method=vanilla()", "not of the form"),
         ("--method=a: large_batch(0, rate=1.0)", "steps=0"),
@@ -143,6 +164,39 @@ def test_shapes_at_the_published_sizes():
     assert 4.9 < few / many <= 5.0  # one fifth of the examples, the same weights
     assert 100 < published.crossover(sizes) < 500
     assert len(METHODS) == 5
+
+
+def test_inputs_come_back_from_what_determines_them():
+    rng = np.random.default_rng(0)
+    x = 1 + rng.normal(size=(80, 6))
+    half = rng.normal(size=(6, 3))
+    mixed = rng.normal(size=(6, 9))
+    full = recover(x[:60], x[:60] @ mixed, x[60:], x[60:] @ mixed)
+    part = recover(x[:60], x[:60] @ half, x[60:], x[60:] @ half)
+    nothing = recover(x[:60], np.ones((60, 2)), x[60:], np.ones((20, 2)))
+    assert full.cosine == pytest.approx(1, abs=1e-4)
+    assert full.cosine > part.cosine > nothing.cosine
+    assert nothing.cosine == pytest.approx(nothing.guessed)
+    assert nothing.guessed == pytest.approx(
+        collusion.mean_cosine(x[60:], x[:60].mean(0))
+    )
+
+
+def test_claims_of_a_defence_are_of_runs_that_differ_in_it():
+    def row(method, accuracy, cosine):
+        own = {"method": method, "num_clients": 9, "reason": "", "seconds": 1.0}
+        own |= {"client_megabytes": 1.0, "uplink": "identity()"}
+        told = {"test_accuracy": accuracy, "recovered_cosine": cosine}
+        return {**own, **told, "downlink": "identity()"}
+
+    rows = [
+        row('vanilla("Conv_1")', 0.9, 0.8),
+        row('vanilla("Conv_1", no_peek=0.5)', 0.88, 0.7),
+    ]
+    told = {one["name"]: one["holds"] for one in claims_of(rows)}
+    assert told["9 clients: no_peek lowers the recovered cosine by something"]
+    assert not told["9 clients: no_peek costs at most a point of accuracy"]
+    assert not any("no_peek" in one["name"] for one in claims_of(rows, quick=True))
 
 
 def test_distance_correlation_by_its_definition():

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from fedjax_comp import checks
 from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.links.no_peek import Penalty
 from fedjax_comp.base import (
     Bits,
     Compressor,
@@ -241,6 +242,7 @@ def exchange(
     client_id: jax.Array,
     params: Places,
     batch: Batch,
+    penalty: Penalty | None = None,
 ) -> Exchange:
     """One batch through a split model and back.
 
@@ -256,12 +258,13 @@ def exchange(
       client_id: whose batch it is, int32 scalar.
       params: the parts' parameters.
       batch: from `front`.
+      penalty: on what activations tell of inputs, felt by the client's first part.
 
     Returns:
       The loss, the gradients and the messages.
     """
     run = _exchange_vanilla if len(task.parts) == 2 else _exchange_u_shaped
-    return run(task, uplink, downlink, context, client_id, params, batch)
+    return run(task, uplink, downlink, context, client_id, params, batch, penalty)
 
 
 def _exchange_vanilla(
@@ -272,6 +275,7 @@ def _exchange_vanilla(
     client_id: jax.Array,
     params: Places,
     batch: Batch,
+    penalty: Penalty | None = None,
 ) -> Exchange:
     bottom, top = task.parts
     hidden, pull = _forward(bottom, params.client[0], batch.x, batch.mask)
@@ -294,7 +298,8 @@ def _exchange_vanilla(
     returned, sent_down = send(
         downlink, fold_context(context, 1), of_hidden, to_client(client_id)
     )
-    gradients = Places((pull(returned)[0],), of_top)
+    wanted = _with_penalty(penalty, batch, hidden, returned)
+    gradients = Places((pull(wanted)[0],), of_top)
     return Exchange(loss, gradients, {"activations": sent_up, "gradients": sent_down})
 
 
@@ -306,6 +311,7 @@ def _exchange_u_shaped(
     client_id: jax.Array,
     params: Places,
     batch: Batch,
+    penalty: Penalty | None = None,
 ) -> Exchange:
     bottom, middle, tail = task.parts
     of_client = params.client
@@ -329,7 +335,8 @@ def _exchange_u_shaped(
     returned, sent["gradients"] = send(
         downlink, fold_context(context, 1), of_hidden, down
     )
-    return Exchange(loss, Places((pull(returned)[0], of_tail), of_middle), sent)
+    wanted = _with_penalty(penalty, batch, hidden, returned)
+    return Exchange(loss, Places((pull(wanted)[0], of_tail), of_middle), sent)
 
 
 def _forward(
@@ -337,6 +344,15 @@ def _forward(
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[PyTree]]]:
     """The activations of the examples that count, and their pull-back."""
     return jax.vjp(lambda params: trees.keep(mask, bottom.apply(params, x)), params)
+
+
+def _with_penalty(
+    penalty: Penalty | None, batch: Batch, hidden: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """The gradient for the activations, with that of the penalty."""
+    if penalty is None:
+        return gradient
+    return gradient + jax.grad(lambda z: penalty(batch.x, z, batch.mask))(hidden)
 
 
 def finite(outcome: Exchange) -> jax.Array:
