@@ -28,6 +28,10 @@ FACTORIES = {
 GLOBAL = "one model"
 """What one machine with all data is called."""
 
+LARGE = "one model of {} machines' size"
+"""What one machine is called that has all data, and a model with as many parameters as
+the machines' models together: a hidden layer, as wide as it takes."""
+
 
 def define() -> flags.FlagValues:
     """All flags of `python -m experiments.data_dispatch`, not yet parsed."""
@@ -39,6 +43,12 @@ def define() -> flags.FlagValues:
         "client_optimizer",
         "adam(0.003)",
         "Each machine's Optax optimizer.",
+        flag_values=values,
+    )
+    text(
+        "large_optimizer",
+        "adam(0.001)",
+        "Optax optimizer of the one model with as many parameters.",
         flag_values=values,
     )
     flags.DEFINE_multi_integer(
@@ -59,7 +69,7 @@ def define() -> flags.FlagValues:
         ("num_test", 10_000, "Test examples, at most."),
         ("epochs", 20, "Passes of each machine over its examples."),
         ("batch_size", 32, "Examples in a batch."),
-        ("num_trials", 2, "Repetitions with other examples and seeds."),
+        ("num_trials", 3, "Repetitions with other examples and seeds."),
     ):
         whole(name, default, meaning, flag_values=values, lower_bound=1)
     return values
@@ -76,7 +86,7 @@ QUICK = {
         "hashing: hashed()",
     ],
     "client_optimizer": "adam(0.01)",
-    "num_trials": 2,
+    "num_trials": 3,
 }
 """What `--quick` sets unless it is given by hand."""
 

@@ -10,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from fedjax_comp import data
+from fedjax_comp import tree as trees
 from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
@@ -41,10 +42,18 @@ class Machines(NamedTuple):
     evaluate: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
-def make_machines(values: flags.FlagValues) -> Machines:
-    """Loads the data and makes the programs; raises `ValueError`."""
-    optimizer = build("client_optimizer", values.client_optimizer)
-    model = build("model", values.model)
+def make_machines(
+    values: flags.FlagValues, model: str | None = None, optimizer: str | None = None
+) -> Machines:
+    """Loads the data and makes the programs; raises `ValueError`.
+
+    Args:
+      values: the command's flags.
+      model: instead of `--model`.
+      optimizer: instead of `--client_optimizer`.
+    """
+    update = build("client_optimizer", optimizer or values.client_optimizer)
+    module = build("model", model or values.model)
     dataset = data.load(
         values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
     )
@@ -57,7 +66,7 @@ def make_machines(values: flags.FlagValues) -> Machines:
             "training examples."
         )
     task = classification(
-        model(dataset.num_classes),
+        module(dataset.num_classes),
         input_shape=dataset.train.x.shape[1:],
         scale=dataset.scale,
     )
@@ -76,9 +85,22 @@ def make_machines(values: flags.FlagValues) -> Machines:
                 batch_size=values.batch_size,
             )
 
-        return jax.jit(independent_models(task, optimizer, batches))
+        return jax.jit(independent_models(task, update, batches))
 
     return Machines(dataset, task, train, jax.jit(routed_evaluation(task)))
+
+
+def equal_width(machines: Machines, num_machines: int) -> int:
+    """Units of a hidden layer with which one model has as many parameters as so many.
+
+    Args:
+      machines: the data and each machine's model.
+      num_machines: `k`; `(d + 1) h + (h + 1) C` is `k` models' parameters.
+    """
+    own = trees.size(jax.eval_shape(machines.task.init, make_key(0)))
+    inputs = int(np.prod(machines.dataset.train.x.shape[1:]))
+    classes = machines.dataset.num_classes
+    return max(1, round((num_machines * own - classes) / (inputs + 1 + classes)))
 
 
 def measure(
@@ -109,7 +131,7 @@ def measure(
     test = Examples(
         dataset.test.x[: values.num_test], dataset.test.y[: values.num_test]
     )
-    sent = dispatcher(_flat(stored.x, dataset.scale), num_machines, rng)
+    sent = dispatcher(flat(stored.x, dataset.scale), num_machines, rng)
     order, offsets = sent.assignment
     sizes = np.diff(offsets)
     # Rounded up, so that trials with other sizes are the same program.
@@ -121,7 +143,7 @@ def measure(
         jax.tree.map(jnp.asarray, stored),
         (_padded(order, num_machines * largest), jnp.asarray(offsets)),
     )
-    machine = sent.route(_flat(test.x, dataset.scale)).astype(np.int32)
+    machine = sent.route(flat(test.x, dataset.scale)).astype(np.int32)
     loss, correct, count = machines.evaluate(
         models, jax.tree.map(jnp.asarray, test), jnp.asarray(machine)
     )
@@ -135,6 +157,7 @@ def measure(
         "test_loss": float(loss / count),
         "uplink_bytes": sent_bytes,
         "model_bytes": message_bytes(machines.task.init(init_key)),
+        "parameters": num_machines * trees.size(machines.task.init(init_key)),
         "smallest": int(sizes.min()),
         "largest": int(sizes.max()),
         "copies": len(order) / len(stored.y),
@@ -152,5 +175,6 @@ def _padded(order: np.ndarray, length: int) -> jax.Array:
     return jnp.asarray(np.pad(order, (0, max(length - len(order), 0))))
 
 
-def _flat(x: np.ndarray, scale: float) -> np.ndarray:
+def flat(x: np.ndarray, scale: float) -> np.ndarray:
+    """Inputs as rows of floats, `[N, ...] -> [N, d]`."""
     return (x.reshape(len(x), -1) * scale).astype(np.float32)

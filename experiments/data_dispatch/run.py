@@ -8,16 +8,21 @@ from absl import flags
 
 from experiments.data_dispatch.flags import (
     GLOBAL,
+    LARGE,
     QUICK,
     Named,
     define,
     parse_dispatchers,
 )
-from experiments.data_dispatch.machines import make_machines, measure
+from experiments.data_dispatch.machines import equal_width, flat, make_machines, measure
+from experiments.data_dispatch.optimum import greedy_gaps
 from experiments.data_dispatch.outcome import claims, figures, summarise
+from fedjax_comp import data
 from fedjax_comp.experiment.main import UsageError
-from fedjax_comp.experiment.measurements import Measurements
+from fedjax_comp.experiment.measurements import Measured, Measurements
+from fedjax_comp.experiment.outcome import facts_of, table_of
 from fedjax_comp.one_shot.dispatch_baselines import randomly
+from fedjax_comp.report import Table
 from fedjax_comp.run_directory import Json
 
 COLUMNS = (
@@ -30,9 +35,38 @@ COLUMNS = (
     "smallest",
     "largest",
     "steps",
+    "parameters",
     "uplink_bytes",
 )
-"""Of `table.csv`; `steps` are batches of the largest machine."""
+"""Of `table.csv`; `steps` are batches of the largest machine, `parameters` those of all
+machines' models."""
+
+
+def facts(measured: Measured) -> Json:
+    """How far the greedy assignment is from the cheapest one, on small instances."""
+    values = measured.values
+    dataset = data.load(
+        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
+    )
+    copies = sorted(
+        {round(one["copies"]) for one in measured.rows if "clusters" in one["name"]}
+    )
+    return {
+        **facts_of(values),
+        "greedy_gap": greedy_gaps(
+            flat(dataset.train.x, dataset.scale),
+            sorted(set(values.num_clients)),
+            copies,
+            values.seed,
+        ),
+    }
+
+
+def tables(measured: Measured) -> list[Table]:
+    """The gaps, for the report."""
+    gaps = measured.facts["greedy_gap"]
+    title = "Cost of the greedy assignment over the least, less one"
+    return [table_of(title, tuple(gaps[0]), gaps)] if gaps else []
 
 
 def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
@@ -40,13 +74,20 @@ def make_jobs(values: flags.FlagValues) -> Mapping[str, Callable[[], Json]]:
     dispatchers = parse_dispatchers(values.dispatcher)
     machines = make_machines(values)
     check_dispatchers(dispatchers, values.num_clients)
+    large = {
+        LARGE.format(count): make_machines(
+            values, f"mlp({equal_width(machines, count)})", values.large_optimizer
+        )
+        for count in sorted(set(values.num_clients))
+        if count > 1
+    }
 
     def one(name: str, count: int, trial: int) -> Json:
         dispatch = dict(dispatchers).get(name, randomly())
-        row = measure(machines, dispatch, count, values, trial)
+        row = measure(large.get(name, machines), dispatch, count, values, trial)
         return {"dispatcher": name, **row}
 
-    wanted = [(GLOBAL, 1)] + [
+    wanted = [(name, 1) for name in (GLOBAL, *large)] + [
         (name, count)
         for count in sorted(set(values.num_clients))
         for name, _ in dispatchers
@@ -90,7 +131,9 @@ MEASUREMENTS = Measurements(
     jobs=make_jobs,
     summarise=summarise,
     columns=COLUMNS,
+    facts=facts,
     claims=claims,
+    tables=tables,
     figures=figures,
     title=lambda values: f"Dispatch of {values.dataset} with {values.model}",
     headlines=headlines,

@@ -17,7 +17,8 @@ command goes on where it was; one that fails is a row of the table with its reas
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
@@ -178,6 +179,7 @@ class Measured(NamedTuple):
       rows: the rows of the table that have figures, each with its `name`.
       failures: `{name, reason}` of what could not be measured.
       directory: where they lie.
+      facts: what the summary holds beside rows and claims.
     """
 
     values: flags.FlagValues
@@ -185,6 +187,7 @@ class Measured(NamedTuple):
     rows: list[Json]
     failures: list[Json]
     directory: RunDirectory
+    facts: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def figures_path(self) -> Path:
@@ -208,7 +211,8 @@ class Measurements(NamedTuple):
         measurements themselves by default.
       quick: flags that `--quick` sets unless they are given by hand.
       repeated: flags of which further values may be added to a directory.
-      facts: `(measured) -> what the summary holds beside rows and claims`.
+      facts: `(measured) -> what the summary holds beside rows and claims`; they are
+        in the `measured` that claims, figures and tables are made from.
       figures: `(measured) -> figures` of the report.
       tables: `(measured) -> further tables` of the report.
       title: `(values) -> title` of the report.
@@ -277,13 +281,14 @@ def measure(experiment: Measurements, values: flags.FlagValues) -> Json:
 
 def finish(experiment: Measurements, measured: Measured) -> Json:
     """Writes and prints what the measurements came to."""
+    measured = measured._replace(facts=experiment.facts(measured))
     columns = (*LEADING, *experiment.columns, *TRAILING)
     blank = dict.fromkeys(columns)
     rows = [{**blank, **row} for row in [*measured.rows, *measured.failures]]
     failed = failure_claims("measurement", rows)
     summary: Json = {
         "experiment": experiment.name,
-        **experiment.facts(measured),
+        **measured.facts,
         "measured": len(measured.measurements),
         "runs": rows,
         "claims": [*failed, *experiment.claims(measured)],

@@ -11,6 +11,7 @@ SMALL = (
     "--quick",
     "--noprogress",
     "--client_optimizer=sgd(0.1)",
+    "--large_optimizer=sgd(0.1)",
     "--epochs=2",
     "--num_trials=1",
     "--num_clients=3",
@@ -25,7 +26,16 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     main(["", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())
     table = {row["dispatcher"]: row for row in summary["runs"]}
-    assert set(table) == {"one model", "clusters", "clusters-p2"}
+    large = table["one model of 3 machines' size"]
+    assert set(table) == {"one model", "clusters", "clusters-p2", large["dispatcher"]}
+    # Three linear models; a hidden layer has so many to within half a unit's.
+    assert table["clusters"]["parameters"] == 3 * 650
+    assert abs(large["parameters"] - 3 * 650) <= (64 + 1 + 10) / 2
+    gaps = summary["greedy_gap"]
+    assert {(one["copies"], one["sizes"]) for one in gaps} == {
+        (copies, sizes) for copies in (1, 2) for sizes in ("usual", "equal")
+    }
+    assert all(0 <= one["mean_gap"] <= one["largest_gap"] < 0.1 for one in gaps)
     # 64 bytes and a label of four bits for each copy; up to a byte for each machine.
     assert table["one model"]["uplink_bytes"] == 300 * 64 + 150
     assert 0 <= table["clusters"]["uplink_bytes"] - (300 * 64 + 150) <= 3
@@ -35,7 +45,7 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
         assert share / 2 <= table[name]["smallest"] <= table[name]["largest"]
         assert table[name]["largest"] <= min(2 * share, 300)
     assert not any(row["reason"] for row in summary["runs"])
-    assert len(read_runs(tmp_path)) == 3
+    assert len(read_runs(tmp_path)) == 4
     assert (tmp_path / "report.html").read_text().count("data:image/png") == 2
 
     capsys.readouterr()
