@@ -102,7 +102,7 @@ def simulate(rule: Rule, problem: StreamProblem, values: flags.FlagValues) -> Js
         key = jax.random.fold_in(state.key, state.round)
         cohort = sample(key, state.round, data)
         server, nodes, info = algorithm.round(key, state.server, state.clients, cohort)
-        sent = [_cost(traffic) for traffic in info.traffic.values()]
+        sent = [message_cost(traffic) for traffic in info.traffic.values()]
         totals = Totals(
             totals.sent + sum(each for each, _ in sent),
             totals.messages + sum(count for _, count in sent),
@@ -212,7 +212,7 @@ def _point(arrived: float, errors: np.ndarray) -> Json:
     }
 
 
-def _cost(traffic: Traffic) -> tuple[jax.Array, jax.Array]:
+def message_cost(traffic: Traffic) -> tuple[jax.Array, jax.Array]:
     """Bytes and messages of one kind in one round, uint32."""
     bits = jnp.full(traffic.spoke.shape, traffic.bits.fixed, jnp.uint32)
     for array in traffic.bits.variable:
