@@ -139,7 +139,7 @@ MEASUREMENTS = Measurements(
     headlines=headlines,
     note="Means over trials. Sizes are the extremes over machines and trials.",
     show=lambda row: (
-        f"{row['name']:<40}{row['test_accuracy']:.4f}  sizes {row['smallest']:,} to "
+        f"{row['name']:<52}{row['test_accuracy']:.4f}  sizes {row['smallest']:,} to "
         f"{row['largest']:,}, {row['uplink_bytes']:,} bytes"
     ),
 )
