@@ -100,24 +100,29 @@ def measured_claims(rows: Sequence[Json]) -> list[Json]:
 
 
 def defence_claims(rows: Sequence[Json]) -> list[Json]:
-    """What a penalty takes from the server, and what it costs."""
+    """What a penalty takes from the server at a cut, and what it costs."""
+    told = {}
+    for one in rows:
+        method = build_method(one["method"])
+        if one["recovered_cosine"] is not None and method.kind == "round_robin":
+            links = (one["uplink"], one["downlink"])
+            told[one["num_clients"], method.cuts, links, method.no_peek] = one
     made = []
-    done = [one for one in rows if not one["reason"]]
-    plain = _dense(done, "round_robin", parts=2)
-    kept = _dense(done, "round_robin", parts=2, no_peek=True)
-    for count in sorted(set(plain) & set(kept)):
-        if plain[count]["recovered_cosine"] is None:
+    for (count, cut, links, weight), own in told.items():
+        plain = told.get((count, cut, links, 0.0))
+        if not weight or plain is None:
             continue
+        word = f"{count} clients, cut before {cut[0]}: no_peek={weight:g}"
         made += claim(
-            f"{count} clients: no_peek lowers the recovered cosine by something",
+            f"{word} takes something from the recovered cosine",
             0.0,
-            plain[count]["recovered_cosine"] - kept[count]["recovered_cosine"],
+            plain["recovered_cosine"] - own["recovered_cosine"],
             above=True,
         )
         made += claim(
-            f"{count} clients: no_peek costs at most a point of accuracy",
+            f"{word} costs at most a point of accuracy",
             0.01,
-            plain[count]["test_accuracy"] - kept[count]["test_accuracy"],
+            plain["test_accuracy"] - own["test_accuracy"],
             at_most=True,
         )
     return made
@@ -138,15 +143,19 @@ def claims_of(rows: Sequence[Json], *, quick: bool = False) -> list[Json]:
     ]
 
 
-def _dense(
-    outcomes: Sequence[Json], kind: str, *, parts: int, no_peek: bool = False
-) -> dict[int, Json]:
-    """Uncompressed runs of one kind, by number of clients."""
-    return {
-        one["num_clients"]: one
-        for one in outcomes
-        if build_method(one["method"]).kind == kind
-        and len(build_method(one["method"]).cuts) == parts - 1
-        and (build_method(one["method"]).no_peek > 0) == no_peek
-        and one["uplink"] == one["downlink"] == "identity()"
-    }
+def _dense(outcomes: Sequence[Json], kind: str, *, parts: int) -> dict[int, Json]:
+    """Runs of one kind with neither compressor nor penalty, by number of clients.
+
+    Of several the first, which others are held against.
+    """
+    found: dict[int, Json] = {}
+    for one in outcomes:
+        method = build_method(one["method"])
+        if (
+            method.kind == kind
+            and len(method.cuts) == parts - 1
+            and not method.no_peek
+            and one["uplink"] == one["downlink"] == "identity()"
+        ):
+            found.setdefault(one["num_clients"], one)
+    return found
