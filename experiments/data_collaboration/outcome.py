@@ -12,7 +12,7 @@ from fedjax_comp.experiment.measurements import (
     mean_of,
     over_trials,
 )
-from fedjax_comp.experiment.outcome import claim, ratio
+from fedjax_comp.experiment.outcome import by_construction, claim, ratio
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
 
@@ -117,14 +117,16 @@ def claims_of(rows: Sequence[Json], first: str, values: flags.FlagValues) -> lis
             distance(told.get("recovered_cosine"), told.get("guessed_cosine")),
             above=True,
         )
-    made += claim(
-        f"{first}, {most[0]} users: times fewer bytes sent by users than fed_avg",
-        1.0,
-        ratio(
-            figure("uplink_bytes", "fed_avg", *most),
-            figure("uplink_bytes", first, *most),
-        ),
-        at_least=True,
+    made += by_construction(
+        claim(
+            f"{first}, {most[0]} users: times fewer bytes sent by users than fed_avg",
+            1.0,
+            ratio(
+                figure("uplink_bytes", "fed_avg", *most),
+                figure("uplink_bytes", first, *most),
+            ),
+            at_least=True,
+        )
     )
     base = (values.base_clients, values.base_examples)
     made += claim(

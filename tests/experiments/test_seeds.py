@@ -7,14 +7,19 @@ import numpy as np
 import pytest
 
 from experiments.fed_avg.compare import COMPARISON
-from fedjax_comp.experiment.outcome import claim
+from fedjax_comp.experiment.outcome import (
+    by_construction,
+    claim,
+    print_claims,
+    reported,
+)
 from fedjax_comp.experiment.seeds import (
     STUDENT,
     claims_over_seeds,
     mean_curves,
     mean_rows,
 )
-from fedjax_comp.report import Run
+from fedjax_comp.report import Run, write_report
 from tests.experiments.small import mistake
 
 QUICK = [
@@ -95,6 +100,21 @@ def test_what_was_not_measured_with_every_seed_does_not_hold():
     (one,) = claims_over_seeds([*gain([2.0, 2.1]), []])
     assert not one["holds"]
     assert one["name"] == "gain (2 of 3 seeds)"
+
+
+def test_claims_by_construction_are_told_apart(capsys, tmp_path):
+    each = [by_construction(claim("bytes", 1, x, at_most=True)) for x in (0.5, 0.5)]
+    (one,) = claims_over_seeds(each)
+    assert one["by_construction"]
+    print_claims([one, *gain([2.0])[0]])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("holds by construction: bytes")
+    assert second.startswith("holds: gain")
+    path = tmp_path / "report.html"
+    given = reported([one, *gain([2.0])[0]])
+    write_report(path, title="t", summary={}, settings={}, claims=given)
+    page = path.read_text()
+    assert page.count("by construction") == page.count("✓ yes") == 1
 
 
 def test_chance_alone_makes_a_claim_hold_one_time_in_twenty():
