@@ -41,7 +41,7 @@ def test_every_factory_s_module_is_described_in_json():
         models.char_lstm()(7),
         models.char_transformer()(7),
         models.cnn(convolve=models.conv_lax)(7),
-        models.fed_para_mlp(5, rank=2)(7),
+        models.fed_para(models.mlp(5), rank=2)(7),
         models.linear()(7),
         models.mlp(5)(7),
         models.resnet()(7),

@@ -8,7 +8,7 @@ are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 2
 from fedjax_comp.models.cnn import cnn
 from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
 from fedjax_comp.models.factorized import Compact, Factorized, factorize
-from fedjax_comp.models.fedpara import fed_para_mlp
+from fedjax_comp.models.fedpara import fed_para
 from fedjax_comp.models.linear import linear
 from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
@@ -23,7 +23,7 @@ FACTORIES = (
     "char_lstm",
     "char_transformer",
     "cnn",
-    "fed_para_mlp",
+    "fed_para",
     "linear",
     "mlp",
     "resnet",
@@ -44,7 +44,7 @@ __all__ = [
     "conv_lax",
     "conv_patches",
     "factorize",
-    "fed_para_mlp",
+    "fed_para",
     "linear",
     "mlp",
     "resnet",

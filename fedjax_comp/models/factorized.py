@@ -14,7 +14,7 @@ It is the compact model that federated dual-side low-rank compression ends with
 flax's `Dense` layers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from flax import linen as nn
 
 from fedjax_comp.base import PyTree
 from fedjax_comp.models.convolution import Conv, default_conv
+from fedjax_comp.models.replaced import run_replaced, with_bias
 from fedjax_comp.models.strided import strided
 from fedjax_comp.rank import rank_for_energy
 
@@ -61,31 +62,22 @@ class Factorized(nn.Module):
         """Maps what the network maps to what it maps it to."""
         ranks = dict(self.ranks)
 
-        def intercept(
-            next_fun: Callable[..., Any],
-            args: tuple[Any, ...],
-            kwargs: dict[str, Any],
-            context: nn.module.InterceptorContext,
-        ) -> Any:
-            layer = context.module
-            rank = ranks.get("/".join(layer.path[len(self.path) :]))
-            if rank is None or context.method_name != "__call__":
-                return next_fun(*args, **kwargs)
+        def replace(layer: nn.Module, path: str, x: jax.Array) -> jax.Array | None:
+            rank = ranks.get(path)
+            if rank is None:
+                return None
             if isinstance(layer, Conv):
-                return _thin_conv(layer, rank, self.scheme, *args)
-            if isinstance(layer, nn.Dense):
-                return _thin_dense(layer, rank, *args)
-            return next_fun(*args, **kwargs)
+                return _thin_conv(layer, rank, self.scheme, x)
+            return _thin_dense(layer, rank, x) if isinstance(layer, nn.Dense) else None
 
-        with nn.intercept_methods(intercept):
-            return self.network(x)
+        return run_replaced(self, self.network, replace, x)
 
 
 def _thin_dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array:
     init = nn.initializers.lecun_normal()
     left = layer.param("left", init, (x.shape[-1], rank))
     right = layer.param("right", init, (rank, layer.features))
-    return _with_bias(layer, x @ left @ right)
+    return with_bias(layer, x @ left @ right)
 
 
 def _thin_conv(layer: Conv, rank: int, scheme: str, x: jax.Array) -> jax.Array:
@@ -97,18 +89,11 @@ def _thin_conv(layer: Conv, rank: int, scheme: str, x: jax.Array) -> jax.Array:
         right = layer.param("right", init, (1, 1, rank, layer.features))
         thin = strided(convolve, x, left, layer.strides)
         # A product of matrices, which a convolution of 1x1 is not told to be.
-        return _with_bias(layer, thin @ right[0, 0])
+        return with_bias(layer, thin @ right[0, 0])
     left = layer.param("left", init, (height, 1, x.shape[-1], rank))
     right = layer.param("right", init, (1, width, rank, layer.features))
     thin = strided(convolve, x, left, (layer.strides[0], 1))
-    return _with_bias(layer, strided(convolve, thin, right, (1, layer.strides[1])))
-
-
-def _with_bias(layer: nn.Dense | Conv, out: jax.Array) -> jax.Array:
-    if not layer.use_bias:
-        return out
-    bias = layer.param("bias", nn.initializers.zeros_init(), (layer.features,))
-    return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
+    return with_bias(layer, strided(convolve, thin, right, (1, layer.strides[1])))
 
 
 def factorize(

@@ -1,17 +1,25 @@
-"""Dense layers whose weights are a Hadamard product of two low-rank matrices.
+"""Networks whose weights are Hadamard products of two arrays of low rank.
 
 Hyeon-Woo, Ye-Bin and Oh, "FedPara: low-rank Hadamard product for
-communication-efficient federated learning", ICLR 2022, proposition 1. What is trained
-and sent are the factors: `2 R (m + n)` numbers for a matrix `[m, n]` whose rank may be
-up to `R^2`, where plain low-rank factors of that many numbers give at most `2 R`.
+communication-efficient federated learning", ICLR 2022, propositions 1 and 3. What is
+trained and sent are the factors: `2 R (m + n)` numbers for a matrix `[m, n]` whose rank
+may be up to `R^2`, where plain low-rank factors of that many numbers give at most
+`2 R`. A convolution has factors for its channels alone,
+`2 R (I + O) + 2 H W R^2` numbers, and both its unfoldings along channels may be of rank
+`R^2`.
 """
 
 import functools
+import math
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_comp import checks
+from fedjax_comp.models.convolution import Conv, default_conv
+from fedjax_comp.models.replaced import run_replaced, with_bias
+from fedjax_comp.models.strided import strided
 from fedjax_comp.models.task import ModelFn
 
 
@@ -29,7 +37,6 @@ def hadamard_product(
     Returns:
       `[m, n]`.
 
-    >>> import jax.numpy as jnp
     >>> ones = jnp.ones((2, 3))
     >>> hadamard_product(ones, ones, ones, 2 * ones).tolist()
     [[18.0, 18.0], [18.0, 18.0]]
@@ -37,78 +44,129 @@ def hadamard_product(
     return (x1 @ y1.T) * (x2 @ y2.T)
 
 
-class FedParaDense(nn.Module):
-    """A dense layer with FedPara's weights and a bias.
+def hadamard_kernel(
+    t1: jax.Array,
+    x1: jax.Array,
+    y1: jax.Array,
+    t2: jax.Array,
+    x2: jax.Array,
+    y2: jax.Array,
+) -> jax.Array:
+    """`W = (T1 x_I X1 x_O Y1) * (T2 x_I X2 x_O Y2)`, products along the channels.
+
+    Args:
+      t1: `[H, W, R, R]`.
+      x1: of the channels in, `[I, R]`.
+      y1: of the channels out, `[O, R]`.
+      t2: `[H, W, R, R]`.
+      x2: `[I, R]`.
+      y2: `[O, R]`.
+
+    Returns:
+      `[H, W, I, O]`.
+
+    >>> t, x, y = jnp.ones((3, 3, 1, 1)), jnp.ones((2, 1)), jnp.ones((5, 1))
+    >>> hadamard_kernel(t, x, y, 2 * t, x, y).shape
+    (3, 3, 2, 5)
+    """
+    return _tucker(t1, x1, y1) * _tucker(t2, x2, y2)
+
+
+def _tucker(t: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum("hwrs,ir,os->hwio", t, x, y)
+
+
+class FedPara(nn.Module):
+    """A network with FedPara's weights wherever they are fewer numbers.
+
+    Parameters lie where those of `network` do; a layer has `x1`, `y1`, `x2` and `y2` in
+    place of its `kernel`, and a convolution `t1` and `t2` besides.
 
     Attributes:
-      features: outputs, `n`.
+      network: the network as it was.
       rank: `R`, at least 1.
     """
 
-    features: int
+    network: nn.Module
     rank: int
 
-    @nn.compact
+    @property
+    def num_classes(self) -> int:
+        """`L`, as the network has it."""
+        return int(self.network.num_classes)  # type: ignore[attr-defined]
+
+    def setup(self) -> None:
+        """Gives this module the network's own scope: its paths and parameters."""
+        nn.share_scope(self, self.network)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, m]` to `[B, n]`."""
-        fan_in = x.shape[-1]
-        # An entry of X Y' has variance R s^4 for factors of deviation s, and W the
-        # square of that: s is such that W has He's variance 2 / m.
-        deviation = ((2 / fan_in) ** 0.5 / self.rank) ** 0.25
-        init = nn.initializers.normal(deviation)
-        x1 = self.param("x1", init, (fan_in, self.rank))
-        y1 = self.param("y1", init, (self.features, self.rank))
-        x2 = self.param("x2", init, (fan_in, self.rank))
-        y2 = self.param("y2", init, (self.features, self.rank))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x @ hadamard_product(x1, y1, x2, y2) + bias[None]
+        """Maps what the network maps to what it maps it to."""
+
+        def replace(layer: nn.Module, path: str, x: jax.Array) -> jax.Array | None:
+            del path
+            if isinstance(layer, Conv):
+                return _conv(layer, self.rank, x)
+            return _dense(layer, self.rank, x) if isinstance(layer, nn.Dense) else None
+
+        return run_replaced(self, self.network, replace, x)
 
 
-class FedParaMLP(nn.Module):
-    """`MLP` with FedPara's weights in the hidden layers, plain ones in the last.
-
-    Attributes:
-      num_classes: `L`.
-      widths: of the hidden layers.
-      rank: `R` of every hidden layer.
-    """
-
-    num_classes: int
-    widths: tuple[int, ...]
-    rank: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, ...]` to logits `[B, L]`."""
-        hidden = x.reshape(x.shape[0], -1)
-        for width in self.widths:
-            hidden = nn.relu(FedParaDense(width, self.rank)(hidden))
-        return nn.Dense(self.num_classes)(hidden)
+def _dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array | None:
+    m, n = x.shape[-1], layer.features
+    if 2 * rank * (m + n) >= m * n:
+        return None
+    # An entry of X Y' has variance R s^4 for factors of deviation s, and W the square
+    # of that: s is such that W has He's variance 2 / m.
+    init = nn.initializers.normal(((2 / m) ** 0.5 / rank) ** 0.25)
+    sizes = {"x1": m, "y1": n, "x2": m, "y2": n}
+    factors = [layer.param(name, init, (size, rank)) for name, size in sizes.items()]
+    return with_bias(layer, x @ hadamard_product(*factors))
 
 
-def fed_para_mlp(*widths: int, rank: int) -> ModelFn:
-    """A multilayer perceptron with FedPara's weights, for inputs of any shape.
+def _conv(layer: Conv, rank: int, x: jax.Array) -> jax.Array | None:
+    taps, m, n = math.prod(layer.kernel_size), x.shape[-1], layer.features
+    if 2 * rank * (m + n) + 2 * taps * rank**2 >= taps * m * n:
+        return None
+    # As above, with R^2 s^6 for an entry of T x X x Y.
+    deviation = ((2 / (taps * m)) ** 0.5 / rank**2) ** (1 / 6)
+    init = nn.initializers.normal(deviation)
+    shapes = {"t": (*layer.kernel_size, rank, rank), "x": (m, rank), "y": (n, rank)}
+    kernel = hadamard_kernel(
+        *(
+            layer.param(f"{name}{i}", init, shape)
+            for i in (1, 2)
+            for name, shape in shapes.items()
+        )
+    )
+    convolve = layer.convolve or default_conv()
+    return with_bias(layer, strided(convolve, x, kernel, layer.strides))
+
+
+def fed_para(model: ModelFn, *, rank: int) -> ModelFn:
+    """A network of `Conv` and `nn.Dense` layers with FedPara's weights.
+
+    Layers stay as they are where the factors would not be fewer numbers.
 
     Args:
-      *widths: of the hidden layers, at least one.
+      model: such as `mlp(200, 200)`, `cnn()`, `vgg()` or `resnet()`.
       rank: `R` of the factors, at least 1. Full rank of `[m, n]` is possible from
         `R^2 >= min(m, n)` on.
 
     Returns:
-      `(num_classes) -> module` from `[B, ...]` to logits `[B, num_classes]`.
+      `(num_classes) -> module` from what `model` maps to logits.
 
     Raises:
-      ValueError: without a width, or with a width or rank below one.
+      ValueError: for a rank below one.
 
-    >>> import jax.numpy as jnp
-    >>> module = fed_para_mlp(200, 200, rank=15)(10)
+    >>> from fedjax_comp.models import mlp
+    >>> module = fed_para(mlp(200, 200), rank=15)(10)
     >>> params = module.init(jax.random.key(0), jnp.zeros((1, 784)))
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     43930
     """
-    if not widths:
-        raise ValueError("Expected at least one width, e.g. fed_para_mlp(200, rank=8).")
-    if any(width < 1 for width in widths):
-        raise ValueError(f"Expected every width in widths={widths} >= 1.")
     checks.integer("rank", rank, minimum=1)
-    return functools.partial(FedParaMLP, widths=widths, rank=rank)
+    return functools.partial(_fed_para, model, rank)
+
+
+def _fed_para(model: ModelFn, rank: int, num_classes: int) -> FedPara:
+    return FedPara(model(num_classes), rank)

@@ -40,7 +40,7 @@ def test_every_factory_takes_the_number_of_classes_by_name():
         "char_lstm": models.char_lstm(),
         "char_transformer": models.char_transformer(),
         "cnn": models.cnn(),
-        "fed_para_mlp": models.fed_para_mlp(5, rank=2),
+        "fed_para": models.fed_para(models.mlp(5), rank=2),
         "linear": models.linear(),
         "mlp": models.mlp(5),
         "resnet": models.resnet(),

@@ -15,7 +15,7 @@ ZOO = {
     "cnn": (models.cnn((4,), hidden=7), (4, 4, 1), "float32"),
     "char_lstm": (models.char_lstm(4, widths=(5, 5)), (6,), "int32"),
     "char_transformer": (models.char_transformer(4, depth=1, heads=2), (6,), "int32"),
-    "fed_para_mlp": (models.fed_para_mlp(6, rank=2), (8,), "float32"),
+    "fed_para": (models.fed_para(models.mlp(6), rank=2), (8,), "float32"),
 }
 NUM_CLASSES = 3
 

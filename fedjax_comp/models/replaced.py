@@ -1,0 +1,54 @@
+"""A network run with other weights in some of its layers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from fedjax_comp.models.convolution import Conv
+
+Replace = Callable[[nn.Module, str, jax.Array], jax.Array | None]
+"""`(layer, its path, input) -> output`, or None for the layer's own."""
+
+
+def run_replaced(
+    module: nn.Module, network: nn.Module, replace: Replace, x: jax.Array
+) -> jax.Array:
+    """Runs a network of `Conv` and `nn.Dense` layers, some of them replaced.
+
+    Args:
+      module: the one that runs it, whose scope is the network's (`nn.share_scope`).
+      network: the network.
+      replace: asked at every `Conv` and `nn.Dense`; it may make parameters of the
+        layer in place of the layer's own.
+      x: the network's input.
+
+    Returns:
+      Its output.
+    """
+
+    def intercept(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        layer = context.module
+        if isinstance(layer, Conv | nn.Dense) and context.method_name == "__call__":
+            path = "/".join(layer.path[len(module.path) :])
+            out = replace(layer, path, *args)
+            if out is not None:
+                return out
+        return next_fun(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        return network(x)  # type: ignore[no-any-return]
+
+
+def with_bias(layer: nn.Dense | Conv, out: jax.Array) -> jax.Array:
+    """A layer's output with its bias, where it has one."""
+    if not layer.use_bias:
+        return out
+    bias = layer.param("bias", nn.initializers.zeros_init(), (layer.features,))
+    return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)
