@@ -42,6 +42,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
+from fedjax_comp.compress.low_rank.factors import low_rank
 from fedjax_comp.compress.low_rank.truncation import truncation
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
@@ -67,6 +68,7 @@ class ServerState(NamedTuple):
 
 class _Shared(NamedTuple):
     server: ServerState
+    trained: PyTree  # the payload whose floats clients train, with factors
     context: Context
     up_key: jax.Array
     examples: Examples
@@ -79,6 +81,7 @@ def fed_dlr(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
     factored: bool = False,
+    factor_rank: int | None = None,
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
@@ -101,6 +104,10 @@ def fed_dlr(
         where there are factors, so that no local model is of higher rank than the one
         they were sent, and a truncation to that rank takes nothing of what they
         learned. For a downlink that leaves floats, such as `truncation`.
+      factor_rank: clients train factors of this rank, `low_rank(factor_rank)` of the
+        model as they decoded it, so that `factored` goes with any downlink. A model
+        whose factors were quantized on the way is of their rank still, and taken apart
+        without loss; what is trained are floats that begin at the quantized ones.
       execution: how a cohort is run; `scanned()` when None.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
@@ -111,8 +118,9 @@ def fed_dlr(
       that the server's truncation took.
 
     Raises:
-      ValueError: from `init` for a downlink whose receiver has memory, and for
-        `factored` with a downlink that sends integers in place of floats.
+      ValueError: for a `factor_rank` below one; from `init` for a downlink whose
+        receiver has memory, and for `factored` without `factor_rank` and with a
+        downlink that sends integers in place of floats.
 
     >>> from fedjax_comp.models import classification, mlp
     >>> task = classification(mlp(32)(10), input_shape=(8, 8, 1))
@@ -124,6 +132,7 @@ def fed_dlr(
     up = truncation(0.95) if uplink is None else uplink
     down = truncation(0.95) if downlink is None else downlink
     run_cohort = scanned() if execution is None else execution
+    apart = None if factor_rank is None else low_rank(factor_rank)
 
     def truncate(key: jax.Array, model: PyTree, link: LinkState) -> ServerState:
         """The server's state with a new model, as the clients will know it."""
@@ -134,7 +143,7 @@ def fed_dlr(
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
         link = partly_heard(down, params)
         server = truncate(key, params, link)
-        if factored:
+        if factored and apart is None:
             _require_floats(server.broadcast)
         return server, up.init(params)
 
@@ -162,15 +171,18 @@ def fed_dlr(
             )
 
         def train(shared: _Shared, batches: ClientBatches) -> tuple[PyTree, LocalInfo]:
-            if not factored:
+            if not factored and apart is None:
                 fit = local_sgd(task, client_optimizer)
                 return fit(shared.server.model, shared.examples, batches)
-            sent = shared.server
-            floats, with_floats = _floats_of(sent.broadcast)
+            floats, with_floats = _floats_of(shared.trained)
+            link, memory = (
+                (down, shared.server.downlink.receiver)
+                if apart is None
+                else (apart, ())
+            )
 
             def rebuild(floats: tuple[jax.Array, ...]) -> PyTree:
-                payload = with_floats(floats)
-                return down.decode(shared.context, payload, sent.downlink.receiver)[0]
+                return link.decode(shared.context, with_floats(floats), memory)[0]
 
             def loss(
                 floats: tuple[jax.Array, ...], examples: Examples, mask: jax.Array
@@ -181,7 +193,10 @@ def fed_dlr(
             floats, info = fit(floats, shared.examples, batches)
             return rebuild(floats), info
 
-        shared = _Shared(server, context, up_key, cohort.examples)
+        trained = server.broadcast
+        if apart is not None:
+            trained, _ = apart.encode(context, server.model, ())
+        shared = _Shared(server, trained, context, up_key, cohort.examples)
         active = cohort.clients.active
         ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
         total, (links, sent) = run_cohort(client_fn)(
@@ -213,7 +228,8 @@ def _require_floats(payload: PyTree) -> None:
     if any(isinstance(field, Symbols | IndexSet | Coded) for field in fields(payload)):
         raise ValueError(
             "Expected a downlink of floats such as truncation(0.9) with factored=True: "
-            "there is nothing to train in symbols, indices or codes."
+            "there is nothing to train in symbols, indices or codes; with "
+            "factor_rank=r clients take apart what they decoded."
         )
 
 

@@ -10,10 +10,14 @@ from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.base import Task
 from fedjax_comp.compress import (
+    chain,
     differenced,
+    entropy_coded,
     error_feedback,
     identity,
+    low_rank,
     scaled_sign,
+    stochastic_quantize,
     top_k,
 )
 from fedjax_comp.compress.audit import make_auditor
@@ -162,6 +166,45 @@ def test_factored_training_stays_within_the_rank_that_was_sent():
     assert losses[2] < losses[1] < losses[0]
 
 
+def test_factors_taken_apart_are_those_that_were_sent():
+    def trained(**factors):
+        algorithm = fed_dlr(
+            TASK,
+            client_optimizer=optax.sgd(0.5),
+            uplink=identity(),
+            downlink=low_rank(2),
+            **factors,
+        )
+        server, _ = _run(algorithm, rounds=2)
+        return algorithm.params(server)
+
+    # Up to signs, which gradient steps keep.
+    _assert_close(trained(factor_rank=2), trained(factored=True), rtol=1e-3, atol=1e-4)
+
+
+def test_quantized_factors_are_trained_within_their_rank():
+    down = chain(low_rank(1), stochastic_quantize(levels=256), entropy_coded())
+
+    def losses(**factors):
+        algorithm = fed_dlr(
+            TASK,
+            client_optimizer=optax.sgd(0.5),
+            uplink=identity(),
+            downlink=down,
+            **factors,
+        )
+        alone = make_cohort([9], batch_size=3)
+        server, infos = _run(algorithm, rounds=4, cohort=alone)
+        kernel = np.asarray(algorithm.params(server)["kernel"], np.float64)
+        values = np.linalg.svd(kernel, compute_uv=False)
+        assert values[1] < 1e-5 * values[0]
+        return [float(info.observed["downlink_loss"].value) for info in infos]
+
+    # Of a matrix the truncation takes what was learned outside of the rank that was
+    # sent; of factors only rounding is left, which 256 levels make of order 1e-5.
+    assert max(losses(factor_rank=1)) < 1e-4 < max(losses())
+
+
 def test_feedback_gives_back_what_a_truncation_took():
     """What was sent and what is still owed add up to what there was to send."""
     link = error_feedback(truncation(max_rank=1))
@@ -199,6 +242,8 @@ def test_mistakes_are_named():
         fed_dlr(
             TASK, client_optimizer=optax.sgd(1.0), downlink=differenced(top_k(0.5))
         ).init(jax.random.key(0), PARAMS)
+    with pytest.raises(ValueError, match="rank=0"):
+        fed_dlr(TASK, client_optimizer=optax.sgd(1.0), factor_rank=0)
     with pytest.raises(ValueError, match="factored=True"):
         fed_dlr(
             TASK, client_optimizer=optax.sgd(1.0), downlink=scaled_sign(), factored=True

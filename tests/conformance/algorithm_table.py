@@ -166,14 +166,14 @@ def _consensus(compressor: Compressor) -> Entry:
 _LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")
 
 
-def _fed_dlr(uplink: Compressor, downlink: Compressor, *, factored: bool) -> Entry:
+def _fed_dlr(uplink: Compressor, downlink: Compressor, **own: bool | int) -> Entry:
     def make(execution: Execution, keep_messages: bool) -> Algorithm:
         return fed_dlr(
             softmax_task(),
             client_optimizer=optax.sgd(0.3),
             uplink=uplink,
             downlink=downlink,
-            factored=factored,
+            **own,
             execution=execution,
             keep_messages=keep_messages,
         )
@@ -219,12 +219,15 @@ ALGORITHMS = {
         chain(top_k(0.5), qsgd(4), entropy_coded()),
         unicast=True,
     ).under("chunked(2)", "sharded"),
-    "fed_dlr": _fed_dlr(
-        error_feedback(truncation(0.8)), truncation(0.9), factored=False
-    ).under("chunked(2)"),
+    "fed_dlr": _fed_dlr(error_feedback(truncation(0.8)), truncation(0.9)).under(
+        "chunked(2)"
+    ),
     "fed_dlr factored": _fed_dlr(truncation(0.9), truncation(0.9), factored=True).under(
         "sharded"
     ),
+    "fed_dlr quantized factors": _fed_dlr(
+        truncation(0.9), stochastic_quantize(levels=64), factor_rank=1
+    ).under("sharded"),
     "fed_nova": _fed_avg(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova
     ).under("sharded"),
