@@ -79,25 +79,25 @@ def _tucker(t: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
 class FedPara(nn.Module):
     """A network with FedPara's weights wherever they are fewer numbers.
 
-    Parameters lie where those of `network` do; a layer has `x1`, `y1`, `x2` and `y2` in
+    Parameters lie where those of `dense` do; a layer has `x1`, `y1`, `x2` and `y2` in
     place of its `kernel`, and a convolution `t1` and `t2` besides.
 
     Attributes:
-      network: the network as it was.
+      dense: the network as it was.
       rank: `R`, at least 1.
     """
 
-    network: nn.Module
+    dense: nn.Module
     rank: int
 
     @property
     def num_classes(self) -> int:
         """`L`, as the network has it."""
-        return int(self.network.num_classes)  # type: ignore[attr-defined]
+        return int(self.dense.num_classes)  # type: ignore[attr-defined]
 
     def setup(self) -> None:
         """Gives this module the network's own scope: its paths and parameters."""
-        nn.share_scope(self, self.network)
+        nn.share_scope(self, self.dense)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps what the network maps to what it maps it to."""
@@ -108,7 +108,7 @@ class FedPara(nn.Module):
                 return _conv(layer, self.rank, x)
             return _dense(layer, self.rank, x) if isinstance(layer, nn.Dense) else None
 
-        return run_replaced(self, self.network, replace, x)
+        return run_replaced(self, self.dense, replace, x)
 
 
 def _dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array | None:

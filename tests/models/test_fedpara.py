@@ -105,6 +105,16 @@ def test_layers_of_fewer_numbers_stay_as_they_are():
     jax.tree.map(np.testing.assert_array_equal, params, dense)
 
 
+def test_its_compact_model_is_the_same_network():
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    thin = fed_para(models.cnn((16, 24), hidden=40), rank=3)(10)
+    params = thin.init(jax.random.key(0), x)["params"]
+    compact = models.factorize(thin, params, energy=0.5)
+    assert compact.module.ranks == ()
+    run = [jax.jit(m.apply)({"params": p}, x) for m, p in ((thin, params), compact)]
+    np.testing.assert_array_equal(*run)
+
+
 def test_refusals_name_the_value():
     with pytest.raises(ValueError, match="Expected rank=0 >= 1"):
         fed_para(models.mlp(10), rank=0)
