@@ -1,13 +1,12 @@
 """The compact model of a run: what it saves in numbers, in work and in time."""
 
-import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from experiments.fed_dlr.timing import apply_jitted, latency_seconds
 from fedjax_comp.base import Examples, PyTree
 from fedjax_comp.execution import scanned
 from fedjax_comp.models import Compact, classification, factorize
@@ -16,7 +15,6 @@ from fedjax_comp.saved_model import load_model, save_model
 from fedjax_comp.training import evaluation_program
 
 LATENCY_BATCHES = (1, 256)
-REPEATS = 15
 
 
 def compact_summary(
@@ -24,6 +22,7 @@ def compact_summary(
     params: PyTree,
     *,
     energy: float,
+    cut_rank: int,
     test: Examples,
     scale: float,
     directory: Path,
@@ -34,41 +33,54 @@ def compact_summary(
       module: the dense network.
       params: its parameters.
       energy: of `factorize`.
+      cut_rank: `max_rank` of a second factorization, which is what a model that was
+        trained in any way is worth when it is cut afterwards.
       test: the test examples.
       scale: what inputs are multiplied by.
       directory: where the compact model is saved.
 
     Returns:
       Parameters, floating-point operations of one example, seconds a batch, and test
-      accuracy, of both, and how many times as much the dense one has and takes.
+      accuracy, of both, and how many times as much the dense one has and takes; the
+      same of a second copy of the dense one for the seconds (`control`), and
+      parameters and accuracy of the one that is cut to `cut_rank`.
     """
+    params = jax.device_get(params)
     compact = factorize(module, params, energy=energy)
     save_model(directory, compact.module, compact.params)
     both = {"dense": Compact(module, params), "compact": load_model(directory)}
     image = np.asarray(test.x[:1]) * np.float32(scale)
     facts: Json = {"compact_ranks": dict(compact.module.ranks)}
     for name, (network, weights) in both.items():
-        facts[f"{name}_parameters"] = sum(x.size for x in jax.tree.leaves(weights))
+        facts[f"{name}_parameters"] = parameters(weights)
         facts[f"{name}_flops"] = flops(network, weights, image)
         facts[f"{name}_accuracy"] = accuracy(network, weights, test, scale)
-    for batch in LATENCY_BATCHES:
-        seconds = latency_seconds(both, np.repeat(image, batch, axis=0))
-        for name in both:
-            facts[f"{name}_seconds_batch_{batch}"] = seconds[name]
-    seconds_names = (f"seconds_batch_{batch}" for batch in LATENCY_BATCHES)
-    for what in ("parameters", "flops", *seconds_names):
+    for what in ("parameters", "flops"):
         ratio = facts[f"dense_{what}"] / facts[f"compact_{what}"]
         facts[f"dense_over_compact_{what}"] = ratio
+    timed = {**both, "control": both["dense"]}
+    for batch in LATENCY_BATCHES:
+        seconds = latency_seconds(timed, np.repeat(image, batch, axis=0))
+        column = f"seconds_batch_{batch}"
+        for name in both:
+            facts[f"{name}_{column}"] = seconds[name]
+        for name in ("compact", "control"):
+            ratio = seconds["dense"] / seconds[name]
+            facts[f"dense_over_{name}_{column}"] = ratio
+    cut = factorize(module, params, energy=energy, max_rank=cut_rank)
+    facts["cut_parameters"] = parameters(cut.params)
+    facts["cut_accuracy"] = accuracy(cut.module, cut.params, test, scale)
     return facts
 
 
-def _apply(module: nn.Module) -> jax.stages.Wrapped:
-    return jax.jit(lambda params, x: module.apply({"params": params}, x))
+def parameters(params: PyTree) -> int:
+    """How many numbers a model is."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def flops(module: nn.Module, params: PyTree, x: np.ndarray) -> float:
     """Floating-point operations of one call, as XLA counts them before it optimizes."""
-    analysis = _apply(module).lower(params, x).cost_analysis()
+    analysis = apply_jitted(module).lower(params, x).cost_analysis()
     return float((analysis or {})["flops"])
 
 
@@ -77,18 +89,3 @@ def accuracy(module: nn.Module, params: PyTree, test: Examples, scale: float) ->
     task = classification(module, input_shape=test.x.shape[1:], scale=scale)
     evaluate = jax.jit(evaluation_program(task, scanned(), batch_size=500))
     return float(evaluate(params, test).accuracy)
-
-
-def latency_seconds(models: dict[str, Compact], x: np.ndarray) -> dict[str, float]:
-    """Least seconds of one call, taken in turn, so that load from outside meets all."""
-    calls = {
-        name: (_apply(model.module), model.params) for name, model in models.items()
-    }
-    inputs = jnp.asarray(x)
-    least = dict.fromkeys(calls, float("inf"))
-    for _ in range(REPEATS + 1):
-        for name, (apply, params) in calls.items():
-            started = time.perf_counter()
-            apply(params, inputs).block_until_ready()
-            least[name] = min(least[name], time.perf_counter() - started)
-    return least
