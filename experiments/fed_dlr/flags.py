@@ -39,6 +39,7 @@ OTHER_MODELS = ("fed-para-12: fed_para(cnn(), rank=12) | identity() | identity()
 
 ENERGIES = (0.99, 0.95, 0.9)
 
+RANK_16 = both(f"chain(low_rank(16), {EIGHT_BITS[6:]}")
 TRUNCATED = (
     *(
         f"fed-dlr-{energy}".replace("0.", "")
@@ -47,7 +48,8 @@ TRUNCATED = (
     ),
     "up-alone-95: truncation(0.95, max_rank=16) | identity()",
     "down-alone-95: identity() | truncation(0.95, max_rank=16)",
-    f"rank-16-8bit: {both(f'chain(low_rank(16), {EIGHT_BITS[6:]}')}",
+    f"rank-16-8bit: {RANK_16}",
+    f"rank-16-8bit-factored: {RANK_16} | fed_dlr(factor_rank=16)",
     f"rank-16-separable: {both('chain(low_rank(16), separable(0.2))')}",
 )
 """`NAME: UPLINK | DOWNLINK` under FedDLR; the fourth and fifth are its two halves."""

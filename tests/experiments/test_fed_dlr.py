@@ -59,6 +59,7 @@ def test_factored_clients_are_told_by_the_algorithm():
         "fed_avg()",
         "fed_avg(unicast=True)",
         "fed_dlr(factored=True)",
+        "fed_dlr(factor_rank=16)",
     }
 
 
