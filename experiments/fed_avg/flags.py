@@ -19,11 +19,12 @@ def define() -> flags.FlagValues:
         "arguments that no other flag tells.",
         flag_values=values,
     )
+    # None and not empty, so that directories from before this flag can be resumed.
     flags.DEFINE_string(
         "controller",
-        "",
+        None,
         "What sets the uplink's budget every round, e.g. hardware_aware(); needs "
-        "--network or --devices and an uplink that heeds a budget (empty: nothing).",
+        "--network or --devices and an uplink that heeds a budget (nothing when not given).",
         flag_values=values,
     )
     define_lateness(values)

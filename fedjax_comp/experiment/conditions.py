@@ -71,7 +71,7 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
     if setting is None:
         return None
     path = Path(values.workdir) / COSTS
-    controller = values.controller if "controller" in values else ""
+    controller = values.controller if "controller" in values else None
     rule: Rule | None = build("controller", controller) if controller else None
     measured = read_or_measure(
         path,

@@ -136,7 +136,7 @@ def check_budgets(values: flags.FlagValues) -> None:
     Raises:
       UsageError: when it does.
     """
-    controller = values.controller if "controller" in values else ""
+    controller = values.controller if "controller" in values else None
     for name in ("uplink", "downlink"):
         text = values[name].value if name in values else None
         if not isinstance(text, str) or not (heeding := heeds_budget(text)):
