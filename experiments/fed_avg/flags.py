@@ -23,8 +23,8 @@ def define() -> flags.FlagValues:
     flags.DEFINE_string(
         "controller",
         None,
-        "What sets the uplink's budget every round, e.g. hardware_aware(); needs "
-        "--network or --devices and an uplink that heeds a budget (nothing when not given).",
+        "What sets the uplink's budget every round, e.g. hardware_aware() (nothing "
+        "when not given); needs --network or --devices and an uplink that heeds it.",
         flag_values=values,
     )
     define_lateness(values)
