@@ -29,10 +29,16 @@ import orbax.checkpoint as ocp
 
 from fedjax_comp import distributed
 from fedjax_comp.base import PyTree
+from fedjax_comp.by_rows import ByRows, from_array, from_file, sha256, write
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.metrics import Ledger, Row
 from fedjax_comp.row_file import NOTHING, Mark, RowFile, read_marked
-from fedjax_comp.run_directory import Json, RunDirectoryError, check_format
+from fedjax_comp.run_directory import (
+    Json,
+    RunDirectoryError,
+    check_format,
+    make_entries_durable,
+)
 from fedjax_comp.training import TrainState
 
 FORMAT = 2
@@ -42,6 +48,8 @@ KEPT = 2
 """Checkpoints that are kept at a time; `fedjax_comp.client_store` counts on two."""
 
 FOLDER, DAMAGED = "checkpoints", "checkpoints-damaged"
+ROWS = "checkpoints-rows"
+"""Holds, by checkpoint, the arrays that no process has all of: one file each."""
 
 
 def saved() -> Hook:
@@ -74,11 +82,16 @@ def saved() -> Hook:
         checkpoints, rows = opened[0]
         if live.store is not None:
             state = state._replace(clients=live.store.sync())
+        clients = distributed.gathered(state.clients, live.problem.num_clients)
+        state = state._replace(clients=clients)
         checkpoints.save(state, live.ledger, rows.mark())
         if live.store is not None:
             live.store.committed()
 
     return Hook(begin=begin, row=row, checkpoint=checkpoint)
+
+
+_Array = np.ndarray | ByRows
 
 
 class Restored(NamedTuple):
@@ -125,14 +138,16 @@ class Checkpoints:
         """Saves a state and its ledger under the ledger's number of rounds.
 
         Args:
-          state: of the run.
+          state: of the run; what is `ByRows` in it is written a block at a time.
           ledger: of the run; its rows are not written again.
           mark: how far the rows go that are durable already.
 
         Raises:
           OSError: when it cannot be written; the one before stays.
         """
-        arrays = _to_arrays(state)
+        if ledger.rounds in self._manager.all_steps():
+            return
+        arrays, by_rows = _to_arrays(state)
         # One level deep: `dataclasses.asdict` would copy every row.
         kept = {
             field.name: getattr(ledger, field.name)
@@ -140,6 +155,8 @@ class Checkpoints:
             if field.name != "rows"
         }
         kept |= {"format": FORMAT, "mark": mark._asdict()}
+        if by_rows:
+            kept["by_rows"] = self._write_rows(ledger.rounds, by_rows)
         kept["sha256"] = _sha256(arrays, kept)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), ledger=ocp.args.JsonSave(kept)
@@ -154,6 +171,30 @@ class Checkpoints:
                 raise
             number, where = int(found[1]), self._path / FOLDER / str(ledger.rounds)
             raise OSError(number, os.strerror(number), str(where)) from error
+        self._forget_rows()
+
+    def _write_rows(self, step: int, by_rows: Mapping[str, ByRows]) -> Json:
+        folder = self._path / ROWS / str(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {
+            name: {
+                "shape": list(x.shape),
+                "dtype": str(x.dtype),
+                "sha256": write(folder / name, x),
+            }
+            for name, x in by_rows.items()
+        }
+        for place in (folder, folder.parent, self._path):
+            make_entries_durable(place)
+        return told
+
+    def _forget_rows(self) -> None:
+        """Removes the rows of checkpoints that are not kept."""
+        steps = {str(step) for step in self._manager.all_steps()}
+        if (self._path / ROWS).is_dir():
+            for folder in (self._path / ROWS).iterdir():
+                if folder.name not in steps:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def restore(self, template: PyTree) -> Restored | None:
         """The latest checkpoint that is what it was when it was written.
@@ -189,7 +230,7 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int) -> tuple[dict[str, np.ndarray], Ledger, Mark]:
+    def _read(self, step: int) -> tuple[dict[str, _Array], Ledger, Mark]:
         where = self._path / FOLDER / str(step)
         # Before the state is read: that of another format has other leaves.
         kept: Any = self._item(step, ledger=ocp.args.JsonRestore()).ledger
@@ -203,12 +244,27 @@ class Checkpoints:
         if digest != _sha256(arrays, kept):
             raise _Damaged("its SHA-256 differs from that of what it holds")
         check_format(where, kept.pop("format"), FORMAT)
+        arrays |= self._rows(step, kept.pop("by_rows", {}))
         mark = Mark(**kept.pop("mark"))
         try:
             rows = read_marked(self._path / "metrics.jsonl", mark)
         except RunDirectoryError as error:
             raise _Damaged(str(error).rstrip(".")) from error
         return arrays, Ledger(**kept, rows=rows), mark
+
+    def _rows(self, step: int, told: Json) -> dict[str, ByRows]:
+        found = {}
+        for name, of_leaf in told.items():
+            path = self._path / ROWS / str(step) / name
+            try:
+                digest = sha256(path)
+            except OSError as error:
+                raise _Damaged(f"{path} cannot be read ({error.strerror})") from error
+            if digest != of_leaf["sha256"]:
+                raise _Damaged(f"the SHA-256 of {path} differs from that it had")
+            shape, dtype = tuple(of_leaf["shape"]), jnp.dtype(of_leaf["dtype"])
+            found[name] = from_file(path, shape, dtype)
+        return found
 
     def _item(self, step: int, **item: ocp.args.CheckpointArgs) -> Any:
         with _told_once():
@@ -260,10 +316,15 @@ def _sha256(arrays: Mapping[str, np.ndarray], ledger: Json) -> str:
     return digest.hexdigest()
 
 
-def _to_arrays(state: PyTree) -> dict[str, np.ndarray]:
-    """The leaves that hold something, by position; keys as their raw words."""
-    leaves = {f"{i:05d}": _to_array(x) for i, x in enumerate(jax.tree.leaves(state))}
-    return {name: x for name, x in leaves.items() if x.size}
+def _to_arrays(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, ByRows]]:
+    """The leaves that hold something, by position; keys as their raw words.
+
+    Those that are read by rows are apart.
+    """
+    leaves = {f"{i:05d}": x for i, x in enumerate(jax.tree.leaves(state))}
+    by_rows = {n: x for n, x in leaves.items() if isinstance(x, ByRows) and x.size}
+    arrays = {n: _to_array(x) for n, x in leaves.items() if not isinstance(x, ByRows)}
+    return {name: x for name, x in arrays.items() if x.size}, by_rows
 
 
 def _to_array(leaf: jax.Array) -> np.ndarray:
@@ -272,11 +333,11 @@ def _to_array(leaf: jax.Array) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def _from_arrays(
-    where: Path, arrays: dict[str, np.ndarray], template: PyTree
-) -> PyTree:
+def _from_arrays(where: Path, arrays: Mapping[str, _Array], template: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(template)
-    expected = jax.tree.map(lambda x: (x.shape, str(x.dtype)), _to_arrays(template))
+    whole, by_rows = _to_arrays(template)
+    likes: dict[str, _Array] = {**whole, **by_rows}
+    expected = {name: (x.shape, str(x.dtype)) for name, x in likes.items()}
     found = {name: (x.shape, str(x.dtype)) for name, x in arrays.items()}
     differing = {**expected, **found}.items() - (expected.items() & found.items())
     if differing:
@@ -291,6 +352,10 @@ def _from_arrays(
         value = arrays.get(f"{i:05d}")
         if value is None:
             restored.append(like)
+        elif isinstance(like, ByRows):
+            restored.append(value if isinstance(value, ByRows) else from_array(value))
+        elif isinstance(value, ByRows):
+            restored.append(jnp.asarray(value.whole()))
         elif jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
             impl = jax.random.key_impl(like)
             restored.append(jax.random.wrap_key_data(jnp.asarray(value), impl=impl))

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp.base import PyTree
-from fedjax_comp.run_directory import RunDirectoryError
+from fedjax_comp.run_directory import RunDirectoryError, make_entries_durable
 
 FILE = "clients.rows"
 PAGE = 4096
@@ -212,11 +212,7 @@ class ClientStore:
           OSError: when they cannot be made durable.
         """
         os.fsync(self._file)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        make_entries_durable(self.path.parent)
         self._fresh.clear()
         slots, checks, before, _ = self._index
         end = np.asarray(self._end, np.int32)

@@ -92,6 +92,10 @@ class Hook(NamedTuple):
       row: `(live, row)`, after every evaluation, that before the first round included.
       checkpoint: `(live, state)`, when a checkpoint is due; called backwards.
       finish: `(live, params)`, once, after the last round.
+      whole_clients: whether it looks into, or changes, the states of all clients. With
+        several processes each then holds all of them; else `state.clients` has the
+        rows of its own devices alone, in `begin` is read by rows
+        (`fedjax_comp.by_rows`), and no hook can look into it.
       every: a dispatch ends after every so many rounds (0: anywhere). With 1 rounds go
         one by one: a dispatch returns the messages of its last round only.
     """
@@ -104,6 +108,7 @@ class Hook(NamedTuple):
     checkpoint: Callable[[Live, TrainState], None] = _nothing
     finish: Callable[[Live, PyTree], None] = _nothing
     every: int = 0
+    whole_clients: bool = False
 
 
 def events_kept() -> Hook:

@@ -18,6 +18,8 @@ from fedjax_comp.data import FederatedData
 from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem
 from fedjax_comp.training import (
+    WHOLE,
+    ClientRows,
     Dispatch,
     Program,
     Sampler,
@@ -27,6 +29,9 @@ from fedjax_comp.training import (
     cohort_program,
     round_program,
 )
+
+SPLIT = ClientRows(distributed.seated_rows, distributed.put_rows)
+"""Of states whose rows are split over devices."""
 
 Step = Callable[[TrainState, int], tuple[TrainState, Dispatch]]
 """`(state, num_rounds) -> (state, Dispatch)`; the state is taken."""
@@ -64,7 +69,11 @@ def compiled_program(
 def compile_placed(
     program: Callable[..., PyTree], *arguments: PyTree, donate: int | None = None
 ) -> tuple[jax.stages.Compiled, Callable[[int, PyTree], PyTree]]:
-    """A compiled program, and `(number, argument) -> argument` where it wants it."""
+    """A compiled program, and `(number, argument) -> argument` where it wants it.
+
+    With `donate`, the program returns two results, of which the first is like that
+    argument.
+    """
     given = () if donate is None else (donate,)
     jitted = functools.partial(jax.jit, program, donate_argnums=given, keep_unused=True)
     place = distributed.everywhere()
@@ -75,7 +84,9 @@ def compile_placed(
         given_places = jax.tree.map(
             lambda x: x.sharding if distributed.is_split(x) else place, arguments
         )
-        whole = jitted(in_shardings=given_places, out_shardings=place)
+        # What is given away comes back, changed, as the first of two results.
+        results = place if donate is None else (given_places[donate], place)
+        whole = jitted(in_shardings=given_places, out_shardings=results)
         compiled = whole.lower(*shapes).compile()
     places, _ = compiled.input_shardings
 
@@ -95,7 +106,13 @@ def device_rounds(
     if distributed.count() > 1 and isinstance(data, FederatedData):
         data = data._replace(examples=distributed.split_rows(data.examples))
         sample = brought_to_all(sample)
-    program = round_program(problem.algorithm, sample, max_rounds=max_rounds)
+    is_split = any(map(distributed.is_split, jax.tree.leaves(state.clients)))
+    program = round_program(
+        problem.algorithm,
+        sample,
+        max_rounds=max_rounds,
+        rows=SPLIT if is_split else WHOLE,
+    )
     return compiled_program(program, data, state)
 
 

@@ -17,11 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 
 from fedjax_comp import distributed
 from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
+from fedjax_comp.by_rows import ByRows
 from fedjax_comp.checkpoint import saved
 from fedjax_comp.client_store import empty_index
 from fedjax_comp.hooks import Hook, Live, events_kept
@@ -51,6 +53,7 @@ from fedjax_comp.run_directory import Json, RunDirectory
 from fedjax_comp.training import (
     Evaluation,
     TrainState,
+    by_rows,
     first_state,
     for_everyone,
 )
@@ -118,9 +121,12 @@ def run(
     ]
     for hook in every_hook:
         problem = problem._replace(algorithm=hook.wrap(problem.algorithm))
-    state = first_state(key, problem.algorithm, problem.params)
-    if not on_disk:
-        state = for_everyone(state, problem.num_clients)
+    first = first_state(key, problem.algorithm, problem.params)
+    state = first
+    if is_split(first.clients, every_hook):
+        state = by_rows(first, problem.num_clients)
+    elif not on_disk:
+        state = for_everyone(first, problem.num_clients)
     with distributed.in_step(), distributed.lost_peers_named():
         distributed.require_same_arrays(
             "data and parameters",
@@ -129,6 +135,22 @@ def run(
         if distributed.is_first():
             return _lead(directory, problem, schedule, state, every_hook, on_disk)
         return _follow(problem, state)
+
+
+def is_split(template: PyTree, hooks: Sequence[Hook]) -> bool:
+    """Whether a run's processes hold a share of its clients' states each.
+
+    Args:
+      template: the state of one client; one that holds keys lies whole on each.
+      hooks: of the run; with one that looks into all states they lie whole as well.
+    """
+    keyed = any(
+        jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.extended)
+        for x in jax.tree.leaves(template)
+    )
+    return distributed.count() > 1 and not (
+        keyed or any(hook.whole_clients for hook in hooks)
+    )
 
 
 def _lead(
@@ -146,9 +168,10 @@ def _lead(
             store = Prefetch(directory.path, state.clients, problem.num_clients)
             live.store = exits.enter_context(store)
             state = state._replace(clients=empty_index(problem.num_clients))
+        new = state.clients
         for hook in hooks:
             state = hook.begin(live, state)
-        state, compile_seconds = _drive(live, state, hooks)
+        state, compile_seconds = _drive(live, state, hooks, new)
         params = problem.algorithm.params(state.server)
         for hook in hooks:
             hook.finish(live, params)
@@ -165,7 +188,7 @@ def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
     signals: list[bool] = []
     with signal_noted(lambda: signals.append(True)):
         most = distributed.hear()["most"]
-        state = distributed.share(state)
+        state = _shared(state, state.clients)
         step, state = device_rounds(problem, state, most)
         evaluate = _compile_evaluation(problem, state)
         while True:
@@ -175,6 +198,9 @@ def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
                 return Ledger(**order["ledger"]), params, order["measured"]
             if order["do"] == "state":
                 state = distributed.share(distributed.to_here(state))
+            elif order["do"] in ("give", "take"):
+                clients = distributed.obeyed(order, state.clients)
+                state = state._replace(clients=clients)
             elif order["do"] == "evaluate":
                 jax.block_until_ready(evaluate(problem.algorithm.params(state.server)))
             else:
@@ -183,8 +209,28 @@ def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
                 distributed.anyone(bool(signals))
 
 
+def _shared(state: TrainState, new: PyTree) -> TrainState:
+    """The first process's state, in all of them.
+
+    Args:
+      state: as the hooks have left it.
+      new: its `clients` before that.
+    """
+    clients = state.clients
+    if not any(isinstance(x, ByRows) for x in jax.tree.leaves(clients)):
+        return distributed.share(state)
+    state = distributed.share(state._replace(clients=()))
+    # Every process makes those of clients that have never taken part for itself.
+    split = distributed.repeated_rows(
+        jax.tree.map(lambda x: x.read(0, 1)[0], new), jax.tree.leaves(new)[0].shape[0]
+    )
+    if clients is not new:
+        split = distributed.filled(split, clients)
+    return state._replace(clients=split)
+
+
 def _drive(
-    live: Live, state: TrainState, hooks: Sequence[Hook]
+    live: Live, state: TrainState, hooks: Sequence[Hook], new: PyTree
 ) -> tuple[TrainState, float]:
     """All rounds that are left; returns the seconds of compilation as well."""
     schedule, ledger = live.schedule, live.ledger
@@ -193,7 +239,7 @@ def _drive(
     alone = live.store is not None or any(hook.every == 1 for hook in hooks)
     most = 1 if alone else MAX_ROUNDS_PER_DISPATCH
     distributed.tell({"do": "begin", "most": most})
-    state = distributed.share(state)
+    state = _shared(state, new)
     periods = [schedule.eval_every, schedule.checkpoint_every]
     periods = [each for each in (*periods, *(hook.every for hook in hooks)) if each]
     started = time.perf_counter()

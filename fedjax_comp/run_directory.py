@@ -6,6 +6,7 @@
     checkpoints/    orbax                            audit/         with --audit_log
     starts.jsonl    versions, devices at each start  .lock          one process only
     clients.rows    clients' states, with --client_store=disk
+    checkpoints-rows/   clients' states in the checkpoints of several processes
 
 Every file is written under another name and renamed, so a reader or a killed run never
 sees half of one (`metrics.jsonl` grows by whole lines and is rewritten on resuming).
@@ -324,6 +325,15 @@ def _differing(old: Json, new: Json) -> list[str]:
         for name in names
         if old.get(name) != new.get(name)
     ]
+
+
+def make_entries_durable(folder: Path) -> None:
+    """Makes the names in a folder outlast a crash, as `os.fsync` does the contents."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _git_commit() -> str | None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjax_comp.base import (
     Algorithm,
@@ -25,6 +26,7 @@ from fedjax_comp.base import (
     RoundInfo,
     Task,
 )
+from fedjax_comp.by_rows import repeated
 from fedjax_comp.data import FederatedData
 from fedjax_comp.data.cohort import sample_cohort
 from fedjax_comp.keys import check_key
@@ -103,6 +105,14 @@ def for_everyone(state: TrainState, num_clients: int) -> TrainState:
     return state._replace(clients=clients)
 
 
+def by_rows(state: TrainState, num_clients: int) -> TrainState:
+    """`for_everyone`, but each array of `clients` to be read by rows: it takes none."""
+    clients = jax.tree.map(
+        lambda x: repeated(np.asarray(x), num_clients), state.clients
+    )
+    return state._replace(clients=clients)
+
+
 def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sampler:
     """Cohorts drawn uniformly without replacement, batches shuffled every epoch.
 
@@ -173,17 +183,49 @@ def next_cohort(
     return invited
 
 
+class ClientRows(NamedTuple):
+    """How the states of a cohort are taken from those of all clients, and put back.
+
+    Attributes:
+      take: `(everyone, ids[C]) -> states[C, ...]`.
+      put: `(everyone, ids[C], states[C, ...]) -> everyone`.
+    """
+
+    take: Callable[[PyTree, jax.Array], PyTree]
+    put: Callable[[PyTree, jax.Array, PyTree], PyTree]
+
+
+def _take(everyone: PyTree, ids: jax.Array) -> PyTree:
+    return jax.tree.map(lambda x: x[ids], everyone)
+
+
+def _put(everyone: PyTree, ids: jax.Array, states: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda x, new: x.at[ids].set(new, unique_indices=True), everyone, states
+    )
+
+
+WHOLE = ClientRows(_take, _put)
+"""Of states that lie whole where a round is run."""
+
 Program = Callable[[TrainState, PyTree, jax.Array], tuple[TrainState, Dispatch]]
 """`(state, data, num_rounds) -> (state, Dispatch)`, as `round_program` makes it."""
 
 
-def round_program(algorithm: Algorithm, sample: Sampler, *, max_rounds: int) -> Program:
+def round_program(
+    algorithm: Algorithm,
+    sample: Sampler,
+    *,
+    max_rounds: int,
+    rows: ClientRows = WHOLE,
+) -> Program:
     """The function of one dispatch, ready to be jitted with its state donated.
 
     Args:
       algorithm: what to run.
       sample: draws each round's cohort on the device.
       max_rounds: the most rounds one dispatch may run (the length of its records).
+      rows: how clients' states are reached.
 
     Returns:
       `(state, data, num_rounds) -> (state, Dispatch)`, where `num_rounds`, an int32
@@ -195,15 +237,11 @@ def round_program(algorithm: Algorithm, sample: Sampler, *, max_rounds: int) -> 
         sample_key, round_key = _round_keys(state.key, state.round)
         cohort = sample(sample_key, state.round, data)
         ids = cohort.clients.client_id
-        clients = jax.tree.map(lambda x: x[ids], state.clients)
+        clients = rows.take(state.clients, ids)
         server, clients, info = algorithm.round(
             round_key, state.server, clients, cohort
         )
-        everyone = jax.tree.map(
-            lambda x, new: x.at[ids].set(new, unique_indices=True),
-            state.clients,
-            clients,
-        )
+        everyone = rows.put(state.clients, ids, clients)
         return TrainState(state.key, state.round + 1, server, everyone), info
 
     return _dispatched(one_round, max_rounds)

@@ -5,9 +5,15 @@ for the devices of all, so that each client is trained by one of them
 (`fedjax_comp.execution.auto`). The first process runs the host's loop with all hooks,
 and it alone reads and writes files: no directory need be shared. Before the devices of
 all are needed it tells the others what comes next (`tell`, `hear`). Between dispatches
-the state lies whole on every device (`to_all`), and of the examples each device has a
-share (`split_rows`); the clients of a cohort are spread over the devices inside the
-program.
+the server's state lies whole on every device (`to_all`), and of the examples and the
+clients' states each device has a share of rows (`split_rows`). In a round a cohort's
+examples come to all devices (`rows_of`), its clients' states to where these are trained
+(`seated_rows`), and back (`put_rows`), all inside the program.
+
+A checkpoint is the first process's too: it asks the others for the rows of the clients'
+states a block at a time (`gathered`) and writes each before it asks for the next. On
+resuming, it hands them out the same way (`filled`). So no process ever holds all, and
+files know nothing of how many there are.
 
     join("10.0.0.1:9999", num_processes=2, process_id=0)
 
@@ -28,6 +34,12 @@ from fedjax_comp.distributed.arrays import (
     to_all,
     to_here,
 )
+from fedjax_comp.distributed.blocks import (
+    filled,
+    gathered,
+    obeyed,
+    repeated_rows,
+)
 from fedjax_comp.distributed.members import count, in_cluster, is_first, join
 from fedjax_comp.distributed.orders import (
     FirstEnded,
@@ -40,7 +52,13 @@ from fedjax_comp.distributed.orders import (
     require_same,
     tell,
 )
-from fedjax_comp.distributed.rows import is_split, rows_of, split_rows
+from fedjax_comp.distributed.rows import (
+    is_split,
+    put_rows,
+    rows_of,
+    seated_rows,
+    split_rows,
+)
 
 __all__ = [
     "FirstEnded",
@@ -50,6 +68,8 @@ __all__ = [
     "changed",
     "count",
     "everywhere",
+    "filled",
+    "gathered",
     "hear",
     "in_cluster",
     "in_step",
@@ -57,9 +77,13 @@ __all__ = [
     "is_split",
     "join",
     "lost_peers_named",
+    "obeyed",
+    "put_rows",
+    "repeated_rows",
     "require_same",
     "require_same_arrays",
     "rows_of",
+    "seated_rows",
     "share",
     "split_rows",
     "tell",

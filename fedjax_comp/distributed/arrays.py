@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from fedjax_comp.base import PyTree
 from fedjax_comp.distributed.members import count
 from fedjax_comp.distributed.orders import lost_peers_named, require_same, tell
+from fedjax_comp.distributed.rows import is_split
 from fedjax_comp.execution import device_mesh
 
 
@@ -25,7 +26,7 @@ def everywhere() -> NamedSharding | None:
 def to_all(tree: PyTree) -> PyTree:
     """Arrays that every process has for itself, alike, as ones whole on every device.
 
-    Arrays that are so already stay as they are.
+    Arrays that are so already stay as they are, and those that are split.
     """
     place = everywhere()
     if place is None:
@@ -41,14 +42,19 @@ def to_all(tree: PyTree) -> PyTree:
 
 
 def to_here(tree: PyTree) -> PyTree:
-    """Arrays whole on every device as ones on a device of this process; no copy."""
+    """Arrays whole on every device as ones on a device of this process; no copy.
+
+    Those that are split stay as they are: no process has all of them.
+    """
     if count() == 1:
         return tree
-    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+    return jax.tree.map(lambda x: x if is_split(x) else x.addressable_data(0), tree)
 
 
 def share(tree: PyTree) -> PyTree:
     """The first process's arrays, in all of them; others give some of the same shapes.
+
+    Every bit is the same. Arrays that are split stay as they are.
 
     Raises:
       PeerLost: when it cannot be reached.
@@ -57,7 +63,12 @@ def share(tree: PyTree) -> PyTree:
         return tree
 
     def one(x: jax.Array) -> jax.Array:
-        return jnp.asarray(multihost_utils.broadcast_one_to_all(np.asarray(x)))
+        if is_split(x):
+            return x
+        # Bytes: what others give is added, and -0.0 + 0.0 has another sign.
+        flat = np.ascontiguousarray(x).reshape(-1)
+        sent = multihost_utils.broadcast_one_to_all(flat.view(np.uint8))
+        return jnp.asarray(np.asarray(sent).view(flat.dtype).reshape(x.shape))
 
     with lost_peers_named():
         return _with_words(one, tree)

@@ -49,4 +49,11 @@ def simulate(setting: Setting, problem: Problem) -> Hook:
     def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
         simulation.after_round(state, dispatch.infos, live.ledger)
 
-    return Hook(wrap=admitted, begin=begin, before=before, after=after, every=1)
+    return Hook(
+        wrap=admitted,
+        begin=begin,
+        before=before,
+        after=after,
+        every=1,
+        whole_clients=True,
+    )
