@@ -24,7 +24,8 @@ class ByRows:
     Attributes:
       shape: its shape.
       dtype: its dtype.
-      read: `(begin, end) -> array[end - begin, ...]`, some of its rows on the host.
+      read: `(begin, end) -> array[end - begin, ...]`, some of its rows on the host: at
+        most one of `blocks`.
     """
 
     shape: tuple[int, ...]
@@ -44,7 +45,8 @@ class ByRows:
 
     def whole(self) -> np.ndarray:
         """All of it, on the host."""
-        return self.read(0, self.shape[0])
+        found = [block for _, block in self.blocks()]
+        return np.concatenate(found) if found else np.zeros(self.shape, self.dtype)
 
 
 def rows_in_block(shape: tuple[int, ...], dtype: np.dtype) -> int:

@@ -79,13 +79,16 @@ class ClientStore:
       directory: where `clients.rows` lies, or is made.
       template: the state of one client before it takes part, as `Algorithm.init` says.
       num_clients: `K`.
+      file: what the file is called.
 
     Raises:
       ValueError: for a template that holds keys.
       OSError: when the file cannot be made.
     """
 
-    def __init__(self, directory: Path, template: PyTree, num_clients: int) -> None:
+    def __init__(
+        self, directory: Path, template: PyTree, num_clients: int, file: str = FILE
+    ) -> None:
         leaves, self._structure = jax.tree.flatten(template)
         for leaf in leaves:
             if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.extended):
@@ -106,7 +109,7 @@ class ClientStore:
         # refers to, and those of the newer that the run has left since.
         self._of_older: list[int] = []
         self._left: list[int] = []
-        self.path = directory / FILE
+        self.path = directory / file
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
 
     def __enter__(self) -> "ClientStore":

@@ -22,10 +22,10 @@ from typing import NamedTuple
 
 from fedjax_comp.base import Algorithm, PyTree
 from fedjax_comp.metrics import Ledger, Row
-from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.report.events import Events
 from fedjax_comp.run_directory import RunDirectory
+from fedjax_comp.shared_store import SharedStore
 from fedjax_comp.training import Dispatch, TrainState
 
 
@@ -52,7 +52,7 @@ class Live:
     ledger: Ledger
     exits: contextlib.ExitStack
     changes: Sequence[str] = ()
-    store: Prefetch | None = None
+    store: SharedStore | None = None
     stop: bool = False
 
     def is_due(self, period: int) -> bool:

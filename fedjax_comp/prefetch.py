@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from fedjax_comp.base import PyTree
-from fedjax_comp.client_store import ClientStore, Index
+from fedjax_comp.client_store import FILE, ClientStore, Index
 
 
 class _Ahead(NamedTuple):
@@ -43,13 +43,16 @@ class Prefetch:
       directory: of the run.
       template: the state of one client before it takes part.
       num_clients: `K`.
+      file: what the store's file is called.
 
     Raises:
       ValueError, OSError: as `ClientStore`.
     """
 
-    def __init__(self, directory: Path, template: PyTree, num_clients: int) -> None:
-        self.store = ClientStore(directory, template, num_clients)
+    def __init__(
+        self, directory: Path, template: PyTree, num_clients: int, file: str = FILE
+    ) -> None:
+        self.store = ClientStore(directory, template, num_clients, file)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="client-store")
         self._ahead: _Ahead | None = None
         self._last: tuple[np.ndarray, PyTree] | None = None
@@ -103,15 +106,18 @@ class Prefetch:
         self.seconds_waited += time.perf_counter() - started
         return states
 
-    def give(self, ids: np.ndarray, states: PyTree) -> None:
+    def give(
+        self, ids: np.ndarray, states: PyTree, kept: np.ndarray | None = None
+    ) -> None:
         """Begins to write what a round handed back.
 
         Args:
           ids: int `[C]`.
           states: leaves `[C, ...]`, on the device; the thread waits for them.
+          kept: bool `[C]`, those that are written; all when None.
         """
         self._last = (ids, states)
-        self._writes.append(self._thread.submit(self._write, ids, states))
+        self._writes.append(self._thread.submit(self._write, ids, states, kept))
 
     def drain(self) -> None:
         """Waits until everything is written.
@@ -148,14 +154,18 @@ class Prefetch:
             "client_store_wait_seconds": self.seconds_waited,
         }
 
-    def _write(self, ids: np.ndarray, states: PyTree) -> None:
+    def _write(self, ids: np.ndarray, states: PyTree, kept: np.ndarray | None) -> None:
         # Device by device: an array of several, as one of NumPy's, would be a copy.
         leaves, structure = jax.tree.flatten(states)
         spans = {_spans(x) for x in leaves}
         for span in spans.pop() if len(spans) == 1 else ((0, len(ids)),):
             begin, end = span
             rows = [_rows_between(x, begin, end) for x in leaves]
-            self.store.write(ids[begin:end], jax.tree.unflatten(structure, rows))
+            own = ids[begin:end]
+            if kept is not None:
+                rows = [x[kept[begin:end]] for x in rows]
+                own = own[kept[begin:end]]
+            self.store.write(own, jax.tree.unflatten(structure, rows))
 
 
 def _merged(ahead: _Ahead, last: tuple[np.ndarray, PyTree] | None) -> PyTree:

@@ -1,8 +1,8 @@
 """Rounds as the host dispatches them: compiled once, their arguments where they belong.
 
 `device_rounds` are for a state that is on the devices. `stored_rounds` are for one
-whose clients lie in a store (`fedjax_comp.prefetch`): it knows who is in a round before
-it has begun, since cohorts depend on the key and the number of a round alone.
+whose clients lie in a store (`fedjax_comp.shared_store`): it knows who is in a round
+before it has begun, since cohorts depend on the key and the number of a round alone.
 """
 
 import functools
@@ -15,8 +15,8 @@ import numpy as np
 from fedjax_comp import distributed
 from fedjax_comp.base import Cohort, PyTree
 from fedjax_comp.data import FederatedData
-from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem
+from fedjax_comp.shared_store import SharedStore
 from fedjax_comp.training import (
     WHOLE,
     ClientRows,
@@ -102,10 +102,7 @@ def device_rounds(
     problem: Problem, state: TrainState, max_rounds: int
 ) -> tuple[Step, TrainState]:
     """Compiles up to so many rounds of a state that is on the devices."""
-    data, sample = problem.data, problem.sample
-    if distributed.count() > 1 and isinstance(data, FederatedData):
-        data = data._replace(examples=distributed.split_rows(data.examples))
-        sample = brought_to_all(sample)
+    data, sample = _split_examples(problem)
     is_split = any(map(distributed.is_split, jax.tree.leaves(state.clients)))
     program = round_program(
         problem.algorithm,
@@ -114,6 +111,15 @@ def device_rounds(
         rows=SPLIT if is_split else WHOLE,
     )
     return compiled_program(program, data, state)
+
+
+def _split_examples(problem: Problem) -> tuple[PyTree, Sampler]:
+    """A problem's data, split where there are several processes, and its sampler."""
+    data, sample = problem.data, problem.sample
+    if distributed.count() > 1 and isinstance(data, FederatedData):
+        data = data._replace(examples=distributed.split_rows(data.examples))
+        sample = brought_to_all(sample)
+    return data, sample
 
 
 def brought_to_all(sample: Sampler) -> Sampler:
@@ -146,7 +152,7 @@ def brought_to_all(sample: Sampler) -> Sampler:
 
 
 def stored_rounds(
-    problem: Problem, state: TrainState, store: Prefetch
+    problem: Problem, state: TrainState, store: SharedStore
 ) -> tuple[Step, TrainState]:
     """Compiles the rounds of a run whose clients lie in a store.
 
@@ -160,7 +166,7 @@ def stored_rounds(
     """
     draw = cohort_ids(problem.sample)
     draw = draw if is_eager() else jax.jit(draw)
-    index = state.clients
+    index = distributed.to_all(state.clients)
     # By value: the state moves between devices, and each place would be compiled.
     words = jnp.asarray(np.asarray(jax.random.key_data(state.key)))
     key = jax.random.wrap_key_data(words, impl=jax.random.key_impl(state.key))
@@ -175,9 +181,10 @@ def stored_rounds(
             states = jax.tree.map(jnp.asarray, states)
         return Seated(jnp.asarray(ids), states)
 
-    program = cohort_program(problem.algorithm, problem.sample)
+    data, sample = _split_examples(problem)
+    program = cohort_program(problem.algorithm, sample)
     begun = state._replace(clients=seated(drawn(int(state.round))))
-    run_one, begun = compiled_program(program, problem.data, begun)
+    run_one, begun = compiled_program(program, data, begun)
 
     def step(state: TrainState, num_rounds: int) -> tuple[TrainState, Dispatch]:
         del num_rounds
@@ -188,7 +195,7 @@ def stored_rounds(
         after, dispatch = run_one(state, 1)
         del state  # NumPy's copy of the cohort
         store.give(ids, after.clients.states)
-        if not np.array_equal(after.clients.ids, ids):
+        if not np.array_equal(distributed.to_here(after.clients.ids), ids):
             raise RuntimeError(
                 f"The sampler drew other clients for round {round_index} within the "
                 "round than before it: it depends on more than its arguments."

@@ -25,7 +25,6 @@ from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
 from fedjax_comp.by_rows import ByRows
 from fedjax_comp.checkpoint import saved
-from fedjax_comp.client_store import empty_index
 from fedjax_comp.hooks import Hook, Live, events_kept
 from fedjax_comp.metrics import (
     Ledger,
@@ -34,7 +33,6 @@ from fedjax_comp.metrics import (
     interpolated_rounds_to_target,
     to_target,
 )
-from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.process import (
     Terminated,
@@ -50,6 +48,7 @@ from fedjax_comp.rounds import (
     stored_rounds,
 )
 from fedjax_comp.run_directory import Json, RunDirectory
+from fedjax_comp.shared_store import SharedStore
 from fedjax_comp.training import (
     Evaluation,
     TrainState,
@@ -79,7 +78,8 @@ def run(
     """Runs, or resumes, to the end.
 
     Args:
-      directory: the run directory; only the first of several processes uses it.
+      directory: the run directory; of several processes the first uses it, and with a
+        store on disk the others keep their clients' rows in theirs.
       problem: what is run.
       schedule: when the host is needed.
       key: the run's key.
@@ -99,17 +99,12 @@ def run(
     Raises:
       RunDirectoryError: for a directory, or a client's row in it, that is damaged.
       ValueError: when processes were given different problems; for a `client_store`
-        that is neither, or that is on disk with several processes.
+        that is neither.
       fedjax_comp.distributed.PeerLost: when another process has ended.
     """
     if client_store not in ("device", "disk"):
         raise ValueError(f"Expected client_store={client_store!r} 'device' or 'disk'.")
     on_disk = client_store == "disk"
-    if on_disk and distributed.count() > 1:
-        raise ValueError(
-            "Expected client_store='device' with several processes: a store on disk is "
-            "read and written by one."
-        )
     every_hook = [
         saved(),
         recorded_start(),
@@ -123,7 +118,7 @@ def run(
         problem = problem._replace(algorithm=hook.wrap(problem.algorithm))
     first = first_state(key, problem.algorithm, problem.params)
     state = first
-    if is_split(first.clients, every_hook):
+    if not on_disk and is_split(first.clients, every_hook):
         state = by_rows(first, problem.num_clients)
     elif not on_disk:
         state = for_everyone(first, problem.num_clients)
@@ -134,7 +129,7 @@ def run(
         )
         if distributed.is_first():
             return _lead(directory, problem, schedule, state, every_hook, on_disk)
-        return _follow(problem, state)
+        return _follow(directory, problem, state, on_disk)
 
 
 def is_split(template: PyTree, hooks: Sequence[Hook]) -> bool:
@@ -165,9 +160,8 @@ def _lead(
     with contextlib.ExitStack() as exits:
         live = Live(directory, problem, schedule, Ledger(), exits)
         if on_disk:
-            store = Prefetch(directory.path, state.clients, problem.num_clients)
-            live.store = exits.enter_context(store)
-            state = state._replace(clients=empty_index(problem.num_clients))
+            live.store, state = _stored(directory, problem, state)
+            exits.enter_context(live.store)
         new = state.clients
         for hook in hooks:
             state = hook.begin(live, state)
@@ -183,13 +177,33 @@ def _lead(
     return live.ledger, params, measured
 
 
-def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
+def _stored(
+    directory: RunDirectory, problem: Problem, state: TrainState
+) -> tuple[SharedStore, TrainState]:
+    """A store for the clients of a `first_state`, and the state with its index."""
+    template, count = state.clients, problem.num_clients
+    store = distributed.together(lambda: SharedStore(directory.path, template, count))
+    return store, state._replace(clients=store.empty_index())
+
+
+def _follow(
+    directory: RunDirectory, problem: Problem, state: TrainState, on_disk: bool
+) -> tuple[Ledger, PyTree, Json]:
     """What the other processes do: what the first tells them, until it has ended."""
     signals: list[bool] = []
-    with signal_noted(lambda: signals.append(True)):
+    with contextlib.ExitStack() as exits:
+        exits.enter_context(signal_noted(lambda: signals.append(True)))
+        store = None
+        if on_disk:
+            store, state = _stored(directory, problem, state)
+            exits.enter_context(store)
         most = distributed.hear()["most"]
         state = _shared(state, state.clients)
-        step, state = device_rounds(problem, state, most)
+        if store is None:
+            step, state = device_rounds(problem, state, most)
+        else:
+            distributed.together(functools.partial(store.restore, state.clients))
+            step, state = stored_rounds(problem, state, store)
         evaluate = _compile_evaluation(problem, state)
         while True:
             order = distributed.hear()
@@ -201,6 +215,8 @@ def _follow(problem: Problem, state: TrainState) -> tuple[Ledger, PyTree, Json]:
             elif order["do"] in ("give", "take"):
                 clients = distributed.obeyed(order, state.clients)
                 state = state._replace(clients=clients)
+            elif store is not None and order["do"] in ("sync", "committed"):
+                store.obeyed(order["do"])
             elif order["do"] == "evaluate":
                 jax.block_until_ready(evaluate(problem.algorithm.params(state.server)))
             else:
@@ -246,6 +262,7 @@ def _drive(
     if live.store is None:
         step, state = device_rounds(live.problem, state, most)
     else:
+        distributed.together(lambda: None)  # the others restore theirs
         step, state = stored_rounds(live.problem, state, live.store)
     evaluate = _compile_evaluation(live.problem, state)
     compile_seconds = time.perf_counter() - started

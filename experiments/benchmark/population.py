@@ -41,11 +41,11 @@ from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import use_host_cores
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.keys import make_key
-from fedjax_comp.prefetch import Prefetch
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.rounds import compiled_program, stored_rounds
 from fedjax_comp.run import run
 from fedjax_comp.run_directory import open_run
+from fedjax_comp.shared_store import SharedStore
 from fedjax_comp.training import (
     Dispatch,
     TrainState,
@@ -133,7 +133,7 @@ def run_child(folder: Path) -> dict[str, Any]:
         del state, dispatch
         clock.append(time.perf_counter())
         if live.store is not None:
-            file_bytes[0] = live.store.store.bytes_on_disk
+            file_bytes[0] = live.store.own.store.bytes_on_disk
         (folder / "rounds").write_text(str(live.ledger.rounds))
 
     _, _, measured = run(
@@ -177,12 +177,12 @@ def on_device(num_clients: int) -> Rounds:
 
 def on_disk(
     num_clients: int, cohort_size: int, folder: Path
-) -> tuple[Rounds, Prefetch]:
+) -> tuple[Rounds, SharedStore]:
     """Rounds of a state whose clients are on disk."""
     problem = make_problem(num_clients, cohort_size)
     state = first_state(make_key(1), problem.algorithm, problem.params)
     folder.mkdir()
-    store = Prefetch(folder, state.clients, num_clients)
+    store = SharedStore(folder, state.clients, num_clients)
     state = state._replace(clients=empty_index(num_clients))
     step, state = stored_rounds(problem, state, store)
     held = [state]
@@ -208,16 +208,16 @@ def turns_child(folder: Path) -> dict[str, Any]:
     waits: dict[str, float] = {}
     for turn in range(FLAGS.repeats + 1):
         for name, (rounds, store) in contenders.items():
-            waited = store.seconds_waited if store else 0.0
+            waited = store.own.seconds_waited if store else 0.0
             started = time.perf_counter()
             rounds(FLAGS.block)
             took = time.perf_counter() - started
             if turn:  # the first one warms up
                 seconds[name].append(took / FLAGS.block)
-                waited = (store.seconds_waited if store else 0.0) - waited
+                waited = (store.own.seconds_waited if store else 0.0) - waited
                 waits[name] = waits.get(name, 0.0) + waited
             if store:
-                store.drain()  # its writing is not to fall on the next one's turn
+                store.own.drain()  # its writing is not to fall on the next one's turn
     first = statistics.median(next(iter(seconds.values())))
     found = {
         name: {

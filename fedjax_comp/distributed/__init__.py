@@ -33,6 +33,7 @@ from fedjax_comp.distributed.arrays import (
     share,
     to_all,
     to_here,
+    total,
 )
 from fedjax_comp.distributed.blocks import (
     filled,
@@ -44,6 +45,7 @@ from fedjax_comp.distributed.members import count, in_cluster, is_first, join
 from fedjax_comp.distributed.orders import (
     FirstEnded,
     FirstFailed,
+    OtherFailed,
     PeerLost,
     anyone,
     hear,
@@ -51,6 +53,7 @@ from fedjax_comp.distributed.orders import (
     lost_peers_named,
     require_same,
     tell,
+    together,
 )
 from fedjax_comp.distributed.rows import (
     is_split,
@@ -63,6 +66,7 @@ from fedjax_comp.distributed.rows import (
 __all__ = [
     "FirstEnded",
     "FirstFailed",
+    "OtherFailed",
     "PeerLost",
     "anyone",
     "changed",
@@ -89,4 +93,6 @@ __all__ = [
     "tell",
     "to_all",
     "to_here",
+    "together",
+    "total",
 ]

@@ -1,5 +1,6 @@
 """Arrays that all processes have: whole on every device, or the first one's."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 
@@ -13,7 +14,7 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.distributed.members import count
 from fedjax_comp.distributed.orders import lost_peers_named, require_same, tell
 from fedjax_comp.distributed.rows import is_split
-from fedjax_comp.execution import device_mesh
+from fedjax_comp.execution import CLIENTS_AXIS, device_mesh
 
 
 def everywhere() -> NamedSharding | None:
@@ -72,6 +73,58 @@ def share(tree: PyTree) -> PyTree:
 
     with lost_peers_named():
         return _with_words(one, tree)
+
+
+def total(tree: PyTree) -> PyTree:
+    """Arrays of which every process has a part and zeros, added up bit by bit.
+
+    Args:
+      tree: NumPy arrays, of which no two processes have bits in one place.
+
+    Returns:
+      What they have together, whole on every device.
+
+    Raises:
+      PeerLost: when another process cannot be reached.
+    """
+    devices = device_mesh()
+    place = NamedSharding(devices, PartitionSpec(CLIENTS_AXIS))
+
+    def parts(x: np.ndarray) -> jax.Array:
+        flat = np.ascontiguousarray(x).reshape(1, -1).view(np.uint8)
+        own = [jax.device_put(flat, devices.local_devices[0])]
+        own += [
+            jax.device_put(np.zeros_like(flat), device)
+            for device in devices.local_devices[1:]
+        ]
+        shape = (devices.size, flat.shape[1])
+        return jax.make_array_from_single_device_arrays(shape, place, own)
+
+    leaves, structure = jax.tree.flatten(tree)
+    full = [np.asarray(x) for x in leaves if np.size(x)]
+    program = _adding(tuple((x.shape, str(x.dtype)) for x in full))
+    with lost_peers_named():
+        added = iter(program([parts(x) for x in full]))
+    found = [next(added) if np.size(x) else to_all(jnp.asarray(x)) for x in leaves]
+    return jax.tree.unflatten(structure, found)
+
+
+@functools.lru_cache(maxsize=4)
+def _adding(likes: tuple[tuple[tuple[int, ...], str], ...]) -> jax.stages.Wrapped:
+    def whole(parts: jax.Array, shape: tuple[int, ...], name: str) -> jax.Array:
+        bits = jnp.sum(parts, axis=0, dtype=jnp.uint8)
+        dtype = jnp.dtype(name)
+        if dtype == jnp.bool_:
+            return bits.astype(jnp.bool_).reshape(shape)
+        if dtype.itemsize > 1:
+            bits = bits.reshape(-1, dtype.itemsize)
+        return jax.lax.bitcast_convert_type(bits, dtype).reshape(shape)
+
+    def add(parts: list[jax.Array]) -> list[jax.Array]:
+        return [whole(x, *like) for x, like in zip(parts, likes, strict=True)]
+
+    place = NamedSharding(device_mesh(), PartitionSpec())
+    return jax.jit(add, out_shardings=place)
 
 
 def _with_words(change: Callable[[jax.Array], jax.Array], tree: PyTree) -> PyTree:

@@ -3,8 +3,8 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from fedjax_comp.distributed.members import count, is_first
 
 Order = dict[str, Any]
+Result = TypeVar("Result")
 
 _SHORT = 1024 - 8  # bytes of an order that travels in one broadcast
 _LOST = re.compile(
@@ -39,6 +40,13 @@ class FirstFailed(Exception):
 
     taken = False
     """Whether the step in which it was heard has ended."""
+
+
+class OtherFailed(OSError):
+    """What all processes were doing has failed in another one; the message is its own.
+
+    An `OSError`, as what it is for are files.
+    """
 
 
 class FirstEnded(SystemExit):
@@ -122,6 +130,28 @@ def anyone(flag: bool) -> bool:
         return flag
     with lost_peers_named():
         return bool(np.any(multihost_utils.process_allgather(np.array([flag]))))
+
+
+def together(work: Callable[[], Result]) -> Result:
+    """Does what may fail in one process, and then fails in all; all have to do it.
+
+    Raises:
+      OtherFailed: in those that did not fail themselves.
+    """
+    if count() == 1:
+        return work()
+    told, mine = "", None
+    try:
+        result = work()
+    except Exception as error:
+        mine, told = error, str(error) or type(error).__name__
+    if not anyone(mine is not None):
+        return result
+    words = [text.decode() for text in _gather(told.encode())]
+    if mine is not None:
+        raise mine
+    number = next(i for i, text in enumerate(words) if text)
+    raise OtherFailed(f"process {number} of {count()}: {words[number]}")
 
 
 def require_same(what: str, facts: Mapping[str, object]) -> None:

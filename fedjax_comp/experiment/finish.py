@@ -161,14 +161,21 @@ def _follow(
     build_problem: Callable[[], Problem],
     clock: Callable[[Problem], list[Hook]] | None,
 ) -> Json:
-    """What the other processes do beside `_execute`: they use no directory."""
+    """What the other processes do beside `_execute`: they read and write no results."""
     order = distributed.hear()
     if order["do"] == "run":
         schedule = build_schedule(values)
         problem, clock_hooks = _on_clock(values, build_problem(), clock)
         directory = RunDirectory(Path(values.workdir), {"experiment": name}, None)
         _, run_key = initial_key(values)
-        run(directory, problem, schedule, run_key, hooks=clock_hooks)
+        run(
+            directory,
+            problem,
+            schedule,
+            run_key,
+            hooks=clock_hooks,
+            client_store=client_store(values),
+        )
         order = distributed.hear()
     summary: Json = order["summary"]
     return summary

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from fedjax_comp import data, distributed
+from fedjax_comp import data
 from fedjax_comp.audit.configuration import check_run_id
 from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.keys import load_or_make, load_signer
@@ -123,11 +123,6 @@ def client_store(values: flags.FlagValues) -> Literal["device", "disk"]:
     on_disk = "client_store" in values and values.client_store == "disk"
     if not on_disk:
         return "device"
-    if distributed.count() > 1:
-        raise UsageError(
-            "--client_store=disk is for one process: its file is read and written by "
-            "one; leave it out with several."
-        )
     for name in ("network", "devices"):
         if name in values and values[name].value:
             raise UsageError(
