@@ -44,6 +44,9 @@ from fedjax_comp.training import TrainState
 FORMAT = 2
 """Of checkpoints; raised whenever an older one could not be resumed."""
 
+FORMAT_BY_ROWS = 3
+"""Of those with arrays in files of their own, which format 2 knows nothing of."""
+
 KEPT = 2
 """Checkpoints that are kept at a time; `fedjax_comp.client_store` counts on two."""
 
@@ -156,6 +159,7 @@ class Checkpoints:
         }
         kept |= {"format": FORMAT, "mark": mark._asdict()}
         if by_rows:
+            kept["format"] = FORMAT_BY_ROWS
             kept["by_rows"] = self._write_rows(ledger.rounds, by_rows)
         kept["sha256"] = _sha256(arrays, kept)
         items = ocp.args.Composite(
@@ -237,13 +241,14 @@ class Checkpoints:
         if not isinstance(kept, dict):
             raise _Damaged("its ledger is no JSON object")
         digest = kept.pop("sha256", None)
+        number = FORMAT_BY_ROWS if "by_rows" in kept else FORMAT
         if digest is None:
-            check_format(where, kept.get("format"), FORMAT)
+            check_format(where, kept.get("format"), number)
         arrays: Any = self._item(step, state=ocp.args.StandardRestore()).state
         arrays = {name: np.asarray(x) for name, x in (arrays or {}).items()}
         if digest != _sha256(arrays, kept):
             raise _Damaged("its SHA-256 differs from that of what it holds")
-        check_format(where, kept.pop("format"), FORMAT)
+        check_format(where, kept.pop("format"), number)
         arrays |= self._rows(step, kept.pop("by_rows", {}))
         mark = Mark(**kept.pop("mark"))
         try:
@@ -283,6 +288,8 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
             aside.parent.mkdir(exist_ok=True)
             (self._path / FOLDER / str(step)).rename(aside)
+            if (self._path / ROWS / str(step)).is_dir():
+                (self._path / ROWS / str(step)).rename(aside / ROWS)
             print(f"{aside}: put aside; {instead}.", file=sys.stderr)
         if steps:
             self._manager.reload()

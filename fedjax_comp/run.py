@@ -17,13 +17,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from fedjax_comp import distributed
 from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import PyTree
-from fedjax_comp.by_rows import ByRows
 from fedjax_comp.checkpoint import saved
 from fedjax_comp.hooks import Hook, Live, events_kept
 from fedjax_comp.metrics import (
@@ -33,6 +31,7 @@ from fedjax_comp.metrics import (
     interpolated_rounds_to_target,
     to_target,
 )
+from fedjax_comp.placement import is_split, shared, stored
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.process import (
     Terminated,
@@ -48,7 +47,6 @@ from fedjax_comp.rounds import (
     stored_rounds,
 )
 from fedjax_comp.run_directory import Json, RunDirectory
-from fedjax_comp.shared_store import SharedStore
 from fedjax_comp.training import (
     Evaluation,
     TrainState,
@@ -132,22 +130,6 @@ def run(
         return _follow(directory, problem, state, on_disk)
 
 
-def is_split(template: PyTree, hooks: Sequence[Hook]) -> bool:
-    """Whether a run's processes hold a share of its clients' states each.
-
-    Args:
-      template: the state of one client; one that holds keys lies whole on each.
-      hooks: of the run; with one that looks into all states they lie whole as well.
-    """
-    keyed = any(
-        jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.extended)
-        for x in jax.tree.leaves(template)
-    )
-    return distributed.count() > 1 and not (
-        keyed or any(hook.whole_clients for hook in hooks)
-    )
-
-
 def _lead(
     directory: RunDirectory,
     problem: Problem,
@@ -160,7 +142,7 @@ def _lead(
     with contextlib.ExitStack() as exits:
         live = Live(directory, problem, schedule, Ledger(), exits)
         if on_disk:
-            live.store, state = _stored(directory, problem, state)
+            live.store, state = stored(directory.path, problem, state)
             exits.enter_context(live.store)
         new = state.clients
         for hook in hooks:
@@ -177,15 +159,6 @@ def _lead(
     return live.ledger, params, measured
 
 
-def _stored(
-    directory: RunDirectory, problem: Problem, state: TrainState
-) -> tuple[SharedStore, TrainState]:
-    """A store for the clients of a `first_state`, and the state with its index."""
-    template, count = state.clients, problem.num_clients
-    store = distributed.together(lambda: SharedStore(directory.path, template, count))
-    return store, state._replace(clients=store.empty_index())
-
-
 def _follow(
     directory: RunDirectory, problem: Problem, state: TrainState, on_disk: bool
 ) -> tuple[Ledger, PyTree, Json]:
@@ -195,10 +168,10 @@ def _follow(
         exits.enter_context(signal_noted(lambda: signals.append(True)))
         store = None
         if on_disk:
-            store, state = _stored(directory, problem, state)
+            store, state = stored(directory.path, problem, state)
             exits.enter_context(store)
         most = distributed.hear()["most"]
-        state = _shared(state, state.clients)
+        state = shared(state, state.clients)
         if store is None:
             step, state = device_rounds(problem, state, most)
         else:
@@ -225,26 +198,6 @@ def _follow(
                 distributed.anyone(bool(signals))
 
 
-def _shared(state: TrainState, new: PyTree) -> TrainState:
-    """The first process's state, in all of them.
-
-    Args:
-      state: as the hooks have left it.
-      new: its `clients` before that.
-    """
-    clients = state.clients
-    if not any(isinstance(x, ByRows) for x in jax.tree.leaves(clients)):
-        return distributed.share(state)
-    state = distributed.share(state._replace(clients=()))
-    # Every process makes those of clients that have never taken part for itself.
-    split = distributed.repeated_rows(
-        jax.tree.map(lambda x: x.read(0, 1)[0], new), jax.tree.leaves(new)[0].shape[0]
-    )
-    if clients is not new:
-        split = distributed.filled(split, clients)
-    return state._replace(clients=split)
-
-
 def _drive(
     live: Live, state: TrainState, hooks: Sequence[Hook], new: PyTree
 ) -> tuple[TrainState, float]:
@@ -255,7 +208,7 @@ def _drive(
     alone = live.store is not None or any(hook.every == 1 for hook in hooks)
     most = 1 if alone else MAX_ROUNDS_PER_DISPATCH
     distributed.tell({"do": "begin", "most": most})
-    state = _shared(state, new)
+    state = shared(state, new)
     periods = [schedule.eval_every, schedule.checkpoint_every]
     periods = [each for each in (*periods, *(hook.every for hook in hooks)) if each]
     started = time.perf_counter()

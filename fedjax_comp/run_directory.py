@@ -5,7 +5,8 @@
     figures/        PNG                              events/        TensorBoard
     checkpoints/    orbax                            audit/         with --audit_log
     starts.jsonl    versions, devices at each start  .lock          one process only
-    clients.rows    clients' states, with --client_store=disk
+    clients.rows    clients' states, with --client_store=disk; clients-I-of-P.rows of
+                    process I of P
     checkpoints-rows/   clients' states in the checkpoints of several processes
 
 Every file is written under another name and renamed, so a reader or a killed run never

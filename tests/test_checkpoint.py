@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_comp.by_rows import ByRows
 from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.row_file import NOTHING, RowFile
@@ -71,6 +72,33 @@ def damage(path, numbers):
     text = bytearray(path.read_bytes())
     text[numbers.randrange(len(text))] ^= 1 << numbers.randrange(8)
     path.write_bytes(bytes(text))
+
+
+def test_arrays_that_no_process_has_all_of_come_back_either_way(tmp_path, capsys):
+    many = jnp.arange(12.0).reshape(6, 2)
+    by_rows = ByRows((6, 2), np.dtype(np.float32), lambda b, e: np.asarray(many[b:e]))
+    whole = {**STATE, "zz": many}  # the last one, as clients are
+    apart = {**STATE, "zz": by_rows}
+    with Checkpoints(tmp_path) as checkpoints, RowFile(tmp_path / "metrics.jsonl") as f:
+        checkpoints.save(whole, Ledger(rounds=3), f.mark())
+        for rounds in (4, 9):
+            checkpoints.save(apart, Ledger(rounds=rounds), f.mark())
+    files = sorted(tmp_path.glob("checkpoints-rows/*/*"))
+    assert [file.parent.name for file in files] == ["4", "9"]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert_same(checkpoints.restore(whole).state, whole)
+        found = checkpoints.restore(apart).state["zz"]
+        assert isinstance(found, ByRows)
+        np.testing.assert_array_equal(found.whole(), many)
+    damage(files[-1], random.Random(0))
+    with Checkpoints(tmp_path) as checkpoints:
+        state, ledger, _ = checkpoints.restore(whole)
+        assert ledger.rounds == 4
+        assert_same(state, whole)
+        assert "9 is damaged: the SHA-256 of" in capsys.readouterr().err
+        checkpoints.save(whole, Ledger(rounds=9), NOTHING)
+    # Those of a checkpoint that is there alone are kept.
+    assert [p.name for p in (tmp_path / "checkpoints-rows").iterdir()] == ["4"]
 
 
 def test_a_flipped_bit_is_never_restored_as_other_numbers(two, tmp_path, capsys):

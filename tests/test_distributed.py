@@ -63,10 +63,10 @@ def start(command, **environment):
     )
 
 
-def started(workdir, count, differing=()):
+def started(workdir, count, differing=(), flags=()):
     """`count` processes of one run; all but the first have the flags `differing`."""
     address = f"--coordinator_address=127.0.0.1:{free_port()}"
-    own = [f"--workdir={workdir}", *FLAGS, address, f"--num_processes={count}"]
+    own = [f"--workdir={workdir}", *FLAGS, *flags, address, f"--num_processes={count}"]
     return [
         start(
             [
@@ -85,6 +85,22 @@ def ended(processes, timeout=240):
         out, err = one.communicate(timeout=timeout)
         found.append((one.returncode, out, err))
     return found
+
+
+def kill_one(workdir, count, flags=()):
+    """Starts a run and kills its last process after a checkpoint: all end."""
+    processes = started(workdir, count, flags=flags)
+    while not (workdir / "checkpoints" / "10").is_dir():
+        assert processes[0].poll() is None, ended(processes)
+        time.sleep(0.1)
+    processes[-1].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    found = ended(processes)
+    assert time.monotonic() - killed < 60
+    for status, _, err in found:
+        assert status != 0
+        assert "goes on at the last checkpoint" in err, err
+    assert not (workdir / "summary.json").exists()
 
 
 def outcome(workdir):
@@ -138,23 +154,31 @@ def test_two_processes_that_slurm_has_started_share_a_run(tmp_path, alone):
 @pytest.mark.parametrize(("count", "then"), [(2, 1), (4, 2)])
 def test_one_killed_ends_all_and_the_same_command_goes_on(tmp_path, alone, count, then):
     workdir = tmp_path / "run"
-    processes = started(workdir, count)
-    while not (workdir / "checkpoints" / "10").is_dir():
-        assert processes[0].poll() is None, ended(processes)
-        time.sleep(0.1)
-    processes[-1].send_signal(signal.SIGKILL)
-    killed = time.monotonic()
-    found = ended(processes)
-    assert time.monotonic() - killed < 60
-    for status, _, err in found:
-        assert status != 0
-        assert "goes on at the last checkpoint" in err, err
-    assert not (workdir / "summary.json").exists()
+    kill_one(workdir, count)
     if then == 1:
         main(["fed_avg", f"--workdir={workdir}", *FLAGS])
     else:
         assert [status for status, *_ in ended(started(workdir, then))] == [0] * then
     assert_same_run(workdir, alone)
+
+
+@pytest.mark.slow
+def test_clients_on_disk_go_on_with_as_many_processes(tmp_path, alone):
+    whole, workdir, disk = tmp_path / "whole", tmp_path / "run", ["--client_store=disk"]
+    assert [status for status, *_ in ended(started(whole, 2))] == [0, 0]
+    kill_one(workdir, 2, disk)
+    for status, _, err in ended(started(workdir, 3, flags=disk)):
+        assert status == 2
+        assert "--num_processes=2" in err
+    found = ended(started(workdir, 2, flags=disk))
+    assert [status for status, *_ in found] == [0, 0], found
+    assert_same_run(workdir, alone)
+    (summary, _), (expected, _) = outcome(workdir), outcome(whole)
+    # With as many processes, to the bit: those of states on the devices.
+    assert summary["params_sha256"] == expected["params_sha256"]
+    assert summary["client_store_clients"] == 20
+    files = {path.name for path in workdir.glob("*.rows")}
+    assert files == {"clients-0-of-2.rows", "clients-1-of-2.rows"}
 
 
 def test_other_flags_are_refused_by_every_process(tmp_path):

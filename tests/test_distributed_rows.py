@@ -1,19 +1,22 @@
-"""Examples split over devices: every row comes back, and a round is the same."""
+"""Examples and states split over devices: every row comes back, a round is the same."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fedjax_comp import data, distributed
+from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.by_rows import from_array
-from fedjax_comp.execution import device_mesh
+from fedjax_comp.compress import error_feedback, top_k
+from fedjax_comp.execution import device_mesh, sharded
 from fedjax_comp.keys import make_key
 from fedjax_comp.rounds import SPLIT, brought_to_all
 from fedjax_comp.training import WHOLE, init_state, round_program, uniform_cohorts
-from tests.test_rounds import NUM_CLIENTS, population, problem
+from tests.test_rounds import NUM_CLIENTS, TASK, population, problem
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32", "bfloat16", "bool"])
@@ -99,12 +102,18 @@ def test_rows_are_seated_and_put_back_to_the_bit(cohort):
 
 
 def test_split_states_train_as_whole_ones_do_to_the_bit():
-    what = problem("unicast")  # its cohort is spread over the devices
-    state = init_state(jax.random.key(1), what.algorithm, what.params, NUM_CLIENTS)
+    what = problem()
+    algorithm = fed_avg(
+        TASK,
+        client_optimizer=optax.sgd(0.2),
+        uplink=error_feedback(top_k(0.2)),
+        execution=sharded(),
+    )
+    state = init_state(jax.random.key(1), algorithm, what.params, NUM_CLIENTS)
     split = state._replace(clients=distributed.split_rows(state.clients))
 
     def after(state, rows):
-        program = round_program(what.algorithm, what.sample, max_rounds=5, rows=rows)
+        program = round_program(algorithm, what.sample, max_rounds=5, rows=rows)
         return jax.jit(program)(state, population(), 5)[0]
 
     whole, other = after(state, WHOLE), after(split, SPLIT)

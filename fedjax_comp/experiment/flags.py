@@ -268,7 +268,8 @@ def common_flags(**defaults: object) -> flags.FlagValues:
         "Where clients' states (error-feedback memory, ...) are between their rounds: "
         "on the device (the default), all K of them, or on disk in DIR/clients.rows, "
         "where only those who have taken part take space and a cohort alone takes "
-        "memory. The results are the same, bit for bit.",
+        "memory. The results are the same, bit for bit. Of several processes each has "
+        "its own clients'.",
         flag_values=values,
     )
     whole("local_epochs", 1, "Local epochs, E.", flag_values=values, lower_bound=1)
