@@ -44,6 +44,11 @@ from fedjax_comp.wire.message import to_bytes, to_bytes_all
 FLAGS = flags.FLAGS
 SIGNER = make_signer("example.com/benchmark", bytes(32))
 HEX = "0" * 64
+MODELS = {
+    "cnn": models.cnn(),
+    "mlp": models.mlp(200, 200),
+    "small": models.mlp(20, 20),
+}
 
 
 class Seconds(NamedTuple):
@@ -81,7 +86,9 @@ class Program(NamedTuple):
 
 def define_flags() -> None:
     """Defines this script's flags; called once, when it is run."""
-    flags.DEFINE_enum("model", "mlp", ["cnn", "mlp"], "McMahan et al.'s CNN or 2NN.")
+    flags.DEFINE_enum(
+        "model", "mlp", list(MODELS), "McMahan et al.'s CNN or 2NN, or a small one."
+    )
     flags.DEFINE_string("uplink", "identity()", "Compressor of the uplink.")
     flags.DEFINE_integer("num_clients", 100, "Clients in the cohort.", lower_bound=1)
     flags.DEFINE_integer("examples", 600, "Examples of each client.", lower_bound=1)
@@ -93,9 +100,8 @@ def define_flags() -> None:
 
 def compile_round(cohort: Cohort, *, keep_messages: bool) -> Program:
     """One round of federated averaging of all clients, compiled."""
-    model = models.cnn() if FLAGS.model == "cnn" else models.mlp(200, 200)
     task = models.classification(
-        model(num_classes=10), input_shape=(28, 28, 1), scale=1 / 255
+        MODELS[FLAGS.model](num_classes=10), input_shape=(28, 28, 1), scale=1 / 255
     )
     algorithm = fed_avg(
         task,

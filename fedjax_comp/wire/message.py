@@ -40,6 +40,9 @@ _MAGIC = b"FJC"
 _VERSION = 1
 _HEADER = struct.Struct("<3sBQI")
 
+_TOGETHER = 8
+"""Messages that are written at a time: of more the parts no longer lie in a cache."""
+
 HEADER_BYTES = _HEADER.size
 """Bytes that every message pays on top of its payload."""
 
@@ -74,7 +77,9 @@ def to_bytes_all(payloads: Sequence[PyTree]) -> list[bytes]:
     >>> [len(data) for data in to_bytes_all([[jnp.zeros(3)], [jnp.ones(3)]])]
     [28, 28]
     """
-    return [frame(body) for body in _pack_bodies(payloads)]
+    starts = range(0, len(payloads), _TOGETHER)
+    groups = (payloads[start : start + _TOGETHER] for start in starts)
+    return [frame(body) for group in groups for body in _pack_bodies(group)]
 
 
 def from_bytes(data: bytes, template: PyTree) -> PyTree:
