@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from fedjax_comp.algorithms import dynamic_averaging
-from fedjax_comp.algorithms.dynamic_averaging import Balancing
+from fedjax_comp.algorithms.dynamic_averaging import Balancing, Counter
 from fedjax_comp.algorithms.model_averaging import Trigger
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.pipelines import parse_named
@@ -49,9 +49,12 @@ def dynamic(
     *,
     every: int = 1,
     balancing: Balancing = "augment",
-    max_violations: int | None = None,
+    max_violations: Counter = "learners",
 ) -> Rule:
-    """Dynamic averaging: local conditions are looked at every so many updates."""
+    """Dynamic averaging: local conditions are looked at every so many updates.
+
+    With the paper's counter of violations, where the library's trigger has none.
+    """
     trigger = dynamic_averaging.dynamic(
         delta, balancing=balancing, max_violations=max_violations
     )

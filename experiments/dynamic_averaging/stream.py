@@ -1,5 +1,6 @@
 """From flags to a stream: examples, drifts, the task, and what is held out."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -133,11 +134,13 @@ def _from_examples(
 ) -> StreamProblem:
     dataset = _load(values)
     drift = _drift(values, dataset)
+    arriving = values.num_updates * values.num_clients * values.batch_size
     stream_data = example_data(
         dataset,
         drifts=drifts,
         seed=values.seed,
         in_order=values.stream in IN_TIME_ORDER,
+        num_passes=max(1, math.ceil(arriving / len(dataset.train.y))),
     )
     held_out = jax.tree.map(jnp.asarray, dataset.test)
     if drift is not None:

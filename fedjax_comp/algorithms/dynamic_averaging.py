@@ -1,16 +1,19 @@
 """When to average: dynamically, periodically, or never.
 
 Source: Kamp et al. 2018, "Efficient Decentralized Deep Learning by Dynamic Model
-Averaging" (arXiv 1807.03210), Algorithms 1 and 2, with the rules of the authors'
-platform. Learner i has the local condition ||f_i - r||^2 <= Delta. Those that violate
-it send their models, and the coordinator takes further learners in until the mean of
-the members is back in the safe zone, ||mean - r||^2 <= Delta.
+Averaging" (arXiv 1807.03210), Algorithms 1 and 2. Learner i has the local condition
+||f_i - r||^2 <= Delta. Those that violate it send their models, and the coordinator
+takes further learners in until the mean of the members is back in the safe zone,
+||mean - r||^2 <= Delta. How many at a time the paper leaves open; both rules of the
+authors' platform (dlplatform, `DynamicHedgeSync`) are here, the one that the text
+beside its class tells ("augment") and the one that its code follows ("triple").
 
 Two limit cases bound it: Delta = 0 is periodic averaging, Delta = inf never speaks.
 While all local conditions hold, (1/m) sum_i ||f_i - mean||^2 <= Delta.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -21,25 +24,38 @@ from fedjax_comp.algorithms.model_averaging import Members, Moved, Trigger, mean
 from fedjax_comp.base import PyTree
 from fedjax_comp.tree import widened
 
-Balancing = Literal["augment", "all"]
-"""Who is taken in beside the violators: ever more learners, or everyone at once."""
+Balancing = Literal["augment", "triple", "all"]
+"""Who is taken in beside the violators: ever more learners, by the rule that the
+authors' platform describes or by the one that it follows, or everyone at once."""
+
+Counter = int | Literal["learners"] | None
+"""Local violations that bring a full synchronisation: so many, as many as there are
+learners, or none."""
 
 
 def dynamic(
     delta: float,
     *,
     balancing: Balancing = "augment",
-    max_violations: int | None = None,
+    max_violations: Counter = None,
 ) -> Trigger:
     """Averages when, and among whom, local conditions call for it.
 
+    With B the members so far, m the learners that are able, and passes counted from 0:
+
+        balancing   taken in by a pass   everyone instead, once
+        "augment"   2^pass               |B| >= m / 2
+        "triple"    2 |B|                3 |B| >= m / 2, what B would grow to
+        "all"                            there is a violation
+
     Args:
       delta: Delta, at least 0: squared Euclidean distance over all parameters.
-      balancing: "augment" takes in 1, 2, 4, ... more learners at random until the
-        mean is in the safe zone, and everyone once half of them are in; "all" answers
-        any violation with a full synchronisation (the paper's basic variant).
+      balancing: who is taken in while the mean is outside the safe zone, at random;
+        "all" answers any violation with a full synchronisation (the paper's basic
+        variant).
       max_violations: once so many local violations have come since the last full
-        synchronisation, the next one is full; None for never.
+        synchronisation, the next one is full; "learners" for as many as there are,
+        which is the counter of the paper's Algorithm 1; None for never.
 
     Returns:
       A `Trigger`. A violator sends its model unasked; whoever is taken in is polled.
@@ -62,10 +78,18 @@ def dynamic(
     """
     if math.isnan(delta) or delta < 0:
         raise ValueError(f"Expected delta={delta} >= 0.")
-    if balancing not in ("augment", "all"):
-        raise ValueError(f"Expected balancing={balancing!r} to be 'augment' or 'all'.")
-    if max_violations is not None and max_violations < 1:
-        raise ValueError(f"Expected max_violations={max_violations} >= 1 or None.")
+    if balancing not in ("all", *_GROWTH):
+        raise ValueError(
+            f"Expected balancing={balancing!r} to be 'augment', 'triple' or 'all'."
+        )
+    valid = max_violations is None or max_violations == "learners"
+    if isinstance(max_violations, int):
+        valid = max_violations >= 1
+    if not valid:
+        raise ValueError(
+            f"Expected max_violations={max_violations!r} >= 1, 'learners' or None."
+        )
+    grow = _GROWTH.get(balancing, _augmented)
 
     def trigger(key: jax.Array, moved: Moved) -> Members:
         distance = jax.vmap(_squared_norm)(moved.difference)
@@ -73,9 +97,10 @@ def dynamic(
         at_once = jnp.asarray(balancing == "all")
         if max_violations is not None:
             seen = moved.violations + violators.sum(dtype=jnp.int32)
-            at_once |= seen >= max_violations
+            most = max_violations if isinstance(max_violations, int) else len(violators)
+            at_once |= seen >= most
         start = jnp.where(at_once & violators.any(), moved.able, violators)
-        members = _balance(key, start, moved, delta)
+        members = _balance(key, start, moved, delta, grow)
         return Members(members, members & ~violators, violators)
 
     return trigger
@@ -127,15 +152,38 @@ def never() -> Trigger:
     return trigger
 
 
+Growth = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+"""`(members, learners, pass) -> (how many join, whether everyone does)`, int32."""
+
+
+def _augmented(
+    members: jax.Array, learners: jax.Array, done: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return 1 << done, 2 * members >= learners
+
+
+def _tripled(
+    members: jax.Array, learners: jax.Array, done: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    del done
+    return 2 * members, 2 * (3 * members) >= learners
+
+
+_GROWTH: dict[str, Growth] = {"augment": _augmented, "triple": _tripled}
+
+
 class _Taken(NamedTuple):
     members: jax.Array
-    joining: jax.Array
+    done: jax.Array  # passes
 
 
-def _balance(key: jax.Array, start: jax.Array, moved: Moved, delta: float) -> jax.Array:
+def _balance(
+    key: jax.Array, start: jax.Array, moved: Moved, delta: float, grow: Growth
+) -> jax.Array:
     """Takes learners in, from `start` on, until their mean is in the safe zone."""
     # Whoever is out is taken in by the order of these, the same in every pass.
     draws = jax.random.uniform(key, start.shape)
+    learners = moved.able.sum(dtype=jnp.int32)
 
     def outside(taken: _Taken) -> jax.Array:
         mean = mean_of(moved, taken.members)
@@ -143,14 +191,14 @@ def _balance(key: jax.Array, start: jax.Array, moved: Moved, delta: float) -> ja
         return taken.members.any() & jnp.any(moved.able & ~taken.members) & far
 
     def take_more(taken: _Taken) -> _Taken:
-        members, joining = taken
+        members, done = taken
         waiting = moved.able & ~members
-        in_half = 2 * members.sum(dtype=jnp.int32) >= moved.able.sum(dtype=jnp.int32)
-        chosen = (_places(draws, waiting) < joining) | in_half
-        return _Taken(members | (waiting & chosen), 2 * joining)
+        joining, everyone = grow(members.sum(dtype=jnp.int32), learners, done)
+        chosen = (_places(draws, waiting) < joining) | everyone
+        return _Taken(members | (waiting & chosen), done + 1)
 
     return jax.lax.while_loop(
-        outside, take_more, _Taken(start, jnp.ones((), jnp.int32))
+        outside, take_more, _Taken(start, jnp.zeros((), jnp.int32))
     ).members
 
 

@@ -47,7 +47,8 @@ class StreamData(NamedTuple):
       key: of everything random in the stream.
       drifts: int32 `[D]`, the updates at which a new concept begins, ascending.
       examples: `[N, ...]`, `()` for a synthetic stream.
-      order: int32 `[N]`, the order in which examples arrive, begun again at its end.
+      order: int32 `[P N]`, the order in which examples arrive, pass by pass; begun
+        again at its end.
     """
 
     key: jax.Array
@@ -91,27 +92,43 @@ def drift_times(num_updates: int, num_drifts: int, *, seed: int) -> np.ndarray:
 
 
 def example_data(
-    dataset: Dataset, *, drifts: np.ndarray, seed: int, in_order: bool = False
+    dataset: Dataset,
+    *,
+    drifts: np.ndarray,
+    seed: int,
+    in_order: bool = False,
+    num_passes: int = 1,
 ) -> StreamData:
     """The training examples of a data set as a stream.
+
+    A stream is longer than its data where it passes over them several times. No pass
+    has the order of another, so that no learner's batch comes a second time.
 
     Args:
       dataset: NumPy examples.
       drifts: from `drift_times`.
       seed: of the order and of the drifts.
-      in_order: keep the order of the data set (for series in time) instead of a random
-        one.
+      in_order: keep the order of the data set (for series in time) in every pass
+        instead of random ones.
+      num_passes: `P`, passes over the examples.
 
     Returns:
       The stream's data.
 
     Raises:
       InvalidData: as `check_dataset`.
+      ValueError: for fewer than one pass.
     """
     check_dataset(dataset)
+    checks.integer("num_passes", num_passes, minimum=1)
     count = len(dataset.train.y)
     rng = np.random.default_rng(seed)
-    order = np.arange(count) if in_order else rng.permutation(count)
+    order = np.concatenate(
+        [
+            np.arange(count) if in_order else rng.permutation(count)
+            for _ in range(num_passes)
+        ]
+    )
     return StreamData(
         key=make_key(seed),
         drifts=jnp.asarray(drifts, jnp.int32),

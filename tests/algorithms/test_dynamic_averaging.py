@@ -146,6 +146,56 @@ def test_augmentation_doubles_and_then_takes_everyone():
         assert int(got.members.sum()) == expected, delta
 
 
+def balanced(rows, draws, delta, balancing):
+    """The members of a balancing set, by the platform's two rules, in plain Python."""
+    members = {i for i, row in enumerate(rows) if (row**2).sum() > delta}
+    everyone, joining = set(range(len(rows))), 1
+    while members and members != everyone:
+        mean = rows[sorted(members)].mean(0)
+        if (mean**2).sum() <= delta:
+            break
+        if balancing == "triple":
+            joining = 2 * len(members)
+        waiting = sorted(everyone - members, key=lambda i: draws[i])
+        size = len(members)
+        grown = size + (joining if balancing == "triple" else 0)
+        members |= everyone if grown >= len(rows) / 2 else set(waiting[:joining])
+        joining *= 2
+    return members
+
+
+@pytest.mark.parametrize("balancing", ["augment", "triple"])
+def test_balancing_sets_are_those_of_the_rule(balancing):
+    trigger = jax.jit(dynamic(2.0, balancing=balancing))
+    sizes = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows = rng.normal(scale=0.3, size=(25, 2))
+        # One to three far ones, from barely to hopelessly so.
+        far = rng.choice(25, rng.integers(1, 4), replace=False)
+        rows[far] += [rng.choice([1.5, 3.0, 6.0, 15.0, 60.0]), 0]
+        rows = rows.astype(np.float32)
+        key = jax.random.key(seed)
+        got = np.flatnonzero(trigger(key, moved(rows)).members)
+        draws = np.asarray(jax.random.uniform(key, (25,)))
+        assert set(got.tolist()) == balanced(rows, draws, 2.0, balancing), seed
+        sizes.add(len(got))
+    # The sizes from one violator on: 1, 2, 4, 8 or 1, 3, 9, and everyone.
+    assert {2, 4, 8, 25} <= sizes if balancing == "augment" else {3, 9, 25} <= sizes
+
+
+def test_everyone_is_asked_by_the_size_before_or_after_growing():
+    # One far learner of ten. By the text 1, 2, 4 and 8 are tried, since 4 is less than
+    # half; by the code 1 and 3, since 9 would be more.
+    rows = np.zeros((10, 1))
+    rows[3] = 100.0
+    for delta, by_text, by_code in ((1200.0, 4, 3), (1000.0, 4, 10), (200.0, 8, 10)):
+        for balancing, expected in (("augment", by_text), ("triple", by_code)):
+            trigger = dynamic(delta, balancing=balancing)
+            got = trigger(jax.random.key(0), moved(rows))
+            assert int(got.members.sum()) == expected, (delta, balancing)
+
+
 def test_polls_and_partial_averages_are_paid_for():
     first_two = jnp.arange(NUM_LEARNERS) < 2
     first = jnp.arange(NUM_LEARNERS) < 1
@@ -268,6 +318,10 @@ def test_the_violation_counter_forces_a_full_synchronisation():
     assert few.members.tolist() == [True, True, False, False]
     many = dynamic(4.0, max_violations=5)(jax.random.key(0), moved(rows, violations=3))
     assert many.members.all()
+    paper = dynamic(4.0, max_violations="learners")
+    for seen, everyone in ((1, False), (2, True)):
+        got = paper(jax.random.key(0), moved(rows, violations=seen))
+        assert bool(got.members.all()) == everyone
     basic = dynamic(4.0, balancing="all")(jax.random.key(0), moved(rows))
     assert basic.members.all()
 
@@ -288,5 +342,7 @@ def test_mistakes_are_named():
         dynamic(1.0, balancing="some")
     with pytest.raises(ValueError, match="max_violations=0"):
         dynamic(1.0, max_violations=0)
+    with pytest.raises(ValueError, match="max_violations='some'"):
+        dynamic(1.0, max_violations="some")
     with pytest.raises(ValueError, match=r"fraction=1\.5"):
         periodic(1.5)

@@ -53,6 +53,23 @@ def test_learners_take_turns_and_see_each_example_once():
     assert sorted(seen) == list(range(COUNT))
 
 
+def test_every_pass_has_all_examples_in_an_order_of_its_own():
+    spec = StreamSpec(num_learners=3, updates=4, batch_size=4)
+    data = example_data(dataset(), drifts=np.zeros(0), seed=5, num_passes=3)
+    sample = jax.jit(example_stream(spec))
+    passes = [sample(KEY, jnp.int32(i), data).examples.x[:, 0, 0, 0] for i in range(3)]
+    orders = [np.asarray(x).tolist() for x in passes]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    # The first pass is that of a stream of one.
+    once = example_data(dataset(), drifts=np.zeros(0), seed=5)
+    np.testing.assert_array_equal(data.order[:COUNT], once.order)
+    in_time = example_data(
+        dataset(), drifts=np.zeros(0), seed=5, in_order=True, num_passes=2
+    )
+    np.testing.assert_array_equal(in_time.order, np.tile(np.arange(COUNT), 2))
+
+
 def test_the_stream_does_not_depend_on_the_runs_key_or_its_rounds():
     data = example_data(dataset(), drifts=np.array([1], np.int32), seed=5)
     drift = permuted_labels(3)
@@ -134,6 +151,8 @@ def test_one_learner_gets_everything_update_by_update(kind):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="num_drifts=5"):
         drift_times(5, 5, seed=0)
+    with pytest.raises(ValueError, match="num_passes=0"):
+        example_data(dataset(), drifts=np.zeros(0), seed=0, num_passes=0)
     with pytest.raises(ValueError, match="batch_size=0"):
         example_stream(StreamSpec(1, 1, 0))
     with pytest.raises(ValueError, match="num_features=0"):
