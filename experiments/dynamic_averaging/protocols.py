@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 from fedjax_comp.algorithms import dynamic_averaging
 from fedjax_comp.algorithms.dynamic_averaging import Balancing, Counter
 from fedjax_comp.algorithms.model_averaging import Trigger
+from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
@@ -61,6 +62,11 @@ def dynamic(
     return Rule("dynamic", trigger, _at_least_one(every))
 
 
+def fda(theta: float, *, every: int = 1) -> Rule:
+    """All learners average when the variance of their models may exceed Theta."""
+    return Rule("FDA", variance_monitoring(theta), _at_least_one(every))
+
+
 def periodic(every: int) -> Rule:
     """All learners average every so many updates."""
     return Rule("periodic", dynamic_averaging.periodic(), _at_least_one(every))
@@ -81,7 +87,7 @@ def serial() -> Rule:
     return Rule("serial", dynamic_averaging.periodic(), 1, in_one_place=True)
 
 
-RULES = {f.__name__: f for f in (dynamic, periodic, fed_avg, none, serial)}
+RULES = {f.__name__: f for f in (dynamic, fda, periodic, fed_avg, none, serial)}
 
 FORM = (
     "'NAME: PROTOCOL' or 'NAME: PROTOCOL | UPLINK | DOWNLINK', e.g. "

@@ -71,6 +71,7 @@ def dynamic(
     ...         able=jnp.ones(4, bool),
     ...         weights=jnp.ones(4),
     ...         violations=jnp.array(0),
+    ...         step=jnp.zeros(1),
     ...     ),
     ... )
     >>> members.violators.tolist(), int(members.members.sum())

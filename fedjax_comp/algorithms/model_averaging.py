@@ -6,7 +6,8 @@ and names the members of an average: they send their models, and they alone rece
 mean. When everyone is a member, r moves to the mean.
 
 Source: Kamp et al. 2018, "Efficient Decentralized Deep Learning by Dynamic Model
-Averaging" (arXiv 1807.03210); the triggers are in `dynamic_averaging`.
+Averaging" (arXiv 1807.03210). The triggers are in `dynamic_averaging` and
+`variance_monitoring`.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.broadcast import broadcast, partly_heard
-from fedjax_comp.wire.traffic import to_client
+from fedjax_comp.wire.traffic import to_client, to_server
 
 POLL = 1
 """The notice that asks a learner for its model."""
@@ -56,12 +57,15 @@ class Moved(NamedTuple):
       able: bool `[m]`, learners that can take part (active, of finite model).
       weights: float32 `[m]`, weights in an average.
       violations: int32 scalar, local violations since the last full synchronisation.
+      step: what r moved by at the last full synchronisation, which all know; zeros
+        before the second one.
     """
 
     difference: PyTree
     able: jax.Array
     weights: jax.Array
     violations: jax.Array
+    step: PyTree
 
 
 class Members(NamedTuple):
@@ -71,11 +75,14 @@ class Members(NamedTuple):
       members: bool `[m]`, who takes part in the average.
       polled: bool `[m]`, members that were asked to; the others spoke of themselves.
       violators: bool `[m]`, learners whose local condition was violated.
+      reports: what every able learner told the coordinator before it chose, leaves
+        `[m, ...]`; `()` where nothing is told.
     """
 
     members: jax.Array
     polled: jax.Array
     violators: jax.Array
+    reports: PyTree = ()
 
 
 Trigger = Callable[[jax.Array, Moved], Members]
@@ -90,12 +97,14 @@ class Coordinator(NamedTuple):
       average: the last average, of all or of some: what the coordinator would give to
         a newcomer, and the model to evaluate.
       violations: local violations since the last full synchronisation, int32.
+      step: what the last full synchronisation moved r by.
       downlink: memory of the downlink.
     """
 
     reference: PyTree
     average: PyTree
     violations: jax.Array
+    step: PyTree
     downlink: LinkState
 
 
@@ -121,6 +130,7 @@ def averaging_links(uplink: Compressor, downlink: Compressor) -> dict[str, Compr
         "downlink": downlink,
         "polls": notices.LINK,
         "partial_notices": notices.LINK,
+        "reports": notices.LINK,
     }
 
 
@@ -147,7 +157,7 @@ def model_averaging(
 
     Args:
       task: the model and its loss.
-      trigger: `dynamic(delta)`, `periodic()`, ...
+      trigger: `dynamic(delta)`, `periodic()`, `variance_monitoring(theta)`, ...
       optimizer: the learners' optimizer.
       uplink: compressor of a learner's difference to r; `identity()` when None.
       downlink: compressor of the average's difference to r; `identity()` when None.
@@ -172,7 +182,13 @@ def model_averaging(
         del key
         down_state = partly_heard(down, params)
         learner = Learner(params, optimizer.init(params))
-        coordinator = Coordinator(params, params, jnp.zeros((), jnp.int32), down_state)
+        coordinator = Coordinator(
+            reference=params,
+            average=params,
+            violations=jnp.zeros((), jnp.int32),
+            step=optax.tree.zeros_like(params),
+            downlink=down_state,
+        )
         return coordinator, LearnerState(learner, up.init(params))
 
     def run_round(
@@ -223,8 +239,9 @@ def model_averaging(
             able=able,
             weights=clients.num_examples.astype(jnp.float32),
             violations=coordinator.violations,
+            step=coordinator.step,
         )
-        members, polled, violators = trigger(trigger_key, moved)
+        members, polled, violators, told = trigger(trigger_key, moved)
         anyone = members.any()
         # Those that began again have nothing to add, but must hear of the new r.
         everyone = anyone & jnp.all(members | (clients.active & ~trained.healthy))
@@ -260,6 +277,9 @@ def model_averaging(
             reference=tree.where(everyone, received, reference),
             average=tree.where(anyone, received, coordinator.average),
             violations=jnp.where(everyone, 0, seen),
+            step=tree.where(
+                everyone, optax.tree.sub(received, reference), coordinator.step
+            ),
             downlink=tree.where(anyone, said.link, coordinator.downlink),
         )
         to_learners = to_client(clients.client_id)
@@ -268,6 +288,12 @@ def model_averaging(
             notice_key, PARTIAL, hearers & partial, to_learners
         )
         sent = trained.sent._replace(spoke=members)
+        traffic = {
+            "uplink": sent.traffic,
+            "downlink": said.traffic(hearers, clients.client_id),
+            "polls": polls,
+            "partial_notices": partly,
+        }
         messages: dict[str, Messages] = {}
         if sent.messages is not None:
             messages = {
@@ -276,18 +302,19 @@ def model_averaging(
                 "polls": poll_messages,
                 "partial_notices": partly_messages,
             }
+        if jax.tree.leaves(told):
+            traffic["reports"], reports = notices.reports(
+                notice_key, told, able, to_server(clients.client_id)
+            )
+            if messages:
+                messages["reports"] = reports
         round_info = RoundInfo(
             train_loss=mean_loss(info),
             client_steps=info.steps,
             dropped=jnp.sum(
                 clients.active & (~able | (members & ~sound)), dtype=jnp.int32
             ),
-            traffic={
-                "uplink": sent.traffic,
-                "downlink": said.traffic(hearers, clients.client_id),
-                "polls": polls,
-                "partial_notices": partly,
-            },
+            traffic=traffic,
             observed={
                 "loss_sum": Observed(info.loss_sum),
                 "violators": Observed(violators.sum(dtype=jnp.int32)),

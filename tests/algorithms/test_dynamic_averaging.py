@@ -50,6 +50,7 @@ def moved(rows, weights=None, violations=0, able=None):
         able=jnp.ones(count, bool) if able is None else jnp.asarray(able),
         weights=jnp.ones(count) if weights is None else jnp.asarray(weights),
         violations=jnp.asarray(violations, jnp.int32),
+        step=jnp.zeros(rows.shape[1:]),
     )
 
 

@@ -112,7 +112,11 @@ def test_so_it_is_by_every_algorithm(name, dtype, clients, weight):
 def test_learners_and_nodes_are_averaged_in_float32(dtype):
     # 1,000 learners at 1.0, and every one beyond the last that bfloat16 would count.
     moved = Moved(
-        jnp.ones((1000, 1), dtype), jnp.ones(1000, bool), jnp.ones(1000), jnp.int32(0)
+        jnp.ones((1000, 1), dtype),
+        jnp.ones(1000, bool),
+        jnp.ones(1000),
+        jnp.int32(0),
+        jnp.zeros(1, dtype),
     )
     mean = mean_of(moved, moved.able)
     assert mean.dtype == dtype

@@ -24,6 +24,7 @@ from fedjax_comp.algorithms.model_averaging import (
     averaging_links,
     model_averaging,
 )
+from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
 from fedjax_comp.base import Algorithm, Compressor, Execution
 from fedjax_comp.compress import (
     chain,
@@ -196,6 +197,9 @@ ALGORITHMS = {
     "periodic averaging compressed": _averaging(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=256), periodic()
     ).under("sharded"),
+    "variance monitoring": _averaging(
+        identity(), identity(), variance_monitoring(0.01)
+    ).under("chunked(2)"),
     "data quantization": _data_quantization(_LATTICE),
     "data quantization refined": _data_quantization(
         _LATTICE, refinement=error_feedback(top_k(0.5))

@@ -1,13 +1,14 @@
-"""Notices: messages of one byte, which cost a frame and are logged like any other."""
+"""Notices and reports: small messages, sent as they are, and logged like any other."""
 
 import jax
 import jax.numpy as jnp
 
-from fedjax_comp.base import Bits, Ends, Messages, Traffic, make_context
+from fedjax_comp.base import Ends, Messages, PyTree, Traffic, make_context
 from fedjax_comp.compress import identity
+from fedjax_comp.wire.accounting import num_bits
 
 LINK = identity()
-"""What decodes a notice, for audits: it is sent as it is."""
+"""What decodes them, for audits."""
 
 
 def notices(
@@ -31,8 +32,25 @@ def notices(
     >>> totals({"polls": traffic}).downlink_bytes
     2
     """
+    return reports(key, jnp.full(spoke.shape[0], code, jnp.uint8), spoke, ends)
+
+
+def reports(
+    key: jax.Array, payload: PyTree, spoke: jax.Array, ends: Ends
+) -> tuple[Traffic, Messages]:
+    """A few numbers to, or from, each of several clients.
+
+    Args:
+      key: of the round.
+      payload: what each is told or tells, leaves `[M, ...]`.
+      spoke: bool `[M]`, where it is sent.
+      ends: who sends it, and to whom, `[M]`.
+
+    Returns:
+      What it costs, and the messages for an audit.
+    """
     count = spoke.shape[0]
-    payload = jnp.full(count, code, jnp.uint8)
     contexts = jax.vmap(make_context, in_axes=(None, 0))(key, jnp.arange(count))
     messages = Messages(contexts, payload, (), spoke, ends, payload)
-    return Traffic(Bits(8), spoke, ends), messages
+    one = jax.tree.map(lambda x: x[0], payload)
+    return Traffic(num_bits(one), spoke, ends), messages
