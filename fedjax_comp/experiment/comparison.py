@@ -73,6 +73,8 @@ class Results(NamedTuple):
       curves: what `run` returned beside each row, of those that did not fail.
       directory: where they lie.
       facts: what the summary holds beside rows and claims.
+      others: the rows of every other seed, on which a setting may be chosen that is
+        graded on this one.
     """
 
     values: flags.FlagValues
@@ -80,6 +82,7 @@ class Results(NamedTuple):
     curves: list[Any]
     directory: RunDirectory
     facts: Mapping[str, Any] = MappingProxyType({})
+    others: Sequence[list[Json]] = ()
 
     @property
     def figures_path(self) -> Path:
@@ -232,7 +235,13 @@ def _finish_seeds(
     comparison: Comparison, values: flags.FlagValues, each: Sequence[Results]
 ) -> Json:
     """Means over seeds, a claim only where it is beyond their noise."""
-    each = [one._replace(facts=comparison.facts(one)) for one in each]
+    each = [
+        one._replace(
+            facts=comparison.facts(one),
+            others=[other.rows for other in each if other is not one],
+        )
+        for one in each
+    ]
     rows = mean_rows([one.rows for one in each])
     curves = [one.curves for one in each]
     are_runs = all(isinstance(run, Run) for runs in curves for run in runs)

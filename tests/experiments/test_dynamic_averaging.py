@@ -33,14 +33,14 @@ MODEL_BYTES = 4 * 650
 def test_the_default_protocols_are_those_of_the_paper():
     variants = parse_variants(PROTOCOLS, **LINKS)
     rules = [variant.protocol for variant in variants]
-    for every in (1, 2, 4, 8, 20):
+    for every in (1, 2, 4, 8, 20, 40, 120):
         assert f"periodic({every})" in rules
     for fraction in (0.3, 0.5, 0.7):
         assert f"fed_avg({fraction})" in rules
     assert {"none()", "serial()"} <= set(rules)
     assert sum(rule.startswith("dynamic(") for rule in rules) >= 4
     assert variants[0].protocol == "periodic(1)"
-    assert common_period(variants) == 40
+    assert common_period(variants) == 120
     assert set(QUICK["protocol"]) <= set(PROTOCOLS)
 
 
@@ -108,30 +108,76 @@ def outcome(name, family, loss, total, reason=""):
     }
 
 
+def graded(*outcomes):
+    rows = list(outcomes)
+    compare(rows)
+    return rows
+
+
+def table(dynamic_bytes=50):
+    """Losses of 100 with all of the benefit and 200 with none of it."""
+    return graded(
+        outcome("p1", "periodic", 100.0, 10_000),
+        outcome("p10", "periodic", 120.0, 1000),
+        outcome("f", "FedAvg", 150.0, 500),
+        outcome("d-small", "dynamic", 100.0, 10_100),
+        outcome("d-good", "dynamic", 110.0, dynamic_bytes),
+        outcome("d-large", "dynamic", 150.0, dynamic_bytes / 2),
+        outcome("theta", "FDA", 110.0, 200),
+        outcome("none", "none", 200.0, 0),
+    )
+
+
 def test_claims_follow_from_the_table():
-    outcomes = [
-        outcome("p1", "periodic", 100.0, 1000),
-        outcome("p8", "periodic", 104.0, 125),
-        outcome("d-small", "dynamic", 101.0, 1001),
-        outcome("d-good", "dynamic", 104.9, 50),
-        outcome("d-large", "dynamic", 106.0, 10),
-        outcome("none", "none", 120.0, 0),
-    ]
-    compare(outcomes)
+    rows = table()
     at = np.arange(0, 101, 5)
     # Quiet, 10 bytes an update for 5 updates behind the drift at 50, quiet again.
     sent = np.clip(10 * (at - 50), 0, 50)
-    rows = [
-        {"update": int(u), "total_bytes": int(b)} for u, b in zip(at, sent, strict=True)
-    ]
-    curve = Run("d-good", rows)
-    claims = claims_of(outcomes, [curve], [50], 100)
-    assert [claim["measured"] for claim in claims] == [0, 0, 20.0, 8.008, 10.0, 10.0]
-    assert all(claim["holds"] for claim in claims)
-    assert rates_around(rows, [50], 100) == (0.0, 10.0, 0.0)
-    outcomes[3] |= {"loss_increase": 0.051}
-    few = claims_of(outcomes, [curve], [], 100)[2]
-    assert (few["measured"], few["holds"]) == (0.999, False)
+    curve = Run(
+        "d-good",
+        [
+            {"update": int(u), "total_bytes": int(b)}
+            for u, b in zip(at, sent, strict=True)
+        ],
+    )
+    others = [table(), table()]
+    claims = claims_of(rows, [curve], [50], 100, others)
+    # 90 % are kept at a loss of 110, where fixed times pay sqrt(1000 * 10000), and half
+    # at 150, where FedAvg pays least.
+    fixed, fda = np.sqrt(1000 * 10_000) / 50, 200 / 50
+    expected = [0, 0, 200, fixed, fixed, fda, 400, 20, 20, 8]
+    chosen, dearest = fixed, 10_000 / 10_100
+    expected += [chosen, dearest, 10.0, 10.0]
+    assert [one["measured"] for one in claims] == pytest.approx(expected, rel=1e-4)
+    assert all(one["holds"] for one in claims)
+    assert rates_around(curve.rows, [50], 100) == (0.0, 10.0, 0.0)
+    # Without other streams no Delta is chosen, and none is graded.
+    assert len(claims_of(rows, [curve], [50], 100)) == len(claims) - 1
+    # Five hundred bytes are those of FDA and more.
+    poor = {one["name"]: one for one in claims_of(table(500), [], [], 100)}
+    failed = [one["measured"] for one in poor.values() if not one["holds"]]
+    assert failed == pytest.approx([np.sqrt(1e7) / 500, 0.4, 2.0, 0.8], rel=1e-4)
+
+
+def test_a_delta_is_chosen_on_the_other_streams():
+    # On this stream d-large is better; on the others d-good.
+    here, there = table(), table()
+    there[5] |= {"fixed_ratio": 0.1}
+    here[5] |= {"fixed_ratio": 1000.0}
+    claims = claims_of(here, [], [], 100, [there, there])
+    (one,) = [one for one in claims if "other seeds" in one["name"]]
+    assert "(d-good)" in one["name"]
+    assert one["measured"] == here[4]["fixed_ratio"]
+
+
+def test_a_quick_run_claims_no_more_than_that_it_worked(tmp_path):
+    # Far too short for any saving.
+    flags = ["--protocol=p: periodic(1)", "--protocol=d: dynamic(8.0)"]
+    none = "--protocol=none: none()"
+    main(["dynamic_averaging", f"--workdir={tmp_path}", *TASK, *flags, none])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert all(one["holds"] for one in summary["claims"])
+    assert len(summary["claims"]) == 2
 
 
 def test_the_log_of_a_protocol_that_sends_nothing_says_so_every_round(tmp_path):
