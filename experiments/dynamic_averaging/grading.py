@@ -109,6 +109,34 @@ def fewer_at(
     return theirs / ours if ours and theirs else None
 
 
+LEVELS = (0.95, 0.9, 0.75, 0.5, 0.25)
+
+
+def bytes_by_level(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    """What each family pays for so large a part of the benefit: who wins where.
+
+    Returns:
+      Headings, and a line for each of `LEVELS`: the part kept, the loss, bytes of each
+      family, and the cheapest one; None where a family does not get there.
+    """
+    families = [
+        name
+        for name in dict.fromkeys(row.get("family") for row in rows)
+        if name and name not in OTHERS
+    ]
+    lines: list[list[Any]] = []
+    for kept in LEVELS:
+        loss = loss_at(rows, kept)
+        if loss is None:
+            continue
+        paid = {name: bytes_at(rows, [name], loss) for name in families}
+        known = {name: sent for name, sent in paid.items() if sent}
+        cheapest = min(known, key=lambda name: known[name], default=None)
+        sent = [None if x is None else round(x) for x in paid.values()]
+        lines.append([kept, round(loss, 1), *sent, cheapest])
+    return ["kept", "loss", *families, "cheapest"], lines
+
+
 def add_grades(rows: Sequence[Json]) -> None:
     """Adds to each row what is known of it against the first, `none` and its rivals.
 

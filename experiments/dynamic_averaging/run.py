@@ -8,7 +8,7 @@ from absl import flags
 
 from experiments.dynamic_averaging.claims import NEARLY_ALL, claims_of
 from experiments.dynamic_averaging.flags import QUICK, define, define_run
-from experiments.dynamic_averaging.grading import add_grades
+from experiments.dynamic_averaging.grading import add_grades, bytes_by_level
 from experiments.dynamic_averaging.plot import draw_figures
 from experiments.dynamic_averaging.protocols import (
     Rule,
@@ -33,7 +33,7 @@ from fedjax_comp.experiment.outcome import (
 from fedjax_comp.experiment.pipelines import flags_of
 from fedjax_comp.experiment.problem import initial_key, keeps_messages
 from fedjax_comp.metrics import Row
-from fedjax_comp.report import Run, format_bytes
+from fedjax_comp.report import Run, Table, format_bytes
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json
 from fedjax_comp.training import evaluation_program
@@ -250,6 +250,12 @@ COMPARISON = Comparison(
     figures=lambda results: draw_figures(
         results.rows, results.curves, drifts_of(results.values), results.figures_path
     ),
+    tables=lambda results: [
+        Table(
+            "Bytes of each family where so much of the benefit is kept",
+            *bytes_by_level(results.rows),
+        )
+    ],
     title=lambda values: (
         f"Averaging protocols on {values.stream}, K={values.num_clients}"
     ),

@@ -7,6 +7,7 @@ from experiments.dynamic_averaging.grading import (
     FIXED,
     add_grades,
     bytes_at,
+    bytes_by_level,
     fewer_at,
     loss_at,
 )
@@ -86,6 +87,24 @@ def test_grades_of_a_table():
     expected = np.exp(np.interp(14.0, [12.0, 21.0], np.log([20, 5]))) / 10
     assert rows[1]["rival_ratio"] == pytest.approx(expected, abs=1e-4)
     assert rows[2]["rival_ratio"] == 1.25
+
+
+def test_the_map_names_the_cheapest_family_at_each_part_of_the_benefit():
+    rows = [
+        row("periodic", 1000, 100.0),
+        row("periodic", 100, 140.0),
+        row("dynamic", 400, 110.0),
+        row("dynamic", 200, 140.0),
+        row("none", 0, 200.0),
+        row("serial", 0, 50.0),
+    ]
+    headings, lines = bytes_by_level(rows)
+    assert headings == ["kept", "loss", "periodic", "dynamic", "cheapest"]
+    found = {line[0]: line[1:] for line in lines}
+    assert found[0.95] == [105.0, round(10 ** (2 + 35 / 40)), None, "periodic"]
+    assert found[0.9] == [110.0, round(10 ** (2 + 30 / 40)), 400, "dynamic"]
+    assert found[0.25] == [175.0, 100, 200, "periodic"]
+    assert bytes_by_level(rows[:2])[1] == []
 
 
 def test_no_benefit_no_share_of_it():

@@ -50,11 +50,22 @@ def test_more_seeds_are_added_to_a_run(tmp_path):
     COMPARISON.main(command)
     (alone, _) = table(folder / "table.csv")
     began = (folder / "dense" / "metrics.jsonl").stat().st_mtime_ns
-    COMPARISON.main([*command, "--num_seeds=3"])
+    others = {}
+
+    def claims(results):
+        others[results.values.seed] = [rows[1] for rows in results.others]
+        return COMPARISON.claims(results)
+
+    COMPARISON._replace(claims=claims).main([*command, "--num_seeds=3"])
     assert (folder / "dense" / "metrics.jsonl").stat().st_mtime_ns == began
     dense, sign = table(folder / "table.csv")
     single = [row for row in table(folder / "seeds.csv") if row["name"] == "sign"]
     assert [row["seed"] for row in single] == ["3", "4", "5"]
+    accuracies = [float(row["test_accuracy"]) for row in single]
+    # What a setting may be chosen on is what it is not graded on.
+    for seed, left in ((3, accuracies[1:]), (4, accuracies[::2]), (5, accuracies[:2])):
+        chosen_on = [row["test_accuracy"] for row in others[seed]]
+        assert chosen_on == pytest.approx(left, rel=1e-5)
     assert alone["test_accuracy"] == table(folder / "seeds.csv")[0]["test_accuracy"]
     for name in ("test_accuracy", "uplink_bytes", "uplink_bytes_ratio"):
         each = [float(row[name]) for row in single]
