@@ -127,8 +127,8 @@ def _at_equal_loss(rows: Sequence[Json]) -> list[Json]:
         )
         fixed = fewer_at(rows, "dynamic", FIXED, loss)
         name = f"times fewer bytes than the best fixed times, {words}"
-        made += claim(f"{name}: the paper's", FEWER, fixed, at_least=True)
-        made += claim(f"{name}: any", 1.0, fixed, above=True)
+        made += claim(f"{name}: an order of magnitude", FEWER, fixed, at_least=True)
+        made += claim(f"{name}: more than one", 1.0, fixed, above=True)
         made += claim(
             f"times fewer bytes than FDA, {words}",
             1.0,

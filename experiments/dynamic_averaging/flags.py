@@ -75,6 +75,7 @@ PROTOCOLS = (
     "dynamic-2: dynamic(2.0)",
     "dynamic-8: dynamic(8.0)",
     "triple-0_5: dynamic(0.5, balancing='triple')",
+    "fda-0_005: fda(0.005)",
     "fda-0_02: fda(0.02)",
     "fda-0_1: fda(0.1)",
     "fda-0_5: fda(0.5)",

@@ -6,7 +6,6 @@ neighbours it goes straight in the logarithm of bytes; what two families pay at 
 loss is read off both curves, so that neither's settings need to meet the other's.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,7 +67,7 @@ def _on_curve(curve: Sequence[tuple[float, float]], loss: float) -> float | None
             return float(sent)
         fewer, worse = curve[i - 1]
         share = (worse - loss) / (worse - lost)
-        return math.exp((1 - share) * math.log(fewer) + share * math.log(sent))
+        return float(fewer ** (1 - share) * sent**share)
     return None
 
 
