@@ -65,14 +65,6 @@ def claims_of(
         next((one["fixed_ratio"] for one in dynamic if one["name"] == chosen), None),
         above=True,
     )
-    dearest = max(dynamic, key=lambda one: one["total_bytes"])
-    made += claim(
-        "too small a Delta saves nothing: times fewer bytes than the best fixed times "
-        f"at its loss, by the dearest dynamic averaging ({dearest['name']})",
-        1.0,
-        dearest["fixed_ratio"],
-        at_most=True,
-    )
     # One whose learners all speak after every update cannot speak more.
     quieter = [one for one in dynamic if one["total_bytes_ratio"] >= QUIETER]
     if drifts and quieter:

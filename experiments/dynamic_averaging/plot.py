@@ -26,7 +26,8 @@ def draw_figures(
     Args:
       rows: the rows of the table.
       curves: `update`, `cumulative_loss` and `total_bytes` of those that ran.
-      drifts: updates at which concepts begin.
+      drifts: updates at which concepts begin; none where curves are means of streams
+        that drift at other times.
       folder: where to write the figures.
 
     Returns:
@@ -128,7 +129,7 @@ def bytes_rate(curves: Sequence[Run], drifts: Sequence[int], path: Path) -> Figu
         decorate=_marks(drifts, bytes_on_y=True),
     )
     return Figure(
-        f"Bytes an update, over the last {WINDOW:.0%} of the stream; dotted: drifts",
+        f"Bytes an update, over the last {WINDOW:.0%} of the stream" + _told(drifts),
         path,
     )
 
@@ -170,7 +171,11 @@ def over_updates(
         size_inches=_size(len(curves)),
         decorate=_marks(drifts, bytes_on_y=counts_bytes),
     )
-    return Figure(f"{words} over time; dotted: drifts", path)
+    return Figure(f"{words} over time{_told(drifts)}", path)
+
+
+def _told(drifts: Sequence[int]) -> str:
+    return "; dotted: drifts" if drifts else ""
 
 
 def _size(count: int) -> tuple[float, float]:

@@ -248,7 +248,10 @@ COMPARISON = Comparison(
     facts=facts,
     claims=claims,
     figures=lambda results: draw_figures(
-        results.rows, results.curves, drifts_of(results.values), results.figures_path
+        results.rows,
+        results.curves,
+        [] if "seeds" in results.facts else drifts_of(results.values),
+        results.figures_path,
     ),
     tables=lambda results: [
         Table(
