@@ -9,6 +9,7 @@ from fedjax_comp.run_directory import Json, RunDirectory, RunDirectoryError
 from fedjax_comp.strict_json import NUMBER, Shape
 from fedjax_comp.wording import one_line
 
+_KNOWN = (*NUMBER, type(None))
 MEASURED: Mapping[str, Shape] = {
     "test_accuracy": NUMBER,
     "best_test_accuracy": NUMBER,
@@ -17,6 +18,8 @@ MEASURED: Mapping[str, Shape] = {
     "downlink_bytes": int,
     "dense_uplink_bytes": int,
     "seconds_total": NUMBER,
+    "simulated_seconds": _KNOWN,
+    "joules": _KNOWN,
     "runs": list,
     "claims": list,
 }
@@ -26,7 +29,6 @@ COMPARED: Mapping[str, Shape] = {"runs": list, "claims": list}
 """What that of a comparison is read for."""
 
 _RUN: Mapping[str, Shape] = {"name": str, "reason": str}
-_KNOWN = (*NUMBER, type(None))
 _CLAIM: Mapping[str, Shape] = {
     "name": str,
     "target": _KNOWN,

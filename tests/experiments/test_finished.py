@@ -25,6 +25,8 @@ SUMMARY = {
     "downlink_bytes": 7,
     "dense_uplink_bytes": 50,
     "seconds_total": 1.5,
+    "simulated_seconds": None,
+    "joules": None,
     "runs": [{"name": "fed_avg", "reason": ""}],
     "claims": [{"name": "c", "target": 1, "measured": None, "holds": True}],
 }

@@ -1,21 +1,34 @@
 """Recorded commands by name."""
 
-import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
+from experiments import records
 from experiments.records import all_records, chosen, main
 
 
-def test_a_record_is_run_in_its_own_directory(tmp_path):
-    small = ["--quick", "--noprogress", "--num_rounds=1", "--dataset=digits"]
-    model = ["--model=linear()", "--num_clients=4", "--cohort_size=2"]
+def test_a_record_is_run_in_its_own_directory(tmp_path, monkeypatch):
+    ran = []
+
+    def run(command, check):
+        del check
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(records.subprocess, "run", run)
     folder = f"--folder={tmp_path}"
-    assert main(["fed_avg/mnist_2nn_iid", folder, *small, *model]) == 0
-    written = json.loads(
-        (tmp_path / "fed_avg" / "mnist_2nn_iid" / "summary.json").read_text()
-    )
-    assert written["experiment"] == "fed_avg"
+    assert main(["fed_avg/mnist_2nn_iid", folder, "--seed=3"]) == 0
+    ((_, *command),) = ran
+    flags = Path(records.__file__).parent / "fed_avg/presets/mnist_2nn_iid.flags"
+    assert command == [
+        "-m",
+        "experiments.fed_avg",
+        f"--workdir={tmp_path}/fed_avg/mnist_2nn_iid",
+        f"--flagfile={flags}",
+        "--seed=3",
+    ]
 
 
 def test_names_are_listed_and_an_experiment_has_several(capsys):

@@ -150,6 +150,8 @@ def run_directory() -> dict[str, Parser]:
         "downlink_bytes": 7,
         "dense_uplink_bytes": 50,
         "seconds_total": 1.5,
+        "simulated_seconds": 2.5,
+        "joules": None,
         "failures": ["none"],
         "runs": [run],
         "claims": [claim],
