@@ -20,7 +20,8 @@ from experiments.adaptive.methods import METHODS, RUNGS, make_uplink
 from experiments.adaptive.outcome import (
     COLUMNS,
     Curve,
-    adaptive_claims,
+    against_fixed,
+    claims_of,
     compare,
     draw_figures,
     mean_row,
@@ -210,13 +211,13 @@ COMPARISON = Comparison(
     run=run_variant,
     columns=COLUMNS,
     compare=compare,
-    claims=lambda results: adaptive_claims(results.rows),
+    claims=lambda results: claims_of(results.rows, quick=results.values.quick),
     figures=lambda results: draw_figures(
         results.rows, results.curves, results.figures_path
     ),
     title=lambda values: f"Time to {values.target_accuracy:.1%} on {values.dataset}",
     headlines=lambda rows: {
-        one["name"]: one["measured"] for one in adaptive_claims(rows)
+        one["name"]: one["measured"] for one in against_fixed(rows)
     },
     word="method",
     shown={
