@@ -148,6 +148,7 @@ class Checkpoints:
         Raises:
           OSError: when it cannot be written; the one before stays.
         """
+        # A run that ends where it was restored has this very state on disk.
         if ledger.rounds in self._manager.all_steps():
             return
         arrays, by_rows = _to_arrays(state)

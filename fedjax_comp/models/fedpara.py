@@ -156,7 +156,7 @@ def fed_para(model: ModelFn, *, rank: int) -> ModelFn:
       `(num_classes) -> module` from what `model` maps to logits.
 
     Raises:
-      ValueError: for a rank below one.
+      ValueError: for a rank below one, or a `model` that is none.
 
     >>> from fedjax_comp.models import mlp
     >>> module = fed_para(mlp(200, 200), rank=15)(10)
@@ -165,6 +165,8 @@ def fed_para(model: ModelFn, *, rank: int) -> ModelFn:
     43930
     """
     checks.integer("rank", rank, minimum=1)
+    if not callable(model):
+        raise ValueError(f"Expected model={model!r} to be a model, such as cnn().")
     return functools.partial(_fed_para, model, rank)
 
 

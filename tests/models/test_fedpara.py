@@ -118,3 +118,5 @@ def test_its_compact_model_is_the_same_network():
 def test_refusals_name_the_value():
     with pytest.raises(ValueError, match="Expected rank=0 >= 1"):
         fed_para(models.mlp(10), rank=0)
+    with pytest.raises(ValueError, match="Expected model=3 to be a model"):
+        fed_para(3, rank=1)
