@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from fedjax_comp.base import Algorithm, Compressor, Examples, PyTree
+from fedjax_comp.client_evaluation import ClientAccuracy
 from fedjax_comp.training import Evaluation, Sampler
 
 
@@ -19,6 +20,8 @@ class Problem(NamedTuple):
       evaluate: `(params, test) -> Evaluation`, not yet jitted.
       test: the test examples.
       links: direction to the `Compressor` of its messages, for audits.
+      evaluate_clients: `(params) -> ClientAccuracy` of the model at the end, jitted;
+        None where nobody asked for it.
     """
 
     algorithm: Algorithm
@@ -29,6 +32,7 @@ class Problem(NamedTuple):
     evaluate: Callable[[PyTree, Examples], Evaluation]
     test: Examples
     links: dict[str, Compressor]
+    evaluate_clients: Callable[[PyTree], ClientAccuracy] | None = None
 
 
 class Schedule(NamedTuple):

@@ -7,6 +7,7 @@ from absl import flags
 from experiments.fed_avg.flags import define as define_run
 from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import build_problem, check_task, claims
+from fedjax_comp.experiment.clients import CLIENT_COLUMNS, accuracy_of_clients
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
 from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.outcome import (
@@ -113,11 +114,16 @@ def figures(results: Results) -> list[Figure]:
         folder / "accuracy_against_bytes.png",
         columns=("uplink_bytes", "downlink_bytes"),
     )
-    return [
+    drawn = [
         Figure("Test accuracy against rounds", by_round),
         Figure("Test accuracy against bytes sent by clients", up),
         Figure("Test accuracy against bytes sent, both ways", both),
     ]
+    if results.values.evaluate_clients is not None:
+        of_each = {run.name: results.directory.path / run.name for run in runs}
+        path = accuracy_of_clients(of_each, folder / "client_accuracy.png")
+        drawn.append(Figure("Accuracy of each client, the lowest first", path))
+    return drawn
 
 
 COMPARISON = Comparison(
@@ -129,6 +135,7 @@ COMPARISON = Comparison(
     describe=lambda one: " | ".join(one[1:]),
     run=run_pipeline,
     columns=COLUMNS,
+    where_known=CLIENT_COLUMNS,
     compare=lambda rows: add_ratios(rows, "uplink_bytes", "total_bytes"),
     claims=accuracy_claims,
     figures=figures,

@@ -4,6 +4,7 @@ from absl import flags
 
 from experiments.fed_avg.privacy import define_privacy
 from fedjax_comp.experiment.algorithms import OFFERED
+from fedjax_comp.experiment.clients import define_clients
 from fedjax_comp.experiment.flags import common_flags
 from fedjax_comp.experiment.lateness import define_lateness
 
@@ -27,6 +28,7 @@ def define() -> flags.FlagValues:
         "when not given); needs --network or --devices and an uplink that heeds it.",
         flag_values=values,
     )
+    define_clients(values)
     define_lateness(values)
     define_privacy(values)
     return values

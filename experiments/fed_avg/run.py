@@ -13,6 +13,7 @@ from fedjax_comp.experiment.algorithms import (
     links_of,
     make_algorithm,
 )
+from fedjax_comp.experiment.clients import evaluate_clients
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.flags import apply_quick, as_dict
@@ -80,6 +81,9 @@ def build_problem(values: flags.FlagValues) -> Problem:
         ),
         test=federation.population.test,
         links=links_of(chosen, federation.uplink, federation.downlink),
+        evaluate_clients=evaluate_clients(
+            federation.task, federation.execution, federation.blocks
+        ),
     )
 
 

@@ -105,6 +105,7 @@ class Comparison(NamedTuple):
       shown: heading to text of a row, for the terminal.
       quick: flags that `--quick` sets unless they are given by hand.
       repeated: flags of which further values may be added to a directory.
+      where_known: further columns, left out where no row has a value.
       complete: adds to the rows what needs all curves, such as costs to an accuracy
         that the first sets; called before `compare`.
       compare: adds to the rows what they are against the first.
@@ -131,6 +132,7 @@ class Comparison(NamedTuple):
     shown: Mapping[str, Text]
     quick: Mapping[str, object] = {}
     repeated: tuple[str, ...] = ()
+    where_known: tuple[str, ...] = ()
     complete: Callable[[Results], None] = lambda results: None
     compare: Callable[[list[Json]], None] = lambda rows: None
     facts: Callable[[Results], Json] = lambda results: facts_of(results.values)
@@ -253,7 +255,7 @@ def _finish_seeds(
         facts={**each[0].facts, "seeds": seeds},
     )
     claims = claims_over_seeds([comparison.claims(one) for one in each])
-    columns = ("seed", *LEADING, *comparison.columns, *TRAILING)
+    columns = ("seed", *LEADING, *_own_columns(comparison, rows), *TRAILING)
     single = [
         {"seed": seed, **row}
         for seed, one in zip(seeds, each, strict=True)
@@ -300,7 +302,7 @@ def finish(
     """
     measured = (
         name
-        for column in comparison.columns
+        for column in _own_columns(comparison, results.rows)
         for name in (column, f"{column}_sd")
         if name == column or any(name in row for row in results.rows)
     )
@@ -342,6 +344,16 @@ def finish(
     if results.rows and all(row["reason"] for row in results.rows):
         raise RunFailed(f"every {comparison.word} failed.")
     return summary
+
+
+def _own_columns(comparison: Comparison, rows: Sequence[Json]) -> list[str]:
+    """The columns of an experiment's own: all, and those that are known."""
+    known = [
+        name
+        for name in comparison.where_known
+        if any(row.get(name) is not None for row in rows)
+    ]
+    return [*comparison.columns, *known]
 
 
 def _over(results: Results) -> str:

@@ -9,6 +9,11 @@ from rich.console import Console
 
 from fedjax_comp import distributed
 from fedjax_comp.base import PyTree
+from fedjax_comp.experiment.clients import (
+    CLIENT_COLUMNS,
+    accuracy_of_clients,
+    write_clients,
+)
 from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.experiment.errors import RunFailed
 from fedjax_comp.experiment.finished import (
@@ -144,6 +149,7 @@ def _execute(
         "experiment": name,
         **{name: values[name].value for name in DESCRIBED if name in values},
         **measured,
+        **write_clients(directory, values, problem, params),
         **(finish(directory, params) if finish is not None else {}),
     }
     summary["runs"] = [{"name": name, **_in_words(summary), "reason": ""}]
@@ -222,6 +228,12 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
         figures / "accuracy_against_bytes.png",
         columns=("uplink_bytes", "downlink_bytes"),
     )
+    by_client = []
+    if "client_accuracy_mean" in summary:
+        path = accuracy_of_clients(
+            {summary["experiment"]: directory.path}, figures / "client_accuracy.png"
+        )
+        by_client = [Figure("Accuracy of each client, the lowest first", path)]
     by_time = []
     if summary["simulated_seconds"] is not None:
         path = accuracy_against_time(runs, figures / "accuracy_against_time.png")
@@ -242,6 +254,7 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
             Figure("Test accuracy against rounds", by_round),
             Figure("Test accuracy against bytes sent, both ways", by_bytes),
             *by_time,
+            *by_client,
         ],
         claims=reported(summary["claims"]),
     )
@@ -296,7 +309,8 @@ def _facts(summary: Json) -> list[tuple[str, str]]:
 def _in_words(summary: Json) -> Json:
     """A run's row in the vocabulary that all summaries share."""
     words = (*HEADLINES, "total_bytes", *(f"{name}_to_target" for name in TO_TARGET))
-    return {name: summary[name] for name in words if name != "seconds_total"}
+    row = {name: summary[name] for name in words if name != "seconds_total"}
+    return row | {name: summary[name] for name in CLIENT_COLUMNS if name in summary}
 
 
 def print_summary(summary: Json, directory: RunDirectory) -> None:

@@ -14,7 +14,9 @@ from fedjax_comp.audit.keys import load_or_make, load_signer
 from fedjax_comp.audit.log import FOLDER, PRIVATE_KEY
 from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import Compressor, Execution, Task
+from fedjax_comp.client_evaluation import ClientBlocks
 from fedjax_comp.compress import identity
+from fedjax_comp.experiment.clients import check_clients, client_blocks
 from fedjax_comp.experiment.controllers import check_budgets, uplink_of
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
@@ -35,6 +37,8 @@ class Federation(NamedTuple):
       uplink: compressor of the uplink; `identity()` where it is no flag.
       downlink: compressor of the downlink.
       execution: how cohorts and evaluations are run.
+      blocks: what every client is evaluated on at the end; None where the flags do not
+        ask for it.
     """
 
     task: Task
@@ -43,6 +47,7 @@ class Federation(NamedTuple):
     uplink: Compressor
     downlink: Compressor
     execution: Execution
+    blocks: ClientBlocks | None = None
 
 
 def build_federation(values: flags.FlagValues) -> Federation:
@@ -55,6 +60,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
     build_schedule(values)
     client_store(values)
     check_budgets(values)
+    check_clients(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
     uplink = uplink_of(values, uplink)
@@ -82,7 +88,8 @@ def build_federation(values: flags.FlagValues) -> Federation:
         epochs=values.local_epochs,
         batch_size=values.batch_size,
     )
-    return Federation(task, population, sample, uplink, downlink, execution)
+    blocks = client_blocks(values, dataset, population)
+    return Federation(task, population, sample, uplink, downlink, execution, blocks)
 
 
 def _is_symbolic(population: data.FederatedData) -> bool:

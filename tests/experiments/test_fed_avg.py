@@ -258,3 +258,45 @@ def test_pipeline_mistakes(tmp_path, capsys):
     ):
         flags = [f"--workdir={tmp_path}", f"--pipeline={text}"]
         assert expected in mistake(capsys, flags, compare.main)
+
+
+CLIENTS = ["--quick", "--num_rounds=2", "--model=linear()", "--noprogress"]
+
+
+def test_clients_are_evaluated_into_summary_table_and_figure(tmp_path):
+    flags = [*CLIENTS, "--evaluate_clients=train", "--partition=dirichlet(0.1)"]
+    main(["fed_avg", f"--workdir={tmp_path}", *flags])
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    path = tmp_path / "clients.csv"
+    read = np.genfromtxt(path, delimiter=",", names=True)
+    known = read["num_examples"] > 0
+    assert len(read) == 100
+    assert read["num_examples"].sum() == 1437  # all training examples, each once
+    assert summary["clients_without_examples"] == (~known).sum() > 0
+    assert np.isnan(read["accuracy"][~known]).all()
+    own = np.sort(read["accuracy"][known])
+    tenth = own[: -(-len(own) // 10)].mean()
+    assert summary["evaluate_clients"] == "train"
+    assert summary["client_accuracy_worst_tenth"] == pytest.approx(tenth, abs=1e-5)
+    assert summary["client_accuracy_mean"] == pytest.approx(own.mean(), abs=1e-5)
+    row = read_runs(tmp_path)["fed_avg"]
+    assert row["client_accuracy_median"] == summary["client_accuracy_median"]
+    assert (tmp_path / "figures" / "client_accuracy.png").is_file()
+
+
+def test_a_comparison_has_columns_of_clients_where_they_are_evaluated(tmp_path):
+    flags = [*CLIENTS, "--pipeline=dense: identity() | identity()"]
+    compare.main(["compare", f"--workdir={tmp_path / 'without'}", *flags])
+    flags.append("--evaluate_clients=train")
+    compare.main(["compare", f"--workdir={tmp_path / 'with'}", *flags])
+    header = "client_accuracy_worst_tenth"
+    assert header not in (tmp_path / "without" / "table.csv").read_text()
+    assert header in (tmp_path / "with" / "table.csv").read_text()
+    assert 0 <= read_runs(tmp_path / "with")["dense"][header] < 1
+    assert (tmp_path / "with" / "figures" / "client_accuracy.png").is_file()
+
+
+def test_refuses_held_out_examples_of_nobody(tmp_path, capsys):
+    flags = [f"--workdir={tmp_path / 'run'}", *CLIENTS, "--evaluate_clients=held_out"]
+    assert "digits names no groups" in mistake(capsys, flags)
+    assert not list(tmp_path.iterdir())
