@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from fedjax_comp.base import Algorithm, Compressor, Examples, PyTree
+from fedjax_comp.base import Algorithm, Compressor, Examples, PyTree, Task
 from fedjax_comp.client_evaluation import ClientAccuracy
 from fedjax_comp.training import Evaluation, Sampler
 
@@ -22,6 +22,8 @@ class Problem(NamedTuple):
       links: direction to the `Compressor` of its messages, for audits.
       evaluate_clients: `(params) -> ClientAccuracy` of the model at the end, jitted;
         None where nobody asked for it.
+      task: what clients train on, whose loss-gradient a simulated clock charges for;
+        None where it goes by the number of parameters.
     """
 
     algorithm: Algorithm
@@ -33,6 +35,7 @@ class Problem(NamedTuple):
     test: Examples
     links: dict[str, Compressor]
     evaluate_clients: Callable[[PyTree], ClientAccuracy] | None = None
+    task: Task | None = None
 
 
 class Schedule(NamedTuple):

@@ -15,7 +15,7 @@ from absl import flags
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.adaptive.flags import QUICK, define, define_run
-from experiments.adaptive.measure import as_ladder, measured_ladder
+from experiments.adaptive.measure import as_ladder, given_ladder, measured_ladder
 from experiments.adaptive.methods import METHODS, RUNGS, make_uplink
 from experiments.adaptive.outcome import (
     COLUMNS,
@@ -29,7 +29,13 @@ from experiments.adaptive.outcome import (
 )
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.experiment.comparison import Comparison, run_of
-from fedjax_comp.experiment.conditions import build_setting
+from fedjax_comp.experiment.conditions import (
+    build_setting,
+    counted_training,
+    given_costs,
+    model_of,
+    training_cost,
+)
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute
@@ -88,6 +94,10 @@ def parse(values: flags.FlagValues) -> list[Variant]:
     if values.target_accuracy is None:
         raise UsageError("--target_accuracy is what the methods are compared at.")
     build_schedule(values)
+    given = given_costs(values)
+    if given is not None:
+        counted = values.training_flops is None
+        given_ladder(given, values.rung, model_of(values), training=counted)
     variants = []
     for condition, (network,) in conditions:
         for method in values.method:
@@ -152,12 +162,20 @@ def steering_clock(
       path: of the ladder, measured where it is not there yet.
     """
     method = METHODS[values.method]
-    costs = measured_ladder(path, values.rung, problem.params)
+    costs = measured_ladder(
+        path,
+        values.rung,
+        problem.params,
+        training=counted_training(values, problem),
+        model=model_of(values),
+        given=given_costs(values),
+    )
     measured = as_ladder(costs, per_leaf=method.per_leaf)
-    setting = build_setting(values, problem.num_clients, problem.params)
+    setting = build_setting(values, problem)
     if setting is None:
         raise UsageError("--devices: the experiment needs devices.")
     setting = setting._replace(
+        train_example=training_cost(values, problem.params, costs),
         uplink=measured.codec,
         downlink_bytes=fixed_bytes(problem.links["downlink"], problem.params),
         controller=method.make(measured.ladder),
@@ -198,6 +216,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         ),
         test=federation.population.test,
         links={"uplink": uplink, "downlink": federation.downlink},
+        task=federation.task,
     )
 
 

@@ -99,6 +99,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         ),
         test=_evaluated(values, population.test),
         links=links,
+        task=federation.task,
     )
 
 

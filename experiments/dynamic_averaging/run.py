@@ -121,6 +121,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         ),
         test=stream.held_out,
         links=averaging_links(uplink, downlink),
+        task=stream.task,
     )
 
 

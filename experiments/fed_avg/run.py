@@ -84,6 +84,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         evaluate_clients=evaluate_clients(
             federation.task, federation.execution, federation.blocks
         ),
+        task=federation.task,
     )
 
 

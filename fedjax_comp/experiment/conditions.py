@@ -1,25 +1,29 @@
 """Simulated links and devices of any experiment, from its flags."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 
 from fedjax_comp.base import PyTree
+from fedjax_comp.data import FederatedData
 from fedjax_comp.data.sources.loading import RAW_DATA_VARIABLE
 from fedjax_comp.experiment.controllers import Rule, pilot_update
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.hooks import Hook
+from fedjax_comp.network.by_label import mean_labels
 from fedjax_comp.network.clock import Policy, check_policy
 from fedjax_comp.network.codec_cost import fixed_bytes
 from fedjax_comp.network.curve import curve_of
 from fedjax_comp.network.devices import NOTHING, Cost, Device, training_flops
 from fedjax_comp.network.kept_costs import (
     COSTS,
+    TRAINING,
     codecs_of,
     costs_kept,
     read_or_measure,
@@ -27,8 +31,10 @@ from fedjax_comp.network.kept_costs import (
 from fedjax_comp.network.links import Link
 from fedjax_comp.network.setting import Codec, Setting
 from fedjax_comp.network.simulate import simulate
+from fedjax_comp.network.training_cost import gradient_flops
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import Run, line_figure
+from fedjax_comp.run_directory import Json
 
 IDEAL = Device("ideal", 1e30, 1e30, 0.0)
 
@@ -67,7 +73,7 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
     """
     if "network" not in values:
         return None
-    setting = build_setting(values, problem.num_clients, problem.params)
+    setting = build_setting(values, problem)
     if setting is None:
         return None
     path = Path(values.workdir) / COSTS
@@ -78,6 +84,9 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
         problem.links,
         problem.params,
         update=None if rule is None else lambda: pilot_update(problem),
+        training=counted_training(values, problem),
+        of=_measured_of(values, problem, curve=rule is not None),
+        given=given_costs(values),
     )
     costs = codecs_of(measured)
     up, down = problem.links.get("uplink"), problem.links.get("downlink")
@@ -86,6 +95,7 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
         downlink=costs.get("downlink", Codec()),
         uplink_bytes=None if up is None else fixed_bytes(up, problem.params),
         downlink_bytes=None if down is None else fixed_bytes(down, problem.params),
+        train_example=training_cost(values, problem.params, measured),
     )
     if rule is not None:
         size = sum(x.size for x in jax.tree.leaves(problem.params))
@@ -96,10 +106,71 @@ def build_conditions(values: flags.FlagValues, problem: Problem) -> Conditions |
     return Conditions(setting, costs_kept(measured))
 
 
-def build_setting(
-    values: flags.FlagValues, num_clients: int, params: PyTree
-) -> Setting | None:
-    """Links, devices and policy of the flags; None when neither is named.
+def counted_training(
+    values: flags.FlagValues, problem: Problem
+) -> Callable[[], float] | None:
+    """Counts the FLOPs of training on one example; None where nobody needs them."""
+    task = problem.task
+    if not values.devices or values.training_flops is not None or task is None:
+        return None
+    return lambda: gradient_flops(
+        task, problem.params, problem.test, batch_size=values.batch_size or 1
+    )
+
+
+def training_cost(values: flags.FlagValues, params: PyTree, measured: Json) -> Cost:
+    """What training on one example costs a client, by the flags and a run's costs.
+
+    Args:
+      values: the flags.
+      params: the model, by whose size a run goes whose costs have no count.
+      measured: the run's costs.
+    """
+    if not values.devices:
+        return NOTHING
+    size = sum(x.size for x in jax.tree.leaves(params))
+    counted = measured.get(TRAINING)
+    known = counted if values.training_flops is None else values.training_flops
+    return Cost(training_flops(size, 1, flops_per_example=known), 0.0)
+
+
+def given_costs(values: flags.FlagValues) -> Path | None:
+    """The file of `--costs`.
+
+    Raises:
+      UsageError: when it does not exist.
+    """
+    if "costs" not in values or values.costs is None:
+        return None
+    path = Path(values.costs)
+    if not path.is_file():
+        raise UsageError(f"--costs={path}: there is no such file.")
+    return path
+
+
+def model_of(values: flags.FlagValues) -> str:
+    """What costs depend on beside the compressor, in the words of the flags."""
+    data = next((values[n].value for n in ("dataset", "stream") if n in values), "")
+    return f"{values.model} on {data}"
+
+
+def _measured_of(
+    values: flags.FlagValues, problem: Problem, *, curve: bool
+) -> dict[str, str]:
+    model = model_of(values)
+    of = {
+        name: f"{values[name].value} of {model}" if name in values else model
+        for name in problem.links
+    }
+    if curve:
+        of["curve"] = of["uplink"]
+    if counted_training(values, problem) is not None:
+        of["training"] = model
+    return of
+
+
+def build_setting(values: flags.FlagValues, problem: Problem) -> Setting | None:
+    """Links, devices and policy of the flags, training free; None without them.
 
     Raises:
       ValueError: for flags that cannot be meant.
@@ -107,13 +178,10 @@ def build_setting(
     policy = _policy(values)
     if policy is None:
         return None
-    links, devices = _links_and_devices(values, num_clients)
-    train = NOTHING
-    if values.devices:
-        size = sum(x.size for x in jax.tree.leaves(params))
-        each = training_flops(size, 1, flops_per_example=values.training_flops)
-        train = Cost(each, 0.0)
-    return Setting(links, devices, policy, train, seed=values.seed)
+    data = problem.data
+    labels = mean_labels(data) if isinstance(data, FederatedData) else None
+    links, devices = _links_and_devices(values, problem.num_clients, labels)
+    return Setting(links, devices, policy, seed=values.seed)
 
 
 def check_conditions(values: flags.FlagValues) -> None:
@@ -125,13 +193,16 @@ def check_conditions(values: flags.FlagValues) -> None:
     if "network" not in values or _policy(values) is None:
         return
     if "num_clients" in values:
-        _links_and_devices(values, values.num_clients)
+        # Labels of nobody: the data is not read yet, and no link is used.
+        _links_and_devices(values, values.num_clients, np.zeros(values.num_clients))
 
 
 def _policy(values: flags.FlagValues) -> Policy | None:
     """What the server waits for; None where nothing is simulated."""
     if values.training_flops is not None and not values.devices:
         raise UsageError("--training_flops needs --devices that train.")
+    if given_costs(values) is not None and not (values.network or values.devices):
+        raise UsageError("--costs needs links or devices, e.g. --devices='mixed()'.")
     goal = values.report_goal if "report_goal" in values else None
     policy = Policy(
         float("inf") if values.deadline_seconds is None else values.deadline_seconds,
@@ -151,11 +222,11 @@ def _policy(values: flags.FlagValues) -> Policy | None:
 
 
 def _links_and_devices(
-    values: flags.FlagValues, num_clients: int
+    values: flags.FlagValues, num_clients: int, labels: np.ndarray | None
 ) -> tuple[Sequence[Link], Sequence[Device]]:
     raw_dir = raw_directory(values)
     network = build("network", values.network or "constant(1e9, latency_seconds=0)")
-    links = network(num_clients, values.seed, raw_dir)
+    links = network(num_clients, values.seed, raw_dir, labels)
     if not values.devices:
         return links, [IDEAL] * num_clients
     return links, build("devices", values.devices)(num_clients, values.seed, raw_dir)

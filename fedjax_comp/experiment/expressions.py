@@ -90,7 +90,14 @@ NAMES: Mapping[str, Mapping[str, object]] = {
     },
     "network": {
         n: getattr(network, n)
-        for n in ("constant", "intermittent", "lognormal", "markov", "recorded")
+        for n in (
+            "by_label",
+            "constant",
+            "intermittent",
+            "lognormal",
+            "markov",
+            "recorded",
+        )
     },
     "devices": {n: getattr(network, n) for n in ("mixed", "phones", "same")},
     "model": {n: getattr(models, n) for n in models.FACTORIES},

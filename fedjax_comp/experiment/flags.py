@@ -18,6 +18,7 @@ CONDITIONS = (
     "deadline_seconds",
     "report_goal",
     "training_flops",
+    "costs",
 )
 """Flags of an experiment in which every message is some client's or to a client."""
 
@@ -222,7 +223,15 @@ def define_conditions(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "training_flops",
         None,
-        "FLOPs of training on one example (6 a parameter when not given).",
+        "FLOPs of training on one example (XLA's count of the loss-gradient when not "
+        "given; 6 a parameter in directories from before it was counted).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "costs",
+        None,
+        "File with the costs of messages and training that another run has measured: "
+        "the costs.json (of adaptive: ladder.json) in its directory.",
         flag_values=values,
     )
 

@@ -134,7 +134,7 @@ def _exit_with(name: str, error: Exception, how: str = "") -> None:
 
 SHOW = " (FEDJAX_COMP_DEBUG=1 shows where.)"
 
-PATHS = ("workdir", "data_dir", "raw_dir", "audit_key")
+PATHS = ("workdir", "data_dir", "raw_dir", "audit_key", "costs")
 
 
 def _expand_paths(values: flags.FlagValues) -> None:

@@ -5,6 +5,7 @@ joules after the fact; controllers turn them into the next round's budgets, whic
 traced arrays inside the compiled round.
 """
 
+from fedjax_comp.network.by_label import by_label
 from fedjax_comp.network.clock import Policy, close_round
 from fedjax_comp.network.devices import Device, mixed, phones, same
 from fedjax_comp.network.links import Channel, Link
@@ -21,6 +22,7 @@ __all__ = [
     "Device",
     "Link",
     "Policy",
+    "by_label",
     "close_round",
     "constant",
     "intermittent",

@@ -121,9 +121,10 @@ def training_flops(
     Args:
       num_parameters: `n`.
       examples: counting epochs.
-      flops_per_example: where it is known; else `6 n`, two for a multiplication and
-        its addition, once forward and twice backward, which is right for dense layers
-        and too little wherever weights are used more than once, as in convolutions.
+      flops_per_example: where it is known (`training_cost.gradient_flops`); else the
+        rule of thumb `6 n`, two for a multiplication and its addition, once forward and
+        twice backward: a little much for dense layers, and too little wherever weights
+        are used more than once, as in convolutions.
 
     >>> training_flops(1000, 10)
     60000.0

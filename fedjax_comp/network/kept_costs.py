@@ -1,12 +1,14 @@
-"""Costs of a run's compressors, kept as JSON beside it: one clock after a restart.
+"""Costs of a run's compressors and training, kept as JSON beside it: one clock.
 
 What was measured on this machine before the run began is what a resumed run goes by,
-on whatever machine it is resumed.
+on whatever machine it is resumed, and so does any run that is given the file: seconds
+that were measured on a busy machine are not measured anew.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from fedjax_comp import checks, strict_json
 from fedjax_comp.base import Compressor, PyTree
@@ -26,6 +28,7 @@ from fedjax_comp.training import TrainState
 from fedjax_comp.wording import one_line
 
 COSTS = "costs.json"
+TRAINING = "training_flops"
 _COST: dict[str, Shape] = {"flops": NUMBER, "bytes": NUMBER, "factor": NUMBER}
 _RUNG: dict[str, Shape] = {
     "bits": int,
@@ -40,8 +43,12 @@ def read_or_measure(
     links: Mapping[str, Compressor],
     like: PyTree,
     update: Callable[[], PyTree] | None = None,
+    *,
+    training: Callable[[], float] | None = None,
+    of: Mapping[str, str] = MappingProxyType({}),
+    given: Path | None = None,
 ) -> Json:
-    """The costs of each link's compressor: read when there, else measured.
+    """The costs of a run: read when there, else from a given file, else measured.
 
     Nothing is written: the hook `costs_kept` does that once the run has begun, so that
     a resumed run goes by the same clock.
@@ -52,20 +59,28 @@ def read_or_measure(
       like: the model.
       update: gives what the curve of `links["uplink"]` is measured on; None for no
         curve.
+      training: gives the FLOPs of training on one example; None where nobody asks.
+      of: what each cost is measured of, by its entry (`"training"`, `"curve"` or a
+        link's name), in the words of the flags.
+      given: costs of another run.
 
     Returns:
-      `{"host": {...}, "links": {name: [encode, decode]}}`, JSON-able, and with an
-      update `"curve"`, the rungs of `measure_curve`.
+      `{"host": {...}, "of": of, "links": {name: [encode, decode]}}`, JSON-able; with an
+      update `"curve"`, the rungs of `measure_curve`; with `training`
+      `"training_flops"`, which files of earlier runs lack.
 
     Raises:
       RunDirectoryError: for a file that cannot be read, is of another format or does
-        not hold costs.
+        not hold costs, and a given one that lacks a cost of this run.
     """
     if path.is_file():
         return _read(path, curve=update is not None)
+    if given is not None:
+        return _given(given, links, of, curve=update is not None, training=training)
     host = host_device()
     measured: Json = {
         "host": dataclasses.asdict(host),
+        "of": dict(of),
         "links": {
             name: [dataclasses.asdict(cost) for cost in codec_cost(link, like, host)]
             for name, link in links.items()
@@ -73,7 +88,59 @@ def read_or_measure(
     }
     if update is not None:
         measured["curve"] = measure_curve(links["uplink"], update(), host)
+    if training is not None:
+        measured[TRAINING] = training()
     return measured
+
+
+def _given(
+    path: Path,
+    links: Mapping[str, Compressor],
+    of: Mapping[str, str],
+    *,
+    curve: bool,
+    training: object,
+) -> Json:
+    """Another run's costs, if they are those of this run."""
+    check_holds(path, read_json(path), of)
+    measured = _read(path, curve=curve)
+    for name, there in (
+        *((name, name in measured["links"]) for name in links),
+        ("training", training is None or TRAINING in measured),
+    ):
+        if not there:
+            raise lacking(path, name, of.get(name, ""))
+    return measured
+
+
+def check_holds(path: Path, measured: Json, of: Mapping[str, str]) -> None:
+    """Refuses costs that were measured of something else than they are wanted of.
+
+    Args:
+      path: of the file.
+      measured: what was read from it.
+      of: what each entry is to be measured of.
+
+    Raises:
+      RunDirectoryError: when one is missing or of something else.
+    """
+    known = measured.get("of")
+    held = known if isinstance(known, dict) else {}
+    for entry, wanted in of.items():
+        if held.get(entry) != wanted:
+            raise lacking(path, entry, wanted, held.get(entry))
+
+
+def lacking(
+    path: Path, entry: str, wanted: str, held: object = None
+) -> RunDirectoryError:
+    """The error of a given file without a cost that the run needs."""
+    of = f" of {wanted}" if wanted else ""
+    instead = f", but {held}" if held else ""
+    return RunDirectoryError(
+        f"--costs={path} holds no cost '{entry}'{of}{instead}: give the file of a run "
+        "that has it, or leave --costs out."
+    )
 
 
 def _read(path: Path, *, curve: bool) -> Json:
@@ -81,6 +148,7 @@ def _read(path: Path, *, curve: bool) -> Json:
     if curve:
         expected["curve"] = list
     measured = read_json(path, expected)
+    check_training(path, measured)
     for name, costs in measured["links"].items():
         if not isinstance(costs, list) or len(costs) != 2:
             raise RunDirectoryError(f"Expected two costs of link {name} in {path}.")
@@ -98,6 +166,23 @@ def _read(path: Path, *, curve: bool) -> Json:
     if curve and not measured["curve"]:
         raise RunDirectoryError(f"Expected a rung of the curve in {path}.")
     return measured
+
+
+def check_training(path: Path, measured: Json) -> None:
+    """Refuses `"training_flops"`, where there are any, that are no number above 0.
+
+    Raises:
+      RunDirectoryError: when it does.
+    """
+    try:
+        known = strict_json.check_fields(
+            measured, {TRAINING: NUMBER} if TRAINING in measured else {}
+        )
+        checks.positive(TRAINING, known.get(TRAINING, 1.0))
+    except ValueError as error:
+        raise RunDirectoryError(
+            f"{path} does not hold the cost of training: {one_line(error)}."
+        ) from error
 
 
 def check_cost(path: Path, value: object) -> None:

@@ -8,6 +8,7 @@ alone.
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,8 +17,24 @@ from fedjax_comp.network.links import Channel, Link, Presence
 from fedjax_comp.network.trace_files import read_trace_pairs, read_traces
 from fedjax_comp.network.traces import Trace, rate_trace, rotated, scaled
 
-Network = Callable[[int, int, Path | None], Sequence[Link]]
-"""`(num_clients, seed, raw_dir) -> links[K]`; reads recordings below `raw_dir`."""
+
+class Network(Protocol):
+    """`(num_clients, seed, raw_dir, labels) -> links[K]`.
+
+    It reads recordings below `raw_dir`; `labels` are the mean labels of what each
+    client holds, float64 `[K]`, where they are known (`by_label` alone looks at them).
+    """
+
+    def __call__(
+        self,
+        num_clients: int,
+        seed: int,
+        raw_dir: Path | None,
+        labels: np.ndarray | None = None,
+        /,
+    ) -> Sequence[Link]:
+        """The links of a seed."""
+
 
 UPLINK_SHARE = 0.71
 """Uplink rate over downlink rate where a recording has one direction: the median of the
@@ -52,7 +69,9 @@ def constant(
     checks.positive("megabits_per_second", megabits_per_second)
     make = _maker(uplink_share, latency_seconds, loss)
     trace = rate_trace(np.ones(1), np.array([megabits_per_second * 1e6]))
-    return lambda num_clients, seed, raw_dir: [make(trace, trace)] * num_clients
+    return lambda num_clients, seed, raw_dir, labels=None: (
+        [make(trace, trace)] * num_clients
+    )
 
 
 def lognormal(
@@ -82,8 +101,13 @@ def lognormal(
     checks.not_negative("sigma_seconds", sigma_seconds)
     make = _maker(uplink_share, latency_seconds, loss)
 
-    def network(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
-        del raw_dir
+    def network(
+        num_clients: int,
+        seed: int,
+        raw_dir: Path | None,
+        labels: np.ndarray | None = None,
+    ) -> Sequence[Link]:
+        del raw_dir, labels
         links = []
         for k in range(num_clients):
             random = np.random.default_rng([seed, k, 1])
@@ -135,8 +159,13 @@ def markov(
         checks.positive(f"{name}_seconds", mean)
     make = _maker(uplink_share, latency_seconds, loss)
 
-    def network(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
-        del raw_dir
+    def network(
+        num_clients: int,
+        seed: int,
+        raw_dir: Path | None,
+        labels: np.ndarray | None = None,
+    ) -> Sequence[Link]:
+        del raw_dir, labels
         links = []
         for k in range(num_clients):
             random = np.random.default_rng([seed, k, 2])
@@ -182,7 +211,13 @@ def recorded(
     share = uplink_share if up_contains is None else 1.0
     make = _maker(share, latency_seconds, loss)
 
-    def network(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
+    def network(
+        num_clients: int,
+        seed: int,
+        raw_dir: Path | None,
+        labels: np.ndarray | None = None,
+    ) -> Sequence[Link]:
+        del labels
         place = Path(path) if raw_dir is None else raw_dir / path
         if up_contains is None:
             down = read_traces(place, name_contains=name_contains, without=without)
@@ -223,8 +258,13 @@ def intermittent(
     checks.positive("present_seconds", present_seconds)
     checks.positive("absent_seconds", absent_seconds)
 
-    def wrapped(num_clients: int, seed: int, raw_dir: Path | None) -> Sequence[Link]:
-        links = network(num_clients, seed, raw_dir)
+    def wrapped(
+        num_clients: int,
+        seed: int,
+        raw_dir: Path | None,
+        labels: np.ndarray | None = None,
+    ) -> Sequence[Link]:
+        links = network(num_clients, seed, raw_dir, labels)
         return [
             dataclasses.replace(
                 link,

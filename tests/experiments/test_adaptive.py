@@ -67,6 +67,22 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
     main(["adaptive", *flags])
     assert capsys.readouterr().out.count("nothing was changed") == 2
     assert json.loads((tmp_path / "summary.json").read_text())["runs"][1] == aware
+    # Another directory with these costs has the same clock; one rung more has none.
+    costs = f"--costs={tmp_path / 'ladder.json'}"
+    again = tmp_path / "again"
+    main(["adaptive", f"--workdir={again}", *flags[1:], costs])
+    same = json.loads((again / "summary.json").read_text())["runs"]
+    assert same == summary["runs"]
+    capsys.readouterr()
+    for more, words in (
+        ("--rung=2", "no cost 'rung 2' of linear() on digits"),
+        ("--model=mlp(8)", "'model' of mlp(8) on digits, but linear() on digits"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["", f"--workdir={tmp_path / 'more'}", *flags[1:], costs, more])
+        assert stop.value.code == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize(

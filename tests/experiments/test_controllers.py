@@ -90,6 +90,33 @@ def test_what_nobody_sets_or_heeds_is_refused(tmp_path, capsys, flags, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_costs_of_another_run_set_the_clock(tmp_path, capsys):
+    def seconds(name, *flags):
+        main(["fed_avg", f"--workdir={tmp_path / name}", *RUN, *flags])
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        return summary["simulated_seconds"]
+
+    first = seconds("a", "--uplink=qsgd(3)")
+    file = tmp_path / "a" / "costs.json"
+    costs = json.loads(file.read_text())
+    assert costs["of"]["training"] == "linear() on digits"
+    # Forward, and backward to the weights: four a weight, 650 of them.
+    assert 1 < costs["training_flops"] / (4 * 640) < 1.2
+    assert seconds("b", "--uplink=qsgd(3)", f"--costs={file}") == first
+    capsys.readouterr()
+    for flag, words in (
+        ("--uplink=qsgd(4)", "'uplink' of qsgd(4)"),
+        ("--costs=nowhere", "no such file"),
+        ("--network= --devices=", "--costs needs links"),
+    ):
+        flags = ["--uplink=qsgd(3)", f"--costs={file}", *flag.split()]
+        with pytest.raises(SystemExit) as ended:
+            main(["fed_avg", f"--workdir={tmp_path / 'c'}", *RUN, *flags])
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+    assert not (tmp_path / "c").exists()
+
+
 def test_budgets_are_found_wherever_they_are():
     nested = "error_feedback(flattened(ladder(eden(1), eden(2))))"
     assert heeds_budget(nested) == "ladder"

@@ -15,7 +15,7 @@ from fedjax_comp.network.kept_costs import (
     costs_kept,
     read_or_measure,
 )
-from fedjax_comp.run_directory import RunDirectoryError, open_run
+from fedjax_comp.run_directory import RunDirectoryError, open_run, write_json
 
 MODEL = {"w": jnp.ones(64)}
 COST = {"flops": 1.0, "bytes": 2.0, "factor": 1.0}
@@ -61,6 +61,38 @@ def test_what_are_no_costs_is_refused(tmp_path, links, words):
     with pytest.raises(RunDirectoryError, match=words) as error:
         read_or_measure(path, {}, MODEL)
     assert str(path) in str(error.value)
+
+
+def test_costs_of_another_run_are_taken_if_they_are_of_the_same(tmp_path):
+    of = {"uplink": "scaled_sign() of m", "training": "m"}
+    links = {"uplink": scaled_sign()}
+    given, own = tmp_path / "given.json", tmp_path / "run" / COSTS
+    measured = read_or_measure(own, links, MODEL, training=lambda: 9.0, of=of)
+    write_json(given, measured)
+    taken = read_or_measure(own, links, MODEL, training=lambda: 1.0, of=of, given=given)
+    assert taken == measured
+    assert taken["training_flops"] == 9.0
+    for wanted, words in (
+        ({**of, "uplink": "top_k(0.5) of m"}, "'uplink' of top_k.* but scaled_sign"),
+        ({**of, "curve": "qsgd(3) of m"}, "no cost 'curve' of qsgd"),
+        ({"training": "other"}, "'training' of other, but m"),
+    ):
+        with pytest.raises(RunDirectoryError, match=words):
+            read_or_measure(own, links, MODEL, of=wanted, given=given)
+    del measured["training_flops"]
+    write_json(given, measured)
+    with pytest.raises(RunDirectoryError, match="no cost 'training'"):
+        read_or_measure(own, links, MODEL, training=lambda: 1.0, of=of, given=given)
+
+
+def test_costs_from_before_training_was_counted_are_read(tmp_path):
+    path = tmp_path / COSTS
+    path.write_text(json.dumps({"format": 1, "links": {"uplink": [COST, COST]}}))
+    known = read_or_measure(path, {}, MODEL, training=lambda: 1.0)
+    assert "training_flops" not in known
+    path.write_text(json.dumps({"format": 1, "links": {}, "training_flops": -1}))
+    with pytest.raises(RunDirectoryError, match="cost of training"):
+        read_or_measure(path, {}, MODEL)
 
 
 def test_bytes_are_known_from_shapes_alone_or_not_at_all():
