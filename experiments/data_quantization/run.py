@@ -34,6 +34,7 @@ from fedjax_comp.experiment.outcome import (
     table_of,
 )
 from fedjax_comp.experiment.pipelines import flags_of
+from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.metrics import to_target
 from fedjax_comp.report import Figure, Run, accuracy_against_rounds, format_bytes
@@ -208,5 +209,6 @@ COMPARISON = Comparison(
     },
     caption="to the first one's best accuracy less half a point; ratio: to the first",
     order=cost,
+    tuning=Tuning(("pipeline", "server_optimizer"), {"validation": True}),
 )
 main = COMPARISON.main

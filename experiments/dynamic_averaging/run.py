@@ -1,6 +1,7 @@
 """Averaging protocols on one stream: cumulative loss against bytes."""
 
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from fedjax_comp.experiment.outcome import (
 )
 from fedjax_comp.experiment.pipelines import flags_of
 from fedjax_comp.experiment.problem import initial_key, keeps_messages
+from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.metrics import Row
 from fedjax_comp.report import Run, Table, format_bytes
 from fedjax_comp.run import Problem
@@ -177,6 +179,12 @@ def measured(rule: Rule, summary: Json, rows: Sequence[Json]) -> Json:
     }
 
 
+def least_loss(row: Json) -> tuple[float]:
+    """What a rate is chosen by: the loss on a stream of another seed."""
+    loss = row["cumulative_loss"]
+    return (-math.inf if loss is None else -loss,)
+
+
 def compare(rows: list[Json]) -> None:
     """Adds to each row its loss and bytes against those of the first and of rivals."""
     add_ratios(rows, "total_bytes")
@@ -280,5 +288,6 @@ COMPARISON = Comparison(
         "than the best other family at it"
     ),
     word="protocol",
+    tuning=Tuning(("client_optimizer",), {}, score=least_loss, shown="cumulative_loss"),
 )
 main = COMPARISON.main

@@ -18,6 +18,7 @@ from fedjax_comp.experiment.outcome import (
     number,
 )
 from fedjax_comp.experiment.pipelines import Pipeline, flags_of, parse_pipelines
+from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.report import (
     Figure,
     Run,
@@ -152,6 +153,7 @@ COMPARISON = Comparison(
         "both": number("total_bytes_ratio", "{:.1f}x"),
     },
     caption="up, both: how many times fewer bytes than the first",
+    tuning=Tuning(("client_optimizer",), {"validation_share": 0.1}),
 )
 main = COMPARISON.main
 

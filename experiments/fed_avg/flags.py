@@ -7,6 +7,7 @@ from fedjax_comp.experiment.algorithms import OFFERED
 from fedjax_comp.experiment.clients import define_clients
 from fedjax_comp.experiment.flags import common_flags
 from fedjax_comp.experiment.lateness import define_lateness
+from fedjax_comp.experiment.problem import define_validation
 
 
 def define() -> flags.FlagValues:
@@ -29,6 +30,7 @@ def define() -> flags.FlagValues:
         flag_values=values,
     )
     define_clients(values)
+    define_validation(values)
     define_lateness(values)
     define_privacy(values)
     return values

@@ -36,6 +36,7 @@ from fedjax_comp.experiment.pipelines import (
     parse_pipelines,
 )
 from fedjax_comp.experiment.problem import build_federation
+from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run import Problem
 from fedjax_comp.run_directory import Json, RunDirectory
@@ -251,5 +252,6 @@ COMPARISON = Comparison(
         "to the compact accuracy over those of the run; cut: accuracy when cut after\n"
         "training; then dense over compact, and over itself"
     ),
+    tuning=Tuning(("client_optimizer",), {"validation_share": 0.1}),
 )
 main = COMPARISON.main

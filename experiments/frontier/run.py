@@ -22,6 +22,7 @@ from fedjax_comp.experiment.outcome import (
     number,
 )
 from fedjax_comp.experiment.pipelines import Pipeline, flags_of, parse_pipelines
+from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.report import Figure, Run, format_bytes
 from fedjax_comp.run_directory import Json
 
@@ -147,5 +148,6 @@ COMPARISON = Comparison(
         "* no other takes fewer bytes both ways and fewer rounds"
     ),
     order=cost,
+    tuning=Tuning(("client_optimizer",), {"validation_share": 0.1}),
 )
 main = COMPARISON.main

@@ -23,6 +23,7 @@ from fedjax_comp.data.partition import (
     shards,
 )
 from fedjax_comp.data.sources import NAMES, Dataset, DataUnavailable, InvalidData, load
+from fedjax_comp.data.validation import hold_out
 
 __all__ = [
     "NAMES",
@@ -39,6 +40,7 @@ __all__ = [
     "federate",
     "federated_data",
     "from_lists",
+    "hold_out",
     "iid",
     "load",
     "make_batches",

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from fedjax_comp import distributed
+from fedjax_comp.experiment.conclusion import finish, finish_seeds, read_only
 from fedjax_comp.experiment.errors import RunFailed
 from fedjax_comp.experiment.finish import growing_flags, read_rows
 from fedjax_comp.experiment.finished import COMPARED, check_finished
@@ -34,34 +35,29 @@ from fedjax_comp.experiment.main import run_main
 from fedjax_comp.experiment.outcome import (
     Text,
     facts_of,
-    print_claims,
-    print_table,
-    table_of,
-    with_spread,
-    write_outcome,
 )
 from fedjax_comp.experiment.pipelines import Variant, attempt
 from fedjax_comp.experiment.problem import check_audits
+from fedjax_comp.experiment.rates import (
+    Grid,
+    Rated,
+    Tuning,
+    at_rate,
+    choose_rates,
+    define_rates,
+    make_grid,
+)
 from fedjax_comp.experiment.seeds import (
-    claims_over_seeds,
     define_seeds,
-    mean_curves,
-    mean_rows,
     values_of_seed,
 )
-from fedjax_comp.experiment.table import to_csv
 from fedjax_comp.report import Figure, Run, Table
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
-    RunDirectoryError,
     begin_run,
     find_run,
-    write_text,
 )
-
-LEADING, TRAILING = ("name",), ("reason",)
-"""Columns that every table has, before and behind an experiment's own."""
 
 
 class Results(NamedTuple):
@@ -75,6 +71,7 @@ class Results(NamedTuple):
       facts: what the summary holds beside rows and claims.
       others: the rows of every other seed, on which a setting may be chosen that is
         graded on this one.
+      rated: the rate of each variant, where `--rate_grid` had it chosen.
     """
 
     values: flags.FlagValues
@@ -83,6 +80,7 @@ class Results(NamedTuple):
     directory: RunDirectory
     facts: Mapping[str, Any] = MappingProxyType({})
     others: Sequence[list[Json]] = ()
+    rated: Sequence[Rated] = ()
 
     @property
     def figures_path(self) -> Path:
@@ -121,6 +119,8 @@ class Comparison(NamedTuple):
       mark: what stands behind a row's name there.
       order: `(row) -> key` that the terminal's rows are sorted by; as they were given
         when None.
+      tuning: where expressions may say `rate`, and how `--rate_grid` then chooses it;
+        there is no such flag when None.
     """
 
     name: str
@@ -145,6 +145,14 @@ class Comparison(NamedTuple):
     caption: str = ""
     mark: Text = lambda row: ""
     order: Callable[[Json], Any] | None = None
+    tuning: Tuning | None = None
+
+    def all_flags(self) -> flags.FlagValues:
+        """All flags of the command, those of every comparison included."""
+        values = self.define()
+        define_seeds(values)
+        define_rates(values, self.tuning)
+        return values
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """The command: parses flags, runs or resumes every variant, compares them."""
@@ -153,9 +161,7 @@ class Comparison(NamedTuple):
             apply_quick(values, **self.quick)
             compare(self, values)
 
-        values = self.define()
-        define_seeds(values)
-        run_main(self.name, values, body, argv)
+        run_main(self.name, self.all_flags(), body, argv)
 
 
 def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
@@ -173,11 +179,13 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     """
     check_audits(values)
     define_seeds(values)
+    define_rates(values, comparison.tuning)
     count = 1 if "num_seeds" in comparison.define() else values.num_seeds
-    of_seeds = [values_of_seed(comparison.define, values, i) for i in range(count)]
-    variants = comparison.variants(values)
-    settings = as_dict(values)
-    for name in {*comparison.repeated, "num_seeds"}:
+    grid = make_grid(comparison, values)
+    variants = comparison.variants(grid.lead)
+    said = {name: values[name].value for name in grid.tuning.flags}
+    settings = {**as_dict(grid.lead), **said}
+    for name in {*comparison.repeated, "num_seeds", "rate_grid"} & settings.keys():
         del settings[name]
     growing = growing_flags(values)
     directory = RunDirectory(Path(values.workdir), {}, None)  # of one that leads no run
@@ -185,45 +193,73 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         directory = find_run(values.workdir, comparison.name, settings, growing=growing)
         if directory.finished is not None and not directory.is_writable:
             distributed.tell({"do": "end"})
-            return _read_only(check_finished(directory, COMPARED), directory, variants)
+            return read_only(check_finished(directory, COMPARED), directory, variants)
         directory = begin_run(directory)
         distributed.tell({"do": "variants"})
     elif distributed.hear()["do"] == "end":
         return {}
+    rated = choose_rates(comparison, grid, variants)
     each = []
-    for own in of_seeds:
+    for index in range(count):
         if count > 1:
-            print(f"seed {own.seed}", flush=True)
-        of_own = variants if own is values else comparison.variants(own)
-        each.append(_run_all(comparison, own, of_own, directory))
+            print(f"seed {values.seed + index}", flush=True)
+        own, planned = _plan(comparison, grid, rated, index)
+        each.append(_run_all(comparison, own, planned, directory))
     if not distributed.is_first():
         return {}
     if count == 1:
         (results,) = each
         results = results._replace(facts=comparison.facts(results))
         return finish(comparison, results, comparison.claims(results))
-    return _finish_seeds(comparison, values, each)
+    return finish_seeds(comparison, grid.lead, each)
+
+
+class Planned(NamedTuple):
+    """A variant, the flags that it is run with, and how its rate was chosen."""
+
+    variant: Variant
+    values: flags.FlagValues
+    rated: Rated
+
+
+def _plan(
+    comparison: Comparison, grid: Grid, rated: Sequence[Rated], index: int
+) -> tuple[flags.FlagValues, list[Planned]]:
+    """One of the command's seeds: the flags that all share, and every variant's own."""
+    found = {}
+    for rate in {None, *(one.rate for one in rated)}:
+        values = at_rate(comparison, grid, rate, grid.values.workdir)
+        own = values_of_seed(comparison.all_flags, values, index)
+        found[rate] = own, comparison.variants(own)
+    planned = []
+    for place, one in enumerate(rated):
+        own, variants = found[one.rate]
+        planned.append(Planned(variants[place], own, one))
+    return found[None][0], planned
 
 
 def _run_all(
     comparison: Comparison,
     values: flags.FlagValues,
-    variants: Sequence[Variant],
+    planned: Sequence[Planned],
     directory: RunDirectory,
 ) -> Results:
     """Every variant with one seed."""
-    results = Results(values, [], [], directory)
-    for variant in variants:
+    rated = [one.rated for one in planned]
+    tried = any(one.tried for one in rated)
+    results = Results(values, [], [], directory, rated=rated)
+    for variant, own, chosen in planned:
         print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
         done, reason = attempt(
-            variant.name, functools.partial(comparison.run, variant, values)
+            variant.name, functools.partial(_run, comparison, variant, own, chosen)
         )
         if not distributed.is_first():
             continue  # What is made of a run's files is made where they are.
         row, curve = done or ({}, None)
         known = {n: x for n, x in variant._asdict().items() if n in comparison.columns}
         blank = dict.fromkeys(comparison.columns)
-        named = {"name": variant.name, **blank, **known, "reason": reason}
+        at = {"rate": chosen.rate, "rate_at_edge": chosen.at_edge} if tried else {}
+        named = {"name": variant.name, **at, **blank, **known, "reason": reason}
         results.rows.append({**named, **row})
         if curve is not None:
             results.curves.append(curve)
@@ -233,134 +269,12 @@ def _run_all(
     return results
 
 
-def _finish_seeds(
-    comparison: Comparison, values: flags.FlagValues, each: Sequence[Results]
-) -> Json:
-    """Means over seeds, a claim only where it is beyond their noise."""
-    each = [
-        one._replace(
-            facts=comparison.facts(one),
-            others=[other.rows for other in each if other is not one],
-        )
-        for one in each
-    ]
-    rows = mean_rows([one.rows for one in each])
-    curves = [one.curves for one in each]
-    are_runs = all(isinstance(run, Run) for runs in curves for run in runs)
-    seeds = [one.values.seed for one in each]
-    results = each[0]._replace(
-        values=values,
-        rows=rows,
-        curves=mean_curves(curves) if are_runs else curves[0],
-        facts={**each[0].facts, "seeds": seeds},
-    )
-    claims = claims_over_seeds([comparison.claims(one) for one in each])
-    columns = ("seed", *LEADING, *_own_columns(comparison, rows), *TRAILING)
-    single = [
-        {"seed": seed, **row}
-        for seed, one in zip(seeds, each, strict=True)
-        for row in one.rows
-    ]
-    write_text(results.directory.path / "seeds.csv", to_csv(columns, single))
-    # Curves of an experiment's own kind have no mean that is known here.
-    drawn = "mean ± deviation" if are_runs else f"seed {seeds[0]} alone"
-    tables = [table_of("Seeds", columns, single)]
-    return finish(comparison, results, claims, tables, drawn)
-
-
-def _read_only(
-    finished: Json, directory: RunDirectory, variants: Sequence[Variant]
-) -> Json:
-    """What a directory that cannot be written has to say."""
-    held = {row["name"] for row in finished["runs"] if not row["reason"]}
-    missing = [one.name for one in variants if one.name not in held]
-    if missing:
-        raise RunDirectoryError(
-            f"--workdir={directory.path} cannot be written, and {', '.join(missing)} "
-            "has not been run there; choose another one."
-        )
-    print(f"{directory.path} has finished; it cannot be written, nothing was changed.")
-    print_claims(finished["claims"])
-    return finished
-
-
-def finish(
-    comparison: Comparison,
-    results: Results,
-    claims: list[Json],
-    tables: Sequence[Table] = (),
-    drawn: str = "",
-) -> Json:
-    """Writes and prints what the variants came to.
-
-    Args:
-      comparison: the experiment.
-      results: with its facts; means where it was run with several seeds.
-      claims: about them.
-      tables: further ones of the report.
-      drawn: what curves of the report are of, where there are several seeds.
-    """
-    measured = (
-        name
-        for column in _own_columns(comparison, results.rows)
-        for name in (column, f"{column}_sd")
-        if name == column or any(name in row for row in results.rows)
-    )
-    columns = (*LEADING, *measured, *TRAILING)
-    summary: Json = {
-        "experiment": comparison.name,
-        **results.facts,
-        "runs": results.rows,
-        "claims": claims,
-    }
-    plural = f"{comparison.word}s".capitalize()
-    write_outcome(
-        results.directory,
-        summary,
-        title=comparison.title(results.values),
-        headlines={
-            **comparison.headlines(results.rows),
-            **({"curves": drawn} if drawn else {}),
-        },
-        tables=[
-            table_of(plural, columns, results.rows),
-            *comparison.tables(results),
-            *tables,
-        ],
-        figures=comparison.figures(results),
-        columns=columns,
-    )
-    rows, order = results.rows, comparison.order
-    print_table(
-        plural,
-        comparison.word,
-        {heading: with_spread(text) for heading, text in comparison.shown.items()},
-        rows if order is None else sorted(rows, key=order),
-        caption="\n".join(filter(None, [comparison.caption, _over(results)])),
-        mark=comparison.mark,
-    )
-    print_claims(summary["claims"])
-    print(f"report: {results.directory.path / 'report.html'}")
-    if results.rows and all(row["reason"] for row in results.rows):
-        raise RunFailed(f"every {comparison.word} failed.")
-    return summary
-
-
-def _own_columns(comparison: Comparison, rows: Sequence[Json]) -> list[str]:
-    """The columns of an experiment's own: all, and those that are known."""
-    known = [
-        name
-        for name in comparison.where_known
-        if any(row.get(name) is not None for row in rows)
-    ]
-    return [*comparison.columns, *known]
-
-
-def _over(results: Results) -> str:
-    seeds = results.facts.get("seeds", ())
-    return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}" * bool(
-        seeds
-    )
+def _run(
+    comparison: Comparison, variant: Variant, values: flags.FlagValues, chosen: Rated
+) -> tuple[Json, Any]:
+    if chosen.tried and chosen.rate is None:
+        raise RunFailed(f"it failed with every rate: {chosen.tried[0]['reason']}")
+    return comparison.run(variant, values)
 
 
 def run_of(name: str, workdir: str | Path) -> Run:

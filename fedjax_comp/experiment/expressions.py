@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,8 @@ COMPRESSORS = {
     **_factories(),
 }
 """The compressors, found where they are written, and what their arguments name."""
+
+_RATE = re.compile(r"\brate\b(?!\s*=)")
 
 NAMES: Mapping[str, Mapping[str, object]] = {
     "algorithm": algorithms.NAMES,
@@ -154,10 +157,36 @@ def build(flag: str, text: str) -> Any:
 def check_expressions(values: flags.FlagValues) -> None:
     """Builds what every flag of one expression describes, so that mistakes come first.
 
+    Where a rate is to be chosen, it is built once there is one.
+
     Raises:
       ValueError: as `build`, for the first mistake.
     """
     for name in NAMES:
         text = values[name].value if name in values else None
-        if isinstance(text, str) and text:
+        later = "rate_grid" in values and says_rate(text)
+        if isinstance(text, str) and text and not later:
             build(name, text)
+
+
+def says_rate(value: object) -> bool:
+    """Whether a flag's expressions leave a rate to be chosen.
+
+    >>> says_rate("sgd(rate)"), says_rate("importance(rate=0.5)")
+    (True, False)
+    """
+    texts = value if isinstance(value, list) else [value]
+    return any(isinstance(text, str) and _RATE.search(text) for text in texts)
+
+
+def with_rate(value: object, rate: float) -> object:
+    """A flag's value with the rate in its place.
+
+    >>> with_rate("chain(add_decayed_weights(0.1), sgd(rate))", 0.03)
+    'chain(add_decayed_weights(0.1), sgd(0.03))'
+    >>> with_rate(["a: importance(rate=0.5) | adam(rate)"], 0.3)
+    ['a: importance(rate=0.5) | adam(0.3)']
+    """
+    if isinstance(value, list):
+        return [with_rate(text, rate) for text in value]
+    return _RATE.sub(f"{rate:g}", value) if isinstance(value, str) else value

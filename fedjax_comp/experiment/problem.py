@@ -61,6 +61,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
     client_store(values)
     check_budgets(values)
     check_clients(values)
+    share = validation_share(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
     uplink = uplink_of(values, uplink)
@@ -71,6 +72,8 @@ def build_federation(values: flags.FlagValues) -> Federation:
     dataset = data.load(
         values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
     )
+    if share is not None:
+        dataset = data.hold_out(dataset, share, seed=values.seed)
     population = data.federate(
         dataset, partition, num_clients=values.num_clients, seed=values.seed
     )
@@ -119,6 +122,32 @@ def build_schedule(values: flags.FlagValues) -> Schedule:
         target_accuracy=target,
         stop_at_target=stop,
     )
+
+
+def define_validation(values: flags.FlagValues) -> None:
+    """Defines the flag by which accuracy is one on examples held out of training."""
+    # None and not 0, so that directories from before this flag can be resumed.
+    flags.DEFINE_float(
+        "validation_share",
+        None,
+        "Share of every client's training examples that is held out and evaluated on, "
+        "in place of the test set, to make choices by.",
+        flag_values=values,
+    )
+
+
+def validation_share(values: flags.FlagValues) -> float | None:
+    """What `--validation_share` holds out; None for the test set.
+
+    Raises:
+      UsageError: for a share outside (0, 1).
+    """
+    share: float | None = (
+        values.validation_share if "validation_share" in values else None
+    )
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"--validation_share={share} is outside (0, 1).")
+    return share
 
 
 def client_store(values: flags.FlagValues) -> Literal["device", "disk"]:

@@ -42,19 +42,18 @@ def define_seeds(values: flags.FlagValues) -> None:
 
 
 def values_of_seed(
-    define: Callable[[], flags.FlagValues], values: flags.FlagValues, index: int
+    blank: Callable[[], flags.FlagValues], values: flags.FlagValues, index: int
 ) -> flags.FlagValues:
     """The command's flags for one of its seeds: the first runs where one alone does.
 
     Args:
-      define: of the flags.
-      values: the command's own.
+      blank: makes the command's flags.
+      values: its own.
       index: which seed; the second's runs are below `--workdir/seed-S`.
     """
     if index == 0:
         return values
-    own = define()
-    define_seeds(own)
+    own = blank()
     own([""])
     seed = values.seed + index
     settings = {

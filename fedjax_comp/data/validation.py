@@ -1,0 +1,63 @@
+"""Examples held out of training, for choices that the test set must not make."""
+
+import numpy as np
+
+from fedjax_comp.base import Examples
+from fedjax_comp.data.sources.contract import Dataset
+
+
+def hold_out(dataset: Dataset, share: float, *, seed: int) -> Dataset:
+    """The data set without its test examples: a share of the others stands in for them.
+
+    Of each natural client (`train_groups`) the share is held out, rounded down, so that
+    every client goes on training and the held-out examples are of all of them. Without
+    groups it is taken of all examples together.
+
+    Args:
+      dataset: in host memory.
+      share: of the training examples, in (0, 1).
+      seed: of the choice.
+
+    Returns:
+      `train` is what is left, in its order, and `test` what was held out.
+
+    Raises:
+      ValueError: for a share outside (0, 1), or one that holds out nothing.
+
+    >>> from fedjax_comp.data.sources import load
+    >>> digits = load("digits")
+    >>> held = hold_out(digits, 0.1, seed=0)
+    >>> len(digits.train.y), len(held.train.y), len(held.test.y)
+    (1437, 1294, 143)
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"Expected share={share} of the examples in (0, 1).")
+    count = len(dataset.train.y)
+    groups = dataset.train_groups
+    order = np.random.default_rng(seed).permutation(count)
+    if groups is None:
+        held = np.sort(order[: int(share * count)])
+    else:
+        # Each example's place in the random order of its own group.
+        by_group = order[np.argsort(groups[order], kind="stable")]
+        sizes = np.bincount(groups)
+        begins = np.cumsum(sizes) - sizes
+        place = np.arange(count) - begins[groups[by_group]]
+        few = (share * sizes).astype(int)[groups[by_group]]
+        held = np.sort(by_group[place < few])
+    if len(held) == 0:
+        raise ValueError(
+            f"Expected share={share} to hold out an example of {dataset.name}: the "
+            "largest client has too few; hold out more."
+        )
+    kept = np.setdiff1d(np.arange(count), held, assume_unique=True)
+    return dataset._replace(
+        train=_take(dataset.train, kept),
+        test=_take(dataset.train, held),
+        train_groups=None if groups is None else groups[kept],
+        test_groups=None if groups is None else groups[held],
+    )
+
+
+def _take(examples: Examples, rows: np.ndarray) -> Examples:
+    return Examples(examples.x[rows], examples.y[rows])

@@ -1,0 +1,174 @@
+"""What a comparison leaves behind once its variants have run: `finish`, or of several
+seeds `finish_seeds`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from fedjax_comp.experiment.errors import RunFailed
+from fedjax_comp.experiment.outcome import (
+    Text,
+    number,
+    print_claims,
+    print_table,
+    table_of,
+    with_spread,
+    write_outcome,
+)
+from fedjax_comp.experiment.pipelines import Variant
+from fedjax_comp.experiment.rates import COLUMNS as RATE_COLUMNS
+from fedjax_comp.experiment.rates import rate_rows
+from fedjax_comp.experiment.seeds import claims_over_seeds, mean_curves, mean_rows
+from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.report import Run, Table
+from fedjax_comp.run_directory import (
+    Json,
+    RunDirectory,
+    RunDirectoryError,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    from fedjax_comp.experiment.comparison import Comparison, Results
+
+LEADING, TRAILING = ("name",), ("reason",)
+"""Columns that every table has, before and behind an experiment's own."""
+
+
+def finish_seeds(
+    comparison: "Comparison", values: flags.FlagValues, each: Sequence["Results"]
+) -> Json:
+    """Means over seeds, a claim only where it is beyond their noise."""
+    each = [
+        one._replace(
+            facts=comparison.facts(one),
+            others=[other.rows for other in each if other is not one],
+        )
+        for one in each
+    ]
+    rows = mean_rows([one.rows for one in each])
+    curves = [one.curves for one in each]
+    are_runs = all(isinstance(run, Run) for runs in curves for run in runs)
+    seeds = [one.values.seed for one in each]
+    results = each[0]._replace(
+        values=values,
+        rows=rows,
+        curves=mean_curves(curves) if are_runs else curves[0],
+        facts={**each[0].facts, "seeds": seeds},
+    )
+    claims = claims_over_seeds([comparison.claims(one) for one in each])
+    columns = ("seed", *LEADING, *_own_columns(comparison, rows), *TRAILING)
+    single = [
+        {"seed": seed, **row}
+        for seed, one in zip(seeds, each, strict=True)
+        for row in one.rows
+    ]
+    write_text(results.directory.path / "seeds.csv", to_csv(columns, single))
+    # Curves of an experiment's own kind have no mean that is known here.
+    drawn = "mean ± deviation" if are_runs else f"seed {seeds[0]} alone"
+    tables = [table_of("Seeds", columns, single)]
+    return finish(comparison, results, claims, tables, drawn)
+
+
+def read_only(
+    finished: Json, directory: RunDirectory, variants: Sequence[Variant]
+) -> Json:
+    """What a directory that cannot be written has to say."""
+    held = {row["name"] for row in finished["runs"] if not row["reason"]}
+    missing = [one.name for one in variants if one.name not in held]
+    if missing:
+        raise RunDirectoryError(
+            f"--workdir={directory.path} cannot be written, and {', '.join(missing)} "
+            "has not been run there; choose another one."
+        )
+    print(f"{directory.path} has finished; it cannot be written, nothing was changed.")
+    print_claims(finished["claims"])
+    return finished
+
+
+def finish(
+    comparison: "Comparison",
+    results: "Results",
+    claims: list[Json],
+    tables: Sequence[Table] = (),
+    drawn: str = "",
+) -> Json:
+    """Writes and prints what the variants came to.
+
+    Args:
+      comparison: the experiment.
+      results: with its facts; means where it was run with several seeds.
+      claims: about them.
+      tables: further ones of the report.
+      drawn: what curves of the report are of, where there are several seeds.
+    """
+    measured = (
+        name
+        for column in _own_columns(comparison, results.rows)
+        for name in (column, f"{column}_sd")
+        if name == column or any(name in row for row in results.rows)
+    )
+    tried = rate_rows(comparison.tuning, results.rated)
+    own_rate = ("rate", "rate_at_edge") if tried else ()
+    columns = (*LEADING, *own_rate, *measured, *TRAILING)
+    if tried:
+        write_text(results.directory.path / "rates.csv", to_csv(RATE_COLUMNS, tried))
+        tables = [*tables, table_of("Rates tried", RATE_COLUMNS, tried)]
+    summary: Json = {
+        "experiment": comparison.name,
+        **results.facts,
+        **({"rates": tried} if tried else {}),
+        "runs": results.rows,
+        "claims": claims,
+    }
+    plural = f"{comparison.word}s".capitalize()
+    write_outcome(
+        results.directory,
+        summary,
+        title=comparison.title(results.values),
+        headlines={
+            **comparison.headlines(results.rows),
+            **({"curves": drawn} if drawn else {}),
+        },
+        tables=[
+            table_of(plural, columns, results.rows),
+            *comparison.tables(results),
+            *tables,
+        ],
+        figures=comparison.figures(results),
+        columns=columns,
+    )
+    rows, order = results.rows, comparison.order
+    rate: Mapping[str, Text] = {"rate": number("rate", "{:g}")} if tried else {}
+    shown = {**rate, **comparison.shown}
+    print_table(
+        plural,
+        comparison.word,
+        {heading: with_spread(text) for heading, text in shown.items()},
+        rows if order is None else sorted(rows, key=order),
+        caption="\n".join(filter(None, [comparison.caption, _over(results)])),
+        mark=comparison.mark,
+    )
+    print_claims(summary["claims"])
+    print(f"report: {results.directory.path / 'report.html'}")
+    if results.rows and all(row["reason"] for row in results.rows):
+        raise RunFailed(f"every {comparison.word} failed.")
+    return summary
+
+
+def _own_columns(comparison: "Comparison", rows: Sequence[Json]) -> list[str]:
+    """The columns of an experiment's own: all, and those that are known."""
+    known = [
+        name
+        for name in comparison.where_known
+        if any(row.get(name) is not None for row in rows)
+    ]
+    return [*comparison.columns, *known]
+
+
+def _over(results: "Results") -> str:
+    seeds = results.facts.get("seeds", ())
+    return f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}" * bool(
+        seeds
+    )

@@ -1,0 +1,330 @@
+"""A learning rate of its own for every variant, chosen on examples held out.
+
+    --client_optimizer='sgd(rate)' --rate_grid=0.03,0.1,0.3
+
+Every variant is run once with each rate of the grid, in another seed than those that
+are recorded, for as many rounds, and evaluated on what `Tuning.settings` hold out. The
+best rate is the one it is recorded with: on the test set, in every seed.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from absl import flags
+
+from fedjax_comp import distributed
+from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.expressions import says_rate, with_rate
+from fedjax_comp.experiment.flags import as_dict
+from fedjax_comp.experiment.pipelines import Variant, attempt
+from fedjax_comp.keys import MAX_SEED
+from fedjax_comp.run_directory import Json
+
+TUNING_SEED = 1000
+"""Rates are chosen with `--seed` and this many more."""
+
+COLUMNS = ("name", "rate", "score", "rounds_to_target", "chosen", "reason")
+"""Of the table of rates that were tried."""
+
+
+def default_score(row: Json) -> tuple[float, float]:
+    """Fewest rounds to the target where the row has one, then the best accuracy.
+
+    >>> default_score({"rounds_to_target": 9, "best_test_accuracy": 0.9})
+    (-9, 0.9)
+    """
+    rounds, best = row.get("rounds_to_target"), row.get("best_test_accuracy")
+    return (
+        -math.inf if rounds is None else -rounds,
+        -math.inf if best is None or math.isnan(best) else best,
+    )
+
+
+class Tuning(NamedTuple):
+    """How an experiment's rates are chosen.
+
+    Attributes:
+      flags: those whose expressions may say `rate`.
+      settings: flags of the runs by which a rate is chosen, such as the share of the
+        training examples that is held out to evaluate on.
+      score: `(row) -> larger is better`.
+      shown: the column of the row that the table of rates has as `score`.
+    """
+
+    flags: tuple[str, ...]
+    settings: Mapping[str, object]
+    score: Callable[[Json], tuple[float, ...]] = default_score
+    shown: str = "best_test_accuracy"
+
+
+class Rated(NamedTuple):
+    """A variant and the rate it is recorded with.
+
+    Attributes:
+      name: the variant's.
+      rate: None where it says none of its own.
+      tried: a row for each rate of the grid.
+    """
+
+    name: str
+    rate: float | None
+    tried: Sequence[Json]
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether a wider grid might hold a better rate."""
+        rates = [row["rate"] for row in self.tried]
+        return self.rate is not None and self.rate in (min(rates), max(rates))
+
+
+class Experiment(Protocol):
+    """What is asked of a `fedjax_comp.experiment.comparison.Comparison`."""
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """How its rates are chosen."""
+        ...
+
+    @property
+    def variants(self) -> Callable[[flags.FlagValues], Sequence[Variant]]:
+        """`(values) -> variants`."""
+        ...
+
+    @property
+    def run(self) -> Callable[[Any, flags.FlagValues], tuple[Json, Any]]:
+        """`(variant, values) -> (row, curve)`."""
+        ...
+
+    @property
+    def repeated(self) -> tuple[str, ...]:
+        """Flags that list variants and are not of one of them."""
+        ...
+
+    def all_flags(self) -> flags.FlagValues:
+        """The command's flags, not yet parsed."""
+        ...
+
+
+def define_rates(values: flags.FlagValues, tuning: Tuning | None) -> None:
+    """Defines `--rate_grid` for an experiment whose rates can be chosen."""
+    if tuning is None or "rate_grid" in values:
+        return
+    told = " or ".join(f"--{name}" for name in tuning.flags)
+    # None and not empty, so that directories from before this flag can be resumed.
+    flags.DEFINE_list(
+        "rate_grid",
+        None,
+        f"Rates that every variant is tried with, on examples held out; {told} says "
+        "where the best of them stands, e.g. sgd(rate).",
+        flag_values=values,
+    )
+
+
+def check_rates(values: flags.FlagValues, tuning: Tuning) -> tuple[float, ...]:
+    """The rates of `--rate_grid`, ascending; none without it.
+
+    Raises:
+      UsageError: for what is no grid, and for a grid without a place for the rate or
+        the other way round.
+    """
+    if not tuning.flags:
+        return ()
+    told = ", ".join(f"--{name}" for name in tuning.flags)
+    saying = [name for name in tuning.flags if says_rate(values[name].value)]
+    if values.rate_grid is None:
+        if saying:
+            raise UsageError(
+                f"--{saying[0]} says rate, which is chosen from --rate_grid: give "
+                "that, e.g. --rate_grid=0.03,0.1,0.3, or a number for rate."
+            )
+        return ()
+    rates = sorted({_rate(text) for text in values.rate_grid})
+    if len(rates) < 2:
+        raise UsageError(
+            f"--rate_grid={','.join(values.rate_grid)} leaves no choice: give two "
+            "rates or more."
+        )
+    if not saying:
+        raise UsageError(f"--rate_grid: none of {told} says rate, as in sgd(rate).")
+    if values.seed + TUNING_SEED > MAX_SEED:
+        raise UsageError(
+            f"--seed={values.seed}: rates are chosen with seed + {TUNING_SEED}, which "
+            f"is beyond {MAX_SEED}."
+        )
+    if distributed.count() > 1:
+        raise UsageError(
+            "--rate_grid: rates are chosen by one process; leave --num_processes out."
+        )
+    return tuple(rates)
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"--rate_grid: {text!r} is not a number above 0.")
+    return value
+
+
+class Grid(NamedTuple):
+    """The rates of a command, and its flags with and without one of them.
+
+    Attributes:
+      rates: ascending; none without `--rate_grid`.
+      values: the command's flags.
+      lead: the same with the first rate in the expressions: what they all share.
+      tuning: how to choose.
+    """
+
+    rates: tuple[float, ...]
+    values: flags.FlagValues
+    lead: flags.FlagValues
+    tuning: Tuning
+
+
+def make_grid(experiment: Experiment, values: flags.FlagValues) -> Grid:
+    """The grid of a command.
+
+    Raises:
+      UsageError: as `check_rates`.
+    """
+    tuning = experiment.tuning or Tuning((), {})
+    rates = check_rates(values, tuning)
+    if not rates:
+        return Grid((), values, values, tuning)
+    lead = _with_rate(experiment, values, tuning, rates[0])
+    return Grid(rates, values, lead, tuning)
+
+
+def at_rate(
+    experiment: Experiment, grid: Grid, rate: float | None, folder: str | Path
+) -> flags.FlagValues:
+    """The command's flags at a rate, whose runs lie in `folder/rate-R`.
+
+    Those without a rate to be chosen are the command's own.
+    """
+    if rate is None:
+        return grid.lead
+    own = _with_rate(experiment, grid.values, grid.tuning, rate)
+    own["workdir"].value = str(Path(folder) / f"rate-{rate:g}")
+    return own
+
+
+def _with_rate(
+    experiment: Experiment, values: flags.FlagValues, tuning: Tuning, rate: float
+) -> flags.FlagValues:
+    own = experiment.all_flags()
+    own([""])
+    for name, value in as_dict(values).items():
+        given = with_rate(value, rate) if name in tuning.flags else value
+        own[name].value = given
+    return own
+
+
+def choose_rates(
+    experiment: Experiment, grid: Grid, variants: Sequence[Variant]
+) -> list[Rated]:
+    """Runs every variant with every rate, where it has not been, and takes the best.
+
+    Args:
+      experiment: how one is run.
+      grid: the rates.
+      variants: of the command.
+
+    Returns:
+      One for each variant, in order. Runs lie in `--workdir/tuning/rate-R/VARIANT`.
+    """
+    if not grid.rates:
+        return [Rated(one.name, None, ()) for one in variants]
+    quiet = {"audit_every": 0, "audit_log": None, "audit_key": None, "run_id": None}
+    each = []
+    for rate in grid.rates:
+        own = at_rate(experiment, grid, rate, Path(grid.values.workdir) / "tuning")
+        own["seed"].value = grid.values.seed + TUNING_SEED
+        for name, value in {**quiet, **grid.tuning.settings}.items():
+            if name in own:
+                own[name].value = value
+        each.append(own)
+    of_rates = [experiment.variants(own) for own in each]
+    rated = [
+        _choose(experiment, grid, each, ones) for ones in zip(*of_rates, strict=True)
+    ]
+    _print_rates(grid.tuning, rated)
+    return rated
+
+
+def _choose(
+    experiment: Experiment,
+    grid: Grid,
+    each: Sequence[flags.FlagValues],
+    ones: Sequence[Variant],
+) -> Rated:
+    """The best rate of one variant, given its flags with each of them."""
+    name = ones[0].name
+    described = [
+        _described(own, one, experiment.repeated)
+        for own, one in zip(each, ones, strict=True)
+    ]
+    if all(own == described[0] for own in described):
+        return Rated(name, None, ())
+    tried = []
+    for rate, own, one in zip(grid.rates, each, ones, strict=True):
+        print(f"{name}: rate {rate:g}", flush=True)
+        done, reason = attempt(name, functools.partial(experiment.run, one, own))
+        row = done[0] if done else {}
+        tried.append({"rate": rate, **row, "reason": row.get("reason") or reason})
+    ran = [row for row in tried if not row["reason"]]
+    best = max(ran, key=grid.tuning.score, default=None)
+    return Rated(name, None if best is None else best["rate"], tried)
+
+
+def _described(
+    values: flags.FlagValues, variant: Variant, repeated: Sequence[str]
+) -> Json:
+    """What a variant's run is, wherever it lies."""
+    settings = {**as_dict(values), **variant._asdict()}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in (*repeated, "workdir")
+    }
+
+
+def rate_rows(tuning: Tuning | None, rated: Sequence[Rated]) -> list[Json]:
+    """The table of all rates that were tried."""
+    shown = "" if tuning is None else tuning.shown
+    return [
+        {
+            "name": one.name,
+            "rate": row["rate"],
+            "score": row.get(shown),
+            "rounds_to_target": row.get("rounds_to_target"),
+            "chosen": row["rate"] == one.rate,
+            "reason": row["reason"],
+        }
+        for one in rated
+        for row in one.tried
+    ]
+
+
+def _print_rates(tuning: Tuning, rated: Sequence[Rated]) -> None:
+    """What was chosen from what, a line for each variant."""
+    for one in rated:
+        if not one.tried:
+            print(f"{one.name}: has a rate of its own")
+            continue
+        told = ", ".join(
+            f"{row['rate']:g}: {_shown(row.get(tuning.shown))}" for row in one.tried
+        )
+        edge = "; at the edge of the grid, a wider one may do better" * one.at_edge
+        chosen = "none ran" if one.rate is None else f"{one.rate:g}"
+        print(f"{one.name}: rate {chosen} ({told}){edge}", flush=True)
+
+
+def _shown(score: float | None) -> str:
+    return "failed" if score is None else f"{score:.4g}"

@@ -1,0 +1,128 @@
+"""Rates chosen on a grid: by what, for which variant, and where they are recorded."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from experiments.fed_avg.compare import COMPARISON
+from experiments.fed_avg.flags import define
+from fedjax_comp import data
+from fedjax_comp.experiment.expressions import with_rate
+from fedjax_comp.experiment.problem import build_federation
+from fedjax_comp.experiment.rates import TUNING_SEED, Rated, default_score
+from tests.experiments.small import mistake
+
+QUICK = [
+    "--model=linear()",
+    "--num_clients=10",
+    "--cohort_size=2",
+    "--num_rounds=4",
+    "--eval_every=2",
+    "--audit_every=0",
+    "--noprogress",
+    "--pipeline=dense: identity() | identity()",
+    "--pipeline=sign: error_feedback(scaled_sign()) | identity()",
+]
+GRID = ["--client_optimizer=sgd(rate)", "--rate_grid=1e-4,0.1"]
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_best_rate_is_recorded_with_every_seed(tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = ["compare", f"--workdir={folder}", *QUICK, *GRID]
+    COMPARISON.main(command)
+    for row in table(folder / "table.csv"):
+        assert (row["rate"], row["rate_at_edge"]) == ("0.1", "True")
+    assert "dense: rate 0.1 (0.0001: " in capsys.readouterr().out
+    tried = table(folder / "rates.csv")
+    assert [row["rate"] for row in tried] == ["0.0001", "0.1"] * 2
+    for row in tried:
+        at = "rate-" + row["rate"]
+        own = folder / "tuning" / at / row["name"]
+        config = json.loads((own / "config.json").read_text())["flags"]
+        assert config["seed"] == TUNING_SEED
+        assert config["client_optimizer"] == f"sgd({row['rate']})"
+        assert config["validation_share"] == 0.1
+        summary = json.loads((own / "summary.json").read_text())
+        best = summary["best_test_accuracy"]
+        assert float(row["score"]) == pytest.approx(best, rel=1e-4)
+    recorded = folder / "rate-0.1" / "dense"
+    config = json.loads((recorded / "config.json").read_text())["flags"]
+    assert (config["seed"], config["validation_share"]) == (0, None)
+    began = (recorded / "metrics.jsonl").stat().st_mtime_ns
+
+    # A wider grid and further seeds go on where this ended.
+    wider = [*command[:-1], "--rate_grid=1e-4,0.1,1e6", "--num_seeds=2"]
+    COMPARISON.main(wider)
+    assert (recorded / "metrics.jsonl").stat().st_mtime_ns == began
+    assert (folder / "rate-0.1" / "seed-1" / "dense" / "summary.json").exists()
+    for row in table(folder / "table.csv"):
+        assert (row["rate"], row["rate_at_edge"]) == ("0.1", "False")
+    summary = json.loads((folder / "summary.json").read_text())
+    assert [row["chosen"] for row in summary["rates"]] == [False, True, False] * 2
+    assert "Rates tried" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (GRID[:1], "--client_optimizer says rate, which is chosen from --rate_grid"),
+        (GRID[1:], "--rate_grid: none of --client_optimizer says rate"),
+        ([GRID[0], "--rate_grid=0.1"], "--rate_grid=0.1 leaves no choice"),
+        ([GRID[0], "--rate_grid=0.1,-1"], "--rate_grid: '-1' is not a number above 0"),
+        ([GRID[0], "--rate_grid=0.1,fast"], "'fast' is not a number above 0"),
+        (["--validation_share=1.5"], "--validation_share=1.5 is outside (0, 1)"),
+    ],
+)
+def test_what_is_no_grid_is_refused(tmp_path, capsys, flags, told):
+    folder = tmp_path / "run"
+    line = mistake(COMPARISON.main, capsys, [f"--workdir={folder}", *QUICK, *flags])
+    assert told in line
+    assert not folder.exists()
+
+
+def test_held_out_examples_are_of_the_training_set():
+    values = define()
+    values(["", "--num_clients=10", "--cohort_size=2", "--validation_share=0.25"])
+    population = build_federation(values).population
+    whole = data.load("digits")
+    assert population.spec.num_train + population.spec.num_test == len(whole.train.y)
+
+    def rows(examples):
+        return {np.asarray(x).tobytes() for x in examples.x}
+
+    assert rows(population.test) <= rows(whole.train)
+    assert len(rows(population.test) & rows(whole.test)) == 0
+
+
+def test_a_rate_is_a_word_and_no_argument():
+    assert with_rate("adam(learning_rate=rate, eps=1e-8)", 0.3) == (
+        "adam(learning_rate=0.3, eps=1e-8)"
+    )
+    kept = "importance(loss_score(), rate=0.5)"
+    assert with_rate(kept, 0.3) == kept
+    assert with_rate("eden_fixed_rate(1) | sgd(rate)", 3e-5) == (
+        "eden_fixed_rate(1) | sgd(3e-05)"
+    )
+
+
+def test_fewer_rounds_to_a_target_come_before_accuracy():
+    fast = {"rounds_to_target": 4, "best_test_accuracy": 0.9}
+    slow = {"rounds_to_target": 5, "best_test_accuracy": 0.99}
+    never = {"rounds_to_target": None, "best_test_accuracy": 0.8}
+    lost = {"rounds_to_target": None, "best_test_accuracy": math.nan}
+    order = sorted([lost, slow, never, fast], key=default_score, reverse=True)
+    assert order == [fast, slow, never, lost]
+
+
+def test_the_edge_is_where_the_grid_ends():
+    tried = [{"rate": rate} for rate in (0.1, 0.3, 1.0)]
+    found = [Rated("a", rate, tried).at_edge for rate in (0.1, 0.3, 1.0, None)]
+    assert found == [True, False, True, False]
