@@ -16,11 +16,11 @@ from fedjax_comp.experiment.rates import TUNING_SEED, Rated, default_score
 from tests.experiments.small import mistake
 
 QUICK = [
-    "--model=linear()",
+    "--model=mlp(8)",
     "--num_clients=10",
     "--cohort_size=2",
-    "--num_rounds=4",
-    "--eval_every=2",
+    "--num_rounds=6",
+    "--eval_every=6",
     "--audit_every=0",
     "--noprogress",
     "--pipeline=dense: identity() | identity()",
@@ -59,14 +59,15 @@ def test_the_best_rate_is_recorded_with_every_seed(tmp_path, capsys):
     began = (recorded / "metrics.jsonl").stat().st_mtime_ns
 
     # A wider grid and further seeds go on where this ended.
-    wider = [*command[:-1], "--rate_grid=1e-4,0.1,1e6", "--num_seeds=2"]
+    alone = [one for one in command[:-1] if not one.startswith("--pipeline=sign")]
+    wider = [*alone, "--rate_grid=1e-4,0.1,1e6", "--num_seeds=2"]
     COMPARISON.main(wider)
     assert (recorded / "metrics.jsonl").stat().st_mtime_ns == began
     assert (folder / "rate-0.1" / "seed-1" / "dense" / "summary.json").exists()
     for row in table(folder / "table.csv"):
         assert (row["rate"], row["rate_at_edge"]) == ("0.1", "False")
     summary = json.loads((folder / "summary.json").read_text())
-    assert [row["chosen"] for row in summary["rates"]] == [False, True, False] * 2
+    assert [row["chosen"] for row in summary["rates"]] == [False, True, False]
     assert "Rates tried" in (folder / "report.html").read_text(encoding="utf-8")
 
 
