@@ -119,6 +119,42 @@ def training_blocks(data: FederatedData, *, batch_size: int) -> ClientBlocks:
     return in_blocks(data.examples, order, offsets, batch_size=batch_size)
 
 
+def class_blocks(
+    examples: Examples, num_classes: int, *, batch_size: int
+) -> ClientBlocks:
+    """Examples by their label, a class in a client's place: who is served worst.
+
+    Args:
+      examples: with integer labels `[N]`.
+      num_classes: labels are in `[0, num_classes)`.
+      batch_size: `B`.
+
+    Returns:
+      Blocks whose owner is the class.
+
+    Raises:
+      ValueError: for labels that are sequences or none of the classes; as `in_blocks`.
+
+    >>> cut = class_blocks(
+    ...     Examples(np.zeros(3), np.array([2, 0, 2])), 3, batch_size=2)
+    >>> cut.owner.tolist(), cut.num_examples.tolist()
+    ([0, 2], [1, 0, 2])
+    """
+    labels = np.asarray(examples.y)
+    if labels.ndim != 1 or not np.all((labels >= 0) & (labels < num_classes)):
+        raise ValueError(
+            f"Expected one label in [0, {num_classes}) an example, got labels of shape "
+            f"{labels.shape}."
+        )
+    counts = np.bincount(labels, minlength=num_classes)
+    return in_blocks(
+        examples,
+        np.argsort(labels, kind="stable"),
+        np.concatenate([[0], np.cumsum(counts)]),
+        batch_size=batch_size,
+    )
+
+
 def held_out_blocks(
     dataset: Dataset, data: FederatedData, *, batch_size: int
 ) -> ClientBlocks:

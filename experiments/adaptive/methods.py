@@ -14,6 +14,7 @@ from fedjax_comp.compress import (
 from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.compress.schemes.quantizers import eden_fixed_rate
 from fedjax_comp.network import control
+from fedjax_comp.network.arrival_control import everyone_speaks, first_arrivals
 from fedjax_comp.network.control import Controller, Ladder
 from fedjax_comp.network.steering import steered
 from fedjax_comp.network.timed_control import hardware_aware, water_filled
@@ -70,6 +71,14 @@ def _fixed(name: str, report_share: float = 1.0) -> Method:
     )
 
 
+def _everyone(name: str) -> Method:
+    return Method(
+        lambda ladder: everyone_speaks(
+            ladder, _bits(ladder, float(name)), share=LEAST_SHARE
+        )
+    )
+
+
 def _bits(ladder: Ladder, rate: float) -> float:
     return rate * ladder.num_parameters + 64.0
 
@@ -105,6 +114,11 @@ METHODS: dict[str, Method] = {
     "hardware-aware": Method(
         lambda ladder: hardware_aware(ladder, kappa=KAPPA, least_share=LEAST_SHARE)
     ),
+    **{f"everyone-{name}": _everyone(name) for name in ("0.25", "1", "2", "4")},
+    "first-6of10": Method(
+        lambda ladder: first_arrivals(ladder, share=LEAST_SHARE),
+        report_share=LEAST_SHARE,
+    ),
     "l-greco": Method(
         lambda ladder: control.l_greco(ladder, bits_per_coordinate=1.0), per_leaf=True
     ),
@@ -112,3 +126,4 @@ METHODS: dict[str, Method] = {
 FIXED = tuple(name for name in METHODS if name.startswith("fixed-"))
 OVER_SELECTED = tuple(name for name in FIXED if name.endswith("of10"))
 OURS = ("water-filling", "hardware-aware")
+EVERYONE = tuple(name for name in METHODS if name.startswith("everyone-"))

@@ -38,7 +38,8 @@ from fedjax_comp.experiment.conditions import (
 )
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.finish import execute
+from fedjax_comp.experiment.fairness import fairness_observed, fairness_of
+from fedjax_comp.experiment.finish import execute, read_rows
 from fedjax_comp.experiment.outcome import formatted, number
 from fedjax_comp.experiment.pipelines import check_names, flags_of, parse_named
 from fedjax_comp.experiment.problem import (
@@ -148,7 +149,8 @@ def run_seed(variant: Variant, seed: int, values: flags.FlagValues) -> Json:
         lambda summary: [],
         clock=lambda problem: steering_clock(own, problem, costs),
     )
-    return summary["runs"][0]
+    rows = read_rows(Path(own.workdir))
+    return {**summary["runs"][0], **fairness_of(rows, own.target_accuracy)}
 
 
 def steering_clock(
@@ -188,7 +190,11 @@ def steering_clock(
             write_json(path, costs)
         return state
 
-    return [Hook(begin=begin), simulate(setting, problem)]
+    hooks = [Hook(begin=begin), simulate(setting, problem)]
+    if problem.task is not None:
+        execution = build("execution", values.execution)
+        hooks.append(fairness_observed(problem.task, execution, problem.data))
+    return hooks
 
 
 def build_problem(values: flags.FlagValues) -> Problem:
@@ -245,8 +251,11 @@ COMPARISON = Comparison(
         "bytes": formatted("total_bytes_to_target", format_bytes),
         "joules": number("joules_to_target", "{:.0f}"),
         "sooner": number("simulated_seconds_to_target_ratio", "{:.2f}x"),
+        "worst tenth": number("worst_tenth_accuracy", "{:.1%}"),
+        "worst class": number("worst_class_accuracy", "{:.1%}"),
     },
-    caption="to the target; sooner: against the best fixed setting of the network",
+    caption="to the target; sooner: against the best fixed setting of the network; "
+    "worst: at the end",
     order=soonest,
 )
 main = COMPARISON.main

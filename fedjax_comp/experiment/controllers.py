@@ -17,7 +17,7 @@ from fedjax_comp import checks
 from fedjax_comp.base import Compressor, PyTree
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.keys import make_key
-from fedjax_comp.network import control, timed_control
+from fedjax_comp.network import arrival_control, control, timed_control
 from fedjax_comp.network.control import Controller, Ladder
 from fedjax_comp.network.steering import steered
 from fedjax_comp.problem import Problem
@@ -112,6 +112,21 @@ def hardware_aware(*, kappa: float = 1.0, least_share: float = 0.5) -> Rule:
     )
 
 
+def everyone_speaks(bits_per_coordinate: float, *, share: float = 0.6) -> Rule:
+    """`arrival_control.everyone_speaks`: late clients send the shortest message."""
+    checks.positive("bits_per_coordinate", bits_per_coordinate)
+    return _rule(
+        lambda ladder: arrival_control.everyone_speaks(
+            ladder, _bits(bits_per_coordinate, ladder), share=share
+        )
+    )
+
+
+def first_arrivals(*, share: float = 0.6) -> Rule:
+    """`arrival_control.first_arrivals`: set `--report_goal` to this share."""
+    return _rule(lambda ladder: arrival_control.first_arrivals(ladder, share=share))
+
+
 NAMES: dict[str, object] = {
     made.__name__: made
     for made in (
@@ -122,6 +137,8 @@ NAMES: dict[str, object] = {
         dada_quant,
         water_filling,
         hardware_aware,
+        everyone_speaks,
+        first_arrivals,
     )
 }
 

@@ -51,6 +51,10 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
     assert first["simulated_seconds_to_target"] > 0
     assert first["joules_to_target"] > 0
     assert [claim["target"] for claim in summary["claims"]] == [0]
+    # Who is served worst, at the end and at the target, where the run stopped.
+    assert 0 <= first["worst_client_accuracy"] <= first["worst_tenth_accuracy"] < 1
+    assert first["worst_class_accuracy"] <= first["test_accuracy"]
+    assert first["worst_class_accuracy_at_target"] == first["worst_class_accuracy"]
     # Every uplink byte is that of a rung: 650 coordinates, padded and with a scale.
     rungs = json.loads((tmp_path / "ladder.json").read_text())["rungs"]
     (row,) = read_runs(tmp_path / "3g/fixed-1/0").values()
@@ -169,6 +173,11 @@ def test_claims_are_against_the_best_fixed_setting():
     assert [claim["measured"] for claim in claims] == [2.0, 1.5, 0.75]
     assert [claim["target"] for claim in claims] == [1.5, 1.5, 0.95]
     assert [claim["holds"] for claim in claims] == [True, True, False]
+    # Of those who let everyone speak the soonest is held to be no later.
+    spoken = [row("everyone-1", 12.0), row("everyone-4", 16.0)]
+    _, *claims = claims_of([*on_3g[:4], *spoken], quick=False)
+    assert [claim["measured"] for claim in claims] == [1.6667, 1.25]
+    assert all("everyone-1 sooner" in claim["name"] for claim in claims)
     assert claims_of([row("fixed-1", None)], quick=False) == [failed]
     assert claims_of(rows, quick=True) == [failed]
 
