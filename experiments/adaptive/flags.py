@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments.adaptive.methods import METHODS, RUNGS
+from experiments.adaptive.methods import LADDER, METHODS, OF_LADDER, RUNGS
 from fedjax_comp.experiment.flags import AUDITS, common_flags, without
 
 DEFAULTS: dict[str, object] = {
@@ -52,7 +52,7 @@ def define_run() -> flags.FlagValues:
 def _define_rungs(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "rung",
-        list(RUNGS),
+        list(LADDER),
         f"Messages that can be chosen, ascending: {', '.join(RUNGS)}.",
         flag_values=values,
     )
@@ -72,7 +72,7 @@ def define() -> flags.FlagValues:
     )
     flags.DEFINE_multi_string(
         "method",
-        list(METHODS),
+        list(OF_LADDER),
         f"What sets budgets: {', '.join(METHODS)}; may be repeated.",
         flag_values=values,
     )

@@ -25,6 +25,7 @@ def _trellis(bits: float) -> Compressor:
 
 
 RUNGS: dict[str, Callable[[], Compressor]] = {
+    "0.015625": lambda: eden_fixed_rate(1 / 64),
     "0.0625": lambda: eden_fixed_rate(0.0625),
     "0.25": lambda: eden_fixed_rate(0.25),
     "0.5-trellis": lambda: _trellis(0.5),
@@ -33,6 +34,9 @@ RUNGS: dict[str, Callable[[], Compressor]] = {
     "4": lambda: eden_fixed_rate(4),
 }
 """Bits a coordinate; a trellis has less error for its bits and takes long to encode."""
+
+LADDER = tuple(name for name in RUNGS if name != "0.015625")
+"""The rungs of the command without flags: all but the shortest."""
 
 LEAF_RUNGS = ("0.25", "1", "2", "4")
 """Of every leaf by itself, for the controller of layers."""
@@ -56,18 +60,22 @@ class Method(NamedTuple):
       make: `(ladder) -> Controller`, of the measured ladder.
       per_leaf: whether every leaf has a budget of its own.
       report_share: share of the cohort that closes a round (over-selection); 1 is all.
+      rung: the one rung that it is about; None where it chooses from all.
     """
 
     make: Callable[[Ladder], Controller]
     per_leaf: bool = False
     report_share: float = 1.0
+    rung: str | None = None
 
 
 def _fixed(name: str, report_share: float = 1.0) -> Method:
     rate = float(name.removesuffix("-trellis"))
     # A rung is a few bits of scale above its rate, and far from the next one.
     return Method(
-        lambda ladder: control.fixed(_bits(ladder, rate)), report_share=report_share
+        lambda ladder: control.fixed(_bits(ladder, rate)),
+        report_share=report_share,
+        rung=name,
     )
 
 
@@ -75,7 +83,8 @@ def _everyone(name: str) -> Method:
     return Method(
         lambda ladder: everyone_speaks(
             ladder, _bits(ladder, float(name)), share=LEAST_SHARE
-        )
+        ),
+        rung=name,
     )
 
 
@@ -95,7 +104,7 @@ METHODS: dict[str, Method] = {
     **{
         f"fixed-{name}-{count}of10": _fixed(name, count / 10)
         for count in (8, 6)
-        for name in ("0.0625", "0.25", "1")
+        for name in ("0.015625", "0.0625", "0.25", "1", "4")
     },
     "kimad": Method(lambda ladder: control.kimad(0.25)),
     "accordion": Method(
@@ -114,7 +123,7 @@ METHODS: dict[str, Method] = {
     "hardware-aware": Method(
         lambda ladder: hardware_aware(ladder, kappa=KAPPA, least_share=LEAST_SHARE)
     ),
-    **{f"everyone-{name}": _everyone(name) for name in ("0.25", "1", "2", "4")},
+    **{f"everyone-{name}": _everyone(name) for name in ("0.0625", "0.25", "1", "4")},
     "first-6of10": Method(
         lambda ladder: first_arrivals(ladder, share=LEAST_SHARE),
         report_share=LEAST_SHARE,
@@ -123,6 +132,9 @@ METHODS: dict[str, Method] = {
         lambda ladder: control.l_greco(ladder, bits_per_coordinate=1.0), per_leaf=True
     ),
 }
+OF_LADDER = tuple(name for name, one in METHODS.items() if one.rung in (None, *LADDER))
+"""The methods of the command without flags."""
+
 FIXED = tuple(name for name in METHODS if name.startswith("fixed-"))
 OVER_SELECTED = tuple(name for name in FIXED if name.endswith("of10"))
 OURS = ("water-filling", "hardware-aware")

@@ -92,6 +92,12 @@ def parse(values: flags.FlagValues) -> list[Variant]:
                 raise UsageError(f"--{flag}={name!r} is none of {', '.join(known)}.")
     if len(values.rung) < 2:
         raise UsageError("--rung: at least two are needed to choose from.")
+    for name in values.method:
+        if METHODS[name].rung not in (None, *values.rung):
+            raise UsageError(
+                f"--method={name} needs --rung={METHODS[name].rung}, which is none of "
+                f"{', '.join(values.rung)}."
+            )
     if values.target_accuracy is None:
         raise UsageError("--target_accuracy is what the methods are compared at.")
     build_schedule(values)

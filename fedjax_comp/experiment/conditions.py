@@ -30,6 +30,7 @@ from fedjax_comp.network.kept_costs import (
 )
 from fedjax_comp.network.links import Link
 from fedjax_comp.network.setting import Codec, Setting
+from fedjax_comp.network.sharing import ServerLink, server_link
 from fedjax_comp.network.simulate import simulate
 from fedjax_comp.network.training_cost import gradient_flops
 from fedjax_comp.problem import Problem
@@ -181,7 +182,26 @@ def build_setting(values: flags.FlagValues, problem: Problem) -> Setting | None:
     data = problem.data
     labels = mean_labels(data) if isinstance(data, FederatedData) else None
     links, devices = _links_and_devices(values, problem.num_clients, labels)
-    return Setting(links, devices, policy, seed=values.seed)
+    return Setting(
+        links, devices, policy, seed=values.seed, server_link=_server_link(values)
+    )
+
+
+def _server_link(values: flags.FlagValues) -> ServerLink:
+    """What passes at the server in all, by the flags.
+
+    Raises:
+      UsageError: for a capacity that is not positive.
+    """
+    try:
+        return server_link(
+            up_megabits=values.server_up_megabits,
+            down_megabits=values.server_down_megabits,
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"--server_up_megabits, --server_down_megabits: {error}"
+        ) from None
 
 
 def check_conditions(values: flags.FlagValues) -> None:
@@ -203,6 +223,11 @@ def _policy(values: flags.FlagValues) -> Policy | None:
         raise UsageError("--training_flops needs --devices that train.")
     if given_costs(values) is not None and not (values.network or values.devices):
         raise UsageError("--costs needs links or devices, e.g. --devices='mixed()'.")
+    if _server_link(values) != ServerLink() and not (values.network or values.devices):
+        raise UsageError(
+            "--server_up_megabits and --server_down_megabits need links that share the "
+            "server's, e.g. --network='lognormal()'."
+        )
     goal = values.report_goal if "report_goal" in values else None
     policy = Policy(
         float("inf") if values.deadline_seconds is None else values.deadline_seconds,

@@ -19,6 +19,8 @@ CONDITIONS = (
     "report_goal",
     "training_flops",
     "costs",
+    "server_up_megabits",
+    "server_down_megabits",
 )
 """Flags of an experiment in which every message is some client's or to a client."""
 
@@ -234,6 +236,14 @@ def define_conditions(values: flags.FlagValues) -> None:
         "the costs.json (of adaptive: ladder.json) in its directory.",
         flag_values=values,
     )
+    for name, way in (("up", "from"), ("down", "to")):
+        flags.DEFINE_float(
+            f"server_{name}_megabits",
+            None,
+            f"Mbit/s that pass at the server in all {way} the cohort, shared fairly by "
+            "those who use it at once (no bound when not given).",
+            flag_values=values,
+        )
 
 
 def common_flags(**defaults: object) -> flags.FlagValues:

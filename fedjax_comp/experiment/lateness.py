@@ -18,6 +18,7 @@ from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
 from fedjax_comp.network.setting import Setting
+from fedjax_comp.network.sharing import ServerLink
 from fedjax_comp.network.timed_cohorts import timed, timetable_clock
 from fedjax_comp.network.timetable import Timetable, buffered, carried, trips
 from fedjax_comp.problem import Problem
@@ -135,6 +136,11 @@ def put_on_clock(
         raise UsageError(
             f"--controller={values.controller}: late updates follow a timetable made "
             "before the first round, when no budget is set yet; leave one of them out."
+        )
+    if conditions.setting.server_link != ServerLink():
+        raise UsageError(
+            "--server_up_megabits, --server_down_megabits: in a timetable of late "
+            "updates every client is timed by itself; leave one of the two out."
         )
     table = make_timetable(values, problem, conditions.setting)
     hooks = [conditions.kept, timetable_clock(table)]

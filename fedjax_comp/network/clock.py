@@ -80,12 +80,31 @@ def visit(
     downloaded = start
     if work.download_bytes is not None:
         downloaded = arrival(link.down, start, work.download_bytes, random=random)
-    decoded = downloaded + roofline_seconds(work.decode, device)
-    trained = decoded + roofline_seconds(work.train, device)
-    encoded = trained + roofline_seconds(work.encode, device)
+    trained, encoded = worked(device, work, downloaded)
     arrived = encoded
     if work.upload_bytes is not None:
         arrived = arrival(link.up, encoded, work.upload_bytes, random=random)
+    return as_visit(link, device, (start, downloaded, trained, encoded, arrived))
+
+
+def worked(device: Device, work: Work, downloaded: float) -> tuple[float, float]:
+    """When a client that has the model has trained, and has encoded its message."""
+    decoded = downloaded + roofline_seconds(work.decode, device)
+    trained = decoded + roofline_seconds(work.train, device)
+    return trained, trained + roofline_seconds(work.encode, device)
+
+
+def as_visit(
+    link: Link, device: Device, times: tuple[float, float, float, float, float]
+) -> Visit:
+    """A client's way through a round, from the moments at which its stages ended.
+
+    Args:
+      link: its link, of which the presence is looked at.
+      device: its device, for the energy.
+      times: began, downloaded, trained, encoded, arrived unless it goes, in seconds.
+    """
+    start, downloaded, trained, encoded, arrived = times
     leaves = leaves_at(link.presence, start)
 
     def lasted(begin: float, end: float) -> float:

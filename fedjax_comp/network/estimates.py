@@ -6,15 +6,17 @@ until it could encode. Nothing is read from a trace's future.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from fedjax_comp.metrics import Ledger
-from fedjax_comp.network.clock import Visit, Work, visit
+from fedjax_comp.network.clock import Visit, Work
 from fedjax_comp.network.control import Conditions
 from fedjax_comp.network.devices import NOTHING, Cost, roofline_seconds
 from fedjax_comp.network.links import Link
 from fedjax_comp.network.setting import Setting
+from fedjax_comp.network.sharing import shared_visits
 
 FIRST_GUESS = 1e6
 """Bits a second of a link of which nothing is known yet."""
@@ -47,9 +49,9 @@ def conditions_of(
     size = expected_bytes(setting, ledger, "downlink_bytes")
     codec = setting.uplink
     fresh, spent, expected = [], [], []
-    for i, k in enumerate(ids):
-        work = work_of(setting, examples[i], 0, size, None)
-        seen = visit_of(setting, ledger, k, start, work)
+    works = [work_of(setting, count, 0, size, None) for count in examples]
+    visits = visits_of(setting, ledger, ids, start, works)
+    for k, seen in zip(ids, visits, strict=True):
         own_share = shares[k] if shares[k] > 0 else share
         rate = _download_rate(setting.links[k], seen, size)
         known = rates[k] if rates[k] > 0 else guess
@@ -142,12 +144,24 @@ def work_of(
     return Work(down, up, train, setting.uplink.encode[rung], heard)
 
 
-def visit_of(
-    setting: Setting, ledger: Ledger, k: int, start: float, work: Work
-) -> Visit:
-    """Client `k` in this round: the same packets are lost whenever it is asked for."""
-    random = np.random.default_rng([setting.seed, round_of(ledger), int(k)])
-    return visit(setting.links[k], setting.devices[k], start, work, random=random)
+def visits_of(
+    setting: Setting,
+    ledger: Ledger,
+    ids: np.ndarray,
+    start: float,
+    works: Sequence[Work],
+) -> list[Visit]:
+    """Clients in this round: the same packets are lost whenever they are asked for."""
+    return shared_visits(
+        [setting.links[k] for k in ids],
+        [setting.devices[k] for k in ids],
+        start,
+        works,
+        setting.server_link,
+        randoms=[
+            np.random.default_rng([setting.seed, round_of(ledger), int(k)]) for k in ids
+        ],
+    )
 
 
 def _download_rate(link: Link, seen: Visit, size: int | None) -> float | None:

@@ -7,6 +7,7 @@ from fedjax_comp.network.clock import Policy
 from fedjax_comp.network.control import Controller, Ladder
 from fedjax_comp.network.devices import NOTHING, SERVER, Cost, Device
 from fedjax_comp.network.links import Link
+from fedjax_comp.network.sharing import ServerLink
 
 
 class Codec(NamedTuple):
@@ -37,6 +38,7 @@ class Setting(NamedTuple):
       controller: sets budgets; None for none.
       ladder: what the controller's budgets choose from.
       seed: of lost packets.
+      server_link: what passes at the server in all.
     """
 
     links: Sequence[Link]
@@ -51,3 +53,4 @@ class Setting(NamedTuple):
     controller: Controller | None = None
     ladder: Ladder | None = None
     seed: int = 0
+    server_link: ServerLink = ServerLink()

@@ -36,7 +36,7 @@ from fedjax_comp.network.estimates import (
     learn,
     round_of,
     update,
-    visit_of,
+    visits_of,
     work_of,
 )
 from fedjax_comp.network.links import arrival, is_present
@@ -61,6 +61,7 @@ class _Plan(NamedTuple):
       ids: int `[C]`.
       examples: counting epochs, `[C]`.
       rungs: of the uplink's codec, int `[C]`.
+      sizes: bytes of each message as expected, `[C]`; None for no message.
       visits: as expected; None for a client that cannot be reached.
       allowed: bool `[C]`.
       late: bool `[C]`, allowed but for the time it takes.
@@ -75,6 +76,7 @@ class _Plan(NamedTuple):
     ids: np.ndarray
     examples: np.ndarray
     rungs: np.ndarray
+    sizes: list[int | None]
     visits: list[Visit | None]
     allowed: np.ndarray
     late: np.ndarray
@@ -153,18 +155,13 @@ class Simulation:
             if silent.any():
                 until = start + _seconds_of(ledger)
         down = expected_bytes(setting, ledger, "downlink_bytes")
-        visits = [
-            visit_of(
-                setting,
-                ledger,
-                k,
-                start,
-                work_of(setting, examples[i], rungs[i], down, sizes[i]),
-            )
-            if here[i]
-            else None
-            for i, k in enumerate(ids)
-        ]
+        there = np.flatnonzero(here)
+        works = [work_of(setting, examples[i], rungs[i], down, sizes[i]) for i in there]
+        visits: list[Visit | None] = [None] * ids.size
+        for i, one in zip(
+            there, visits_of(setting, ledger, ids[there], start, works), strict=True
+        ):
+            visits[i] = one
         arrivals = np.array([v.arrived if v else math.inf for v in visits])
         arrivals = np.where(silent, math.inf, arrivals)
         closed = close_round(start, arrivals, setting.policy)
@@ -182,6 +179,7 @@ class Simulation:
             ids,
             examples,
             rungs,
+            sizes,
             visits,
             allowed,
             late,
@@ -218,6 +216,7 @@ class Simulation:
         up = [moved.sent[k] for k in plan.ids]
         down = [moved.received[k] for k in plan.ids]
         joules, end, last_decode = 0.0, plan.end, 0.0
+        really = self._really(plan, ledger, down, up)
         for i, k in enumerate(plan.ids):
             expected = plan.visits[i]
             if plan.late[i] and expected is not None:
@@ -233,8 +232,7 @@ class Simulation:
                 forget(ledger, k)
             if not plan.allowed[i]:
                 continue
-            work = work_of(setting, plan.examples[i], plan.rungs[i], down[i], up[i])
-            seen = visit_of(setting, ledger, k, plan.start, work)
+            seen = really[i]
             joules += seen.joules
             came = seen.arrived if math.isfinite(seen.arrived) else seen.encoded
             end = max(end, came)
@@ -260,6 +258,24 @@ class Simulation:
             self._observe(plan, state, ledger)
         ledger.conditions["simulated_rounds"] = round_of(ledger) + 1
         self._plan = None
+
+    def _really(
+        self,
+        plan: _Plan,
+        ledger: Ledger,
+        down: list[int | None],
+        up: list[int | None],
+    ) -> dict[int, Visit]:
+        """The visits of a round, by the bytes that were sent; late ones as expected."""
+        setting = self._setting
+        expected = expected_bytes(setting, ledger, "downlink_bytes")
+        there = [i for i, seen in enumerate(plan.visits) if seen is not None]
+        works = []
+        for i in there:
+            sizes = (down[i], up[i]) if plan.allowed[i] else (expected, plan.sizes[i])
+            works.append(work_of(setting, plan.examples[i], plan.rungs[i], *sizes))
+        visits = visits_of(setting, ledger, plan.ids[there], plan.start, works)
+        return dict(zip(there, visits, strict=True))
 
     def _count_rungs(self, plan: _Plan, ledger: Ledger) -> None:
         """Counts the messages within each budget that the controller gave."""

@@ -94,6 +94,7 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
     [
         ("--method=fixed-3", "hardware-aware"),
         ("--rung=3", "--rung='3'"),
+        ("--method=fixed-4", "--method=fixed-4 needs --rung=4"),
         ("--condition=constant()", "NAME: NETWORK"),
         ("--condition=a: constnat()", "constant"),
         ("--network=constant()", "Unknown command line flag 'network'"),
@@ -102,7 +103,7 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
 )
 def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
     with pytest.raises(SystemExit) as stop:
-        main(["adaptive", f"--workdir={tmp_path}", *TASK, flag])
+        main(["", f"--workdir={tmp_path}", *TASK, "--method=fixed-1", flag])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert expected in line
