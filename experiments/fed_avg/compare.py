@@ -123,7 +123,8 @@ def figures(results: Results) -> list[Figure]:
     if results.values.evaluate_clients is not None:
         of_each = {run.name: results.directory.path / run.name for run in runs}
         path = accuracy_of_clients(of_each, folder / "client_accuracy.png")
-        drawn.append(Figure("Accuracy of each client, the lowest first", path))
+        words = f"Accuracy of each client, the lowest first, seed {results.values.seed}"
+        drawn.append(Figure(words, path))
     return drawn
 
 
