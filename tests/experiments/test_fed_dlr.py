@@ -19,11 +19,19 @@ from experiments.fed_dlr.flags import (
     TRUNCATED,
     define,
 )
-from experiments.fed_dlr.run import COLUMNS, COMPARISON, main, parse, parse_methods
+from experiments.fed_dlr.run import (
+    COLUMNS,
+    COMPARISON,
+    build_problem,
+    main,
+    parse,
+    parse_methods,
+)
 from fedjax_comp import models
 from fedjax_comp.experiment.comparison import Results
 from fedjax_comp.experiment.seeds import claims_over_seeds
 from fedjax_comp.models import Compact
+from fedjax_comp.problem import Problem
 from fedjax_comp.report import Run
 from fedjax_comp.saved_model import load_model
 from tests.experiments.small import mistake, read_runs
@@ -311,3 +319,19 @@ def test_what_fed_avg_alone_honours_is_taken_where_fed_avg_is_alone():
     values(["", "--workdir=unused", "--truncated=", *own])
     called = {one.algorithm for one in parse(values)}
     assert called == {"fed_avg()", "fed_avg(unicast=True)"}
+
+
+@pytest.mark.parametrize(("algorithm", "rank"), [("fed_dlr()", 3), ("fed_avg()", 12)])
+def test_a_start_of_rank_0_is_the_model_as_it_is_drawn(algorithm, rank):
+    drawn = jax.random.normal(jax.random.key(0), (12, 30))
+    problem = Problem(*[None] * 8)._replace(params=drawn)
+
+    def start(flag):
+        values = _values(flag)
+        values["algorithm"].value = algorithm
+        made = "experiments.fed_dlr.run.build_fed_avg"
+        with mock.patch(made, return_value=problem):
+            return build_problem(values).params
+
+    assert start("--start_rank=0") is drawn
+    assert np.linalg.matrix_rank(start("--start_rank=3")) == rank
