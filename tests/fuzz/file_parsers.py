@@ -60,7 +60,12 @@ def network() -> dict[str, Parser]:
         {"Model": "Other", "CPU_F_AI_Score": "n/a", "Year": "2016 (May)"},
     ]
     cost = {"flops": 1.0, "bytes": 2.0, "factor": 1.5}
-    costs = {"format": FORMAT, "host": {}, "links": {"uplink": [cost, cost]}}
+    costs = {
+        "format": FORMAT,
+        "host": {},
+        "links": {"uplink": [cost, cost]},
+        "training_flops": 6.5,
+    }
     rung = {"name": "r", "bits": 9, "error": 0.5, "encode": cost, "decode": cost}
     ladder = {"format": FORMAT, "num_parameters": 7, "rungs": [rung, rung]}
 
