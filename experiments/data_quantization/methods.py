@@ -3,6 +3,7 @@
 --pipeline='sign: gradient(error_feedback(scaled_sign()), family="quantizer")'
 --pipeline='data: data(uniform_lattice(1), refinement=random_k(0.001))'
 --pipeline='once: shipped(uniform_lattice(1)) | adam(0.003)'
+--pipeline='factors: indirect(stochastic_quantize(16))'
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,10 @@ from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 
-Family = Literal["dense", "quantizer", "sparsifier", "low-rank", "data", "shipped"]
-DATA, SHIPPED = "data", "shipped"
+Family = Literal[
+    "dense", "quantizer", "sparsifier", "low-rank", "factors", "data", "shipped"
+]
+DATA, SHIPPED, FACTORS = "data", "shipped", "factors"
 FAMILIES = ("dense", "quantizer", "sparsifier", "low-rank")
 
 
@@ -49,7 +52,15 @@ class Shipped(NamedTuple):
     family: str = SHIPPED
 
 
-Method = Gradient | Data | Shipped
+class Indirect(NamedTuple):
+    """Distributed SGD on gradients made of quantized factors, where there are any."""
+
+    factors: Compressor
+    rest: Compressor | None
+    family: str = FACTORS
+
+
+Method = Gradient | Data | Shipped | Indirect
 
 
 class Variant(NamedTuple):
@@ -86,12 +97,18 @@ def shipped(quantizer: Compressor) -> Shipped:
     return Shipped(quantizer)
 
 
+def indirect(factors: Compressor, *, rest: Compressor | None = None) -> Indirect:
+    """Each client sends the factors of its dense layers' gradients, and the rest."""
+    return Indirect(factors, rest)
+
+
 NAMES = {
     **COMPRESSORS,
     "data": data,
     "gradient": gradient,
     "gradient_norm": gradient_norm,
     "importance": importance,
+    "indirect": indirect,
     "loss_score": loss_score,
     "shipped": shipped,
 }
@@ -100,10 +117,10 @@ NAMES = {
 def build_method(text: str) -> Method:
     """The method that an expression describes; `ValueError` for any other."""
     made = parse(text, NAMES, flag="pipeline")
-    if not isinstance(made, Gradient | Data | Shipped):
+    if not isinstance(made, Method):
         raise UsageError(
-            f"--pipeline: {text} is not a method; use gradient(...), data(...) or "
-            "shipped(...)."
+            f"--pipeline: {text} is not a method; use gradient(...), data(...), "
+            "indirect(...) or shipped(...)."
         )
     return made
 

@@ -4,9 +4,16 @@ import jax
 import optax
 from absl import flags
 
-from experiments.data_quantization.methods import Data, Gradient, Shipped, build_method
+from experiments.data_quantization.methods import (
+    Data,
+    Gradient,
+    Indirect,
+    Shipped,
+    build_method,
+)
 from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.fed_avg import fed_avg
+from fedjax_comp.algorithms.indirect_gradients import factor_link, indirect_gradients
 from fedjax_comp.algorithms.links.data_uplink import data_uplink
 from fedjax_comp.algorithms.links.example_link import Cache
 from fedjax_comp.algorithms.shipped_data import ship, shipped_first
@@ -69,6 +76,18 @@ def build_problem(values: flags.FlagValues) -> Problem:
             links = {"uplink": uplink, "downlink": federation.downlink}
         case Data():
             algorithm, uplink = _data(method, federation, optimizer, keep)
+            links = {"uplink": uplink, "downlink": federation.downlink}
+        case Indirect(factors, rest, _):
+            algorithm = indirect_gradients(
+                federation.task,
+                factors=factors,
+                rest=rest,
+                optimizer=optimizer,
+                downlink=federation.downlink,
+                execution=federation.execution,
+                keep_messages=keep,
+            )
+            uplink = factor_link(factors, rest)
             links = {"uplink": uplink, "downlink": federation.downlink}
         case Shipped(quantizer, _):
             if values.cohort_size != values.num_clients:

@@ -6,7 +6,10 @@ To add one, add a line: the battery in `test_algorithm_conformance.py` does the 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
@@ -17,6 +20,8 @@ from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.graphs import ring
+from fedjax_comp.algorithms.indirect_gradients import factor_link, indirect_gradients
+from fedjax_comp.algorithms.lazy_gradients import lazy_gradients, lazy_links
 from fedjax_comp.algorithms.links.data_uplink import data_uplink
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import (
@@ -25,7 +30,7 @@ from fedjax_comp.algorithms.model_averaging import (
     model_averaging,
 )
 from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
-from fedjax_comp.base import Algorithm, Compressor, Execution
+from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, PyTree
 from fedjax_comp.compress import (
     chain,
     entropy_coded,
@@ -149,6 +154,43 @@ def _data_quantization(
     return Entry(make, {"uplink": uplink, "downlink": identity()})
 
 
+def _indirect(factors: Compressor) -> Entry:
+    def loss(params: PyTree, examples: Examples, mask: jax.Array) -> jax.Array:
+        """That of `softmax_task()`, through a layer that has factors."""
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+        logits = nn.Dense(NUM_CLASSES).apply({"params": wide}, examples.x)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, examples.y)
+        return jnp.where(mask, each, 0).sum() / jnp.maximum(
+            mask.sum(dtype=jnp.float32), 1
+        )
+
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return indirect_gradients(
+            softmax_task()._replace(loss=loss),
+            factors=factors,
+            optimizer=optax.sgd(0.3, momentum=0.5),
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, {"uplink": factor_link(factors), "downlink": identity()})
+
+
+def _lazy(uplink: Compressor, downlink: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return lazy_gradients(
+            softmax_task(),
+            optimizer=optax.sgd(0.3, momentum=0.5),
+            uplink=uplink,
+            weights=(0.0, 0.0),  # the battery asks that who is active speaks
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, lazy_links(uplink, downlink))
+
+
 def _consensus(compressor: Compressor) -> Entry:
     def make(execution: Execution, keep_messages: bool) -> Algorithm:
         return consensus_sgd(
@@ -236,6 +278,10 @@ ALGORITHMS = {
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova
     ).under("sharded"),
     "fetch_sgd": _fetch_sgd(identity()).under("chunked(2)", "sharded"),
+    "indirect gradients": _indirect(stochastic_quantize(levels=16)).under("sharded"),
+    "lazy gradients": _lazy(
+        stochastic_quantize(levels=256, rounding="nearest"), identity()
+    ).under("chunked(2)"),
     "marina": _marina(
         random_k(0.5), error_feedback(stochastic_quantize(levels=64))
     ).under("chunked(2)", "sharded"),
