@@ -14,7 +14,7 @@ def define_run() -> flags.FlagValues:
     text(
         "stream",
         "digits",
-        "A data set (digits, mnist, electricity, ...) or 'graphical'.",
+        "A data set (digits, mnist, electricity, ...), 'graphical' or 'forest'.",
         flag_values=values,
     )
     whole("num_clients", 10, "Learners, K.", flag_values=values, lower_bound=1)
@@ -29,7 +29,7 @@ def define_run() -> flags.FlagValues:
         "drift",
         "none",
         "What a drift does: none, permuted_labels, rotated_images, or redrawn for "
-        "'graphical'.",
+        "'graphical' and 'forest'.",
         flag_values=values,
     )
     whole(

@@ -25,15 +25,22 @@ class Rule(NamedTuple):
 
     Attributes:
       family: what joins its point with others in a figure.
-      trigger: who takes part in an average.
+      acts: who takes part in an average; or `Lazy`, whose learners send gradients.
       every: local updates between two questions to the trigger, b.
       in_one_place: one learner with all the data, to whom nothing is sent.
     """
 
     family: str
-    trigger: Trigger
+    acts: "Trigger | Lazy"
     every: int
     in_one_place: bool = False
+
+
+class Lazy(NamedTuple):
+    """Gradients that are sent when they are news: what `lazy_gradients` takes."""
+
+    weights: tuple[float, ...]
+    max_silence: int
 
 
 class Variant(NamedTuple):
@@ -87,7 +94,20 @@ def serial() -> Rule:
     return Rule("serial", dynamic_averaging.periodic(), 1, in_one_place=True)
 
 
-RULES = {f.__name__: f for f in (dynamic, fda, periodic, fed_avg, none, serial)}
+def lazy(weight: float = 0.8, *, memory: int = 10, max_silence: int = 100) -> Rule:
+    """Gradients after every update, of whom they are news (LAG); LAQ by its uplink.
+
+    Args:
+      weight: the sum of the weights of the last steps, all alike.
+      memory: how many steps these are.
+      max_silence: rounds after which a learner speaks anyhow.
+    """
+    if memory < 1:
+        raise ValueError(f"Expected memory={memory} >= 1.")
+    return Rule("lazy", Lazy((weight / memory,) * memory, max_silence), 1)
+
+
+RULES = {f.__name__: f for f in (dynamic, fda, periodic, fed_avg, lazy, none, serial)}
 
 FORM = (
     "'NAME: PROTOCOL' or 'NAME: PROTOCOL | UPLINK | DOWNLINK', e.g. "

@@ -12,6 +12,7 @@ from experiments.dynamic_averaging.flags import QUICK, define, define_run
 from experiments.dynamic_averaging.grading import add_grades, bytes_by_level
 from experiments.dynamic_averaging.plot import draw_figures
 from experiments.dynamic_averaging.protocols import (
+    Lazy,
     Rule,
     Variant,
     build_rule,
@@ -19,6 +20,7 @@ from experiments.dynamic_averaging.protocols import (
     parse_variants,
 )
 from experiments.dynamic_averaging.stream import build_stream, num_updates
+from fedjax_comp.algorithms.lazy_gradients import lazy_gradients, lazy_links
 from fedjax_comp.algorithms.model_averaging import averaging_links, model_averaging
 from fedjax_comp.algorithms.wrappers import unsent
 from fedjax_comp.data.streams import drift_times, one_learner
@@ -101,15 +103,19 @@ def build_problem(values: flags.FlagValues) -> Problem:
     )
     execution = build("execution", values.execution)
     stream = build_stream(values)
-    algorithm = model_averaging(
-        stream.task,
-        rule.trigger,
-        optimizer=optimizer,
-        uplink=uplink,
-        downlink=downlink,
-        execution=execution,
-        keep_messages=keeps_messages(values),
-    )
+    parts = {
+        "optimizer": optimizer,
+        "uplink": uplink,
+        "downlink": downlink,
+        "execution": execution,
+        "keep_messages": keeps_messages(values),
+    }
+    if isinstance(rule.acts, Lazy):
+        algorithm = lazy_gradients(stream.task, **rule.acts._asdict(), **parts)
+        links = lazy_links(uplink, downlink)
+    else:
+        algorithm = model_averaging(stream.task, rule.acts, **parts)
+        links = averaging_links(uplink, downlink)
     sample = stream.cut(rule.every)
     model_key, _ = initial_key(values)
     return Problem(
@@ -122,7 +128,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
             stream.task, execution, batch_size=values.eval_batch_size
         ),
         test=stream.held_out,
-        links=averaging_links(uplink, downlink),
+        links=links,
         task=stream.task,
     )
 

@@ -1,5 +1,6 @@
 """From flags to a stream: examples, drifts, the task, and what is held out."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from absl import flags
 
 from fedjax_comp import data
 from fedjax_comp.base import Examples, Task
+from fedjax_comp.data import forest_stream
 from fedjax_comp.data.streams import (
     Drift,
     Stream,
@@ -19,20 +21,43 @@ from fedjax_comp.data.streams import (
     drift_times,
     example_data,
     example_stream,
-    graphical_data,
     graphical_model,
     permuted_labels,
     rotated_images,
+    synthetic_data,
 )
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.models import classification
 
-GRAPHICAL = "graphical"
+
+class Synthetic(NamedTuple):
+    """A stream that is drawn as it arrives.
+
+    Attributes:
+      cut: `StreamSpec -> Stream`.
+      num_features: length of an example.
+      num_classes: labels.
+    """
+
+    cut: Callable[[StreamSpec], Stream]
+    num_features: int
+    num_classes: int
+
+
+SYNTHETIC = {
+    "graphical": Synthetic(functools.partial(graphical_model, num_features=50), 50, 2),
+    "forest": Synthetic(
+        forest_stream.forest_model,
+        forest_stream.NUM_FEATURES,
+        forest_stream.NUM_CLASSES,
+    ),
+}
+"""By the name that `--stream` gives."""
+
 IN_TIME_ORDER = frozenset({"electricity"})
 """Data sets whose examples arrive in the order they are stored in."""
 
-NUM_FEATURES = 50
 NUM_HELD_OUT = 2000
 
 
@@ -67,8 +92,10 @@ def num_updates(values: flags.FlagValues, period: int) -> int:
     """
     asked: int = values.num_updates
     if not asked:
-        if values.stream == GRAPHICAL:
-            raise UsageError("--stream=graphical has no end: give --num_updates=N.")
+        if values.stream in SYNTHETIC:
+            raise UsageError(
+                f"--stream={values.stream} has no end: give --num_updates=N."
+            )
         count = len(_load(values).train.y)
         each = count // (values.num_clients * max(values.batch_size, 1))
         asked = each // period * period
@@ -96,8 +123,8 @@ def build_stream(values: flags.FlagValues) -> StreamProblem:
         )
     drifts = drift_times(values.num_updates, values.num_drifts, seed=values.seed)
     model = build("model", values.model)
-    if values.stream == GRAPHICAL:
-        return _graphical(values, model, drifts)
+    if values.stream in SYNTHETIC:
+        return _synthetic(values, model, drifts)
     return _from_examples(values, model, drifts)
 
 
@@ -105,26 +132,27 @@ def _spec(values: flags.FlagValues, updates: int) -> StreamSpec:
     return StreamSpec(values.num_clients, updates, values.batch_size)
 
 
-def _graphical(
+def _synthetic(
     values: flags.FlagValues, model: Callable, drifts: np.ndarray
 ) -> StreamProblem:
     if values.drift not in ("none", "redrawn"):
         raise UsageError(
-            f"--drift={values.drift} is not for --stream=graphical: its drift is "
+            f"--drift={values.drift} is not for --stream={values.stream}: its drift is "
             "redrawn."
         )
-    stream_data = graphical_data(drifts=drifts, seed=values.seed)
+    chosen = SYNTHETIC[values.stream]
+    stream_data = synthetic_data(drifts=drifts, seed=values.seed)
     # An update that the stream does not reach, under its last concept.
-    beyond = graphical_model(StreamSpec(1, 1, NUM_HELD_OUT), num_features=NUM_FEATURES)
+    beyond = chosen.cut(StreamSpec(1, 1, NUM_HELD_OUT))
     held_out = beyond(
         stream_data.key, jnp.int32(values.num_updates), stream_data
     ).examples
     return StreamProblem(
-        cut=lambda updates: graphical_model(
-            _spec(values, updates), num_features=NUM_FEATURES
-        ),
+        cut=lambda updates: chosen.cut(_spec(values, updates)),
         data=stream_data,
-        task=classification(model(2), input_shape=(NUM_FEATURES,)),
+        task=classification(
+            model(chosen.num_classes), input_shape=(chosen.num_features,)
+        ),
         held_out=held_out,
     )
 

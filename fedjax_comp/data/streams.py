@@ -226,8 +226,8 @@ def rotated_images() -> Drift:
     return drift
 
 
-def graphical_data(*, drifts: np.ndarray, seed: int) -> StreamData:
-    """The data of a `graphical_model` stream: a key and its drifts."""
+def synthetic_data(*, drifts: np.ndarray, seed: int) -> StreamData:
+    """The data of a `drawn_stream`: a key and its drifts."""
     nothing = jnp.zeros(0, jnp.int32)
     return StreamData(make_key(seed), jnp.asarray(drifts, jnp.int32), (), nothing)
 
@@ -244,20 +244,16 @@ def graphical_model(spec: StreamSpec, *, num_features: int = 50) -> Stream:
       num_features: length of an example.
 
     Returns:
-      A `Stream` over `graphical_data`; inputs are float32 `[num_features]` of 0 and 1.
+      A `Stream` over `synthetic_data`; inputs are float32 `[num_features]` of 0 and 1.
 
     Raises:
       ValueError: for a number below 1.
     """
-    _check(spec)
     checks.integer("num_features", num_features, minimum=1)
 
-    def draw(key: jax.Array, concept: jax.Array, draw_key: jax.Array) -> Examples:
-        tables = jax.random.uniform(
-            jax.random.fold_in(key, concept), (num_features, 2, 2)
-        )
-        label_key, feature_key = jax.random.split(draw_key)
-        count = spec.num_learners * spec.batch_size
+    def draw(concept_key: jax.Array, example_key: jax.Array, count: int) -> Examples:
+        tables = jax.random.uniform(concept_key, (num_features, 2, 2))
+        label_key, feature_key = jax.random.split(example_key)
         y = jax.random.bernoulli(label_key, 0.5, (count,)).astype(jnp.int32)
         coins = jax.random.uniform(feature_key, (num_features, count))
         x = jnp.zeros((num_features, count), jnp.int32)
@@ -269,15 +265,39 @@ def graphical_model(spec: StreamSpec, *, num_features: int = 50) -> Stream:
         x = jax.lax.fori_loop(0, num_features, next_feature, x)
         return Examples(x.T.astype(jnp.float32), y)
 
+    return drawn_stream(spec, draw)
+
+
+Draw = Callable[[jax.Array, jax.Array, int], Examples]
+"""`(concept's key, update's key, count) -> examples`, of a synthetic stream."""
+
+
+def drawn_stream(spec: StreamSpec, draw: Draw) -> Stream:
+    """A synthetic stream, whose examples are drawn as they arrive.
+
+    Args:
+      spec: how it is cut into rounds.
+      draw: what all learners get at one update: of the concept that its first key
+        stands for, with the second one's randomness.
+
+    Returns:
+      A `Stream` over `synthetic_data`.
+
+    Raises:
+      ValueError: for a number in `spec` below 1.
+    """
+    _check(spec)
+    count = spec.num_learners * spec.batch_size
+
     def sample(key: jax.Array, round_index: jax.Array, data: StreamData) -> Cohort:
         del key
         updates = _updates(spec, round_index)
         concept_key, example_key = jax.random.split(data.key)
         drawn = jax.vmap(
             lambda update: draw(
-                concept_key,
-                _concept(data, update),
+                jax.random.fold_in(concept_key, _concept(data, update)),
                 jax.random.fold_in(example_key, update),
+                count,
             )
         )(updates)
         # [S, m B, ...] to the order [m, S, B] that cohorts index into.

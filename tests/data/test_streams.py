@@ -12,11 +12,11 @@ from fedjax_comp.data.streams import (
     drift_times,
     example_data,
     example_stream,
-    graphical_data,
     graphical_model,
     one_learner,
     permuted_labels,
     rotated_images,
+    synthetic_data,
 )
 
 COUNT = 48
@@ -108,7 +108,7 @@ def test_images_turn_a_quarter_with_every_concept():
 def test_graphical_model_has_the_declared_conditionals():
     # 40,000 draws of the first feature for each label: by Hoeffding its frequency is
     # within 0.02 of it but with probability 2 exp(-2 * 19,000 * 0.02^2) < 1e-6.
-    data = graphical_data(drifts=np.array([1], np.int32), seed=3)
+    data = synthetic_data(drifts=np.array([1], np.int32), seed=3)
     sample = graphical_model(StreamSpec(1, 1, 40_000), num_features=3)
     concept_key, _ = jax.random.split(data.key)
     for update in (0, 1):
@@ -130,7 +130,7 @@ def test_one_learner_gets_everything_update_by_update(kind):
         data = example_data(dataset(), drifts=drifts, seed=5)
         stream = example_stream(spec, permuted_labels(3))
     else:
-        data = graphical_data(drifts=drifts, seed=5)
+        data = synthetic_data(drifts=drifts, seed=5)
         stream = graphical_model(spec, num_features=4)
     cohort, alone = jax.jit(
         lambda data: (

@@ -54,13 +54,15 @@ def test_one_command_leaves_everything_behind(tmp_path, capsys):
         "--protocol=zero: dynamic(0.0)",
         "--protocol=some: dynamic(0.5, every=2) | to_dtype('bfloat16') | identity()",
         "--protocol=serial: serial()",
+        "--protocol=lazy: lazy(max_silence=0)",
         # Valid as an expression, and refused by the algorithm.
         "--protocol=wrong: periodic(1) | identity() | differenced(identity())",
     ]
     main(["dynamic_averaging", *flags])
     summary = json.loads((tmp_path / "summary.json").read_text())
-    often, zero, some, serial, wrong = summary["runs"]
-    assert list(read_runs(tmp_path)) == ["often", "zero", "some", "serial", "wrong"]
+    often, zero, some, serial, lazy, wrong = summary["runs"]
+    names = ["often", "zero", "some", "serial", "lazy", "wrong"]
+    assert list(read_runs(tmp_path)) == names
     # 24 rounds of 4 models each way; Delta = 0 is the same, bit for bit.
     assert often["total_bytes"] == 2 * 24 * 4 * MODEL_BYTES
     for name in ("total_bytes", "cumulative_loss", "test_accuracy"):
@@ -72,6 +74,10 @@ def test_one_command_leaves_everything_behind(tmp_path, capsys):
     models = some["uplink_bytes"] // (MODEL_BYTES // 2)
     assert some["models_sent"] == models / 4
     assert 0 <= some["downlink_bytes"] - models * MODEL_BYTES <= 2 * models
+    # Of one step of SGD the mean of the models is the step along the mean gradient.
+    assert lazy["cumulative_loss"] == pytest.approx(often["cumulative_loss"], rel=1e-4)
+    # Beside each model down there is a number.
+    assert lazy["total_bytes"] == often["total_bytes"] + 24 * 4 * 4
     assert serial["total_bytes"] == 0
     assert serial["cumulative_loss"] < often["cumulative_loss"]
     assert "memory" in wrong["reason"]
