@@ -12,6 +12,8 @@ from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
+from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
+from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import model_averaging
 from fedjax_comp.algorithms.split_learning import split_learning
@@ -28,7 +30,9 @@ __all__ = [
     "fed_dlr",
     "fed_nova",
     "fetch_sgd",
+    "indirect_gradients",
     "inverse_root",
+    "lazy_gradients",
     "marina",
     "minibatch_sgd",
     "model_averaging",
