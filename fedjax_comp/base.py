@@ -160,6 +160,8 @@ class ClientBatches(NamedTuple):
       mask: bool `[S, B]`, False where a batch is short (no example is repeated).
       num_examples: int32 scalar, size of the client's own data set (its weight).
       active: bool scalar, False for a client that takes no part (empty, dropped out).
+      key: what its training draws by (dropout, augmentation), scalar key array; step
+        `s` has `fold_in(key, s)`.
     """
 
     client_id: jax.Array
@@ -167,6 +169,7 @@ class ClientBatches(NamedTuple):
     mask: jax.Array
     num_examples: jax.Array
     active: jax.Array
+    key: jax.Array
 
 
 class Cohort(NamedTuple):
@@ -316,19 +319,24 @@ decoded updates of a cohort are never stacked. See `fedjax_comp.execution`."""
 # -------------------------------------------------------------------------- models
 
 
+Sums = dict[str, jax.Array]
+"""Sums over predictions by name, float32 scalars: `"count"`, how many predictions there
+are, `"loss"`, `"accuracy"` (how many are right), and a task's own. A sum over the count
+is the mean that is reported."""
+
+
 class Task(NamedTuple):
     """A model with a loss: all that a client needs to know of either.
 
     Attributes:
-      init: `(key) -> params`.
-      loss: `(params, examples, mask[B]) -> scalar`, mean over the unmasked examples
-        (0 when there is none).
-      evaluate: `(params, examples, mask[B]) -> (loss_sum, correct_sum, count)`, sums
-        over the unmasked predictions, float32 scalars.
+      init: `(key) -> params`: what is trained and travels, and nothing else.
+      loss: `(params, examples, mask[B], key) -> scalar`, mean over the unmasked
+        examples (0 when there is none). What it draws (dropout, augmentation) is by
+        the key alone; a deterministic one leaves it unused, which costs nothing.
+      evaluate: `(params, examples, mask[B]) -> Sums` over the unmasked predictions; it
+        draws nothing.
     """
 
     init: Callable[[jax.Array], PyTree]
-    loss: Callable[[PyTree, Examples, jax.Array], jax.Array]
-    evaluate: Callable[
-        [PyTree, Examples, jax.Array], tuple[jax.Array, jax.Array, jax.Array]
-    ]
+    loss: Callable[[PyTree, Examples, jax.Array, jax.Array], jax.Array]
+    evaluate: Callable[[PyTree, Examples, jax.Array], Sums]

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import checks
-from fedjax_comp.base import Examples, Execution, PyTree, Task
+from fedjax_comp.base import Examples, Execution, PyTree, Sums, Task
 from fedjax_comp.data import Dataset, FederatedData
+from fedjax_comp.training import means
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 """Of the clients' accuracies, in `accuracy_facts`."""
@@ -214,7 +215,7 @@ def client_evaluation_program(
 
     def evaluate_block(
         shared: tuple[PyTree, Examples], block: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[()], tuple[jax.Array, jax.Array, jax.Array]]:
+    ) -> tuple[tuple[()], Sums]:
         params, examples = shared
         index, mask = block
         rows = jax.tree.map(lambda x: x[index], examples)
@@ -225,10 +226,14 @@ def client_evaluation_program(
             (params, blocks.examples), (blocks.rows, blocks.mask)
         )
         num_clients = blocks.num_examples.shape[0]
-        loss, correct, count = (
-            jax.ops.segment_sum(x, blocks.owner, num_clients) for x in sums
+        own = {
+            name: jax.ops.segment_sum(x, blocks.owner, num_clients)
+            for name, x in sums.items()
+        }
+        mean = means(own)
+        return ClientAccuracy(
+            mean.accuracy, mean.loss, own["count"], blocks.num_examples
         )
-        return ClientAccuracy(correct / count, loss / count, count, blocks.num_examples)
 
     return evaluate
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NotRequired, TypedDict
 
 import jax
@@ -22,6 +23,7 @@ class Row(TypedDict):
     round: int
     test_accuracy: float
     test_loss: float | None
+    test_others: NotRequired[dict[str, float | None]]
     train_loss: float | None
     uplink_bytes: int
     downlink_bytes: int
@@ -129,8 +131,20 @@ class Ledger:
             value = before + (value - before) / self.rounds
         self.observed[name] = value
 
-    def add_row(self, *, test_accuracy: float, test_loss: float) -> Row:
-        """Closes the rounds since the last row with an evaluation."""
+    def add_row(
+        self,
+        *,
+        test_accuracy: float,
+        test_loss: float,
+        others: Mapping[str, float] = MappingProxyType({}),
+    ) -> Row:
+        """Closes the rounds since the last row with an evaluation.
+
+        Args:
+          test_accuracy: share of predictions that are right.
+          test_loss: their mean loss.
+          others: means of the task's own sums, by name.
+        """
         train_loss = float(np.mean(self.losses)) if self.losses else math.nan
         row = Row(
             round=self.rounds,
@@ -141,6 +155,8 @@ class Ledger:
             downlink_bytes=self.downlink_bytes,
             seconds=round(self.seconds, 3),
         )
+        if others:
+            row["test_others"] = {name: _known(x) for name, x in others.items()}
         if self.simulated_seconds is not None and self.joules is not None:
             row["simulated_seconds"] = self.simulated_seconds
             row["joules"] = self.joules

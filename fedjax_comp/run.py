@@ -223,9 +223,13 @@ def _drive(
 
     def evaluate_now() -> None:
         distributed.tell({"do": "evaluate"})
-        loss, accuracy = evaluate(live.problem.algorithm.params(state.server))
+        found = evaluate(live.problem.algorithm.params(state.server))
         ledger.seconds = before + time.perf_counter() - clock
-        row = ledger.add_row(test_accuracy=float(accuracy), test_loss=float(loss))
+        row = ledger.add_row(
+            test_accuracy=float(found.accuracy),
+            test_loss=float(found.loss),
+            others={name: float(x) for name, x in found.others.items()},
+        )
         for hook in hooks:
             hook.row(live, row)
 
@@ -332,6 +336,7 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "rounds": ledger.rounds,
         "test_accuracy": ledger.rows[-1]["test_accuracy"],
         "test_loss": ledger.rows[-1]["test_loss"],
+        **_last_others(ledger.rows),
         "best_test_accuracy": max(row["test_accuracy"] for row in ledger.rows),
         "target_accuracy": target,
         "interpolated_rounds_to_target": (
@@ -363,6 +368,11 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "params_sha256": params_sha256(params),
         **({} if live.store is None else live.store.measured()),
     }
+
+
+def _last_others(rows: Sequence[Row]) -> dict[str, float | None]:
+    others = rows[-1].get("test_others", {})
+    return {f"test_{name}": value for name, value in others.items()}
 
 
 def peak_memory_bytes() -> int:

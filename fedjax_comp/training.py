@@ -24,6 +24,7 @@ from fedjax_comp.base import (
     Messages,
     PyTree,
     RoundInfo,
+    Sums,
     Task,
 )
 from fedjax_comp.by_rows import repeated
@@ -348,10 +349,29 @@ def _blank(shape: jax.ShapeDtypeStruct, key: jax.Array) -> jax.Array:
 
 
 class Evaluation(NamedTuple):
-    """Mean loss and accuracy over a test set, float32 scalars."""
+    """Means over the predictions of a test set, float32 scalars.
+
+    Attributes:
+      loss: mean loss.
+      accuracy: share of predictions that are right.
+      others: means of the task's own sums, by name.
+    """
 
     loss: jax.Array
     accuracy: jax.Array
+    others: dict[str, jax.Array]
+
+
+def means(sums: Sums) -> Evaluation:
+    """What a task's sums come to.
+
+    >>> sums = {"count": jnp.float32(4), "loss": jnp.float32(2),
+    ...         "accuracy": jnp.float32(3), "top_5_accuracy": jnp.float32(4)}
+    >>> float(means(sums).accuracy), float(means(sums).others["top_5_accuracy"])
+    (0.75, 1.0)
+    """
+    each = {name: x / sums["count"] for name, x in sums.items() if name != "count"}
+    return Evaluation(each.pop("loss"), each.pop("accuracy"), each)
 
 
 def evaluation_program(
@@ -370,7 +390,7 @@ def evaluation_program(
 
     def evaluate_batch(
         shared: tuple[PyTree, Examples], batch: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[()]]:
+    ) -> tuple[Sums, tuple[()]]:
         params, examples = shared
         index, mask = batch
         rows = jax.tree.map(lambda x: x[index], examples)
@@ -381,9 +401,7 @@ def evaluation_program(
         num_batches = -(-count // batch_size)
         rows = jnp.arange(num_batches * batch_size).reshape(num_batches, batch_size)
         batches = (jnp.minimum(rows, count - 1), rows < count)
-        (loss, correct, predictions), _ = execution(evaluate_batch)(
-            (params, examples), batches
-        )
-        return Evaluation(loss / predictions, correct / predictions)
+        sums, _ = execution(evaluate_batch)((params, examples), batches)
+        return means(sums)
 
     return evaluate

@@ -27,7 +27,8 @@ def softmax_task():
             logits, examples.y
         )
 
-    def loss(params, examples, mask):
+    def loss(params, examples, mask, key):
+        del key
         _, each = losses(params, examples)
         total = jnp.sum(jnp.where(mask, each, 0))
         return total / jnp.maximum(mask.sum(dtype=jnp.float32), 1)
@@ -35,11 +36,11 @@ def softmax_task():
     def evaluate(params, examples, mask):
         logits, each = losses(params, examples)
         correct = (logits.argmax(1) == examples.y) & mask
-        return (
-            jnp.sum(jnp.where(mask, each, 0)),
-            correct.sum(dtype=jnp.float32),
-            mask.sum(dtype=jnp.float32),
-        )
+        return {
+            "count": mask.sum(dtype=jnp.float32),
+            "loss": jnp.sum(jnp.where(mask, each, 0)),
+            "accuracy": correct.sum(dtype=jnp.float32),
+        }
 
     return Task(init, loss, evaluate)
 
@@ -72,6 +73,7 @@ def make_cohort(sizes, batch_size, epochs=1):
         mask=jnp.asarray(mask),
         num_examples=jnp.asarray(sizes, jnp.int32),
         active=jnp.asarray(sizes) > 0,
+        key=jax.random.split(jax.random.key(0), len(sizes)),
     )
     return Cohort(make_examples(sum(sizes)), clients)
 

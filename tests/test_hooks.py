@@ -19,7 +19,7 @@ def problem():
     task = softmax_task()
 
     def evaluate(params, examples):
-        return Evaluation(jnp.sum(params["bias"]), jnp.mean(examples.x))
+        return Evaluation(jnp.sum(params["bias"]), jnp.mean(examples.x), {})
 
     return Problem(
         algorithm=fed_avg(task, client_optimizer=optax.sgd(0.1)),

@@ -114,6 +114,7 @@ def cohort_like(work: Work, values: flags.FlagValues) -> Cohort:
             mask=like((count, steps, batch), jnp.bool_),
             num_examples=like((count,), jnp.int32),
             active=like((count,), jnp.bool_),
+            key=jax.eval_shape(lambda: jax.random.split(make_key(0), count)),
         ),
     )
 

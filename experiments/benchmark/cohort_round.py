@@ -73,6 +73,7 @@ def make_cohort(num_clients: int, examples: int, batch_size: int) -> Cohort:
         mask=jnp.ones((num_clients, steps, batch_size), bool),
         num_examples=jnp.full(num_clients, examples, jnp.int32),
         active=jnp.ones(num_clients, bool),
+        key=jax.random.split(make_key(1), num_clients),
     )
     return Cohort(data, clients)
 

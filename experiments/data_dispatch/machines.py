@@ -11,7 +11,7 @@ from absl import flags
 
 from fedjax_comp import data
 from fedjax_comp import tree as trees
-from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
+from fedjax_comp.base import ClientBatches, Examples, PyTree, Sums, Task
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.keys import make_key
@@ -23,6 +23,7 @@ from fedjax_comp.one_shot.data_dispatch import (
 )
 from fedjax_comp.one_shot.independent import independent_models
 from fedjax_comp.run_directory import Json
+from fedjax_comp.training import means
 from fedjax_comp.wire.accounting import message_bytes
 
 
@@ -39,7 +40,7 @@ class Machines(NamedTuple):
     dataset: data.Dataset
     task: Task
     train: Callable[[int, int], Callable[..., PyTree]]
-    evaluate: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+    evaluate: Callable[..., Sums]
 
 
 def make_machines(
@@ -144,17 +145,18 @@ def measure(
         (_padded(order, num_machines * largest), jnp.asarray(offsets)),
     )
     machine = sent.route(flat(test.x, dataset.scale)).astype(np.int32)
-    loss, correct, count = machines.evaluate(
+    sums = machines.evaluate(
         models, jax.tree.map(jnp.asarray, test), jnp.asarray(machine)
     )
+    scored = means(sums)
     sent_bytes = sum(
         _shipment_bytes(stored, int(size), dataset.num_classes) for size in sizes
     )
     return {
         "num_clients": num_machines,
         "trial": trial,
-        "test_accuracy": float(correct / count),
-        "test_loss": float(loss / count),
+        "test_accuracy": float(scored.accuracy),
+        "test_loss": float(scored.loss),
         "uplink_bytes": sent_bytes,
         "model_bytes": message_bytes(machines.task.init(init_key)),
         "parameters": num_machines * trees.size(machines.task.init(init_key)),

@@ -29,6 +29,13 @@ def define() -> flags.FlagValues:
         "when not given); needs --network or --devices and an uplink that heeds it.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "augmentation",
+        None,
+        "What changes the images that are trained on, e.g. crop_and_flip(4) (nothing "
+        "when not given).",
+        flag_values=values,
+    )
     define_clients(values)
     define_validation(values)
     define_lateness(values)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from experiments.split_learning.work import flops, part_flops
+from experiments.split_learning.work import KEY, flops, part_flops
 from fedjax_comp import models
 from fedjax_comp import tree as trees
 from fedjax_comp.base import Examples
@@ -118,7 +118,7 @@ def vgg_work_ratio() -> float:
     x = jax.ShapeDtypeStruct((BATCH_SIZE, *IMAGE), jnp.float32)
     y = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.int32)
     mask = jax.ShapeDtypeStruct((BATCH_SIZE,), jnp.bool_)
-    whole = flops(jax.value_and_grad(task.task.loss), params, Examples(x, y), mask)
+    whole = flops(jax.value_and_grad(task.task.loss), params, Examples(x, y), mask, KEY)
     _, own = part_flops(task.parts[0], params, x, of_inputs=False)
     return whole / own
 

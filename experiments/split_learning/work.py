@@ -33,6 +33,10 @@ def flops(f: Callable[..., PyTree], *arguments: PyTree) -> float:
     return float(analysis["flops"])
 
 
+KEY = jax.eval_shape(lambda: make_key(0))
+"""The shape of a key, which is all that counting operations needs."""
+
+
 def client_flops(method: Method, setting: Setting, batch_size: int) -> float:
     """Operations of a client for one of its batches."""
     dataset = setting.dataset
@@ -44,7 +48,7 @@ def client_flops(method: Method, setting: Setting, batch_size: int) -> float:
     params = jax.eval_shape(setting.task.init, make_key(0))
     if not method.cuts:
         return flops(
-            jax.value_and_grad(setting.task.loss), params, Examples(x, y), mask
+            jax.value_and_grad(setting.task.loss), params, Examples(x, y), mask, KEY
         )
     task = build_split(setting, method.cuts)
     bottom, *rest = task.parts

@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from fedjax_comp.algorithms.stream_minibatch import angle_error, krasulina_task
-from fedjax_comp.base import Examples, Task
+from fedjax_comp.base import Examples, Sums, Task
 from fedjax_comp.data.arrivals import Synthetic, synthetic
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.keys import make_key
@@ -83,20 +83,21 @@ def logistic_task(dimension: int) -> Task:
         logits = examples.x @ w
         return jax.nn.softplus(logits) - logits * examples.y.astype(w.dtype), logits
 
-    def loss(w: jax.Array, examples: Examples, mask: jax.Array) -> jax.Array:
+    def loss(
+        w: jax.Array, examples: Examples, mask: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        del key
         each, _ = losses(w, examples)
         return jnp.where(mask, each, 0).sum() / jnp.maximum(mask.sum(dtype=w.dtype), 1)
 
-    def evaluate(
-        w: jax.Array, examples: Examples, mask: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def evaluate(w: jax.Array, examples: Examples, mask: jax.Array) -> Sums:
         each, logits = losses(w, examples)
         right = ((logits > 0) == (examples.y > 0)) & mask
-        return (
-            jnp.where(mask, each, 0).sum(),
-            right.sum(dtype=jnp.float32),
-            mask.sum(dtype=jnp.float32),
-        )
+        return {
+            "count": mask.sum(dtype=jnp.float32),
+            "loss": jnp.where(mask, each, 0).sum(),
+            "accuracy": right.sum(dtype=jnp.float32),
+        }
 
     return Task(lambda key: jnp.zeros(dimension), loss, evaluate)
 

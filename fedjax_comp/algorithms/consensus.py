@@ -99,7 +99,7 @@ def consensus_sgd(
 
     >>> import optax
     >>> from fedjax_comp.algorithms.graphs import edges, ring
-    >>> task = Task(None, lambda w, e, mask: jnp.mean((w - e.y) ** 2), None)
+    >>> task = Task(None, lambda w, e, mask, key: jnp.mean((w - e.y) ** 2), None)
     >>> algorithm = consensus_sgd(task, ring(3), rounds=1, optimizer=optax.sgd(0.5))
     >>> algorithm.init(jax.random.key(0), jnp.array(2.0))[0].item()
     2.0
@@ -132,7 +132,9 @@ def consensus_sgd(
         batches, learner = node
         rows, mask = batches.rows.reshape(-1), batches.mask.reshape(-1)
         batch: Examples = jax.tree.map(lambda x: x[rows], examples)
-        loss, gradient = jax.value_and_grad(task.loss)(learner.params, batch, mask)
+        loss, gradient = jax.value_and_grad(task.loss)(
+            learner.params, batch, mask, batches.key
+        )
         able = batches.active & tree.all_finite(gradient) & jnp.isfinite(loss)
         clean = tree.where(able, gradient, optax.tree.zeros_like(gradient))
         used = jnp.where(able, mask.sum(dtype=jnp.float32), 0)

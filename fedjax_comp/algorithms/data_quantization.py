@@ -185,10 +185,10 @@ def data_quantization(
         threshold = () if importance is None else importance.init()
         return server, ClientState(up.init(like), threshold)
 
-    def batch_loss(params: PyTree, batch: Batch) -> jax.Array:
+    def batch_loss(params: PyTree, batch: Batch, key: jax.Array) -> jax.Array:
         if importance is None:
-            return task.loss(params, batch.examples, batch.sent)
-        losses = each_loss(task, params, batch.examples, batch.sent)
+            return task.loss(params, batch.examples, batch.sent, key)
+        losses = each_loss(task, params, batch.examples, batch.sent, key)
         drawn = jnp.maximum(batch.drawn, 1).astype(jnp.float32)
         return jnp.sum(losses * weight_of(batch.exponents)) / drawn
 
@@ -204,7 +204,9 @@ def data_quantization(
         """Exponents, what is sent, the threshold's state, and whether all is finite."""
         if importance is None:
             return jnp.zeros(mask.shape, jnp.uint8), mask, state, jnp.asarray(True)
-        scores = importance.score(task, params, examples, mask)
+        scores = importance.score(
+            task, params, examples, mask, jax.random.fold_in(key, _LOSS)
+        )
         healthy = tree.all_finite(jnp.where(mask, scores, 0))
         scores = jnp.where(mask & healthy, scores, 0)
         tau = importance.threshold(state, scores, mask)
@@ -254,11 +256,15 @@ def data_quantization(
                 fold_context(context, 0), payload, receivers[0]
             )
             there = decoded._replace(examples=_unscaled(decoded.examples, scale))
-            loss, estimate = gradient_of(params, there)
+            # What the loss draws it draws alike at both ends.
+            loss_key = jax.random.fold_in(context.client_key, _LOSS)
+            loss, estimate = gradient_of(params, there, loss_key)
             healthy = healthy & scored
             refined, owed, memory, correction = (), (), (), ()
             if refinement is not None:
-                residual = optax.tree.sub(gradient_of(params, own)[1], estimate)
+                residual = optax.tree.sub(
+                    gradient_of(params, own, loss_key)[1], estimate
+                )
                 healthy = healthy & tree.all_finite(residual)
                 residual = tree.where(
                     healthy, residual, optax.tree.zeros_like(residual)
@@ -334,6 +340,7 @@ def data_quantization(
 
 
 _DRAW = 0x6461  # apart from the indices by which parts of the message fold their keys
+_LOSS = 0x6C6F
 
 
 def _finite(examples: Examples, mask: jax.Array) -> tuple[Examples, jax.Array]:

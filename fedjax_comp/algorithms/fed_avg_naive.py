@@ -36,11 +36,13 @@ def fed_avg_naive(
         if not client.active:
             continue
         local, opt_state = params, client_optimizer.init(params)
-        for rows, mask in zip(client.rows, client.mask, strict=True):
+        steps = zip(client.rows, client.mask, strict=True)
+        for step, (rows, mask) in enumerate(steps):
             if not mask.any():
                 continue
             batch = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
-            grads = jax.grad(task.loss)(local, batch, mask)
+            key = jax.random.fold_in(client.key, step)
+            grads = jax.grad(task.loss)(local, batch, mask, key)
             updates, opt_state = client_optimizer.update(grads, opt_state, local)
             local = optax.apply_updates(local, updates)
         num_examples = int(client.num_examples)

@@ -185,9 +185,12 @@ def fed_dlr(
                 return link.decode(shared.context, with_floats(floats), memory)[0]
 
             def loss(
-                floats: tuple[jax.Array, ...], examples: Examples, mask: jax.Array
+                floats: tuple[jax.Array, ...],
+                examples: Examples,
+                mask: jax.Array,
+                key: jax.Array,
             ) -> jax.Array:
-                return task.loss(rebuild(floats), examples, mask)
+                return task.loss(rebuild(floats), examples, mask, key)
 
             fit = local_sgd(task._replace(loss=loss), client_optimizer)
             floats, info = fit(floats, shared.examples, batches)

@@ -23,8 +23,9 @@ from fedjax_comp.algorithms.links.example_link import STEPS_PER_OCTAVE, WEIGHTS
 from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.compress import noise
 
-Score = Callable[[Task, PyTree, Examples, jax.Array], jax.Array]
-"""`(task, params, examples, mask[M]) -> scores[M]`, at least 0; 0 where masked."""
+Score = Callable[[Task, PyTree, Examples, jax.Array, jax.Array], jax.Array]
+"""`(task, params, examples, mask[M], key) -> scores[M]`, at least 0; 0 where masked.
+The key is what the task's loss draws by."""
 
 GAIN = 1.0
 """By how much the logarithm of a tuned threshold follows an error in the rate."""
@@ -158,9 +159,13 @@ def loss_score() -> Score:
     """The loss of each example: one forward pass."""
 
     def score(
-        task: Task, params: PyTree, examples: Examples, mask: jax.Array
+        task: Task,
+        params: PyTree,
+        examples: Examples,
+        mask: jax.Array,
+        key: jax.Array,
     ) -> jax.Array:
-        return each_loss(task, params, examples, mask)
+        return each_loss(task, params, examples, mask, key)
 
     return score
 
@@ -181,7 +186,11 @@ def gradient_norm(layer: str | None = None) -> Score:
     """
 
     def score(
-        task: Task, params: PyTree, examples: Examples, mask: jax.Array
+        task: Task,
+        params: PyTree,
+        examples: Examples,
+        mask: jax.Array,
+        key: jax.Array,
     ) -> jax.Array:
         if layer is not None and layer not in params:
             raise ValueError(f"Expected layer={layer!r} to be one of {list(params)}.")
@@ -192,7 +201,7 @@ def gradient_norm(layer: str | None = None) -> Score:
 
             def loss(chosen: PyTree) -> jax.Array:
                 whole = chosen if layer is None else {**params, layer: chosen}
-                return task.loss(whole, example, counted)
+                return task.loss(whole, example, counted, key)
 
             return optax.tree.norm(jax.grad(loss)(chosen)).astype(jnp.float32)
 
@@ -206,12 +215,12 @@ def gradient_norm(layer: str | None = None) -> Score:
 
 
 def each_loss(
-    task: Task, params: PyTree, examples: Examples, mask: jax.Array
+    task: Task, params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array
 ) -> jax.Array:
     """The loss of each example by itself, float32 `[M]`, 0 where masked."""
 
     def one(single: tuple[Examples, jax.Array]) -> jax.Array:
-        return task.loss(params, *single).astype(jnp.float32)
+        return task.loss(params, *single, key).astype(jnp.float32)
 
     return jnp.where(mask, jax.vmap(one)(_singles(examples, mask)), 0)
 

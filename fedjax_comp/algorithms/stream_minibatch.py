@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, Task
+from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, Sums, Task
 
 
 class Rates(NamedTuple):
@@ -179,7 +179,8 @@ def krasulina_task(dimension: int) -> Task:
 
     >>> task = krasulina_task(2)
     >>> x = Examples(jnp.array([[2.0, 0.0]]), jnp.zeros(1, jnp.int32))
-    >>> gradient = jax.grad(task.loss)(jnp.array([1.0, 1.0]), x, jnp.ones(1, bool))
+    >>> gradient = jax.grad(task.loss)(
+    ...     jnp.array([1.0, 1.0]), x, jnp.ones(1, bool), jax.random.key(0))
     >>> (-gradient).tolist()
     [2.0, -2.0]
 
@@ -199,7 +200,10 @@ def krasulina_task(dimension: int) -> Task:
         x = jnp.where(mask[:, None], examples.x, 0)
         return jnp.sum(x * x, axis=1), (x @ v) ** 2
 
-    def loss(v: jax.Array, examples: Examples, mask: jax.Array) -> jax.Array:
+    def loss(
+        v: jax.Array, examples: Examples, mask: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        del key
         whole, along = energies(v, examples, mask)
         count = jnp.maximum(mask.sum(dtype=jnp.float32), 1).astype(v.dtype)
         quotient = jax.lax.stop_gradient(along.sum() / count / (v @ v))
@@ -209,13 +213,15 @@ def krasulina_task(dimension: int) -> Task:
         value = (whole.sum() / count - quotient) / 2
         return jax.lax.stop_gradient(value - direction) + direction
 
-    def evaluate(
-        v: jax.Array, examples: Examples, mask: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def evaluate(v: jax.Array, examples: Examples, mask: jax.Array) -> Sums:
         whole, along = energies(v, examples, mask)
         along = along / (v @ v)
         captured = jnp.where(whole > 0, along / jnp.where(whole > 0, whole, 1), 0)
-        return jnp.sum(whole - along), captured.sum(), mask.sum(dtype=jnp.float32)
+        return {
+            "count": mask.sum(dtype=jnp.float32),
+            "loss": jnp.sum(whole - along),
+            "accuracy": captured.sum(),
+        }
 
     return Task(init, loss, evaluate)
 

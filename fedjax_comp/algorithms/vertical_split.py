@@ -122,7 +122,7 @@ def vertical_split(
 
         def loss_of(top: PyTree, hidden: list[jax.Array]) -> jax.Array:
             joined = Examples(jnp.concatenate(hidden, axis=1), batch.y)
-            return task.loss.loss(top, joined, batch.mask)
+            return task.loss.loss(top, joined, batch.mask, key)
 
         loss, (of_top, of_hidden) = jax.value_and_grad(loss_of, argnums=(0, 1))(
             params["top"], received

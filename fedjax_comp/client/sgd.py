@@ -82,9 +82,9 @@ def local_sgd(
 
     >>> import jax, jax.numpy as jnp, optax
     >>> from fedjax_comp.base import ClientBatches, Examples, Task
-    >>> fit = Task(None, lambda w, e, mask: jnp.mean((w - e.y) ** 2), None)
-    >>> mask = jnp.ones((2, 1), bool)
-    >>> batches = ClientBatches(0, jnp.array([[0], [1]]), mask, 2, jnp.array(True))
+    >>> fit = Task(None, lambda w, e, mask, key: jnp.mean((w - e.y) ** 2), None)
+    >>> mask, key = jnp.ones((2, 1), bool), jax.random.key(0)
+    >>> batches = ClientBatches(0, jnp.array([[0], [1]]), mask, 2, jnp.array(True), key)
     >>> data = Examples(x=jnp.zeros(2), y=jnp.array([1.0, 1.0]))
     >>> w, info = local_sgd(fit, optax.sgd(0.25))(jnp.array(0.0), data, batches)
     >>> float(w), int(info.steps)
@@ -155,10 +155,14 @@ def local_steps(
         start = learner.params
 
         def take_step(
-            carry: tuple[Learner, LocalInfo], batch: Examples, mask: jax.Array
+            carry: tuple[Learner, LocalInfo],
+            batch: Examples,
+            mask: jax.Array,
+            number: jax.Array,
         ) -> tuple[Learner, LocalInfo]:
             (params, opt_state), info = carry
-            loss, grads = jax.value_and_grad(task.loss)(params, batch, mask)
+            key = jax.random.fold_in(batches.key, number)
+            loss, grads = jax.value_and_grad(task.loss)(params, batch, mask, key)
             if proximal:
                 grads = jax.tree.map(
                     lambda g, w, w0: g + proximal * (w - w0), grads, params, start
@@ -173,23 +177,26 @@ def local_steps(
             return Learner(optax.apply_updates(params, updates), opt_state), info
 
         def step(
-            carry: tuple[Learner, LocalInfo], batch: tuple[jax.Array, jax.Array]
+            carry: tuple[Learner, LocalInfo],
+            batch: tuple[jax.Array, jax.Array, jax.Array],
         ) -> tuple[tuple[Learner, LocalInfo], None]:
-            rows, mask = batch
+            rows, mask, number = batch
             # Not inside the branch: under `jax.vmap` all that a branch sees is copied
             # for every client, and that would be the examples of all.
             taken = jax.lax.cond(
                 jnp.any(mask) & batches.active,
                 take_step,
-                lambda carry, own, mask: carry,
+                lambda carry, own, mask, number: carry,
                 carry,
                 jax.tree.map(lambda x: x[rows], examples),
                 mask,
+                number,
             )
             return taken, None
 
         nothing = LocalInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
-        batch = (batches.rows, batches.mask)
+        numbers = jnp.arange(batches.rows.shape[0], dtype=jnp.int32)
+        batch = (batches.rows, batches.mask, numbers)
         trained, _ = jax.lax.scan(step, (learner, nothing), batch, unroll=unroll)
         return trained
 

@@ -85,17 +85,18 @@ def arrivals(
     shape = (nodes, 1, size // nodes)
 
     def sample(key: jax.Array, round_index: jax.Array, data: PyTree) -> Cohort:
-        del key
         # Rounding keeps order, so minibatches never overlap.
         lost = jnp.floor(round_index.astype(jnp.float32) * discarded)
         first = round_index * size + lost.astype(jnp.int32)
         examples = draw(data, first + jnp.arange(size, dtype=jnp.int32))
+        ids = jnp.arange(nodes, dtype=jnp.int32)
         clients = ClientBatches(
-            client_id=jnp.arange(nodes, dtype=jnp.int32),
+            client_id=ids,
             rows=jnp.arange(size, dtype=jnp.int32).reshape(shape),
             mask=jnp.ones(shape, bool),
             num_examples=jnp.full(nodes, size // nodes, jnp.int32),
             active=jnp.ones(nodes, bool),
+            key=jax.vmap(jax.random.fold_in, (None, 0))(key, ids),
         )
         return Cohort(examples, clients)
 

@@ -15,6 +15,9 @@ from fedjax_comp.data.federated import FederatedData
 # on a CPU, the loop wins up to about this ratio of the two.
 _LOOP_ADVANTAGE = 64
 
+_WORK = 2**32 - 1
+"""Beyond all that a client's shuffles fold in: its training draws by another key."""
+
 
 def sample_clients(key: jax.Array, num_clients: int, cohort_size: int) -> jax.Array:
     """A uniformly random ordered sample of clients without replacement.
@@ -127,6 +130,7 @@ def make_batches(
             mask=mask.reshape(epochs * steps, batch),
             num_examples=size,
             active=size > 0,
+            key=jax.random.fold_in(client_key, _WORK),
         )
 
     return jax.vmap(one_client)(client_ids)

@@ -55,6 +55,7 @@ def sample_minibatches(
             mask=jnp.broadcast_to(active, (1, batch_size)),
             num_examples=size,
             active=active,
+            key=jax.random.fold_in(own_key, 1),
         )
 
     return Cohort(examples=data.examples, clients=jax.vmap(one_client)(ids))

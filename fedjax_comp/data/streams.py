@@ -155,7 +155,6 @@ def example_stream(spec: StreamSpec, drift: Drift | None = None) -> Stream:
     _check(spec)
 
     def sample(key: jax.Array, round_index: jax.Array, data: StreamData) -> Cohort:
-        del key
         updates = _updates(spec, round_index)
         learners = jnp.arange(spec.num_learners, dtype=jnp.int32)
         first = updates[None, :] * spec.num_learners + learners[:, None]
@@ -165,7 +164,7 @@ def example_stream(spec: StreamSpec, drift: Drift | None = None) -> Stream:
         examples: Examples = jax.tree.map(lambda x: x[rows], data.examples)
         if drift is not None:
             examples = _under_concepts(spec, drift, data, updates, examples)
-        return _cohort(spec, examples)
+        return _cohort(spec, key, examples)
 
     return sample
 
@@ -196,6 +195,7 @@ def one_learner(stream: Stream) -> Stream:
             mask=in_line(clients.mask),
             num_examples=clients.num_examples.sum(dtype=jnp.int32, keepdims=True),
             active=clients.active[:1],
+            key=clients.key[:1],
         )
         return cohort._replace(clients=together)
 
@@ -290,7 +290,6 @@ def drawn_stream(spec: StreamSpec, draw: Draw) -> Stream:
     count = spec.num_learners * spec.batch_size
 
     def sample(key: jax.Array, round_index: jax.Array, data: StreamData) -> Cohort:
-        del key
         updates = _updates(spec, round_index)
         concept_key, example_key = jax.random.split(data.key)
         drawn = jax.vmap(
@@ -311,7 +310,7 @@ def drawn_stream(spec: StreamSpec, draw: Draw) -> Stream:
             ).reshape(-1, *x.shape[2:]),
             drawn,
         )
-        return _cohort(spec, examples)
+        return _cohort(spec, key, examples)
 
     return sample
 
@@ -351,7 +350,7 @@ def _under_concepts(
     return jax.tree.map(lambda a: a.reshape(math.prod(shape), *a.shape[3:]), drifted)
 
 
-def _cohort(spec: StreamSpec, examples: Examples) -> Cohort:
+def _cohort(spec: StreamSpec, key: jax.Array, examples: Examples) -> Cohort:
     """All learners, with the round's own examples `[m S B, ...]` in their order."""
     shape = (spec.num_learners, spec.updates, spec.batch_size)
     learners = jnp.arange(spec.num_learners, dtype=jnp.int32)
@@ -361,5 +360,6 @@ def _cohort(spec: StreamSpec, examples: Examples) -> Cohort:
         mask=jnp.ones(shape, bool),
         num_examples=jnp.full(spec.num_learners, spec.updates * spec.batch_size),
         active=jnp.ones(spec.num_learners, bool),
+        key=jax.vmap(jax.random.fold_in, (None, 0))(key, learners),
     )
     return Cohort(examples, clients)

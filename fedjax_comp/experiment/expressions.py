@@ -77,6 +77,7 @@ _RATE = re.compile(r"\brate\b(?!\s*=)")
 
 NAMES: Mapping[str, Mapping[str, object]] = {
     "algorithm": algorithms.NAMES,
+    "augmentation": {"crop_and_flip": models.crop_and_flip},
     "controller": controllers.NAMES,
     "client_optimizer": OPTIMIZERS,
     "server_optimizer": OPTIMIZERS,

@@ -22,7 +22,7 @@ from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
-from fedjax_comp.models import classification
+from fedjax_comp.models import augmented, classification
 from fedjax_comp.problem import Schedule
 from fedjax_comp.training import Sampler, uniform_cohorts
 
@@ -69,6 +69,9 @@ def build_federation(values: flags.FlagValues) -> Federation:
     execution = build("execution", values.execution)
     model = build("model", values.model)
     partition = build("partition", values.partition)
+    augmentation = None
+    if "augmentation" in values and values.augmentation:
+        augmentation = build("augmentation", values.augmentation)
     dataset = data.load(
         values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
     )
@@ -86,6 +89,8 @@ def build_federation(values: flags.FlagValues) -> Federation:
         # Stored integers that are not scaled are symbols, not numbers.
         input_dtype=jnp.int32 if _is_symbolic(population) else jnp.float32,
     )
+    if augmentation is not None:
+        task = augmented(task, augmentation)
     sample = uniform_cohorts(
         cohort_size=values.cohort_size,
         epochs=values.local_epochs,

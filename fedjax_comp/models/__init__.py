@@ -3,15 +3,23 @@
 A factory such as `cnn()` takes hyperparameters and returns a `ModelFn`, which waits for
 the number of classes: the data say how many there are, and of what shape the inputs
 are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 255)`.
+
+A model of one's own is a `flax.linen` module, `of_nnx(make)` for a `flax.nnx` one, or a
+`Network` of two functions. `cnn(dropout=0.5)` draws in training; `augmented` changes the
+examples that are trained on; `frozen` and `low_rank_adapted` take what is neither
+trained nor sent out of a task's parameters.
 """
 
+from fedjax_comp.models.augment import augmented, crop_and_flip
 from fedjax_comp.models.cnn import cnn
 from fedjax_comp.models.convolution import conv_direct, conv_lax, conv_patches
 from fedjax_comp.models.factorized import Compact, Factorized, factorize
 from fedjax_comp.models.fedpara import fed_para
+from fedjax_comp.models.frozen import frozen, low_rank_adapted
 from fedjax_comp.models.linear import linear
 from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
+from fedjax_comp.models.network import Network, of_nnx
 from fedjax_comp.models.resnet import resnet
 from fedjax_comp.models.split import split_classification
 from fedjax_comp.models.task import ModelFn, classification
@@ -36,6 +44,8 @@ __all__ = [
     "Compact",
     "Factorized",
     "ModelFn",
+    "Network",
+    "augmented",
     "char_lstm",
     "char_transformer",
     "classification",
@@ -43,10 +53,14 @@ __all__ = [
     "conv_direct",
     "conv_lax",
     "conv_patches",
+    "crop_and_flip",
     "factorize",
     "fed_para",
+    "frozen",
     "linear",
+    "low_rank_adapted",
     "mlp",
+    "of_nnx",
     "resnet",
     "split_classification",
     "vertical_classification",

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from fedjax_comp import checks
 from fedjax_comp.models.convolution import Conv, ConvFn
+from fedjax_comp.models.dropout import check_dropout, dropped
 from fedjax_comp.models.pooling import max_pool_2x2
 from fedjax_comp.models.task import ModelFn
 
@@ -25,20 +26,23 @@ class CNN(nn.Module):
       channels: of the convolutions.
       hidden: width of the hidden dense layer.
       convolve: the way of computing a convolution; None for the backend's default.
+      dropout: chance with which what the dense layers read is left out in training.
     """
 
     num_classes: int
     channels: tuple[int, ...]
     hidden: int
     convolve: ConvFn | None
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps `[B, H, W, C]` to logits `[B, L]`."""
         for features in self.channels:
             x = Conv(features, convolve=self.convolve)(x)
             x = max_pool_2x2(nn.relu(x))
-        x = nn.relu(nn.Dense(self.hidden)(x.reshape(x.shape[0], -1)))
+        x = dropped(x.reshape(x.shape[0], -1), self.dropout, train)
+        x = dropped(nn.relu(nn.Dense(self.hidden)(x)), self.dropout, train)
         return nn.Dense(self.num_classes)(x)
 
 
@@ -47,6 +51,7 @@ def cnn(
     *,
     hidden: int = 512,
     convolve: ConvFn | None = None,
+    dropout: float = 0.0,
 ) -> ModelFn:
     """The convolutional network of McMahan et al. 2017, for images `[H, W, C]`.
 
@@ -55,12 +60,15 @@ def cnn(
       hidden: width of the hidden dense layer.
       convolve: the way of computing a convolution, `conv_direct`, `conv_lax` or
         `conv_patches`; the parameters are the same. None takes the backend's default.
+      dropout: chance with which each input of the two dense layers is left out in
+        training, in [0, 1); none in the source.
 
     Returns:
       `(num_classes) -> module` from `[B, H, W, C]` to logits `[B, num_classes]`.
 
     Raises:
-      ValueError: if a width is below one or there is no convolution.
+      ValueError: if a width is below one, there is no convolution, or dropout is not
+        in [0, 1).
 
     >>> import jax.numpy as jnp
     >>> params = cnn()(10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -72,6 +80,11 @@ def cnn(
             f"Expected channels={channels} with one entry or more, all >= 1."
         )
     checks.integer("hidden", hidden, minimum=1)
+    check_dropout(dropout)
     return functools.partial(
-        CNN, channels=tuple(channels), hidden=hidden, convolve=convolve
+        CNN,
+        channels=tuple(channels),
+        hidden=hidden,
+        convolve=convolve,
+        dropout=dropout,
     )

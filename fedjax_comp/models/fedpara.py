@@ -99,7 +99,7 @@ class FedPara(nn.Module):
         """Gives this module the network's own scope: its paths and parameters."""
         nn.share_scope(self, self.dense)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps what the network maps to what it maps it to."""
 
         def replace(layer: nn.Module, path: str, x: jax.Array) -> jax.Array | None:
@@ -108,7 +108,7 @@ class FedPara(nn.Module):
                 return _conv(layer, self.rank, x)
             return _dense(layer, self.rank, x) if isinstance(layer, nn.Dense) else None
 
-        return run_replaced(self, self.dense, replace, x)
+        return run_replaced(self, self.dense, replace, x, train=train)
 
 
 def _dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array | None:

@@ -9,6 +9,7 @@ import functools
 import jax
 from flax import linen as nn
 
+from fedjax_comp.models.dropout import check_dropout, dropped
 from fedjax_comp.models.task import ModelFn
 
 
@@ -18,31 +19,35 @@ class MLP(nn.Module):
     Attributes:
       num_classes: `L`.
       widths: of the hidden layers.
+      dropout: chance with which each of their units is left out in training.
     """
 
     num_classes: int
     widths: tuple[int, ...]
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps `[B, ...]` to logits `[B, L]`."""
         hidden = x.reshape(x.shape[0], -1)
         for width in self.widths:
             hidden = nn.relu(nn.Dense(width)(hidden))
+            hidden = dropped(hidden, self.dropout, train)
         return nn.Dense(self.num_classes)(hidden)
 
 
-def mlp(*widths: int) -> ModelFn:
+def mlp(*widths: int, dropout: float = 0.0) -> ModelFn:
     """A multilayer perceptron, for inputs of any shape.
 
     Args:
       *widths: of the hidden layers, at least one.
+      dropout: chance with which each of their units is left out in training, in [0, 1).
 
     Returns:
       `(num_classes) -> module` from `[B, ...]` to logits `[B, num_classes]`.
 
     Raises:
-      ValueError: without a width, or with one below one.
+      ValueError: without a width, or with one below one, or another dropout.
 
     >>> import jax.numpy as jnp
     >>> params = mlp(200, 200)(10).init(jax.random.key(0), jnp.zeros((1, 784)))
@@ -53,4 +58,5 @@ def mlp(*widths: int) -> ModelFn:
         raise ValueError("Expected at least one width, e.g. mlp(200, 200); got mlp().")
     if any(width < 1 for width in widths):
         raise ValueError(f"Expected every width in widths={widths} >= 1.")
-    return functools.partial(MLP, widths=widths)
+    check_dropout(dropout)
+    return functools.partial(MLP, widths=widths, dropout=dropout)

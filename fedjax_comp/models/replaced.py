@@ -7,13 +7,19 @@ import jax
 from flax import linen as nn
 
 from fedjax_comp.models.convolution import Conv
+from fedjax_comp.models.network import takes_train
 
 Replace = Callable[[nn.Module, str, jax.Array], jax.Array | None]
 """`(layer, its path, input) -> output`, or None for the layer's own."""
 
 
 def run_replaced(
-    module: nn.Module, network: nn.Module, replace: Replace, x: jax.Array
+    module: nn.Module,
+    network: nn.Module,
+    replace: Replace,
+    x: jax.Array,
+    *,
+    train: bool = False,
 ) -> jax.Array:
     """Runs a network of `Conv` and `nn.Dense` layers, some of them replaced.
 
@@ -23,6 +29,7 @@ def run_replaced(
       replace: asked at every `Conv` and `nn.Dense`; it may make parameters of the
         layer in place of the layer's own.
       x: the network's input.
+      train: whether it is training, for a network that is told.
 
     Returns:
       Its output.
@@ -43,7 +50,8 @@ def run_replaced(
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(intercept):
-        return network(x)  # type: ignore[no-any-return]
+        told = {"train": train} if takes_train(network) else {}
+        return network(x, **told)  # type: ignore[no-any-return]
 
 
 def with_bias(layer: nn.Dense | Conv, out: jax.Array) -> jax.Array:

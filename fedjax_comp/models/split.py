@@ -19,6 +19,7 @@ from jax.extend.core import Literal
 
 from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.keys import make_key
+from fedjax_comp.models.network import check_drawless
 from fedjax_comp.models.task import classification
 
 
@@ -194,6 +195,8 @@ def split_classification(
         input_dtype=dtype,
         ignore_label=ignore_label,
     )
+    inputs = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    check_drawless("split learning", module, inputs)
     first, *rest = split(module, cuts, input_shape=input_shape, input_dtype=dtype)
     scored = classification(
         _Logits(), input_shape=(num_classes,), ignore_label=ignore_label
@@ -206,7 +209,9 @@ def split_classification(
         return first.apply(params, inputs)
 
     def loss(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
-        return scored.loss({}, Examples(logits, labels), mask)
+        # Cross-entropy alone draws nothing.
+        key = jax.random.key(0)
+        return scored.loss({}, Examples(logits, labels), mask, key)
 
     parts = (Part(first.names, from_stored), *rest)
     return SplitTask(task, parts, loss, num_classes)

@@ -1,21 +1,22 @@
-"""Supervised classification as a `Task`: a flax module and its cross-entropy.
+"""Supervised classification as a `Task`: a model and its cross-entropy.
 
-The module maps inputs `[B, ...]` to logits `[B, L]` (one label an example) or
+The model maps inputs `[B, ...]` to logits `[B, L]` (one label an example) or
 `[B, T, L]` (one label a token). Examples arrive in the dtype they are stored in; what
-the module sees is `scale * x` in float32, or the integers themselves when it begins
+the model sees is `scale * x` in float32, or the integers themselves when it begins
 with an embedding.
 """
 
 import math
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from flax.errors import InvalidRngError
 
-from fedjax_comp.base import Examples, PyTree, Task
+from fedjax_comp import checks
+from fedjax_comp.base import Examples, PyTree, Sums, Task
+from fedjax_comp.models.network import Network, of_linen
 from fedjax_comp.tree import along
 
 
@@ -30,13 +31,23 @@ class ModelFn(Protocol):
         ...
 
 
+class _Scored(NamedTuple):
+    """Of each label: its logits, itself (0 where it does not count), loss, whether."""
+
+    logits: jax.Array
+    labels: jax.Array
+    losses: jax.Array
+    counted: jax.Array
+
+
 def classification(
-    module: nn.Module,
+    model: nn.Module | Network,
     *,
     input_shape: tuple[int, ...],
     scale: float = 1.0,
     input_dtype: jax.typing.DTypeLike = jnp.float32,
     ignore_label: int | None = None,
+    top: int | None = None,
 ) -> Task:
     """A classifier with mean softmax cross-entropy `-log p(y | x)`.
 
@@ -45,27 +56,30 @@ def classification(
     exactly 0 when none counts, whatever the masked rows hold.
 
     Args:
-      module: maps `[B, *input_shape]` to logits `[B, L]` or `[B, T, L]`. Only
-        deterministic modules with nothing but `params` are taken.
+      model: maps `[B, *input_shape]` to logits `[B, L]` or `[B, T, L]`: a `flax.linen`
+        module, or what `of_nnx` makes of a `flax.nnx` one
+        (`fedjax_comp.models.network`). It may draw in training.
       input_shape: of one example, without `B`.
       scale: floating inputs are multiplied by it, e.g. `1 / 255` for uint8 images.
-      input_dtype: what the module takes; an integer type leaves the values as they are.
+      input_dtype: what the model takes; an integer type leaves the values as they are.
       ignore_label: a label that is padding and never counts, such as that which fills
         up a short sequence; None where every label counts.
+      top: `evaluate` also counts the labels among so many largest logits, as
+        `"top_5_accuracy"`; not when None.
 
     Returns:
-      A `Task` whose `params` are the module's.
+      A `Task` whose `params` are the model's.
 
     Raises:
-      ValueError: if `scale` is not finite or zero, or is given for integer inputs, or
-        `input_shape` holds a size below one; from `init`, if the module draws (Dropout)
-        or holds more than `params` (BatchNorm).
+      ValueError: if `scale` is not finite or zero, or is given for integer inputs,
+        `input_shape` holds a size below one, or `top` is below one; from `init`, as
+        `of_linen` and `of_nnx`.
 
     >>> from fedjax_comp.models.linear import linear
     >>> task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
     >>> params = task.init(jax.random.key(0))
     >>> digits = Examples(x=jnp.ones((3, 8, 8, 1), jnp.uint8), y=jnp.array([1, 2, 3]))
-    >>> task.loss(params, digits, jnp.ones(3, bool)).shape
+    >>> task.loss(params, digits, jnp.ones(3, bool), jax.random.key(1)).shape
     ()
     """
     dtype = jnp.dtype(input_dtype)
@@ -80,59 +94,49 @@ def classification(
     if any(size < 1 for size in input_shape):
         raise ValueError(f"Expected every size in input_shape={input_shape} >= 1.")
 
-    def init(key: jax.Array) -> PyTree:
-        blank = jnp.zeros((1, *input_shape), dtype)
-        variables = module.init(key, blank)
-        try:
-            jax.eval_shape(
-                lambda kept: module.apply(kept, blank, mutable=True), variables
-            )
-        except InvalidRngError as error:
-            raise ValueError(
-                f"Expected a deterministic module, got a {type(module).__name__} that "
-                "draws, as Dropout does: make it with deterministic=True."
-            ) from error
-        others = sorted(set(variables) - {"params"})
-        if others:
-            raise ValueError(
-                f"Expected a module with nothing but params, got {', '.join(others)} "
-                "in it, as BatchNorm keeps: use GroupNorm or LayerNorm instead."
-            )
-        # A module without parameters has no such collection.
-        return variables.get("params", {})
+    if top is not None:
+        checks.integer("top", top, minimum=1)
+    network = of_linen(model) if isinstance(model, nn.Module) else model
 
-    def each_label(
-        params: PyTree, examples: Examples, mask: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Losses, hits and what counts, all in the shape of the labels."""
+    def init(key: jax.Array) -> PyTree:
+        return network.init(key, jnp.zeros((1, *input_shape), dtype))
+
+    def scored(
+        params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array | None
+    ) -> _Scored:
         x = examples.x.astype(dtype)
         inputs = x * jnp.asarray(scale, dtype) if floating else x
         per_example = along(mask, inputs)
         # A masked row may hold anything: zero times the gradient of an overflow is NaN,
         # so such a row is replaced before it meets the parameters.
         inputs = jnp.where(per_example, inputs, jnp.zeros((), dtype))
-        logits = cast(jax.Array, module.apply({"params": params}, inputs))
+        logits = network.apply(params, inputs, key)
         labels = examples.y.astype(jnp.int32)
-        per_label = along(mask, labels)
-        per_label = jnp.broadcast_to(per_label, labels.shape)
+        counted = jnp.broadcast_to(along(mask, labels), labels.shape)
         if ignore_label is not None:
-            per_label = per_label & (labels != ignore_label)
-        labels = jnp.where(per_label, labels, 0)
+            counted = counted & (labels != ignore_label)
+        labels = jnp.where(counted, labels, 0)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        hits = jnp.argmax(logits, axis=-1) == labels
-        return jnp.where(per_label, losses, 0), hits & per_label, per_label
+        return _Scored(logits, labels, jnp.where(counted, losses, 0), counted)
 
-    def loss(params: PyTree, examples: Examples, mask: jax.Array) -> jax.Array:
-        losses, _, counted = each_label(params, examples, mask)
+    def loss(
+        params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        _, _, losses, counted = scored(params, examples, mask, key)
         count = counted.sum().astype(losses.dtype)
         return losses.sum() / jnp.maximum(count, 1)
 
-    def evaluate(
-        params: PyTree, examples: Examples, mask: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        losses, hits, counted = each_label(params, examples, mask)
-        sums = (values.sum(dtype=jnp.float32) for values in (losses, hits, counted))
-        loss_sum, correct_sum, count = sums
-        return loss_sum, correct_sum, count
+    def evaluate(params: PyTree, examples: Examples, mask: jax.Array) -> Sums:
+        logits, labels, losses, counted = scored(params, examples, mask, None)
+        found = {
+            "count": counted,
+            "loss": losses,
+            "accuracy": (jnp.argmax(logits, axis=-1) == labels) & counted,
+        }
+        if top is not None:
+            own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+            above = jnp.sum(logits > own, axis=-1)
+            found[f"top_{top}_accuracy"] = (above < top) & counted
+        return {name: x.sum(dtype=jnp.float32) for name, x in found.items()}
 
     return Task(init=init, loss=loss, evaluate=evaluate)

@@ -4,7 +4,7 @@ Vaswani et al., "Attention is all you need", NeurIPS 2017, section 3, without th
 encoder. Normalisation comes before each part (Xiong et al., "On layer normalization in
 the transformer architecture", ICML 2020, figure 1b), and once more before the logits.
 Positions are learnt, and the hidden layer has GELU units, as in GPT-2 (Radford et al.
-2019). There is no dropout.
+2019). Dropout, if any, is on the embedding and on what each block adds.
 
 With `V` characters, `T` positions, `L` layers and width `D` that is
 `L (12 D^2 + 13 D) + (2 V + T + 2) D + V` parameters.
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_comp import checks
+from fedjax_comp.models.dropout import check_dropout, dropped
 from fedjax_comp.models.task import ModelFn
 
 HIDDEN = 4
@@ -68,21 +69,25 @@ class Block(nn.Module):
 
     Attributes:
       heads: `H`, a divisor of the width.
+      dropout: chance with which each number that is added is left out in training.
     """
 
     heads: int
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
         batch, length, width = x.shape
         projected = nn.Dense(3 * width, name="query_key_value")(nn.LayerNorm()(x))
         shape = (batch, length, self.heads, width // self.heads)
         parts = (part.reshape(shape) for part in jnp.split(projected, 3, axis=-1))
         attended = causal_attention(*parts).reshape(x.shape)
-        x = x + nn.Dense(width, name="output")(attended)
+        added = nn.Dense(width, name="output")(attended)
+        x = x + dropped(added, self.dropout, train)
         hidden = nn.gelu(nn.Dense(HIDDEN * width, name="hidden")(nn.LayerNorm()(x)))
-        return x + nn.Dense(width, name="residual")(hidden)
+        added = nn.Dense(width, name="residual")(hidden)
+        return x + dropped(added, self.dropout, train)
 
 
 class CharTransformer(nn.Module):
@@ -93,23 +98,28 @@ class CharTransformer(nn.Module):
       width: `D`.
       depth: `L`, the number of blocks.
       heads: of each block.
+      dropout: see `Block`.
     """
 
     num_classes: int
     width: int
     depth: int
     heads: int
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps characters `[B, T]`, integers in `[0, V)`, to logits `[B, T, V]`."""
         hidden = Positions()(nn.Embed(self.num_classes, self.width)(x))
+        hidden = dropped(hidden, self.dropout, train)
         for _ in range(self.depth):
-            hidden = Block(self.heads)(hidden)
+            hidden = Block(self.heads, self.dropout)(hidden, train)
         return nn.Dense(self.num_classes)(nn.LayerNorm()(hidden))
 
 
-def char_transformer(width: int = 128, *, depth: int = 3, heads: int = 4) -> ModelFn:
+def char_transformer(
+    width: int = 128, *, depth: int = 3, heads: int = 4, dropout: float = 0.0
+) -> ModelFn:
     """A decoder-only transformer for integer sequences `[T]` of a fixed length.
 
     Its task is `classification(char_transformer()(V), input_shape=(T,),
@@ -119,12 +129,15 @@ def char_transformer(width: int = 128, *, depth: int = 3, heads: int = 4) -> Mod
       width: `D`, of the embedding and of every block.
       depth: `L`, the number of blocks.
       heads: of each block, a divisor of `width`.
+      dropout: chance with which each number of the embedding, and of what a block
+        adds, is left out in training, in [0, 1).
 
     Returns:
       `(num_classes) -> module` from `[B, T]` to logits `[B, T, num_classes]`.
 
     Raises:
-      ValueError: if a size is below one, or `heads` does not divide `width`.
+      ValueError: if a size is below one, or `heads` does not divide `width`, or
+        dropout is not in [0, 1).
 
     >>> shapes = jax.eval_shape(
     ...     char_transformer()(80).init, jax.random.key(0), jnp.zeros((1, 80), int)
@@ -136,4 +149,7 @@ def char_transformer(width: int = 128, *, depth: int = 3, heads: int = 4) -> Mod
         checks.integer(name, size, minimum=1)
     if width % heads:
         raise ValueError(f"Expected heads={heads} to divide width={width}.")
-    return functools.partial(CharTransformer, width=width, depth=depth, heads=heads)
+    check_dropout(dropout)
+    return functools.partial(
+        CharTransformer, width=width, depth=depth, heads=heads, dropout=dropout
+    )

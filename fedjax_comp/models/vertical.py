@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from fedjax_comp import checks
 from fedjax_comp.base import Task
+from fedjax_comp.models.network import check_drawless
 from fedjax_comp.models.task import ModelFn, classification
 
 
@@ -131,7 +132,7 @@ def vertical_classification(
 
     Raises:
       ValueError: for an empty block or none, a feature that does not exist or is in two
-        blocks, and fewer than one output.
+        blocks, fewer than one output, and a model with dropout.
 
     >>> from fedjax_comp.models import linear, mlp
     >>> halves = vertical_classification(
@@ -157,6 +158,9 @@ def vertical_classification(
     fixed = tuple(tuple(block) for block in blocks)
     bottoms = tuple(bottom(num_outputs) for _ in blocks)
     server = top(num_classes)
+    for one, block in zip(bottoms, fixed, strict=True):
+        check_drawless("a vertical split", one, _row(len(block)))
+    check_drawless("a vertical split", server, _row(len(fixed) * num_outputs))
     return VerticalTask(
         task=classification(
             Vertical(bottoms, server, fixed), input_shape=(num_features,), scale=scale
@@ -167,3 +171,7 @@ def vertical_classification(
         loss=classification(server, input_shape=(len(fixed) * num_outputs,)),
         scale=scale,
     )
+
+
+def _row(width: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, width), jnp.float32)

@@ -47,7 +47,8 @@ def gradient_flops(
         lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype), examples
     )
     mask = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
-    return program_flops(jax.grad(task.loss), params, batch, mask) / batch_size
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return program_flops(jax.grad(task.loss), params, batch, mask, key) / batch_size
 
 
 def program_flops(function: Callable, *like: PyTree) -> float:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import checks
-from fedjax_comp.base import Examples, Execution, PyTree, Task
+from fedjax_comp.base import Examples, Execution, PyTree, Sums, Task
 from fedjax_comp.data.clusters import balanced_clusters, squared_distances
 from fedjax_comp.data.partition import Assignment, from_lists
 from fedjax_comp.execution import scanned
@@ -129,7 +129,7 @@ def clustered(
 
 def routed_evaluation(
     task: Task, *, execution: Execution | None = None
-) -> Callable[[PyTree, Examples, jax.Array], tuple[jax.Array, jax.Array, jax.Array]]:
+) -> Callable[[PyTree, Examples, jax.Array], Sums]:
     """Scores models of which each answers what is routed to it.
 
     Args:
@@ -137,17 +137,15 @@ def routed_evaluation(
       execution: how the machines are run; `scanned()` when None.
 
     Returns:
-      `(models, examples, machine) -> (loss_sum, correct_sum, count)` with models
-      `[K, ...]`, examples `[M, ...]` and `machine` int32 `[M]`, as `Task.evaluate`.
+      `(models, examples, machine) -> Sums` with models `[K, ...]`, examples `[M, ...]`
+      and `machine` int32 `[M]`.
     """
     run_machines = scanned() if execution is None else execution
 
-    def evaluate(
-        models: PyTree, examples: Examples, machine: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def evaluate(models: PyTree, examples: Examples, machine: jax.Array) -> Sums:
         def one_machine(
             shared: tuple[Examples, jax.Array], own: tuple[PyTree, jax.Array]
-        ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[()]]:
+        ) -> tuple[Sums, tuple[()]]:
             params, number = own
             return task.evaluate(params, shared[0], shared[1] == number), ()
 

@@ -41,11 +41,12 @@ def independent_models(
 
     >>> import jax.numpy as jnp, optax
     >>> from fedjax_comp.base import Task
-    >>> fit = Task(None, lambda w, e, mask: jnp.mean((w - e.y) ** 2), None)
+    >>> fit = Task(None, lambda w, e, mask, key: jnp.mean((w - e.y) ** 2), None)
     >>> rows = jnp.array([[[0]], [[1]]])
     >>> def batches(key, data):
     ...     ones = jnp.ones(2, jnp.int32)
-    ...     return ClientBatches(jnp.arange(2), rows, rows >= 0, ones, ones > 0)
+    ...     keys = jax.random.split(key, 2)
+    ...     return ClientBatches(jnp.arange(2), rows, rows >= 0, ones, ones > 0, keys)
     >>> train = independent_models(fit, optax.sgd(0.5), batches)
     >>> examples = Examples(jnp.zeros(2), jnp.array([1.0, 3.0]))
     >>> train(jax.random.key(0), jnp.array(0.0), examples, ()).tolist()

@@ -75,7 +75,7 @@ def test_without_threshold_it_is_synchronous():
 def counting_task():
     """Gradients are small integers, so that sums of updates are exact in any order."""
 
-    def loss(params, examples, mask):
+    def loss(params, examples, mask, key):
         return jnp.sum(params["w"][None] * jnp.where(mask[:, None], examples.x, 0))
 
     return Task(lambda key: {"w": jnp.array([0.0, 64.0, 1.0, -8.0, 0.0])}, loss, loss)

@@ -90,9 +90,9 @@ def test_scaled_integers_in_eight_bits_are_exact():
     stored = jnp.asarray(rng.integers(256, size=(7, NUM_FEATURES)), jnp.uint8)
     task = softmax_task()
 
-    def loss(params, examples, mask):
+    def loss(params, examples, mask, key):
         x = examples.x.astype(jnp.float32) / 255
-        return task.loss(params, Examples(x, examples.y), mask)
+        return task.loss(params, Examples(x, examples.y), mask, key)
 
     cohort = cohort._replace(examples=cohort.examples._replace(x=stored))
     models = []
@@ -188,7 +188,9 @@ def estimates(**parts):
 
     run = jax.jit(lambda i: jax.lax.map(one, i, batch_size=10_000))
     drawn = np.asarray(run(jnp.arange(DRAWS)), np.float64)
-    true = jax.grad(softmax_task().loss)(params, cohort.examples, jnp.ones(6, bool))
+    true = jax.grad(softmax_task().loss)(
+        params, cohort.examples, jnp.ones(6, bool), jax.random.key(0)
+    )
     true = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(true)])
     return drawn.mean(0), drawn.var(0, ddof=1), true
 

@@ -37,9 +37,11 @@ def _task():
         kernel = 0.3 * jax.random.normal(key, (NUM_FEATURES, OUTPUTS))
         return {"bias": jnp.zeros(3), "kernel": kernel}
 
-    def loss(params, examples, mask):
+    def loss(params, examples, mask, key):
         mixed = params["kernel"].reshape(NUM_FEATURES, 3, 4).sum(2)
-        return small.loss({"bias": params["bias"], "kernel": mixed}, examples, mask)
+        return small.loss(
+            {"bias": params["bias"], "kernel": mixed}, examples, mask, key
+        )
 
     return Task(init, loss, None)
 
@@ -104,7 +106,7 @@ def test_a_round_in_numpy():
         for row, mask in zip(rows, masks, strict=True):
             if mask.any():
                 batch = jax.tree.map(lambda x, row=row: x[row], COHORT.examples)
-                step = grad(own, batch, mask)
+                step = grad(own, batch, mask, jax.random.key(0))
                 own = jax.tree.map(lambda w, g: w - 0.5 * g, own, step)
         kernel, rank = _truncated(np.asarray(own["kernel"], np.float64), energy)
         ranks.append(rank)

@@ -91,7 +91,7 @@ def test_it_finds_the_few_coordinates_that_matter():
     target[[3, 50, 222, 300, 499]] = [4.0, -3.0, 3.5, -4.5, 3.0]
     task = Task(
         init=lambda key: jnp.zeros(500),
-        loss=lambda w, examples, mask: jnp.sum((w - target) ** 2) / 2,
+        loss=lambda w, examples, mask, key: jnp.sum((w - target) ** 2) / 2,
         evaluate=TASK.evaluate,
     )
     algorithm = fetch_sgd(

@@ -78,7 +78,7 @@ def quadratics(curvatures, targets):
     """Client `i` (known by its first feature) has the loss h/2 |w - target|^2."""
     curvatures, targets = jnp.asarray(curvatures), jnp.asarray(targets)
 
-    def loss(w, examples, mask):
+    def loss(w, examples, mask, key):
         who = jnp.argmax(examples.x[0]).astype(jnp.int32)
         return jnp.sum(curvatures[who] * (w - targets[who]) ** 2) / 2
 

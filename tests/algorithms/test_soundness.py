@@ -32,7 +32,7 @@ SIZE = 4
 def pull_task(dtype=jnp.float32):
     """With `sgd(1.0)` a client moves by exactly the mean of its examples."""
 
-    def loss(w, examples, mask):
+    def loss(w, examples, mask, key):
         rows = jnp.where(mask[:, None], examples.x, 0).astype(dtype)
         return -jnp.sum(w * rows.sum(0))
 

@@ -37,6 +37,7 @@ def test_only_who_is_admitted_takes_part():
         nobody > 0,
         jnp.ones(4),
         jnp.array([True, True, False, True]),
+        jax.random.split(jax.random.key(0), 4),
     )
     server, clients, info = wrapped.round(
         jax.random.key(0), server, clients, Cohort(None, batches)

@@ -34,7 +34,7 @@ def problem(**options):
         return data._replace(clients=jax.tree.map(lambda x: x[order], data.clients))
 
     def evaluate(params, examples):
-        return Evaluation(jnp.sum(params["bias"]), jnp.mean(examples.x))
+        return Evaluation(jnp.sum(params["bias"]), jnp.mean(examples.x), {})
 
     return Problem(
         algorithm=algorithm,

@@ -12,6 +12,9 @@ from tests.problems import make_cohort, softmax_task
 TASK = softmax_task()
 
 
+KEY = jax.random.key(0)
+
+
 def client(cohort, i):
     return jax.tree.map(lambda x: x[i], cohort.clients)
 
@@ -64,7 +67,7 @@ def test_equals_a_loop_over_the_examples_there_are():
                 lambda x, rows=rows: x[jnp.array(rows)], cohort.examples
             )
             mask = jnp.ones(len(rows), bool)
-            loss, grads = jax.value_and_grad(TASK.loss)(expected, batch, mask)
+            loss, grads = jax.value_and_grad(TASK.loss)(expected, batch, mask, KEY)
             updates, state = optimizer.update(grads, state, expected)
             expected = optax.apply_updates(expected, updates)
             losses, used = losses + float(loss) * len(rows), used + len(rows)
@@ -105,9 +108,9 @@ def test_proximal_term_is_the_gradient_of_half_mu_squared_distance():
         params, cohort.examples, client(cohort, 0)
     )
 
-    def penalised(w, batch, mask):
+    def penalised(w, batch, mask, key):
         distance = sum(jnp.sum((w[name] - params[name]) ** 2) for name in w)
-        return TASK.loss(w, batch, mask) + mu / 2 * distance
+        return TASK.loss(w, batch, mask, key) + mu / 2 * distance
 
     expected = params
     for start in (0, 2, 4):

@@ -37,7 +37,7 @@ def messages_of_rounds(entry: Entry) -> Sent:
     """
     task = Task(
         init=lambda key: jnp.zeros(square().shape),
-        loss=lambda params, examples, mask: jnp.sum(params * square()),
+        loss=lambda params, examples, mask, key: jnp.sum(params * square()),
         evaluate=None,  # nobody does
     )
     algorithm = fed_avg(

@@ -60,7 +60,7 @@ def test_cnn_takes_small_images_and_its_way_of_convolving_changes_nothing():
         if not results:
             params = jax.jit(task.init)(jax.random.key(0))
         step = jax.jit(jax.value_and_grad(task.loss))
-        results.append(step(params, examples, mask))
+        results.append(step(params, examples, mask, jax.random.key(1)))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results
     )

@@ -153,5 +153,7 @@ def test_the_parts_of_a_task_have_its_loss_and_gradient():
         return task.loss(logits, y, mask)
 
     ours = jax.value_and_grad(in_parts)(params)
-    whole = jax.value_and_grad(task.task.loss)(params, Examples(x, y), mask)
+    whole = jax.value_and_grad(task.task.loss)(
+        params, Examples(x, y), mask, jax.random.key(0)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, whole)

@@ -15,6 +15,8 @@ DIGITS = Examples(
     y=jnp.array([0, 3, 1, 2, 3]),
 )
 MASK = jnp.array([True, False, True, True, False])
+NAMES = ("loss", "accuracy", "count")
+KEY = jax.random.key(5)
 
 
 def _linear_task():
@@ -36,10 +38,10 @@ def test_loss_and_counts_are_those_of_numpy():
     hits = scores.argmax(-1) == np.asarray(DIGITS.y)
     kept = np.asarray(MASK)
     np.testing.assert_allclose(
-        task.loss(params, DIGITS, MASK), losses[kept].mean(), rtol=1e-5
+        task.loss(params, DIGITS, MASK, KEY), losses[kept].mean(), rtol=1e-5
     )
     np.testing.assert_allclose(
-        task.evaluate(params, DIGITS, MASK),
+        [task.evaluate(params, DIGITS, MASK)[name] for name in NAMES],
         (losses[kept].sum(), hits[kept].sum(), 3),
         rtol=1e-5,
     )
@@ -53,8 +55,10 @@ def test_a_masked_row_changes_nothing_whatever_it_holds():
         y=jnp.where(MASK, DIGITS.y, 99),
     )
     clean = jax.tree.map(lambda leaf: leaf[np.asarray(MASK)], DIGITS)
-    expected = jax.jit(jax.value_and_grad(task.loss))(params, clean, jnp.ones(3, bool))
-    actual = jax.jit(jax.value_and_grad(task.loss))(params, broken, MASK)
+    expected = jax.jit(jax.value_and_grad(task.loss))(
+        params, clean, jnp.ones(3, bool), KEY
+    )
+    actual = jax.jit(jax.value_and_grad(task.loss))(params, broken, MASK, KEY)
     jax.tree.map(
         lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6),
         actual,
@@ -67,10 +71,11 @@ def test_nothing_unmasked_is_zero_with_zero_gradient():
     params = jax.jit(task.init)(jax.random.key(0))
     broken = Examples(jnp.full((2, *SHAPE), jnp.inf), jnp.array([-1, 7]))
     nothing = jnp.zeros(2, bool)
-    loss, grads = jax.jit(jax.value_and_grad(task.loss))(params, broken, nothing)
+    loss, grads = jax.jit(jax.value_and_grad(task.loss))(params, broken, nothing, KEY)
     assert loss == 0
     assert all((g == 0).all() for g in jax.tree.leaves(grads))
-    assert [float(s) for s in task.evaluate(params, broken, nothing)] == [0, 0, 0]
+    sums = task.evaluate(params, broken, nothing)
+    assert [float(sums[name]) for name in NAMES] == [0, 0, 0]
 
 
 def test_tokens_are_labels_and_padding_is_not():
@@ -91,11 +96,11 @@ def test_tokens_are_labels_and_padding_is_not():
     scores = _log_softmax(np.asarray(logits))
     expected = -np.array([scores[0, 0, 1], scores[0, 1, 2], scores[1, 0, 4]])
     np.testing.assert_allclose(
-        task.loss(params, Examples(x, y), mask), expected.mean(), rtol=1e-5
+        task.loss(params, Examples(x, y), mask, KEY), expected.mean(), rtol=1e-5
     )
-    loss_sum, _, count = task.evaluate(params, Examples(x, y), mask)
-    np.testing.assert_allclose(loss_sum, expected.sum(), rtol=1e-5)
-    assert count == 3
+    sums = task.evaluate(params, Examples(x, y), mask)
+    np.testing.assert_allclose(sums["loss"], expected.sum(), rtol=1e-5)
+    assert sums["count"] == 3
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize(
     ("module", "told"),
-    [(Normalized(), "batch_stats.*GroupNorm"), (Dropping(), "deterministic=True")],
+    [(Normalized(), "batch_stats.*GroupNorm"), (Dropping(), "train=False")],
 )
 def test_a_module_that_keeps_statistics_or_draws_is_refused(module, told):
     task = classification(module, input_shape=(2, 2))
