@@ -5,8 +5,8 @@ the number of classes: the data say how many there are, and of what shape the in
 are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 255)`.
 
 A model of one's own is a `flax.linen` module, `of_nnx(make)` for a `flax.nnx` one, or a
-`Network` of two functions. `cnn(dropout=0.5)` draws in training; `augmented` changes the
-examples that are trained on; `frozen` and `low_rank_adapted` take what is neither
+`Network` of two functions. `cnn(dropout=0.5)` draws in training; `augmented` changes
+the examples that are trained on; `frozen` and `low_rank_adapted` take what is neither
 trained nor sent out of a task's parameters.
 """
 

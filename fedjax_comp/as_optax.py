@@ -1,0 +1,113 @@
+"""A compressor as an optax transformation: what an optimizer sees is what arrives.
+
+    optimizer = optax.chain(
+        as_optax(error_feedback(top_k(0.01)), key), optax.adam(0.001)
+    )
+
+Any training loop that has an optax optimizer so trains on compressed gradients, and is
+told what a message costs. Over the devices of a mesh the mean itself can move packed
+words in place of numbers: that is `fedjax_comp.collectives`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import tree as trees
+from fedjax_comp.base import Bits, Compressor, LinkState, PyTree, make_context
+from fedjax_comp.keys import check_key
+from fedjax_comp.wire.accounting import num_bits
+
+
+class CompressedState(NamedTuple):
+    """The memory of `as_optax`.
+
+    Attributes:
+      sent: messages so far, int32 scalar.
+      link: of the compressor, such as what error feedback keeps.
+      bits: of the last message, exact (`fedjax_comp.wire.accounting.message_bits` makes
+        a Python int of it); 0 before the first.
+      dropped: messages so far that were not finite, int32 scalar.
+    """
+
+    sent: jax.Array
+    link: LinkState
+    bits: Bits
+    dropped: jax.Array
+
+
+def as_optax(
+    compressor: Compressor, key: jax.Array, *, axis_name: str | None = None
+) -> optax.GradientTransformation:
+    """A transformation of updates into what is decoded of their message.
+
+        u <- D(C(u)),   over an axis: u <- 1/w sum_d D(C(u_d))
+
+    A message that is not finite, or decodes to such, is not followed: the update is
+    then zero, the memory stays as it was, and `CompressedState.dropped` counts it.
+
+    Args:
+      compressor: `C` and `D`; wrapped in `error_feedback` it is what biased ones need.
+      key: of all that is drawn, scalar key array; step `t` has `fold_in(key, t)`.
+      axis_name: inside `jax.shard_map` or `jax.vmap`, the axis over whose devices the
+        decoded messages are averaged; each has noise and a memory of its own, so that
+        its state differs between them. A device whose message is dropped counts as
+        zero.
+
+    Returns:
+      A `GradientTransformation` for `optax.chain`.
+
+    Raises:
+      ValueError: for a key that `check_key` refuses; from `init`, where the parameters
+        cannot be compressed.
+
+    >>> from fedjax_comp.compress import error_feedback, top_k
+    >>> send = as_optax(error_feedback(top_k(0.5)), jax.random.key(0))
+    >>> state = send.init(jnp.zeros(2))
+    >>> first, state = send.update(jnp.array([3.0, 2.0]), state)
+    >>> second, state = send.update(jnp.array([0.0, 2.0]), state)
+    >>> first.tolist(), second.tolist(), state.bits.fixed
+    ([3.0, 0.0], [0.0, 4.0], 33)
+    """
+    check_key(key)
+
+    def message(
+        count: jax.Array, updates: PyTree, link: LinkState
+    ) -> tuple[PyTree, LinkState, Bits]:
+        device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+        context = make_context(jax.random.fold_in(key, count), device)
+        payload, sender = compressor.encode(context, updates, link.sender)
+        decoded, receiver = compressor.decode(context, payload, link.receiver)
+        return decoded, LinkState(sender, receiver), num_bits(payload)
+
+    def init(params: PyTree) -> CompressedState:
+        link = compressor.init(params)
+        zero = jnp.zeros((), jnp.int32)
+
+        def of_one(updates: PyTree, link: LinkState) -> Bits:
+            context = make_context(key, 0)
+            return num_bits(compressor.encode(context, updates, link.sender)[0])
+
+        shape = jax.eval_shape(of_one, params, link)
+        bits: Bits = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        return CompressedState(zero, link, bits, zero)
+
+    def update(
+        updates: PyTree, state: CompressedState, params: PyTree | None = None
+    ) -> tuple[PyTree, CompressedState]:
+        del params
+        decoded, link, bits = message(state.sent, updates, state.link)
+        finite = trees.all_finite((updates, decoded))
+        heard = trees.where(finite, decoded, optax.tree.zeros_like(decoded))
+        if axis_name is not None:
+            heard = jax.lax.pmean(heard, axis_name)
+        return heard, CompressedState(
+            sent=state.sent + 1,
+            link=trees.where(finite, link, state.link),
+            bits=bits,
+            dropped=state.dropped + (~finite).astype(jnp.int32),
+        )
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,111 @@
+"""Compressors in optax chains: against the message itself, over devices, and in jit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from fedjax_comp.as_optax import as_optax
+from fedjax_comp.base import make_context
+from fedjax_comp.compress import entropy_coded, error_feedback, qsgd, top_k
+from fedjax_comp.compress.combine.chain import chain
+from fedjax_comp.wire.accounting import message_bits
+from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
+
+KEY = jax.random.key(7)
+PARAMS = {"w": jnp.zeros((6, 4)), "b": jnp.zeros(4)}
+
+
+def gradient(step):
+    rng = np.random.default_rng(step)
+    return jax.tree.map(
+        lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), PARAMS
+    )
+
+
+CODED = chain(qsgd(4), entropy_coded())
+
+
+def test_what_arrives_is_what_the_bytes_say_and_costs_as_many():
+    send = as_optax(CODED, KEY)
+    state = send.init(PARAMS)
+    assert message_bits(state.bits) >= 0
+    update = jax.jit(send.update)
+    for step in range(3):
+        heard, state = update(gradient(step), state)
+        context = make_context(jax.random.fold_in(KEY, step), 0)
+        link = CODED.init(PARAMS)
+        payload, _ = jax.jit(CODED.encode)(context, gradient(step), link.sender)
+        decoded, _ = jax.jit(CODED.decode)(context, payload, link.receiver)
+        jax.tree.map(np.testing.assert_array_equal, heard, decoded)
+        written = len(to_bytes(payload)) - HEADER_BYTES
+        assert -(-message_bits(state.bits) // 8) == written
+    assert update._cache_size() == 1
+    assert int(state.sent) == 3
+
+
+def test_a_chain_with_adam_learns_with_what_was_lost_fed_back():
+    target = jax.tree.map(lambda x: x + 1, PARAMS)
+
+    def loss(params):
+        return optax.tree.norm(optax.tree.sub(params, target), squared=True)
+
+    compressor = error_feedback(top_k(0.1))
+    optimizer = optax.chain(as_optax(compressor, KEY), optax.sgd(0.05))
+
+    @jax.jit
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return (optax.apply_updates(params, updates), state), ()
+
+    start = (PARAMS, optimizer.init(PARAMS))
+    (params, _), _ = jax.lax.scan(step, start, length=400)
+    assert loss(params) < 1e-3 * loss(PARAMS)
+
+
+def test_over_devices_it_is_the_mean_of_their_messages():
+    workers = len(jax.devices())
+    assert workers > 1
+    mesh = Mesh(np.asarray(jax.devices()), ("workers",))
+    send = as_optax(qsgd(2), KEY, axis_name="workers")
+    each = [gradient(i) for i in range(workers)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *each)
+    spec = PartitionSpec("workers")
+
+    def step(updates):
+        own = jax.tree.map(lambda x: x[0], updates)
+        heard, state = send.update(own, send.init(own))
+        return jax.tree.map(lambda x: x[None], (heard, state.dropped))
+
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=spec, out_specs=spec)
+    heard, dropped = jax.jit(mapped)(stacked)
+    decoded = []
+    for i, one in enumerate(each):
+        context = make_context(jax.random.fold_in(KEY, 0), i)
+        payload, _ = qsgd(2).encode(context, one, ())
+        decoded.append(qsgd(2).decode(context, payload, ())[0])
+    mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *decoded)
+    for name, expected in mean.items():
+        for device in range(workers):
+            np.testing.assert_allclose(
+                heard[name][device], expected, rtol=1e-5, atol=1e-6
+            )
+    assert dropped.sum() == 0
+
+
+def test_what_is_not_finite_is_not_followed_and_is_counted():
+    send = as_optax(error_feedback(top_k(0.5)), KEY)
+    _, state = send.update(gradient(0), send.init(PARAMS))
+    broken = jax.tree.map(lambda x: x * jnp.nan, PARAMS)
+    heard, after = send.update(broken, state)
+    assert all(not np.asarray(x).any() for x in jax.tree.leaves(heard))
+    assert int(after.dropped) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.link, state.link)
+
+
+def test_a_raw_key_is_refused():
+    with pytest.raises(ValueError, match="key"):
+        as_optax(qsgd(2), jax.random.PRNGKey(0))
