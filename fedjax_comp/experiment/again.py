@@ -18,6 +18,7 @@ from typing import Any
 from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.main import use_host_cores
+from fedjax_comp.experiment.own_names import offer_own
 from fedjax_comp.run_directory import read_json
 
 NOT_REPEATED = {"audit_key": None, "checkpoint_every": 0, "progress": False}
@@ -64,6 +65,7 @@ def run_again(
             values[flag].value = value
         elif value is not None:
             raise UsageError(f"--{flag} of {run} is not a flag of {path} here.")
+    offer_own(values)
     use_host_cores()
     execute(name, values, lambda: experiment.build_problem(values), lambda summary: [])
 

@@ -44,7 +44,7 @@ AGGREGATORS: Mapping[str, Callable[..., robust.Aggregator]] = {
 
 FROM_FLAGS = {
     "client_optimizer": None,
-    "execution": None,
+    "execution": "auto()",
     "keep_messages": None,
     "population": None,
     "aggregation": None,
@@ -92,7 +92,7 @@ class Offered(NamedTuple):
     links: Callable[[Mapping[str, object], Compressor, Compressor], Links] = _as_given
 
 
-OFFERED: Mapping[str, Offered] = {
+OFFERED: dict[str, Offered] = {
     "fed_avg": Offered(fed_avg),
     "fed_buff": Offered(fed_buff),
     "fed_dlr": Offered(fed_dlr),
@@ -106,7 +106,7 @@ def _arguments(name: str) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(OFFERED[name].factory).parameters
 
 
-def _named(name: str) -> Callable[..., Chosen]:
+def named(name: str) -> Callable[..., Chosen]:
     """What the name calls in an expression: it takes the algorithm's own arguments."""
     own = [
         argument
@@ -129,8 +129,8 @@ def _named(name: str) -> Callable[..., Chosen]:
     return choose
 
 
-NAMES: Mapping[str, Callable[..., object]] = {
-    **{name: _named(name) for name in OFFERED},
+NAMES: dict[str, Callable[..., object]] = {
+    **{name: named(name) for name in OFFERED},
     **AGGREGATORS,
 }
 """What an expression of `--algorithm` may call."""

@@ -75,10 +75,10 @@ COMPRESSORS = {
 
 _RATE = re.compile(r"\brate\b(?!\s*=)")
 
-NAMES: Mapping[str, Mapping[str, object]] = {
+NAMES: Mapping[str, dict[str, Any]] = {
     "algorithm": algorithms.NAMES,
     "augmentation": {"crop_and_flip": models.crop_and_flip},
-    "controller": controllers.NAMES,
+    "controller": dict(controllers.NAMES),
     "client_optimizer": OPTIMIZERS,
     "server_optimizer": OPTIMIZERS,
     "uplink": COMPRESSORS,

@@ -65,6 +65,14 @@ def run_flags(**defaults: object) -> flags.FlagValues:
         lower_bound=0,
         upper_bound=MAX_SEED,
     )
+    # None and not empty, so that directories from before this flag can be resumed.
+    flags.DEFINE_multi_string(
+        "import",
+        None,
+        "A module whose factories are names in expressions, e.g. my_package.mine; may "
+        "be repeated.",
+        flag_values=values,
+    )
     switch("quick", False, "A short run, to see it work.", flag_values=values)
     switch("progress", True, "Show progress on standard error.", flag_values=values)
     switch("help", False, "Show the flags and exit.", flag_values=values)

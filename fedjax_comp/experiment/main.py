@@ -14,6 +14,7 @@ from fedjax_comp.distributed import FirstEnded, FirstFailed, PeerLost
 from fedjax_comp.experiment.conditions import check_conditions
 from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.experiment.own_names import offer_own
 from fedjax_comp.experiment.processes import joined, left_at_once
 from fedjax_comp.process import Terminated
 
@@ -72,6 +73,7 @@ def _run(
         if "execution" in values:
             use_host_cores()  # before anything is put on a device
         with joined(name, values):
+            offer_own(values)
             check_expressions(values)
             check_conditions(values)
             body(values)
