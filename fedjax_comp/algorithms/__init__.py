@@ -7,6 +7,7 @@ from fedjax_comp.algorithms.approximate_synchronous import (
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_advice import advisable
 from fedjax_comp.algorithms.data_quantization import data_quantization
+from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
@@ -16,6 +17,7 @@ from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import model_averaging
+from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.split_learning import split_learning
 from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
 from fedjax_comp.algorithms.vertical_split import vertical_split
@@ -25,6 +27,7 @@ __all__ = [
     "approximate_synchronous",
     "consensus_sgd",
     "data_quantization",
+    "diloco",
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
@@ -36,6 +39,7 @@ __all__ = [
     "marina",
     "minibatch_sgd",
     "model_averaging",
+    "scaffold",
     "split_learning",
     "vertical_split",
 ]

@@ -15,12 +15,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
+from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.base import Algorithm, Compressor
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
@@ -93,12 +95,14 @@ class Offered(NamedTuple):
 
 
 OFFERED: dict[str, Offered] = {
+    "diloco": Offered(diloco),
     "fed_avg": Offered(fed_avg),
     "fed_buff": Offered(fed_buff),
     "fed_dlr": Offered(fed_dlr),
     "fed_nova": Offered(fed_nova),
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),
+    "scaffold": Offered(scaffold),
 }
 
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
+from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
@@ -29,6 +30,7 @@ from fedjax_comp.algorithms.model_averaging import (
     averaging_links,
     model_averaging,
 )
+from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
 from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, PyTree
 from fedjax_comp.compress import (
@@ -235,6 +237,11 @@ ALGORITHMS = {
     "consensus compressed": _consensus(chain(qsgd(4), entropy_coded())).under(
         "chunked(2)"
     ),
+    "diloco": _fed_avg(
+        error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded())),
+        stochastic_quantize(levels=64),
+        diloco,
+    ).under("chunked(2)"),
     "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),
     "periodic averaging compressed": _averaging(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=256), periodic()
@@ -285,4 +292,10 @@ ALGORITHMS = {
     "marina": _marina(
         random_k(0.5), error_feedback(stochastic_quantize(levels=64))
     ).under("chunked(2)", "sharded"),
+    "scaffold": _fed_avg(
+        error_feedback(top_k(0.5)),
+        stochastic_quantize(levels=64),
+        scaffold,
+        population=3,
+    ).under("sharded"),
 }

@@ -1,0 +1,161 @@
+"""DiLoCo: long local training with an optimizer that lasts, and an outer one.
+
+Douillard et al. 2023, "DiLoCo: distributed low-communication training of language
+models" (arXiv 2311.08105), algorithm 1: every worker takes `H` steps of AdamW from the
+common model, keeps the state of its optimizer to itself, and sends what changed; the
+outer optimizer, `optax.sgd(0.7, momentum=0.9, nesterov=True)` there, takes the mean of
+the changes, with its sign turned, for a gradient. With error feedback whose memory
+decays, `top_k` and two bits on the uplink it is the scheme of SparseLoCo (Sarfi et al.
+2025, arXiv 2508.15706).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.base import (
+    Algorithm,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    LinkState,
+    PyTree,
+    RoundInfo,
+    Task,
+    make_context,
+)
+from fedjax_comp.client.sgd import Learner, local_steps
+from fedjax_comp.compress import identity
+from fedjax_comp.execution import scanned
+from fedjax_comp.server.aggregate import weighted_mean
+from fedjax_comp.server.broadcast import broadcast, partly_heard
+from fedjax_comp.server.update import Model, step_towards
+from fedjax_comp.tree import where
+
+
+class ServerState(NamedTuple):
+    """The common model with the outer optimizer's state, and the downlink's memory."""
+
+    model: Model
+    downlink: LinkState
+
+
+class Worker(NamedTuple):
+    """What a worker keeps: its inner optimizer's state and the memory of its uplink."""
+
+    optimizer_state: PyTree
+    uplink: LinkState
+
+
+def diloco(
+    task: Task,
+    *,
+    client_optimizer: optax.GradientTransformation,
+    server_optimizer: optax.GradientTransformation | None = None,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """Local steps of a lasting inner optimizer, an outer step along their mean.
+
+        w_i <- H steps of inner(.; s_i) from w',   d_i = C(w_i - w')
+        w <- outer(w, -sum_i p_i d_i)
+
+    A worker whose update does not count keeps the optimizer state that it had.
+
+    Args:
+      task: the model and its loss.
+      client_optimizer: the inner optimizer. Its state stays with the worker, so that it
+        may have a schedule over all its steps.
+      server_optimizer: the outer one; `optax.sgd(0.7, momentum=0.9, nesterov=True)`
+        when None.
+      uplink: compressor of what changed; `identity()` when None.
+      downlink: compressor of the common model; `identity()` when None.
+      execution: how the workers are run; `scanned()` when None.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` of `ServerState` and `Worker`.
+
+    Raises:
+      ValueError: from `init` for a downlink whose receiver has memory.
+
+    >>> from fedjax_comp.models import classification, linear
+    >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
+    >>> algorithm = diloco(task, client_optimizer=optax.adamw(0.001))
+    >>> _, worker = algorithm.init(jax.random.key(0), task.init(jax.random.key(1)))
+    >>> sum(x.size for x in jax.tree.leaves(worker.optimizer_state))  # two moments
+    1301
+    """
+    outer = server_optimizer
+    if outer is None:
+        outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
+    update_server = outer
+    up = identity() if uplink is None else uplink
+    down = identity() if downlink is None else downlink
+    run_cohort = scanned() if execution is None else execution
+    train = local_steps(task, client_optimizer)
+
+    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, Worker]:
+        del key
+        model = Model(params, update_server.init(params))
+        worker = Worker(client_optimizer.init(params), up.init(params))
+        return ServerState(model, partly_heard(down, params)), worker
+
+    def run_round(
+        key: jax.Array, server: ServerState, workers: Worker, cohort: Cohort
+    ) -> tuple[ServerState, Worker, RoundInfo]:
+        down_key, up_key = jax.random.split(key)
+        said = broadcast(
+            down, make_context(down_key, 0), server.model.params, server.downlink
+        )
+
+        def client_fn(
+            shared: tuple[PyTree, jax.Array, Examples],
+            client: tuple[ClientBatches, Worker, jax.Array],
+        ) -> tuple[Summand, tuple[Worker, Sent]]:
+            start, up_key, examples = shared
+            batches, worker, rank = client
+            learner, info = train(
+                Learner(start, worker.optimizer_state), examples, batches
+            )
+            summand, (link, sent) = send(
+                up,
+                make_context(up_key, batches.client_id, rank),
+                optax.tree.sub(learner.params, start),
+                worker.uplink,
+                batches=batches,
+                info=info,
+                keep_message=keep_messages,
+            )
+            counted = summand.update.weight > 0
+            kept = where(counted, learner.optimizer_state, worker.optimizer_state)
+            return summand, (Worker(kept, link), sent)
+
+        active, ids = cohort.clients.active, cohort.clients.client_id
+        ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
+        total, (workers, sent) = run_cohort(client_fn)(
+            (said.received, up_key, cohort.examples), (cohort.clients, workers, ranks)
+        )
+        model, refused = step_towards(
+            update_server,
+            server.model,
+            weighted_mean(total.update),
+            total.update.weight > 0,
+        )
+        info = round_info(
+            total,
+            sent,
+            said.traffic(active, ids),
+            said.messages(active.any()) if keep_messages else None,
+            refused,
+        )
+        return ServerState(model, said.link), workers, info
+
+    return Algorithm(init, run_round, params=lambda server: server.model.params)
