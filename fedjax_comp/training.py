@@ -30,6 +30,7 @@ from fedjax_comp.base import (
 from fedjax_comp.by_rows import repeated
 from fedjax_comp.data import FederatedData
 from fedjax_comp.data.cohort import sample_cohort
+from fedjax_comp.data.minibatch import sample_minibatches
 from fedjax_comp.keys import check_key
 from fedjax_comp.traced import traced_once
 
@@ -134,6 +135,27 @@ def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sample
             cohort_size=cohort_size,
             epochs=epochs,
             batch_size=batch_size,
+        )
+
+    return sample
+
+
+def minibatch_cohorts(*, cohort_size: int, steps: int, batch_size: int) -> Sampler:
+    """Cohorts of which every client takes as many steps, whatever it holds.
+
+    Args:
+      cohort_size: `C`, at most `K`.
+      steps: `S`, local steps, each on a batch drawn with replacement.
+      batch_size: `B`, at least 1.
+
+    Returns:
+      A `Sampler` over `FederatedData`; it raises `ValueError` as `sample_minibatches`.
+    """
+
+    def sample(key: jax.Array, round_index: jax.Array, data: FederatedData) -> Cohort:
+        del round_index
+        return sample_minibatches(
+            key, data, cohort_size=cohort_size, batch_size=batch_size, steps=steps
         )
 
     return sample

@@ -29,6 +29,14 @@ def define() -> flags.FlagValues:
         "when not given); needs --network or --devices and an uplink that heeds it.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "local_steps",
+        None,
+        "Local steps of every client in a round, on batches drawn with replacement, in "
+        "place of --local_epochs.",
+        flag_values=values,
+        lower_bound=1,
+    )
     flags.DEFINE_string(
         "augmentation",
         None,

@@ -1,4 +1,4 @@
-"""One random batch a client and round: the draws of distributed SGD."""
+"""Random batches of a client: the draws of distributed SGD."""
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,28 @@ from fedjax_comp.data.federated import FederatedData
 
 
 def sample_minibatches(
-    key: jax.Array, data: FederatedData, *, cohort_size: int, batch_size: int
+    key: jax.Array,
+    data: FederatedData,
+    *,
+    cohort_size: int,
+    batch_size: int,
+    steps: int = 1,
 ) -> Cohort:
-    """A cohort of which every client draws `B` of its own examples, with replacement.
+    """A cohort of which every client draws `S B` of its own examples, with replacement.
 
     Args:
       key: scalar key array, one a round.
       data: the population.
       cohort_size: `C`; all clients in order when it is `K`.
       batch_size: `B`, at least 1.
+      steps: `S`, batches of one client, at least 1.
 
     Returns:
-      The cohort, `S = 1`. A client without examples is inactive.
+      The cohort. A client without examples is inactive.
 
     Raises:
-      ValueError: if not `1 <= cohort_size <= K` or `batch_size < 1`.
+      ValueError: if not `1 <= cohort_size <= K` or `batch_size < 1` or
+        `steps < 1`.
 
     >>> from fedjax_comp.data import federated_data, load
     >>> data = federated_data(load("digits"), [[0, 5, 9], [], [3]])
@@ -34,6 +41,7 @@ def sample_minibatches(
     ([True, False, True], [[3, 3]])
     """
     checks.integer("batch_size", batch_size, minimum=1)
+    checks.integer("steps", steps, minimum=1)
     client_key, batch_key = jax.random.split(key)
     if cohort_size == data.spec.num_clients:
         ids = jnp.arange(cohort_size, dtype=jnp.int32)
@@ -45,14 +53,14 @@ def sample_minibatches(
         size = data.offsets[client_id + 1] - begin
         own_key = jax.random.fold_in(batch_key, client_id)
         drawn = jax.random.randint(
-            own_key, (1, batch_size), 0, jnp.maximum(size, 1), jnp.int32
+            own_key, (steps, batch_size), 0, jnp.maximum(size, 1), jnp.int32
         )
         rows = jnp.take(data.order, begin + drawn, mode="clip")
         active = size > 0
         return ClientBatches(
             client_id=client_id,
             rows=jnp.where(active, rows, 0),
-            mask=jnp.broadcast_to(active, (1, batch_size)),
+            mask=jnp.broadcast_to(active, (steps, batch_size)),
             num_examples=size,
             active=active,
             key=jax.random.fold_in(own_key, 1),

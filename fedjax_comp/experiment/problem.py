@@ -20,11 +20,12 @@ from fedjax_comp.experiment.clients import check_clients, client_blocks
 from fedjax_comp.experiment.controllers import check_budgets, uplink_of
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.lateness import counts_late
 from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
 from fedjax_comp.models import augmented, classification
 from fedjax_comp.problem import Schedule
-from fedjax_comp.training import Sampler, uniform_cohorts
+from fedjax_comp.training import Sampler, minibatch_cohorts, uniform_cohorts
 
 
 class Federation(NamedTuple):
@@ -61,6 +62,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
     client_store(values)
     check_budgets(values)
     check_clients(values)
+    check_steps(values)
     share = validation_share(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
@@ -91,13 +93,43 @@ def build_federation(values: flags.FlagValues) -> Federation:
     )
     if augmentation is not None:
         task = augmented(task, augmentation)
-    sample = uniform_cohorts(
-        cohort_size=values.cohort_size,
-        epochs=values.local_epochs,
-        batch_size=values.batch_size,
-    )
+    sample = _sampler(values)
     blocks = client_blocks(values, dataset, population)
     return Federation(task, population, sample, uplink, downlink, execution, blocks)
+
+
+def _sampler(values: flags.FlagValues) -> Sampler:
+    steps = values.local_steps if "local_steps" in values else None
+    if steps is None:
+        return uniform_cohorts(
+            cohort_size=values.cohort_size,
+            epochs=values.local_epochs,
+            batch_size=values.batch_size,
+        )
+    return minibatch_cohorts(
+        cohort_size=values.cohort_size, steps=steps, batch_size=values.batch_size
+    )
+
+
+def check_steps(values: flags.FlagValues) -> None:
+    """Refuses local steps beside what says how long a client trains in another way.
+
+    Raises:
+      UsageError: when it does.
+    """
+    if "local_steps" not in values or values.local_steps is None:
+        return
+    told = f"--local_steps={values.local_steps}"
+    if values.local_epochs != 1:
+        raise UsageError(f"{told} and --local_epochs: give one of the two.")
+    if values.batch_size == 0:
+        raise UsageError(
+            f"{told} needs a --batch_size: 0, all examples of a client, is an epoch."
+        )
+    if "late_updates" in values and counts_late(values):
+        raise UsageError(
+            f"{told}: when late updates arrive is told by --local_epochs; leave it out."
+        )
 
 
 def _is_symbolic(population: data.FederatedData) -> bool:

@@ -42,8 +42,24 @@ def test_a_part_of_the_clients_is_sampled(population):
     assert len(set(cohort.clients.client_id.tolist())) == 2
 
 
+def test_as_many_steps_as_told_each_with_batches_of_its_own(population):
+    cohort = sample_minibatches(
+        jax.random.key(2), population, cohort_size=4, batch_size=5, steps=7
+    )
+    clients = cohort.clients
+    assert clients.rows.shape == clients.mask.shape == (4, 7, 5)
+    np.testing.assert_array_equal(clients.mask.all(axis=(1, 2)), clients.active)
+    first = np.asarray(clients.rows[0])
+    assert set(first.ravel().tolist()) == set(OWN[0])
+    assert len({tuple(row) for row in first.tolist()}) > 1
+
+
 def test_mistakes_are_named(population):
     with pytest.raises(ValueError, match="batch_size=0"):
         sample_minibatches(jax.random.key(0), population, cohort_size=1, batch_size=0)
+    with pytest.raises(ValueError, match="steps=0"):
+        sample_minibatches(
+            jax.random.key(0), population, cohort_size=1, batch_size=1, steps=0
+        )
     with pytest.raises(ValueError, match="cohort_size=5"):
         sample_minibatches(jax.random.key(0), population, cohort_size=5, batch_size=1)

@@ -206,6 +206,45 @@ def mistake(capsys, flags, command=main):
 
 
 @pytest.mark.parametrize(
+    ("flag", "told"),
+    [
+        ("--local_epochs=2", "--local_epochs: give one of the two"),
+        ("--batch_size=0", "needs a --batch_size"),
+        ("--concurrency=3", "leave it out"),
+    ],
+)
+def test_local_steps_alone_say_how_long_a_client_trains(tmp_path, capsys, flag, told):
+    flags = [f"--workdir={tmp_path / 'run'}", "--local_steps=4", flag]
+    network = ["--network=lognormal()"] * ("concurrency" in flag)
+    assert told in mistake(capsys, [*flags, *network])
+
+
+def test_dropout_augmentation_and_lasting_optimizers_by_flags(tmp_path):
+    folder = tmp_path / "run"
+    main(
+        [
+            "",
+            f"--workdir={folder}",
+            "--noprogress",
+            "--model=mlp(16, dropout=0.2)",
+            "--augmentation=crop_and_flip(1, flip=False)",
+            "--algorithm=diloco()",
+            "--client_optimizer=sgd(0.05, momentum=0.9)",
+            "--server_optimizer=sgd(0.7, momentum=0.9, nesterov=True)",
+            "--num_clients=4",
+            "--cohort_size=4",
+            "--local_steps=20",
+            "--num_rounds=8",
+            "--eval_every=8",
+        ]
+    )
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["best_test_accuracy"] > 0.7
+    rows = (folder / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
     ("flag", "expected"),
     [
         ("--dataset=mnits", "did you mean mnist"),
@@ -213,6 +252,8 @@ def mistake(capsys, flags, command=main):
         ("--num_rounds=0", "num_rounds"),
         ("--num_clients=0", "num_clients"),
         ("--batch_size=-1", "batch_size"),
+        ("--local_steps=0", "local_steps"),
+        ("--augmentation=crop_and_flip(-1)", "padding=-1"),
         ("--client_optimizer=sgd(nan)", "nan"),
         ("--client_optimizer=sgd(1e999)", "too large at column 5"),
         ("--client_optimizer=top_k(0.1)", "unknown name 'top_k'"),
