@@ -11,6 +11,7 @@ import optax
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.compress import error_feedback, identity, top_k
+from fedjax_comp.wire.accounting import message_bits
 from tests.conformance import algorithm_checks, algorithm_table
 from tests.conformance import compressor_checks as checks
 from tests.conformance.compressor_bounds import contractive
@@ -99,6 +100,16 @@ def test_the_notebook_example_runs(capsys):
     dense = 100 * 10 * 4 * num_parameters
     assert 0 < names["ledger"].uplink_bytes < dense / 20
     assert "bytes up" in capsys.readouterr().out
+
+
+def test_a_compressor_is_an_optax_transformation():
+    optimizer = run_block("compressed = as_optax")["optimizer"]
+    params = jnp.zeros(200)
+    with jax.numpy_dtype_promotion("standard"):  # as Adam has it
+        state = optimizer.init(params)
+        updates, state = optimizer.update(jnp.arange(200.0), state, params)
+    assert updates.shape == (200,)
+    assert message_bits(state[0].bits) < 200
 
 
 def test_every_experiment_is_listed():

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -221,27 +222,24 @@ def test_local_steps_alone_say_how_long_a_client_trains(tmp_path, capsys, flag, 
 
 def test_dropout_augmentation_and_lasting_optimizers_by_flags(tmp_path):
     folder = tmp_path / "run"
-    main(
-        [
-            "",
-            f"--workdir={folder}",
-            "--noprogress",
-            "--model=mlp(16, dropout=0.2)",
-            "--augmentation=crop_and_flip(1, flip=False)",
-            "--algorithm=diloco()",
-            "--client_optimizer=sgd(0.05, momentum=0.9)",
-            "--server_optimizer=sgd(0.7, momentum=0.9, nesterov=True)",
-            "--num_clients=4",
-            "--cohort_size=4",
-            "--local_steps=20",
-            "--num_rounds=8",
-            "--eval_every=8",
-        ]
-    )
+    flags = [
+        f"--workdir={folder}",
+        "--noprogress",
+        "--model=mlp(16, dropout=0.2)",
+        "--augmentation=crop_and_flip(1, flip=False)",
+        "--algorithm=diloco()",
+        "--client_optimizer=adamw(0.003)",
+        "--server_optimizer=sgd(0.7, momentum=0.9, nesterov=True)",
+        "--num_clients=4",
+        "--cohort_size=4",
+        "--local_steps=20",
+        "--num_rounds=30",
+        "--eval_every=30",
+    ]
+    with jax.numpy_dtype_promotion("standard"):  # as Adam has it
+        main(["", *flags])
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["best_test_accuracy"] > 0.7
-    rows = (folder / "metrics.jsonl").read_text().splitlines()
-    assert len(rows) == 2
 
 
 @pytest.mark.parametrize(
