@@ -51,7 +51,7 @@ def problem(name="memory", sample=None):
         params=TASK.init(jax.random.key(0)),
         num_clients=NUM_CLIENTS,
         evaluate=lambda params, test: Evaluation(
-            jnp.sum(params["bias"]), jnp.mean(test.x)
+            jnp.sum(params["bias"]), jnp.mean(test.x), {}
         ),
         test=population().test,
         links={},

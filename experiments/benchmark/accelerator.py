@@ -220,7 +220,8 @@ def run_seconds(
 
     def zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
         if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-            return jax.device_put(make_key(0), placed)
+            keys = jnp.broadcast_to(make_key(0), like.shape)
+            return jax.device_put(keys, placed)
         if like.dtype == jnp.bool_:
             return jax.device_put(jnp.ones(like.shape, like.dtype), placed)
         return jax.device_put(jnp.zeros(like.shape, like.dtype), placed)

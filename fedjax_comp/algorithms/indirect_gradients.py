@@ -191,7 +191,7 @@ def indirect_gradients(
             batch = jax.tree.map(lambda leaf: leaf[rows], shared.examples)
             params = shared.received
             layers = dense_layers(task, params, batch, mask)
-            loss, own = factors_of(task, params, batch, mask)
+            loss, own = factors_of(task, params, batch, mask, batches.key)
             healthy = tree.all_finite(own)
             own = tree.where(healthy, own, optax.tree.zeros_like(own))
             link = checks.memoryless(up, own, "as a part of indirect_gradients().")

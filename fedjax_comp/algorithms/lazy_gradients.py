@@ -184,7 +184,7 @@ def lazy_gradients(
             context = make_context(shared.uplink_key, batches.client_id, rank)
             rows, mask = batches.rows.reshape(-1), batches.mask.reshape(-1)
             batch = jax.tree.map(lambda leaf: leaf[rows], shared.examples)
-            loss, gradient = gradient_of(shared.received, batch, mask)
+            loss, gradient = gradient_of(shared.received, batch, mask, batches.key)
             healthy = tree.all_finite((loss, gradient))
             gradient = tree.where(healthy, gradient, state.heard)
             link = checks.memoryless(up, gradient, "here.")

@@ -70,13 +70,15 @@ class Block(nn.Module):
     Attributes:
       heads: `H`, a divisor of the width.
       dropout: chance with which each number that is added is left out in training.
+      train: whether it is training.
     """
 
     heads: int
     dropout: float = 0.0
+    train: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
         batch, length, width = x.shape
         projected = nn.Dense(3 * width, name="query_key_value")(nn.LayerNorm()(x))
@@ -84,10 +86,10 @@ class Block(nn.Module):
         parts = (part.reshape(shape) for part in jnp.split(projected, 3, axis=-1))
         attended = causal_attention(*parts).reshape(x.shape)
         added = nn.Dense(width, name="output")(attended)
-        x = x + dropped(added, self.dropout, train)
+        x = x + dropped(added, self.dropout, self.train)
         hidden = nn.gelu(nn.Dense(HIDDEN * width, name="hidden")(nn.LayerNorm()(x)))
         added = nn.Dense(width, name="residual")(hidden)
-        return x + dropped(added, self.dropout, train)
+        return x + dropped(added, self.dropout, self.train)
 
 
 class CharTransformer(nn.Module):
@@ -113,7 +115,7 @@ class CharTransformer(nn.Module):
         hidden = Positions()(nn.Embed(self.num_classes, self.width)(x))
         hidden = dropped(hidden, self.dropout, train)
         for _ in range(self.depth):
-            hidden = Block(self.heads, self.dropout)(hidden, train)
+            hidden = Block(self.heads, self.dropout, train)(hidden)
         return nn.Dense(self.num_classes)(nn.LayerNorm()(hidden))
 
 

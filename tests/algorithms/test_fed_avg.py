@@ -60,7 +60,7 @@ def test_fed_sgd_is_one_central_gradient_step():
     cohort = make_cohort([5, 11, 2], batch_size=18)
     got, _, _ = one_round(cohort)
     mask = jnp.ones(18, bool)
-    grads = jax.grad(TASK.loss)(PARAMS, cohort.examples, mask)
+    grads = jax.grad(TASK.loss)(PARAMS, cohort.examples, mask, jax.random.key(0))
     assert_close(got, jax.tree.map(lambda w, g: w - 0.5 * g, PARAMS, grads))
 
 
@@ -78,7 +78,7 @@ def test_majority_vote_of_signs_against_numpy():
     votes = jax.tree.map(np.zeros_like, PARAMS)
     for i in range(3):
         own = jax.tree.map(lambda x, i=i: x[6 * i : 6 * i + 6], cohort.examples)
-        grads = jax.grad(TASK.loss)(PARAMS, own, jnp.ones(6, bool))
+        grads = jax.grad(TASK.loss)(PARAMS, own, jnp.ones(6, bool), jax.random.key(0))
         votes = jax.tree.map(lambda v, g: v - np.sign(g), votes, grads)
     expected = jax.tree.map(lambda w, v: w + 0.01 * np.sign(v), PARAMS, votes)
     assert_close(got, expected)
@@ -232,7 +232,9 @@ def test_unicast_against_numpy():
             heard[i] = jax.tree.map(np.add, heard[i], told)
             rows = slice(6 * i, 6 * i + 6)
             own = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
-            grads = jax.grad(TASK.loss)(heard[i], own, jnp.ones(6, bool))
+            grads = jax.grad(TASK.loss)(
+                heard[i], own, jnp.ones(6, bool), jax.random.key(0)
+            )
             updates.append(jax.tree.map(lambda g: -0.5 * np.asarray(g), grads))
         mean = jax.tree.map(lambda *x: sum(x) / len(x), *updates)
         model = jax.tree.map(np.add, model, mean)

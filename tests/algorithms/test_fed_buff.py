@@ -57,7 +57,7 @@ def trained(params, client):
     for index, used in zip(rows, mask, strict=True):
         batch = jax.tree.map(lambda x, index=index: x[index], COHORT.examples)
         if used.any():
-            grads = jax.grad(TASK.loss)(params, batch, used)
+            grads = jax.grad(TASK.loss)(params, batch, used, jax.random.key(0))
             params = jax.tree.map(lambda w, g: w - RATE * g, params, grads)
     return params
 

@@ -42,11 +42,13 @@ def test_scores_are_losses_and_gradient_norms():
         gradient_norm(layer="kernel"): size * np.linalg.norm(x, axis=1),
     }
     for score, value in expected.items():
-        got = jax.jit(score, static_argnums=0)(TASK, params, EXAMPLES, MASK)
+        got = jax.jit(score, static_argnums=0)(
+            TASK, params, EXAMPLES, MASK, jax.random.key(0)
+        )
         np.testing.assert_allclose(got[:5], value[:5], rtol=1e-5)
         assert float(got[5]) == 0
     with pytest.raises(ValueError, match="layer='Dense_1'"):
-        gradient_norm(layer="Dense_1")(TASK, params, EXAMPLES, MASK)
+        gradient_norm(layer="Dense_1")(TASK, params, EXAMPLES, MASK, jax.random.key(0))
 
 
 def test_the_level_gives_the_rate():

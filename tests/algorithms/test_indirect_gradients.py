@@ -30,6 +30,7 @@ from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort, softmax_task
 
 TASK = classification(mlp(4)(NUM_CLASSES), input_shape=(NUM_FEATURES,))
 PARAMS = TASK.init(jax.random.key(1))
+KEY = jax.random.key(9)
 COHORT = make_cohort([4, 3], batch_size=4)
 
 
@@ -58,7 +59,7 @@ def test_factors_against_backpropagation_by_hand():
     x, y = np.asarray(COHORT.examples.x[:4]), np.asarray(COHORT.examples.y[:4])
     mask = np.array([True, True, False, True])
     batch = Examples(jnp.asarray(x), jnp.asarray(y))
-    loss, found = factors_of(TASK, PARAMS, batch, jnp.asarray(mask))
+    loss, found = factors_of(TASK, PARAMS, batch, jnp.asarray(mask), KEY)
     first, second = jax.tree.map(np.asarray, (PARAMS["Dense_0"], PARAMS["Dense_1"]))
     x = x * mask[:, None]  # a masked row never meets the model
     hidden = x @ first["kernel"] + first["bias"]
@@ -83,9 +84,9 @@ def test_exact_factors_are_the_gradient(model):
     )
     mask = jnp.array([True, True, True, False, True])
     layers = dense_layers(task, params, batch, mask)
-    loss, found = factors_of(task, params, batch, mask)
+    loss, found = factors_of(task, params, batch, mask, KEY)
     made = gradient_of(found, layers, params)
-    value, true = jax.value_and_grad(task.loss)(params, batch, mask)
+    value, true = jax.value_and_grad(task.loss)(params, batch, mask, KEY)
     assert jax.tree.structure(made) == jax.tree.structure(true)
     assert_close((loss, made), (value, true), atol=1e-5)
 
@@ -155,7 +156,7 @@ def estimates():
 
     run = jax.jit(lambda i: jax.lax.map(one, i, batch_size=10_000))
     drawn = np.asarray(run(jnp.arange(DRAWS)), np.float64)
-    true = jax.grad(TASK.loss)(PARAMS, cohort.examples, jnp.ones(6, bool))
+    true = jax.grad(TASK.loss)(PARAMS, cohort.examples, jnp.ones(6, bool), KEY)
     true = np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(true)])
     return drawn.mean(0), drawn.var(0, ddof=1), true
 

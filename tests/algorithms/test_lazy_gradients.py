@@ -36,7 +36,7 @@ def quadratics():
     """Client `i`, known by its row of the identity, has h_i/2 ||w - target_i||^2."""
     curvatures, targets = jnp.float32(CURVATURES), jnp.float32(TARGETS)
 
-    def loss(w, examples, mask):
+    def loss(w, examples, mask, key):
         own = examples.x[0]
         away = w - own @ targets
         return 0.5 * jnp.vdot(own, curvatures) * jnp.sum(away**2)

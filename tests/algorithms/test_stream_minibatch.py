@@ -188,7 +188,9 @@ def test_exact_averaging_is_a_step_along_the_mean_gradient():
         server, nodes, info = step(jax.random.key(2), server, nodes, cohort)
         rows = slice(6 * t, 6 * t + 6)
         batch = Examples(examples.x[rows], examples.y[rows])
-        gradient = jax.jit(jax.grad(task.loss))(params, batch, jnp.ones(6, bool))
+        gradient = jax.jit(jax.grad(task.loss))(
+            params, batch, jnp.ones(6, bool), jax.random.key(0)
+        )
         velocity = jax.tree.map(lambda m, g: 0.9 * m + g, velocity, gradient)
         params = jax.tree.map(lambda w, m: w - 0.3 * m, params, velocity)
         jax.tree.map(

@@ -43,7 +43,7 @@ def test_it_is_training_of_the_whole_model():
     grad = jax.jit(jax.grad(task.task.loss))
     for rows, mask in zip(cohort.clients.rows[0], cohort.clients.mask[0], strict=True):
         batch = jax.tree.map(lambda x, rows=rows: x[rows], cohort.examples)
-        gradients = grad(params, batch, mask)
+        gradients = grad(params, batch, mask, jax.random.key(0))
         params = jax.tree.map(lambda w, g: w - 0.3 * g, params, gradients)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), ours, params)
     # Three batches of two holders.

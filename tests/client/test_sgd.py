@@ -115,7 +115,7 @@ def test_proximal_term_is_the_gradient_of_half_mu_squared_distance():
     expected = params
     for start in (0, 2, 4):
         batch = jax.tree.map(lambda x, s=start: x[s : s + 2], cohort.examples)
-        grads = jax.grad(penalised)(expected, batch, jnp.ones(2, bool))
+        grads = jax.grad(penalised)(expected, batch, jnp.ones(2, bool), KEY)
         expected = jax.tree.map(lambda w, g: w - rate * g, expected, grads)
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-5, atol=1e-6)

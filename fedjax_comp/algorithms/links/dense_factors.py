@@ -62,7 +62,8 @@ def dense_layers(
         outputs[path] = jax.ShapeDtypeStruct(out.shape, out.dtype)
         return out
 
-    jax.eval_shape(_watched(task, seen), params, examples, mask)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    jax.eval_shape(_watched(task, seen), params, examples, mask, key)
     if not outputs:
         raise ValueError(
             "Expected a model with a flax Dense layer, such as mlp(200, 200): without "
@@ -72,7 +73,7 @@ def dense_layers(
 
 
 def factors_of(
-    task: Task, params: PyTree, examples: Examples, mask: jax.Array
+    task: Task, params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array
 ) -> tuple[jax.Array, Factors]:
     """The loss of a batch and its gradient's factors, by one backward pass.
 
@@ -81,6 +82,7 @@ def factors_of(
       params: its parameters.
       examples: `[B, ...]`.
       mask: bool `[B]`; the errors of what is masked are 0.
+      key: what the loss draws by.
 
     Returns:
       The loss and the `Factors`; axes before a layer's last one are rows.
@@ -101,8 +103,8 @@ def factors_of(
             inputs[path] = x
             return out + added[path]
 
-        value = _watched(task, watch)(unflatten_dict({**found, **rest}), examples, mask)
-        return value, inputs
+        whole = unflatten_dict({**found, **rest})
+        return _watched(task, watch)(whole, examples, mask, key), inputs
 
     # Nothing is added: the gradient with respect to it is that of the layer's output.
     nothing = {path: jnp.zeros(out.shape, out.dtype) for path, out in layers.items()}
@@ -154,7 +156,7 @@ def _rows(x: jax.Array) -> jax.Array:
 
 def _watched(
     task: Task, watch: Callable[[Path, jax.Array, jax.Array], jax.Array]
-) -> Callable[[PyTree, Examples, jax.Array], jax.Array]:
+) -> Callable[[PyTree, Examples, jax.Array, jax.Array], jax.Array]:
     """The loss, with what `watch` makes of each dense layer's output in its place."""
 
     def intercept(
@@ -165,8 +167,10 @@ def _watched(
             return watch(context.module.path, args[0], out)
         return out
 
-    def loss(params: PyTree, examples: Examples, mask: jax.Array) -> jax.Array:
+    def loss(
+        params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array
+    ) -> jax.Array:
         with nn.intercept_methods(intercept):
-            return task.loss(params, examples, mask)
+            return task.loss(params, examples, mask, key)
 
     return loss
