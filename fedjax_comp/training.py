@@ -161,49 +161,10 @@ def minibatch_cohorts(*, cohort_size: int, steps: int, batch_size: int) -> Sampl
     return sample
 
 
-def _round_keys(key: jax.Array, round_index: jax.Array) -> tuple[jax.Array, jax.Array]:
+def round_keys(key: jax.Array, round_index: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of a round's cohort and of the algorithm's round, from the run's."""
     sample_key, round_key = jax.random.split(jax.random.fold_in(key, round_index))
     return sample_key, round_key
-
-
-class Invited(NamedTuple):
-    """Who will be in a round's cohort, and how much they will train.
-
-    Attributes:
-      client_id: int32 `[C]`.
-      num_examples: int32 `[C]`, as in `ClientBatches`.
-      examples: int32 `[C]`, those trained on, counting epochs.
-      active: bool `[C]`, as in `ClientBatches`.
-    """
-
-    client_id: jax.Array
-    num_examples: jax.Array
-    examples: jax.Array
-    active: jax.Array
-
-
-def next_cohort(
-    sample: Sampler,
-) -> Callable[[jax.Array, jax.Array, PyTree], Invited]:
-    """Who is in a round, before it is run; to be jitted.
-
-    Args:
-      sample: the sampler of the run.
-
-    Returns:
-      `(key, round, data) -> Invited`, of `TrainState.key` and `TrainState.round`: those
-      that `round_program` will draw.
-    """
-
-    def invited(key: jax.Array, round_index: jax.Array, data: PyTree) -> Invited:
-        sample_key, _ = _round_keys(key, round_index)
-        clients = sample(sample_key, round_index, data).clients
-        examples = jnp.sum(clients.mask, axis=(1, 2), dtype=jnp.int32)
-        return Invited(
-            clients.client_id, clients.num_examples, examples, clients.active
-        )
-
-    return invited
 
 
 class ClientRows(NamedTuple):
@@ -257,7 +218,7 @@ def round_program(
     """
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
-        sample_key, round_key = _round_keys(state.key, state.round)
+        sample_key, round_key = round_keys(state.key, state.round)
         cohort = sample(sample_key, state.round, data)
         ids = cohort.clients.client_id
         clients = rows.take(state.clients, ids)
@@ -297,7 +258,7 @@ def cohort_program(algorithm: Algorithm, sample: Sampler) -> Program:
     """
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
-        sample_key, round_key = _round_keys(state.key, state.round)
+        sample_key, round_key = round_keys(state.key, state.round)
         cohort = sample(sample_key, state.round, data)
         server, clients, info = algorithm.round(
             round_key, state.server, state.clients.states, cohort
@@ -321,7 +282,7 @@ def cohort_ids(
     """
 
     def ids(key: jax.Array, round_index: jax.Array, data: PyTree) -> jax.Array:
-        sample_key, _ = _round_keys(key, round_index)
+        sample_key, _ = round_keys(key, round_index)
         return sample(sample_key, round_index, data).clients.client_id
 
     return ids

@@ -12,10 +12,10 @@ from fedjax_comp.base import Examples
 from fedjax_comp.compress import error_feedback, top_k
 from fedjax_comp.data import Dataset, federated_data
 from fedjax_comp.execution import scanned, sharded
+from fedjax_comp.invited import next_cohort
 from fedjax_comp.training import (
     evaluation_program,
     init_state,
-    next_cohort,
     round_program,
     uniform_cohorts,
 )

@@ -6,10 +6,11 @@ import numpy as np
 
 from fedjax_comp.algorithms.wrappers import admitted
 from fedjax_comp.hooks import Hook, Live
+from fedjax_comp.invited import Invited, next_cohort
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.simulation import Simulation
 from fedjax_comp.problem import Problem
-from fedjax_comp.training import Dispatch, Invited, TrainState, next_cohort
+from fedjax_comp.training import Dispatch, TrainState
 
 
 def simulate(setting: Setting, problem: Problem) -> Hook:

@@ -24,6 +24,7 @@ import numpy as np
 
 from fedjax_comp.algorithms.wrappers import Present, admit
 from fedjax_comp.base import PyTree, RoundInfo
+from fedjax_comp.invited import Invited
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round
 from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
@@ -42,7 +43,7 @@ from fedjax_comp.network.estimates import (
 from fedjax_comp.network.links import arrival, is_present
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.steering import heard_energies, steer
-from fedjax_comp.training import Invited, TrainState
+from fedjax_comp.training import TrainState
 from fedjax_comp.wire.traffic import bytes_by_client
 
 WITHIN = "messages_within_"
