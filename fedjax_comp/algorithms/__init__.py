@@ -11,6 +11,7 @@ from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
@@ -31,6 +32,7 @@ __all__ = [
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
+    "fed_dyn",
     "fed_nova",
     "fetch_sgd",
     "indirect_gradients",

@@ -27,6 +27,7 @@ from fedjax_comp.base import (
     Task,
     make_context,
 )
+from fedjax_comp.client.corrections import shifted, summed
 from fedjax_comp.client.sgd import Learner, local_steps
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
@@ -130,7 +131,7 @@ def scaffold(
             (start, control), up_key, examples = shared
             batches, state, rank = client
             correction = optax.tree.sub(control, state.control)
-            optimizer = optax.chain(_summed(), _shifted(correction), client_optimizer)
+            optimizer = optax.chain(summed(), shifted(correction), client_optimizer)
             learner, info = local_steps(task, optimizer)(
                 Learner(start, optimizer.init(start)), examples, batches
             )
@@ -187,20 +188,3 @@ def scaffold(
         return ServerState(model, control, said.link), states, info
 
     return Algorithm(init, run_round, params=lambda server: server.model.params)
-
-
-def _summed() -> optax.GradientTransformation:
-    """Leaves gradients as they are and keeps their sum."""
-
-    def update(
-        updates: PyTree, total: PyTree, params: PyTree | None = None
-    ) -> tuple[PyTree, PyTree]:
-        del params
-        return updates, optax.tree.add(total, updates)
-
-    return optax.GradientTransformation(optax.tree.zeros_like, update)
-
-
-def _shifted(by: PyTree) -> optax.GradientTransformation:
-    """Adds a constant to every gradient."""
-    return optax.stateless(lambda updates, params: optax.tree.add(updates, by))

@@ -19,6 +19,7 @@ from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
@@ -99,6 +100,7 @@ OFFERED: dict[str, Offered] = {
     "fed_avg": Offered(fed_avg),
     "fed_buff": Offered(fed_buff),
     "fed_dlr": Offered(fed_dlr),
+    "fed_dyn": Offered(fed_dyn),
     "fed_nova": Offered(fed_nova),
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),

@@ -18,6 +18,7 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.graphs import ring
@@ -281,6 +282,12 @@ ALGORITHMS = {
     "fed_dlr quantized factors": _fed_dlr(
         truncation(0.9), stochastic_quantize(levels=64), factor_rank=1
     ).under("sharded"),
+    "fed_dyn": _fed_avg(
+        error_feedback(top_k(0.5)),
+        stochastic_quantize(levels=64),
+        fed_dyn,
+        population=3,
+    ).under("chunked(2)"),
     "fed_nova": _fed_avg(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova
     ).under("sharded"),
