@@ -19,9 +19,9 @@ from fedjax_comp.experiment.outcome import (
 from fedjax_comp.experiment.pipelines import Variant
 from fedjax_comp.experiment.rates import COLUMNS as RATE_COLUMNS
 from fedjax_comp.experiment.rates import rate_rows
-from fedjax_comp.experiment.seeds import claims_over_seeds, mean_curves, mean_rows
+from fedjax_comp.experiment.seeds import claims_over_seeds, mean_rows
 from fedjax_comp.experiment.table import to_csv
-from fedjax_comp.report import Run, Table
+from fedjax_comp.report import Run, Table, mean_curves
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,

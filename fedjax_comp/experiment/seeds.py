@@ -8,14 +8,13 @@ are taken of what came out.
 import math
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeGuard
 
 from absl import flags
 
 from fedjax_comp.experiment.flags import as_dict
-from fedjax_comp.report import Run
+from fedjax_comp.report import Number, mean_row
 from fedjax_comp.run_directory import Json
 
 STUDENT = (
@@ -25,8 +24,6 @@ STUDENT = (
 )
 """Standard errors that Student's t of 1, 2, ... degrees of freedom exceeds with a
 chance of 5 % (Gosset, "The probable error of a mean", 1908)."""
-
-Number = int | float
 
 
 def define_seeds(values: flags.FlagValues) -> None:
@@ -68,50 +65,6 @@ def values_of_seed(
     return own
 
 
-def _is_number(value: object) -> TypeGuard[Number]:
-    return isinstance(value, Number) and not isinstance(value, bool)
-
-
-def _mean(values: Sequence[Number]) -> Number:
-    mean = statistics.fmean(values)
-    return int(mean) if mean.is_integer() and abs(mean) < 2**53 else _short(mean)
-
-
-def _short(value: float) -> float:
-    """Six digits, as tables have them."""
-    return float(f"{value:.6g}")
-
-
-def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
-    """Means of a variant's rows, and `<column>_sd`, their standard deviations.
-
-    What is not known of every seed is not known of all: a cost to a target that one of
-    them did not reach has no mean.
-
-    Args:
-      rows: one a seed.
-
-    >>> row = mean_row([{"name": "a", "mb": 3, "is": True}, {"name": "a", "mb": 4}])
-    >>> row["name"], row["mb"], round(row["mb_sd"], 3), row["is"]
-    ('a', 3.5, 0.707, None)
-    >>> mean_row([{"rounds": 9}, {"rounds": None}])["rounds"] is None
-    True
-    """
-    found: Json = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        each = [row.get(name) for row in rows]
-        numbers = [x for x in each if _is_number(x)]
-        if len(numbers) == len(each):
-            found[name] = _mean(numbers)
-            if len(numbers) > 1:
-                found[f"{name}_sd"] = _short(statistics.stdev(numbers))
-        elif numbers:
-            found[name] = None
-        else:
-            found[name] = each[0] if all(x == each[0] for x in each) else None
-    return found
-
-
 def mean_rows(each: Sequence[Sequence[Json]]) -> list[Json]:
     """`mean_row` of each variant; one that failed with a seed has failed.
 
@@ -124,38 +77,6 @@ def mean_rows(each: Sequence[Sequence[Json]]) -> list[Json]:
         told = f"{len(failed)} of {len(of_one)} seeds: {failed[0]}" if failed else ""
         rows.append({**mean_row(of_one), "reason": told})
     return rows
-
-
-def mean_curves(each: Sequence[Sequence[Run]]) -> list[Run]:
-    """The means of curves of one name, evaluation by evaluation, with their spread.
-
-    Args:
-      each: the curves of each seed; some may lack one. A mean ends where the first of
-        its curves does.
-
-    >>> a, b = ([Run("a", [{"round": 1, "loss": x}])] for x in (1.0, 3.0))
-    >>> mean_curves([a, b])[0].rows, mean_curves([a, b])[0].spread[0]["round"]
-    ([{'round': 1, 'loss': 2}], 0.0)
-    """
-    curves = []
-    for name in dict.fromkeys(run.name for runs in each for run in runs):
-        runs = [run for of_seed in each for run in of_seed if run.name == name]
-        aligned = zip(*(run.rows for run in runs), strict=False)
-        means = [mean_row(rows) for rows in aligned]
-        curves.append(
-            Run(
-                name,
-                [
-                    {k: x for k, x in mean.items() if not k.endswith("_sd")}
-                    for mean in means
-                ],
-                [
-                    {k[:-3]: x for k, x in mean.items() if k.endswith("_sd")}
-                    for mean in means
-                ],
-            )
-        )
-    return curves
 
 
 def claims_over_seeds(each: Sequence[Sequence[Json]]) -> list[Json]:

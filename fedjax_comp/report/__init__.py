@@ -1,8 +1,8 @@
 """What a run leaves for people to look at: figures, a page and TensorBoard events.
 
-Everything here runs on the host, reads rows of `metrics.jsonl` and imports neither JAX
-nor the rest of the package. What draws is imported when it is asked for: a run needs
-matplotlib at its end, and many processes never.
+Everything here runs on the host, reads what lies in run directories and imports neither
+JAX nor what trains. What draws with matplotlib is imported when it is asked for: a run
+needs it at its end, and many processes never.
 """
 
 import importlib
@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from fedjax_comp.report.events import write_events
 from fedjax_comp.report.html import Claim, Figure, Table, write_report
+from fedjax_comp.report.means import Number, mean_curves, mean_row
+from fedjax_comp.report.rows import Run
 from fedjax_comp.report.units import format_bytes, format_seconds, format_value
 
 if TYPE_CHECKING:
     from fedjax_comp.report.plots import (
-        Run,
         accuracy_against_bytes,
         accuracy_against_rounds,
         line_figure,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Claim",
     "Figure",
+    "Number",
     "Run",
     "Table",
     "accuracy_against_bytes",
@@ -31,6 +33,8 @@ __all__ = [
     "format_seconds",
     "format_value",
     "line_figure",
+    "mean_curves",
+    "mean_row",
     "write_events",
     "write_report",
 ]

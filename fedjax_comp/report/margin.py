@@ -3,9 +3,10 @@
 import itertools
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from matplotlib.axes import Axes
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = "#333333"
 LINE_WIDTH = 1.8
@@ -29,7 +30,7 @@ class CurveEnd(NamedTuple):
     marker: str
 
 
-def write_names(axes: Axes, ends: Sequence[CurveEnd]) -> None:
+def write_names(axes: "Axes", ends: Sequence[CurveEnd]) -> None:
     """Writes each name, behind a piece of its curve, as near to the height of the
     curve's end as it goes without overlap.
 

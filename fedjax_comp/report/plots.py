@@ -8,7 +8,6 @@ are drawn without pyplot, so nothing stays open and no display is asked for.
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -28,7 +27,7 @@ from fedjax_comp.report.margin import (
     CurveEnd,
     write_names,
 )
-from fedjax_comp.report.rows import Row
+from fedjax_comp.report.rows import Row, Run
 from fedjax_comp.report.units import format_bytes
 
 Column = str | Callable[[Row], object]
@@ -48,20 +47,6 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _MAX_MARKERS = 12
 _SIZE_INCHES = (7.2, 4.4)
 _DOTS_PER_INCH = 144
-
-
-class Run(NamedTuple):
-    """A run to be shown.
-
-    Attributes:
-      name: what stands beside its curve.
-      rows: its rows of `metrics.jsonl`, in order; means where it is several seeds'.
-      spread: their standard deviations, row by row, which are drawn as a band; or none.
-    """
-
-    name: str
-    rows: Sequence[Row]
-    spread: Sequence[Row] = ()
 
 
 def accuracy_against_rounds(runs: Sequence[Run], path: Path | str) -> Path:

@@ -16,10 +16,9 @@ from fedjax_comp.experiment.outcome import (
 from fedjax_comp.experiment.seeds import (
     STUDENT,
     claims_over_seeds,
-    mean_curves,
     mean_rows,
 )
-from fedjax_comp.report import Run, write_report
+from fedjax_comp.report import Run, mean_curves, write_report
 from tests.experiments.small import mistake
 
 QUICK = [
