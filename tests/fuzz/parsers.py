@@ -8,6 +8,7 @@ from tests.fuzz.data_parsers import data_sets
 from tests.fuzz.file_parsers import network, run_directory
 from tests.fuzz.message_parsers import log, messages, saved_model
 from tests.fuzz.parser import Parser
+from tests.fuzz.report_parsers import report
 
 PARSERS: dict[str, Parser] = {
     **messages(),
@@ -16,5 +17,6 @@ PARSERS: dict[str, Parser] = {
     **data_sets(),
     **network(),
     **run_directory(),
+    **report(),
 }
 """Name to reader; `data_parsers.prepared_parsers` has those of prepared data."""
