@@ -187,6 +187,7 @@ def figures(measured: Measured) -> list[Figure]:
         log_x=True,
         x_format=format_bytes,
         size_inches=(7.2, 5.2),
+        names_at_points=True,
     )
     drawn.append(
         Figure("Test accuracy against bytes, {} users of {}".format(*cell), path)
@@ -202,6 +203,7 @@ def figures(measured: Measured) -> list[Figure]:
             path=measured.figures_path / "accuracy_against_recovery.png",
             x_format=lambda cosine: f"{cosine:g}",
             size_inches=(7.2, 5.2),
+            names_at_points=True,
         )
         drawn.append(Figure("Test accuracy against what is recovered of inputs", path))
     return drawn

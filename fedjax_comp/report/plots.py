@@ -27,6 +27,7 @@ from fedjax_comp.report.margin import (
     CurveEnd,
     write_names,
 )
+from fedjax_comp.report.point_names import write_names_at_points
 from fedjax_comp.report.rows import Row, Run
 from fedjax_comp.report.units import format_bytes
 
@@ -137,6 +138,7 @@ def line_figure(
     reference: Run | None = None,
     size_inches: tuple[float, float] = _SIZE_INCHES,
     decorate: Callable[[Axes], None] | None = None,
+    names_at_points: bool = False,
 ) -> Path:
     """Draws one curve a run, with the run's name at the end of its curve.
 
@@ -159,6 +161,8 @@ def line_figure(
       size_inches: width and height without the names; many names need more height.
       decorate: draws what else is to be seen on the finished axes, such as marks at
         times when something happened.
+      names_at_points: whether names stand beside the last points and not in the margin,
+        for runs of a single row: all then have one colour.
 
     Returns:
       The path written.
@@ -202,8 +206,9 @@ def line_figure(
         if not points:
             continue
         whole = whole and all(float(point[0]).is_integer() for point in points)
-        colour = _COLOURS[index % len(_COLOURS)]
-        marker = _MARKERS[index % len(_MARKERS)]
+        place = 0 if names_at_points else index
+        colour = _COLOURS[place % len(_COLOURS)]
+        marker = _MARKERS[place % len(_MARKERS)]
         axes.plot(
             [point[0] for point in points],
             [point[1] for point in points],
@@ -227,7 +232,10 @@ def line_figure(
     _ticks(axes, log_x=log_x, whole=whole, x_format=x_format)
     if decorate is not None:
         decorate(axes)
-    write_names(axes, ends)
+    if names_at_points:
+        write_names_at_points(axes, ends)
+    else:
+        write_names(axes, ends)
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
