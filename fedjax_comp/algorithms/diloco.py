@@ -33,7 +33,7 @@ from fedjax_comp.client.sgd import Learner, local_steps
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
-from fedjax_comp.server.broadcast import broadcast, partly_heard
+from fedjax_comp.server.broadcast import broadcast, heard_by_all
 from fedjax_comp.server.update import Model, step_towards
 from fedjax_comp.tree import where
 
@@ -60,6 +60,7 @@ def diloco(
     uplink: Compressor | None = None,
     downlink: Compressor | None = None,
     execution: Execution | None = None,
+    population: int | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
     """Local steps of a lasting inner optimizer, an outer step along their mean.
@@ -78,13 +79,16 @@ def diloco(
       uplink: compressor of what changed; `identity()` when None.
       downlink: compressor of the common model; `identity()` when None.
       execution: how the workers are run; `scanned()` when None.
+      population: `K`, needed only for a downlink whose receiver has memory: all workers
+        then hear it, and are paid for.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
       An `Algorithm` of `ServerState` and `Worker`.
 
     Raises:
-      ValueError: from `init` for a downlink whose receiver has memory.
+      ValueError: from `init` for a downlink whose receiver has memory, without a
+        `population`.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -106,7 +110,7 @@ def diloco(
         del key
         model = Model(params, update_server.init(params))
         worker = Worker(client_optimizer.init(params), up.init(params))
-        return ServerState(model, partly_heard(down, params)), worker
+        return ServerState(model, heard_by_all(down, params, population)), worker
 
     def run_round(
         key: jax.Array, server: ServerState, workers: Worker, cohort: Cohort
@@ -152,7 +156,7 @@ def diloco(
         info = round_info(
             total,
             sent,
-            said.traffic(active, ids),
+            said.traffic_of_round(active, ids, population),
             said.messages(active.any()) if keep_messages else None,
             refused,
         )

@@ -37,7 +37,7 @@ from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.server.broadcast import broadcast
+from fedjax_comp.server.broadcast import broadcast, heard_by_all
 from fedjax_comp.server.robust import Aggregator, require_clients
 from fedjax_comp.server.unicast import Listener, new_listener, tell
 from fedjax_comp.server.update import Model, step_towards
@@ -155,14 +155,9 @@ def fed_avg(
         if unicast:
             client = Client(up.init(params), new_listener(down, params))
             return ServerState(model, LinkState((), ())), client
-        down_state = down.init(params)
-        if jax.tree.leaves(down_state.receiver) and population is None:
-            raise ValueError(
-                "Expected population=K with a broadcast whose receivers have memory: "
-                "every client must hear every one, and each is paid for; or "
-                "unicast=True."
-            )
-        return ServerState(model, down_state), up.init(params)
+        return ServerState(model, heard_by_all(down, params, population)), up.init(
+            params
+        )
 
     def run_round(
         key: jax.Array,
@@ -231,9 +226,8 @@ def fed_avg(
         if unicast:
             heard, spoken = told.traffic, told.messages
         else:
-            heard = said.traffic(active, cohort.clients.client_id)
-            if population is not None and jax.tree.leaves(said.state):
-                heard = said.traffic(jnp.ones(population, bool))
+            ids = cohort.clients.client_id
+            heard = said.traffic_of_round(active, ids, population)
             spoken = said.messages(active.any()) if keep_messages else None
         info = round_info(total, sent, heard, spoken, refused)
         return ServerState(stepped, link), states, info

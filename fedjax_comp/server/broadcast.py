@@ -38,6 +38,20 @@ class Broadcast(NamedTuple):
         """What it costs; the arguments are those of `broadcast_traffic`."""
         return broadcast_traffic(self.payload, heard, client)
 
+    def traffic_of_round(
+        self, active: jax.Array, client: jax.Array, population: int | None
+    ) -> Traffic:
+        """What it costs when the cohort hears it, or all `K` where that is needed.
+
+        Args:
+          active: bool `[C]`.
+          client: int32 `[C]`, the cohort's ids.
+          population: `K`; whoever has memory of the downlink hears every message.
+        """
+        if population is not None and jax.tree.leaves(self.state):
+            return self.traffic(jnp.ones(population, bool))
+        return self.traffic(active, client)
+
     def messages(self, spoke: jax.Array) -> Messages:
         """The message for an audit, `[1]`, whoever heard it; `spoke` is a scalar."""
         one = Messages(
@@ -76,6 +90,29 @@ def broadcast(
     return Broadcast(
         received, LinkState(sender, receiver), payload, context, link.receiver
     )
+
+
+def heard_by_all(
+    compressor: Compressor, like: PyTree, population: int | None
+) -> LinkState:
+    """The memory of a downlink that all clients hear where its receivers have any.
+
+    Raises:
+      ValueError: for such a downlink without `population`, the number of those who are
+        to hear it, each of whom is paid for.
+
+    >>> from fedjax_comp.compress import differenced, top_k
+    >>> len(jax.tree.leaves(heard_by_all(differenced(top_k(k=1)), jnp.ones(2), 9)))
+    2
+    """
+    state = compressor.init(like)
+    if jax.tree.leaves(state.receiver) and population is None:
+        raise ValueError(
+            "Expected population=K with a broadcast whose receivers have memory: "
+            "every client must hear every one, and each is paid for; fed_avg() can "
+            "also do with unicast=True."
+        )
+    return state
 
 
 def partly_heard(compressor: Compressor, like: PyTree) -> LinkState:

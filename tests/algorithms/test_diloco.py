@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms import diloco
+from fedjax_comp.compress import differenced, top_k
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -100,3 +101,12 @@ def test_a_worker_that_is_not_finite_keeps_what_it_had():
     first, second = workers.optimizer_state[0].count.tolist()
     assert (first, second) == (1, 0)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(workers))
+
+
+def test_workers_with_memory_of_the_downlink_all_hear_it():
+    cohort = make_cohort([2, 2], batch_size=2)
+    options = {"client_optimizer": optax.sgd(0.3), "downlink": differenced(top_k(0.5))}
+    with pytest.raises(ValueError, match="population=K"):
+        run(diloco(TASK, **options), cohort, rounds=1)
+    _, _, info = run(diloco(TASK, population=5, **options), cohort, rounds=1)
+    assert info.traffic["downlink"].spoke.tolist() == [True] * 5
