@@ -67,8 +67,8 @@ def describe(module: nn.Module) -> Json:
       ValueError: for a module or a setting that is not the package's.
 
     >>> from fedjax_comp.models import mlp
-    >>> describe(mlp(4)(2))
-    {'module': 'MLP', 'settings': {'num_classes': 2, 'widths': [4]}}
+    >>> describe(mlp(4)(2))["settings"]
+    {'num_classes': 2, 'widths': [4], 'dropout': 0.0}
     """
     name = type(module).__name__
     if MODULES.get(name) is not type(module):

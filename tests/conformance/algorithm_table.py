@@ -158,7 +158,9 @@ def _data_quantization(
 
 
 def _indirect(factors: Compressor) -> Entry:
-    def loss(params: PyTree, examples: Examples, mask: jax.Array) -> jax.Array:
+    def loss(
+        params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array
+    ) -> jax.Array:
         """That of `softmax_task()`, through a layer that has factors."""
         wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
         logits = nn.Dense(NUM_CLASSES).apply({"params": wide}, examples.x)
