@@ -179,26 +179,41 @@ class Grid(NamedTuple):
       values: the command's flags.
       lead: the same with the first rate in the expressions: what they all share.
       tuning: how to choose.
+      tried: the flags of the runs by which is chosen, for each rate.
+      variants: the command's variants at each rate.
     """
 
     rates: tuple[float, ...]
     values: flags.FlagValues
     lead: flags.FlagValues
     tuning: Tuning
+    tried: Sequence[flags.FlagValues] = ()
+    variants: Sequence[Sequence[Variant]] = ()
 
 
 def make_grid(experiment: Experiment, values: flags.FlagValues) -> Grid:
-    """The grid of a command.
+    """The grid of a command, before anything is written.
 
     Raises:
-      UsageError: as `check_rates`.
+      UsageError: as `check_rates`, and for what a run that chooses cannot do.
     """
     tuning = experiment.tuning or Tuning((), {})
     rates = check_rates(values, tuning)
     if not rates:
         return Grid((), values, values, tuning)
     lead = _with_rate(experiment, values, tuning, rates[0])
-    return Grid(rates, values, lead, tuning)
+    grid = Grid(rates, values, lead, tuning)
+    quiet = {"audit_every": 0, "audit_log": None, "audit_key": None, "run_id": None}
+    each = []
+    for rate in grid.rates:
+        own = at_rate(experiment, grid, rate, Path(grid.values.workdir) / "tuning")
+        own["seed"].value = grid.values.seed + TUNING_SEED
+        for name, value in {**quiet, **grid.tuning.settings}.items():
+            if name in own:
+                own[name].value = value
+        each.append(own)
+    of_rates = [experiment.variants(own) for own in each]
+    return grid._replace(tried=each, variants=of_rates)
 
 
 def at_rate(
@@ -241,18 +256,9 @@ def choose_rates(
     """
     if not grid.rates:
         return [Rated(one.name, None, ()) for one in variants]
-    quiet = {"audit_every": 0, "audit_log": None, "audit_key": None, "run_id": None}
-    each = []
-    for rate in grid.rates:
-        own = at_rate(experiment, grid, rate, Path(grid.values.workdir) / "tuning")
-        own["seed"].value = grid.values.seed + TUNING_SEED
-        for name, value in {**quiet, **grid.tuning.settings}.items():
-            if name in own:
-                own[name].value = value
-        each.append(own)
-    of_rates = [experiment.variants(own) for own in each]
     rated = [
-        _choose(experiment, grid, each, ones) for ones in zip(*of_rates, strict=True)
+        _choose(experiment, grid, grid.tried, ones)
+        for ones in zip(*grid.variants, strict=True)
     ]
     _print_rates(grid.tuning, rated)
     return rated

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from experiments.data_quantization.run import main as data_quantization
 from experiments.fed_avg.compare import COMPARISON
 from experiments.fed_avg.flags import define
 from fedjax_comp import data
@@ -86,6 +87,16 @@ def test_what_is_no_grid_is_refused(tmp_path, capsys, flags, told):
     folder = tmp_path / "run"
     line = mistake(COMPARISON.main, capsys, [f"--workdir={folder}", *QUICK, *flags])
     assert told in line
+    assert not folder.exists()
+
+
+def test_what_a_run_that_chooses_cannot_do_is_told_before_anything_is_written(
+    tmp_path, capsys
+):
+    folder = tmp_path / "run"
+    flags = ["--quick", "--server_optimizer=sgd(rate)", "--rate_grid=0.03,0.1"]
+    line = mistake(data_quantization, capsys, [f"--workdir={folder}", *flags])
+    assert "--test_examples=2000 must be from 1 to 180" in line
     assert not folder.exists()
 
 
