@@ -2,3 +2,5 @@
 
 Start with `fedjax_comp.base`: one page of contracts that everything else is built on.
 """
+
+__version__ = "0.1.0"

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedjax_comp.base import Algorithm, PyTree
+from fedjax_comp.extras import goes_with
 from fedjax_comp.metrics import Ledger, Row
 from fedjax_comp.problem import Problem, Schedule
 from fedjax_comp.report.events import Events
@@ -115,8 +116,10 @@ def events_kept() -> Hook:
     """Keeps `events/` for TensorBoard: each row as it is made.
 
     On resuming they are written anew, since rows behind the checkpoint will be made
-    again.
+    again. Without tensorboardX (the extra `report`) it says so and does nothing.
     """
+    if not goes_with("tensorboardX", extra="report", purpose="TensorBoard events"):
+        return Hook()
     opened: list[Events] = []
 
     def begin(live: Live, state: TrainState) -> TrainState:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 INK = "#333333"
 WINDOW = 0.05
@@ -69,7 +71,7 @@ def loss_against_bytes(rows: Sequence[Json], path: Path) -> Figure | None:
         return None
     families = list(dict.fromkeys(one["family"] for one in sending))
 
-    def decorate(axes: Axes) -> None:
+    def decorate(axes: "Axes") -> None:
         for one in sending:
             # Below for the first family, above for the others: they lie close together.
             below = one["family"] == families[0]
@@ -183,8 +185,8 @@ def _size(count: int) -> tuple[float, float]:
     return (7.2, max(4.4, 0.3 * (count + 1)))
 
 
-def _marks(drifts: Sequence[int], *, bytes_on_y: bool) -> Callable[[Axes], None]:
-    def decorate(axes: Axes) -> None:
+def _marks(drifts: Sequence[int], *, bytes_on_y: bool) -> "Callable[[Axes], None]":
+    def decorate(axes: "Axes") -> None:
         for drift in drifts:
             axes.axvline(drift, color=INK, linewidth=0.9, linestyle=":")
         if bytes_on_y:

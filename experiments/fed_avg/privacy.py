@@ -62,7 +62,8 @@ def make_private(
     """Clips, weights alike, divides by the cohort's size and adds noise.
 
     Raises:
-      UsageError: when a flag is none, or `dp-accounting` is needed and missing.
+      UsageError: when a flag is none.
+      MissingExtra: when `dp-accounting` is needed and missing.
     """
     if not is_private(values):
         for name in ("dp_noise_multiplier", "dp_delta"):
@@ -71,8 +72,6 @@ def make_private(
         return Mechanism(federation, server_optimizer, weighted_mean)
     try:
         _epsilon(values, rounds=1)
-    except ImportError as error:
-        raise UsageError(str(error)) from error
     except ValueError as error:
         raise UsageError(f"--dp_noise_multiplier, --dp_delta: {error}") from error
     cohort_size = values.cohort_size

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from experiments.split_learning.published import Sizes, gigabytes
 from fedjax_comp.report import Figure, Run, format_bytes, line_figure
 from fedjax_comp.run_directory import Json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def bytes_figure(sizes: Sizes, published: Sequence[Json], path: Path) -> Figure:
@@ -21,7 +23,7 @@ def bytes_figure(sizes: Sizes, published: Sequence[Json], path: Path) -> Figure:
         for method in ("split", "fedavg", "sgd")
     ]
 
-    def points(axes: Axes) -> None:
+    def points(axes: "Axes") -> None:
         axes.plot(
             [row["num_clients"] for row in published],
             [row["published"] for row in published],
@@ -80,7 +82,7 @@ def leakage_figure(rows: Sequence[Json], path: Path) -> Figure:
     """Distance correlation at every cut, before and after training."""
     cuts = [row["cut"] for row in rows]
 
-    def names(axes: Axes) -> None:
+    def names(axes: "Axes") -> None:
         axes.set_xticks(range(1, len(cuts) + 1), cuts)
 
     drawn = line_figure(

@@ -52,6 +52,7 @@ from fedjax_comp.audit.proof import (
 from fedjax_comp.audit.replay import replay_run
 from fedjax_comp.audit.verify import verify_run
 from fedjax_comp.audit.witness import SplitHistory, Witness
+from fedjax_comp.extras import MissingExtra
 
 PROGRAM = "python -m fedjax_comp.audit"
 FINE, FAILED, MISTAKE = 0, 1, 2
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SplitHistory as error:
         print(f"REFUSED: {error}", file=sys.stderr)
         return FAILED
-    except (LogError, NoteError, OSError, ValueError) as error:
+    except (LogError, MissingExtra, NoteError, OSError, ValueError) as error:
         line = " ".join(str(error).split())
         print(f"{arguments.name}: {line}", file=sys.stderr)
         return MISTAKE

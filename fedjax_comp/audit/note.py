@@ -22,10 +22,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from fedjax_comp.audit.canonical import from_base64, to_base64
+from fedjax_comp.extras import needs
 
 ED25519 = 1
 """The type of an Ed25519 key that signs the text itself."""
@@ -75,6 +73,8 @@ class Signer(NamedTuple):
 
     def sign(self, message: bytes) -> bytes:
         """The 64 bytes of the Ed25519 signature of `message`."""
+        with needs("crypto", "signatures"):
+            from cryptography.hazmat.primitives.asymmetric import ed25519
         return ed25519.Ed25519PrivateKey.from_private_bytes(self.seed).sign(message)
 
 
@@ -110,6 +110,8 @@ def make_signer(name: str, seed: bytes, *, kind: int = ED25519) -> Signer:
     _check_name(name)
     if len(seed) != _KEY_BYTES:
         raise NoteError(f"Expected a seed of {_KEY_BYTES} bytes, got {len(seed)}.")
+    with needs("crypto", "signatures"):
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     private = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
     return Signer(Verifier(name, kind, private.public_key().public_bytes_raw()), seed)
 
@@ -242,7 +244,11 @@ def verify_signature(key: Verifier, value: bytes, message: bytes) -> None:
 
     Raises:
       NoteError: when it is wrong.
+      MissingExtra: without `cryptography`, of the extra `crypto`.
     """
+    with needs("crypto", "signatures"):
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric import ed25519
     try:
         public = ed25519.Ed25519PublicKey.from_public_bytes(key.public)
         public.verify(value, message)

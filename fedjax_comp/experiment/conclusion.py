@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from fedjax_comp.experiment.errors import RunFailed
+from fedjax_comp.experiment.figures import drawn as figures_drawn
 from fedjax_comp.experiment.outcome import (
     Text,
     number,
@@ -136,7 +137,7 @@ def finish(
             *comparison.tables(results),
             *tables,
         ],
-        figures=comparison.figures(results),
+        figures=figures_drawn(lambda: comparison.figures(results)),
         columns=columns,
     )
     rows, order = results.rows, comparison.order

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -168,6 +169,40 @@ def check_expressions(values: flags.FlagValues) -> None:
         later = "rate_grid" in values and says_rate(text)
         if isinstance(text, str) and text and not later:
             build(name, text)
+
+
+def names_help(values: flags.FlagValues) -> str:
+    """The names that the expressions of these flags may use, kind by kind.
+
+    Names of one's own (`fedjax_comp.experiment.own_names`) are not among them.
+
+    Args:
+      values: flags, parsed or not.
+
+    Returns:
+      Lines for a terminal; empty where no flag takes an expression.
+    """
+    kinds: dict[int, tuple[list[str], list[str]]] = {}
+    for flag, names in NAMES.items():
+        if flag in values:
+            kinds.setdefault(id(names), ([], sorted(names)))[0].append(f"--{flag}")
+    if "pipeline" in values:
+        kinds.setdefault(id(COMPRESSORS), ([], sorted(COMPRESSORS)))[0].append(
+            "--pipeline"
+        )
+    if not kinds:
+        return ""
+    paragraphs = [
+        textwrap.fill(
+            f"{', '.join(told)}: {', '.join(names)}",
+            width=80,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+        for told, names in kinds.values()
+    ]
+    return "\n".join(["\nNames in the expressions of flags:", *paragraphs])
 
 
 def says_rate(value: object) -> bool:

@@ -16,6 +16,7 @@ from fedjax_comp.experiment.clients import (
 )
 from fedjax_comp.experiment.conditions import accuracy_against_time
 from fedjax_comp.experiment.errors import RunFailed
+from fedjax_comp.experiment.figures import drawn
 from fedjax_comp.experiment.finished import (
     MEASURED,
     ROW,
@@ -220,24 +221,6 @@ def growing_flags(values: flags.FlagValues) -> tuple[str, ...]:
 
 def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) -> None:
     """The figures and `report.html` of one run."""
-    runs = [Run(summary["experiment"], rows)]
-    figures = directory.figures_path
-    by_round = accuracy_against_rounds(runs, figures / "accuracy_against_rounds.png")
-    by_bytes = accuracy_against_bytes(
-        runs,
-        figures / "accuracy_against_bytes.png",
-        columns=("uplink_bytes", "downlink_bytes"),
-    )
-    by_client = []
-    if "client_accuracy_mean" in summary:
-        path = accuracy_of_clients(
-            {summary["experiment"]: directory.path}, figures / "client_accuracy.png"
-        )
-        by_client = [Figure("Accuracy of each client, the lowest first", path)]
-    by_time = []
-    if summary["simulated_seconds"] is not None:
-        path = accuracy_against_time(runs, figures / "accuracy_against_time.png")
-        by_time = [Figure("Test accuracy against simulated time", path)]
     write_report(
         directory.path / "report.html",
         title=f"{summary['experiment']} on {_data_name(summary)}",
@@ -250,14 +233,33 @@ def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) ->
             *budgets_table(rows),
             Table("All figures", ("name", "value"), _facts(summary)),
         ],
-        figures=[
-            Figure("Test accuracy against rounds", by_round),
-            Figure("Test accuracy against bytes sent, both ways", by_bytes),
-            *by_time,
-            *by_client,
-        ],
+        figures=drawn(lambda: _figures(directory, summary, rows)),
         claims=reported(summary["claims"]),
     )
+
+
+def _figures(directory: RunDirectory, summary: Json, rows: list[Row]) -> list[Figure]:
+    name, folder = summary["experiment"], directory.figures_path
+    runs = [Run(name, rows)]
+    by_round = accuracy_against_rounds(runs, folder / "accuracy_against_rounds.png")
+    by_bytes = accuracy_against_bytes(
+        runs,
+        folder / "accuracy_against_bytes.png",
+        columns=("uplink_bytes", "downlink_bytes"),
+    )
+    figures = [
+        Figure("Test accuracy against rounds", by_round),
+        Figure("Test accuracy against bytes sent, both ways", by_bytes),
+    ]
+    if summary["simulated_seconds"] is not None:
+        path = accuracy_against_time(runs, folder / "accuracy_against_time.png")
+        figures.append(Figure("Test accuracy against simulated time", path))
+    if "client_accuracy_mean" in summary:
+        path = accuracy_of_clients(
+            {name: directory.path}, folder / "client_accuracy.png"
+        )
+        figures.append(Figure("Accuracy of each client, the lowest first", path))
+    return figures
 
 
 def evaluations_table(rows: list[Row], most: int = 40) -> Table:

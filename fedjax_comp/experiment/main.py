@@ -13,9 +13,11 @@ from absl import flags
 from fedjax_comp.distributed import FirstEnded, FirstFailed, PeerLost
 from fedjax_comp.experiment.conditions import check_conditions
 from fedjax_comp.experiment.errors import RunFailed, UsageError
-from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.experiment.expressions import check_expressions, names_help
+from fedjax_comp.experiment.figures import tell_of_missing
 from fedjax_comp.experiment.own_names import offer_own
 from fedjax_comp.experiment.processes import joined, left_at_once
+from fedjax_comp.extras import MissingExtra
 from fedjax_comp.process import Terminated
 
 __all__ = ["UsageError", "run_main", "use_host_cores"]
@@ -39,9 +41,9 @@ def run_main(
       argv: the command line; `sys.argv` when None.
 
     Raises:
-      SystemExit: with code 2 after a mistake, 1 after a run whose model has learned
-        nothing and where a file could not be read or written, 130 after an interrupt,
-        143 after SIGTERM.
+      SystemExit: with code 2 after a mistake and where an extra is missing, 1 after a
+        run whose model has learned nothing and where a file could not be read or
+        written, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv if argv is None else argv)
     with _pipe_may_close():
@@ -65,6 +67,7 @@ def _run(
     if values.help:
         print(f"{name} --workdir=DIR [flags]\n")
         print(values.get_help())
+        print(names_help(values))
         return
     try:
         if values.workdir is None:
@@ -76,6 +79,7 @@ def _run(
             offer_own(values)
             check_expressions(values)
             check_conditions(values)
+            tell_of_missing()
             body(values)
     except PeerLost as error:
         print(f"{name}: {error}", file=sys.stderr)
@@ -92,6 +96,10 @@ def _run(
     except Terminated as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise
+    except MissingExtra as error:
+        if os.environ.get("FEDJAX_COMP_DEBUG"):
+            raise
+        _exit_with(name, error)
     except ValueError as error:
         if os.environ.get("FEDJAX_COMP_DEBUG"):
             raise

@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from fedjax_comp.experiment.errors import UsageError
+from fedjax_comp.experiment.figures import drawn
 from fedjax_comp.experiment.finished import read_lines
 from fedjax_comp.experiment.flags import apply_quick, as_dict
 from fedjax_comp.experiment.main import run_main
@@ -300,7 +301,7 @@ def finish(experiment: Measurements, measured: Measured) -> Json:
         title=experiment.title(measured.values),
         headlines=experiment.headlines(measured.rows),
         tables=[results, *experiment.tables(measured)],
-        figures=experiment.figures(measured),
+        figures=drawn(lambda: experiment.figures(measured)),
         columns=columns,
     )
     print_claims(summary["claims"])

@@ -152,7 +152,7 @@ def write_outcome(
     title: str,
     headlines: Json,
     tables: Sequence[Table],
-    figures: Sequence[Figure | None],
+    figures: Sequence[Figure],
     columns: Sequence[str],
 ) -> None:
     """Writes `table.csv`, the report and, last, the summary.
@@ -163,7 +163,7 @@ def write_outcome(
       title: of the report.
       headlines: what the report shows first.
       tables: of the report.
-      figures: of the report; None for one that could not be drawn.
+      figures: of the report.
       columns: of `table.csv`.
     """
     complete = [{**dict.fromkeys(columns), **row} for row in summary["runs"]]
@@ -174,7 +174,7 @@ def write_outcome(
         summary=headlines,
         settings=settings_of(directory),
         tables=list(tables),
-        figures=[one for one in figures if one is not None],
+        figures=figures,
         claims=reported(summary["claims"]),
     )
     # Its presence is what says that the run has finished.

@@ -21,6 +21,7 @@ from fedjax_comp.experiment.controllers import check_budgets, uplink_of
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.lateness import counts_late
+from fedjax_comp.extras import needs
 from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
 from fedjax_comp.models import augmented, classification
@@ -218,6 +219,7 @@ def check_audits(values: flags.FlagValues) -> None:
 
     Raises:
       ValueError: when it does.
+      MissingExtra: for a log without the extra `crypto`.
     """
     if "audit_log" not in values:
         return
@@ -231,6 +233,9 @@ def check_audits(values: flags.FlagValues) -> None:
             raise UsageError(f"--run_id: {error}") from error
     if values.audit_key is not None:
         load_signer(Path(values.audit_key))
+    if values.audit_log:
+        with needs("crypto", "--audit_log"):
+            import cryptography  # noqa: F401 (before anything is written)
 
 
 def log_hooks(name: str, values: flags.FlagValues) -> list[Hook]:

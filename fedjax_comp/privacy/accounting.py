@@ -11,13 +11,13 @@ What is protected is a client, all its examples at once, for one run with one se
 trying several settings on the same clients costs as much again each time.
 """
 
-import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from fedjax_comp import checks
+from fedjax_comp.extras import needs
 
 ORDERS = (
     *(1 + x / 10 for x in range(1, 100)),
@@ -125,7 +125,7 @@ def cohort_epsilon(
 
     Raises:
       ValueError: when an argument is not as above.
-      ImportError: with the way out, when `C < K` and `dp-accounting` is missing.
+      MissingExtra: when `C < K` and `dp-accounting` is missing.
 
     >>> round(cohort_epsilon(
     ...     noise_multiplier=2.0, rounds=1, delta=1e-5, cohort_size=10, population=10
@@ -173,7 +173,7 @@ def poisson_epsilon(
 
     Raises:
       ValueError: when an argument is not as above.
-      ImportError: with the way out, when `dp-accounting` is missing.
+      MissingExtra: when `dp-accounting` is missing.
     """
     _check(noise_multiplier, rounds, delta)
     probability = checks.fraction("sampling_probability", sampling_probability)
@@ -201,13 +201,10 @@ def has_library() -> bool:
 
 
 def require_library() -> ModuleType:
-    """`dp_accounting`; `ImportError` with the way out when it is missing."""
-    if not has_library():
-        raise ImportError(
-            "The epsilon of sampled cohorts needs dp-accounting: "
-            "pip install 'fedjax_comp[privacy]', or let every client take part."
-        )
-    return importlib.import_module("dp_accounting")
+    """`dp_accounting`, of the extra `privacy`; `MissingExtra` without it."""
+    with needs("privacy", "epsilon where not every client takes part"):
+        import dp_accounting
+    return dp_accounting
 
 
 # ------------------------------------------------------------------ noise on integers

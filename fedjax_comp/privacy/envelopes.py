@@ -4,9 +4,7 @@ ChaCha20-Poly1305 (RFC 8439), an authenticated encryption: what was altered on t
 does not open.
 """
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
+from fedjax_comp.extras import needs
 from fedjax_comp.privacy.errors import TamperedShare
 
 SEAL_BYTES = 16
@@ -34,6 +32,8 @@ def seal(key: bytes, content: bytes, *, sender: int, receiver: int) -> bytes:
     >>> unseal(key, seal(key, b"hi", sender=1, receiver=2), sender=1, receiver=2)
     b'hi'
     """
+    with needs("crypto", "secure sums"):
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
     nonce = _nonce(sender, receiver)
     return ChaCha20Poly1305(key).encrypt(nonce, content, None)
 
@@ -44,6 +44,9 @@ def unseal(key: bytes, sealed: bytes, *, sender: int, receiver: int) -> bytes:
     Raises:
       TamperedShare: when it was altered, or is another pair's or round's.
     """
+    with needs("crypto", "secure sums"):
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
     try:
         return ChaCha20Poly1305(key).decrypt(_nonce(sender, receiver), sealed, None)
     except InvalidTag as error:

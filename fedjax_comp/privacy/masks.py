@@ -7,19 +7,13 @@ adds and the other subtracts.
 """
 
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.asymmetric.x25519 import (
-    X25519PrivateKey,
-    X25519PublicKey,
-)
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from fedjax_comp.extras import needs
 from fedjax_comp.privacy.errors import ProtocolError
 
 RandomBytes = Callable[[int], bytes]
@@ -45,8 +39,14 @@ def key_pair(private: bytes) -> KeyPair:
     >>> key_pair(bytes(range(32))).public.hex()[:16]
     '8f40c5adb68f2562'
     """
-    public = X25519PrivateKey.from_private_bytes(private).public_key()
+    public = _x25519().X25519PrivateKey.from_private_bytes(private).public_key()
     return KeyPair(private, public.public_bytes_raw())
+
+
+def _x25519() -> ModuleType:
+    with needs("crypto", "secure sums"):
+        from cryptography.hazmat.primitives.asymmetric import x25519
+    return x25519
 
 
 def agree(own: KeyPair, peer: bytes, *, purpose: bytes) -> bytes:
@@ -70,9 +70,13 @@ def agree(own: KeyPair, peer: bytes, *, purpose: bytes) -> bytes:
     >>> agree(a, b.public, purpose=b"x") == agree(b, a.public, purpose=b"x")
     True
     """
+    with needs("crypto", "secure sums"):
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    x25519 = _x25519()
     try:
-        secret = X25519PrivateKey.from_private_bytes(own.private).exchange(
-            X25519PublicKey.from_public_bytes(peer)
+        secret = x25519.X25519PrivateKey.from_private_bytes(own.private).exchange(
+            x25519.X25519PublicKey.from_public_bytes(peer)
         )
     except ValueError as error:
         raise ProtocolError(f"A public key is not valid: {error}.") from error
@@ -94,6 +98,9 @@ def expand(seed: bytes, n: int, *, bits: int) -> Residues:
     >>> expand(bytes(32), 4, bits=8).tolist()
     [118, 184, 224, 173]
     """
+    with needs("crypto", "secure sums"):
+        from cryptography.hazmat.primitives.ciphers import Cipher
+        from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
     width = next(w for w in (1, 2, 4, 8) if 8 * w >= bits)
     # The nonce may be fixed: a seed is expanded once.
     stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()

@@ -4,8 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
+from fedjax_comp.extras import needs
 from fedjax_comp.report.rows import Row
 
 
@@ -25,6 +24,9 @@ class Events:
 
     Attributes:
       path: of the file.
+
+    Raises:
+      MissingExtra: without tensorboardX, of the extra `report`.
     """
 
     def __init__(
@@ -35,6 +37,8 @@ class Events:
         step: str = "round",
         started_at: float | None = None,
     ) -> None:
+        with needs("report", "TensorBoard events"):
+            from tensorboardX import SummaryWriter
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         before = set(directory.glob("events.out.tfevents.*"))

@@ -8,18 +8,9 @@ are drawn without pyplot, so nothing stays open and no display is asked for.
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FuncFormatter,
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    PercentFormatter,
-)
-
+from fedjax_comp.extras import needs
 from fedjax_comp.report.margin import (
     INK,
     LINE_WIDTH,
@@ -30,6 +21,9 @@ from fedjax_comp.report.margin import (
 from fedjax_comp.report.point_names import write_names_at_points
 from fedjax_comp.report.rows import Row, Run
 from fedjax_comp.report.units import format_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Column = str | Callable[[Row], object]
 """The name of a column, or what to compute from a row."""
@@ -137,7 +131,7 @@ def line_figure(
     x_format: Callable[[float], str] | None = None,
     reference: Run | None = None,
     size_inches: tuple[float, float] = _SIZE_INCHES,
-    decorate: Callable[[Axes], None] | None = None,
+    decorate: "Callable[[Axes], None] | None" = None,
     names_at_points: bool = False,
 ) -> Path:
     """Draws one curve a run, with the run's name at the end of its curve.
@@ -169,6 +163,7 @@ def line_figure(
 
     Raises:
       ValueError: if there is no run.
+      MissingExtra: without matplotlib, of the extra `report`.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -183,6 +178,10 @@ def line_figure(
     'distortion.png'
     >>> folder.cleanup()
     """
+    with needs("report", "figures"):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import PercentFormatter
     if not series:
         raise ValueError("Expected series=[] to hold at least one run.")
     figure = Figure(figsize=size_inches)
@@ -245,7 +244,7 @@ def line_figure(
     return path
 
 
-def _band(axes: Axes, run: Run, x: Column, y: str, log_x: bool, colour: str) -> None:
+def _band(axes: "Axes", run: Run, x: Column, y: str, log_x: bool, colour: str) -> None:
     """A standard deviation around a mean, where both are known."""
     ends = [
         {"x": x(row) if callable(x) else row.get(x), y: _number(row.get(y)) + sign * sd}
@@ -288,7 +287,7 @@ def _points(
     ]
 
 
-def _style(axes: Axes, *, xlabel: str, ylabel: str) -> None:
+def _style(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
     axes.set_xlabel(xlabel, fontsize=11, color=INK, labelpad=6, parse_math=False)
     axes.set_ylabel(ylabel, fontsize=11, color=INK, labelpad=6, parse_math=False)
     axes.grid(color="#D9D9D9", linewidth=0.6)
@@ -301,18 +300,22 @@ def _style(axes: Axes, *, xlabel: str, ylabel: str) -> None:
 
 
 def _ticks(
-    axes: Axes, *, log_x: bool, whole: bool, x_format: Callable[[float], str] | None
+    axes: "Axes", *, log_x: bool, whole: bool, x_format: Callable[[float], str] | None
 ) -> None:
+    from matplotlib import ticker
+
     if log_x:
         low, high = axes.get_xlim()
         decades = math.log10(high / low)
         subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(ticker.LogLocator(base=10, subs=subs, numticks=12))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     elif whole:
         axes.xaxis.set_major_locator(
-            MaxNLocator(nbins=8, integer=True, steps=[1, 2, 2.5, 5, 10])
+            ticker.MaxNLocator(nbins=8, integer=True, steps=[1, 2, 2.5, 5, 10])
         )
     if x_format is not None:
         write = x_format
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: write(value)))
+        axes.xaxis.set_major_formatter(
+            ticker.FuncFormatter(lambda value, _: write(value))
+        )

@@ -3,8 +3,10 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from collections import Counter
 
+from experiments.fed_avg import compare
 from fedjax_comp import checks, compress
 from fedjax_comp.base import Compressor
 from fedjax_comp.experiment.expressions import NAMES
@@ -43,3 +45,13 @@ def test_every_factory_is_found_once():
     assert factories <= set(found)
     # Of two factories with one name a flag could reach only one.
     assert set(found.values()) == {1}
+
+
+def test_help_lists_the_names_of_every_flag_it_has(capsys):
+    compare.COMPARISON.main(["", "--help"])
+    text = capsys.readouterr().out.partition("Names in the expressions")[2]
+    for kind in ("model", "uplink", "partition", "algorithm", "client_optimizer"):
+        assert set(NAMES[kind]) <= set(re.findall(r"\w+", text))
+    assert "--uplink, --downlink, --pipeline: " in text
+    assert "--compressor" not in text
+    assert max(map(len, text.splitlines())) <= 80

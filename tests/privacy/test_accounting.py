@@ -1,11 +1,13 @@
 """Epsilon against closed forms, numerical integrals, and the library's references."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 from scipy import integrate, optimize, special, stats
 
+from fedjax_comp.extras import MissingExtra
 from fedjax_comp.privacy import accounting
 from fedjax_comp.privacy.accounting import (
     ORDERS,
@@ -203,8 +205,8 @@ def test_the_bound_for_sums_of_discrete_gaussians_holds(stddev, parties):
 
 
 def test_without_the_library_the_message_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(accounting, "has_library", lambda: False)
-    with pytest.raises(ImportError, match=r"fedjax_comp\[privacy\]"):
+    monkeypatch.setitem(sys.modules, "dp_accounting", None)
+    with pytest.raises(MissingExtra, match=r"fedjax_comp\[privacy\]"):
         poisson_epsilon(
             noise_multiplier=1.0, rounds=1, delta=1e-5, sampling_probability=0.5
         )

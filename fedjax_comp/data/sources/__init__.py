@@ -1,6 +1,6 @@
 """Data sets by name, in host memory. Nothing here imports TensorFlow.
 
-`digits` is part of scikit-learn; the others come from prepared data, raw files or a
+`digits` is a file of the package; the others come from prepared data, raw files or a
 download (`fedjax_comp.data.sources.loading`).
 """
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedjax_comp.data.sources.contract import DataUnavailable
+from fedjax_comp.extras import needs
 
 _ANSWER_SECONDS = 5.0
 
@@ -26,13 +27,14 @@ def fetch(urls: Mapping[str, str], folder: Path) -> None:
     Raises:
       DataUnavailable: if a host does not answer within seconds, or a download fails or
         has not the checksum known to TFDS.
+      MissingExtra: without the packages of the extra `data`.
     """
+    with needs("data", "downloads"):
+        import tensorflow_datasets as tfds
     first = next(iter(urls.values()))
     reason = _unreachable(first)
     if reason is not None:
         raise DataUnavailable(f"{first} cannot be reached ({reason})")
-    import tensorflow_datasets as tfds
-
     try:
         manager = tfds.download.DownloadManager(download_dir=str(folder / "cache"))
         paths = manager.download(dict(urls))

@@ -10,6 +10,7 @@
 The cache is `fedjax_comp` in `XDG_CACHE_HOME`, by default `~/.cache`.
 """
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -26,6 +27,7 @@ from fedjax_comp.data.sources.contract import (
     Splits,
     to_dataset,
 )
+from fedjax_comp.extras import MissingExtra
 
 RAW_DATA_VARIABLE = "FEDJAX_COMP_RAW_DATA"
 
@@ -48,9 +50,12 @@ def load_source(
       InvalidData: if raw files are there but damaged, or `check_dataset` refuses what
         they hold.
     """
-    tried = []
+    tried: list[str] = []
     for way in (_from_prepared, _from_raw, _from_download):
-        result = way(source, data_dir, raw_dir)
+        try:
+            result = way(source, data_dir, raw_dir)
+        except MissingExtra as error:
+            result = str(error)
         if not isinstance(result, str):
             return to_dataset(source, result)
         tried.append(result)
@@ -113,7 +118,8 @@ def _from_raw(
     target = data_dir or cache_dir() / f"raw-{_fingerprint(source, folder)}"
     found = prepared.find(target, source.name)
     if found.readable is not None and data_dir is None:
-        return _read_prepared(source, found.readable)
+        with contextlib.suppress(MissingExtra):
+            return _read_prepared(source, found.readable)
     try:
         splits = source.read_raw(folder)
         check_dataset(to_dataset(source, splits))
@@ -168,6 +174,8 @@ def _keep(target: Path, source: Source, splits: Splits) -> None:
         logging.warning(
             "%s: not kept, %s cannot be written: %s.", source.name, target, error
         )
+    except MissingExtra as error:
+        logging.info("%s: read anew every time; %s.", source.name, error)
 
 
 def _modified(path: Path) -> float:

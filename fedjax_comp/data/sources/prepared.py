@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from fedjax_comp import strict_json
 from fedjax_comp.data.sources.contract import DataUnavailable, Source, Split, Splits
+from fedjax_comp.extras import MissingExtra, needs
 from fedjax_comp.wording import one_line
 
 if TYPE_CHECKING:
@@ -96,7 +97,9 @@ def write(data_dir: Path, source: Source, splits: Splits) -> Path:
 
     Raises:
       OSError: if `data_dir` cannot be written.
+      MissingExtra: without the packages of the extra `data`.
     """
+    _library()
     target = prepared_folder(data_dir, source.name)
     with unfinished(data_dir) as scratch:
         builder = _builder(scratch, source, splits)
@@ -122,14 +125,16 @@ def read(folder: Path) -> Splits:
 
     Raises:
       DataUnavailable: if files are missing or damaged.
+      MissingExtra: without the packages of the extra `data`.
     """
-    import tensorflow_datasets as tfds  # slow to import, and digits do without
-
+    tfds = _library()
     try:
         builder = tfds.builder_from_directory(str(folder))
         features = set(builder.info.features)
         convert = _from_blocks if {"x", "y"} <= features else _from_official
         return {name: convert(builder, name) for name in ("train", "test")}
+    except MissingExtra:
+        raise
     # TFDS, array_record and protobuf raise many unrelated types for a damaged file.
     except Exception as error:
         raise DataUnavailable(
@@ -156,6 +161,14 @@ def unfinished(data_dir: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _library() -> ModuleType:
+    """TFDS: slow to import, and digits and raw files do without."""
+    with needs("data", "prepared data"):
+        import array_record  # noqa: F401 (TFDS imports it while it reads)
+        import tensorflow_datasets as tfds
+    return tfds
 
 
 def _file_format(folder: Path) -> str:
@@ -243,8 +256,9 @@ def _from_blocks(builder: "tfds.core.DatasetBuilder", split: str) -> Split:
 
 def _from_official(builder: "tfds.core.DatasetBuilder", split: str) -> Split:
     """Images as TFDS's own builders store them, one PNG a record."""
-    import tensorflow_datasets as tfds
-
+    with needs("data", "prepared images"):
+        from PIL import Image
+    tfds = _library()
     records = _records(builder, split, decoders={"image": tfds.decode.SkipDecoding()})
     images = np.stack(
         [np.asarray(Image.open(io.BytesIO(record["image"]))) for record in records]

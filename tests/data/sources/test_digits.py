@@ -1,23 +1,27 @@
+"""The digits of the package are scikit-learn's, and so is their split."""
+
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
 from fedjax_comp.data.sources.digits import digits
 
 
-def test_every_image_is_in_one_split():
+def test_images_labels_and_split_are_those_of_scikit_learn():
     dataset = digits()
     images, labels = load_digits(return_X_y=True)
-    rows = np.concatenate([dataset.train.x, dataset.test.x]).reshape(-1, 64)
-    both = np.column_stack([rows, np.concatenate([dataset.train.y, dataset.test.y])])
-    assert sorted(both.tolist()) == sorted(np.column_stack([images, labels]).tolist())
-    assert dataset.train.x.dtype == np.uint8
-    assert dataset.train.y.dtype == dataset.test.y.dtype == np.int32
+    rows = train_test_split(
+        np.arange(1797), test_size=360, stratify=labels, random_state=0
+    )
+    for split, of_split in zip((dataset.train, dataset.test), rows, strict=True):
+        np.testing.assert_array_equal(split.x.reshape(-1, 64), images[of_split])
+        np.testing.assert_array_equal(split.y, labels[of_split])
+        assert split.x.dtype == np.uint8
+        assert split.y.dtype == np.int32
     assert dataset.train.x.max() * dataset.scale == 1
 
 
-def test_the_split_is_stratified_and_fixed():
-    labels = digits().test.y
-    share = np.bincount(labels) / np.bincount(load_digits().target)
+def test_the_split_is_stratified():
+    share = np.bincount(digits().test.y) / np.bincount(load_digits().target)
     # 360 of 1,797; a class count may be rounded by one.
     np.testing.assert_allclose(share, 360 / 1797, atol=1 / 170)
-    np.testing.assert_array_equal(labels, digits().test.y)
