@@ -11,6 +11,7 @@ from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
@@ -32,6 +33,7 @@ __all__ = [
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
+    "fed_dlrt",
     "fed_dyn",
     "fed_nova",
     "fetch_sgd",

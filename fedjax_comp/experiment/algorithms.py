@@ -19,6 +19,7 @@ from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
@@ -83,6 +84,11 @@ def _or_in_full(own: Mapping[str, object], up: Compressor, down: Compressor) -> 
     return {"uplink": ladder(up, identity()), "downlink": down}
 
 
+def _twice(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    kinds = _as_given(own, up, down)
+    return {**kinds, **{f"basis_{kind}": link for kind, link in kinds.items()}}
+
+
 class Offered(NamedTuple):
     """A row of the table.
 
@@ -100,6 +106,7 @@ OFFERED: dict[str, Offered] = {
     "fed_avg": Offered(fed_avg),
     "fed_buff": Offered(fed_buff),
     "fed_dlr": Offered(fed_dlr),
+    "fed_dlrt": Offered(fed_dlrt, _twice),
     "fed_dyn": Offered(fed_dyn),
     "fed_nova": Offered(fed_nova),
     "fetch_sgd": Offered(fetch_sgd, _sketched),

@@ -18,6 +18,7 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
@@ -229,6 +230,22 @@ def _fed_dlr(uplink: Compressor, downlink: Compressor, **own: bool | int) -> Ent
     return Entry(make, {"uplink": uplink, "downlink": downlink})
 
 
+def _fed_dlrt(uplink: Compressor, downlink: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return fed_dlrt(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            rank=1,
+            uplink=uplink,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    kinds = {"uplink": uplink, "basis_uplink": uplink}
+    return Entry(make, {**kinds, "downlink": downlink, "basis_downlink": downlink})
+
+
 ALGORITHMS = {
     "buffered": _fed_avg(
         error_feedback(top_k(0.5)),
@@ -284,6 +301,10 @@ ALGORITHMS = {
     "fed_dlr quantized factors": _fed_dlr(
         truncation(0.9), stochastic_quantize(levels=64), factor_rank=1
     ).under("sharded"),
+    "fed_dlrt": _fed_dlrt(
+        error_feedback(stochastic_quantize(levels=256)),
+        chain(stochastic_quantize(levels=256), entropy_coded()),
+    ).under("chunked(2)", "sharded"),
     "fed_dyn": _fed_avg(
         error_feedback(top_k(0.5)),
         stochastic_quantize(levels=64),

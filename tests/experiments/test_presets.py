@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedjax_comp.experiment.expressions import check_expressions
+from fedjax_comp.experiment.rates import define_rates
 from fedjax_comp.experiment.seeds import define_seeds
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -25,6 +26,7 @@ def flags_of(preset):
     values = module.define()
     if hasattr(command, "COMPARISON"):
         define_seeds(values)
+        define_rates(values, command.COMPARISON.tuning)
     return values
 
 

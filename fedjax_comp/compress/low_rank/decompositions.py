@@ -44,6 +44,13 @@ def orthonormal(x: jax.Array) -> jax.Array:
 
 
 @_mapped_in_turn
+def qr(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`q` with orthonormal columns `[m, k]` and `r` `[k, n]`, `k = min(m, n)`."""
+    q, r = jnp.linalg.qr(x)
+    return q, r
+
+
+@_mapped_in_turn
 def svd(x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """`u`, `s`, `v'` of a matrix `[m, n]`, with `min(m, n)` triples."""
     u, s, v = jnp.linalg.svd(x, full_matrices=False)
