@@ -31,7 +31,6 @@ BASELINES = (
     f"eden-half-down-4bit: eden_entropy_coded(0.5) | {FOUR_BITS}",
     f"coded-low-rank-2-unicast: {coded(2.0)}",
     f"coded-low-rank-4-unicast: {coded(4.0)}",
-    f"fed-dlrt-16: {both(EIGHT_BITS)} | fed_dlrt(rank=16)",
 )
 """`NAME: UPLINK | DOWNLINK [| ALGORITHM]`; the first is what all are held against."""
 
