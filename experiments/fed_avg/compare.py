@@ -9,7 +9,7 @@ from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import build_problem, check_task, claims
 from fedjax_comp.experiment.clients import CLIENT_COLUMNS, accuracy_of_clients
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
-from fedjax_comp.experiment.finish import execute
+from fedjax_comp.experiment.finish import SPENT, execute
 from fedjax_comp.experiment.outcome import (
     add_ratios,
     claim,
@@ -137,7 +137,7 @@ COMPARISON = Comparison(
     describe=lambda one: " | ".join(one[1:]),
     run=run_pipeline,
     columns=COLUMNS,
-    where_known=CLIENT_COLUMNS,
+    where_known=(*CLIENT_COLUMNS, *SPENT),
     compare=lambda rows: add_ratios(rows, "uplink_bytes", "total_bytes"),
     claims=accuracy_claims,
     figures=figures,

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.fed_avg.flags import QUICK, define
-from experiments.fed_avg.privacy import is_private, make_private, privacy_spent
+from experiments.fed_avg.privacy import (
+    asked_algorithm,
+    check_secure,
+    is_private,
+    make_private,
+    privacy_spent,
+)
 from fedjax_comp.experiment.algorithms import (
     Chosen,
     check_asked,
@@ -54,16 +60,20 @@ def build_problem(values: flags.FlagValues) -> Problem:
     client_optimizer = build("client_optimizer", values.client_optimizer)
     server_optimizer = build("server_optimizer", values.server_optimizer)
     model_key, run_key = initial_key(values)
-    federation, server_optimizer, aggregation = make_private(
+    mechanism = make_private(
         values, build_federation(values), server_optimizer, run_key
     )
+    federation = mechanism.federation
     chosen, sample = choose(values, federation.sample)
+    params = federation.task.init(model_key)
+    check_secure(chosen, federation.uplink, params)
     given = {
         "client_optimizer": client_optimizer,
-        "server_optimizer": server_optimizer,
+        "server_optimizer": mechanism.server_optimizer,
         "uplink": federation.uplink,
         "downlink": federation.downlink,
-        "aggregation": aggregation,
+        "aggregation": mechanism.aggregation,
+        "noise": mechanism.noise,
         "population": values.num_clients,
         "execution": federation.execution,
         "proximal": values.proximal,
@@ -74,7 +84,7 @@ def build_problem(values: flags.FlagValues) -> Problem:
         algorithm=algorithm,
         sample=sample,
         data=federation.population,
-        params=federation.task.init(model_key),
+        params=params,
         num_clients=federation.population.spec.num_clients,
         evaluate=evaluation_program(
             federation.task, federation.execution, batch_size=values.eval_batch_size
@@ -94,13 +104,16 @@ def choose(values: flags.FlagValues, sample: Sampler) -> tuple[Chosen, Sampler]:
     Raises:
       UsageError: for flags that do not go together.
     """
-    chosen: Chosen = build("algorithm", values.algorithm)
+    chosen = asked_algorithm(values)
     late = counts_late(values)
-    own_mean = chosen.name == "fed_avg" and "aggregation" not in chosen.own
+    own_mean = (
+        chosen.name in ("fed_avg", "secure_fed_avg") and "aggregation" not in chosen.own
+    )
     if is_private(values) and (late or not own_mean):
         raise UsageError(
-            "--dp_clip: epsilon is accounted for fed_avg() with cohorts drawn "
-            "uniformly; leave --algorithm, --concurrency and --late_updates out."
+            "--dp_clip: epsilon is accounted for fed_avg() and secure_fed_avg() with "
+            "cohorts drawn uniformly; leave another --algorithm, --concurrency and "
+            "--late_updates out."
         )
     check_cohort(values.algorithm, chosen, values.cohort_size)
     if not late:

@@ -25,6 +25,7 @@ from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.scaffold import scaffold
+from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.base import Algorithm, Compressor
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
@@ -50,6 +51,7 @@ FROM_FLAGS = {
     "client_optimizer": None,
     "execution": "auto()",
     "keep_messages": None,
+    "noise": None,
     "population": None,
     "aggregation": None,
     "uplink": "identity()",
@@ -89,6 +91,11 @@ def _twice(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links
     return {**kinds, **{f"basis_{kind}": link for kind, link in kinds.items()}}
 
 
+def _masked(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    del own
+    return {"uplink": masked_link(up), "downlink": down}
+
+
 class Offered(NamedTuple):
     """A row of the table.
 
@@ -112,6 +119,7 @@ OFFERED: dict[str, Offered] = {
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),
     "scaffold": Offered(scaffold),
+    "secure_fed_avg": Offered(secure_fed_avg, _masked),
 }
 
 

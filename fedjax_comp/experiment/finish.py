@@ -71,6 +71,9 @@ HEADLINES = (
 DESCRIBED = ("dataset", "stream", "protocol", "method", "model", "uplink", "downlink")
 """Flags that a summary repeats, where the experiment has them."""
 
+SPENT = ("epsilon", "delta", "noise_multiplier", "accountant")
+"""What a summary, and a row of it, has of a private run."""
+
 Claims = Callable[[Json], list[Json]]
 """`(summary) -> [{name, target, measured, holds}]`: what a run is to show."""
 
@@ -213,10 +216,12 @@ def _sound(summary: Json) -> Json:
 def growing_flags(values: flags.FlagValues) -> tuple[str, ...]:
     """The flags that may be larger when a run is resumed.
 
-    Who is late in a run is of the rounds that were asked for.
+    Who is late in a run is of the rounds that were asked for, and so is the noise that
+    an epsilon takes.
     """
     late = "late_updates" in values and counts_late(values)
-    return () if late else ("num_rounds",)
+    solved = "dp_epsilon" in values and values.dp_epsilon is not None
+    return () if late or solved else ("num_rounds",)
 
 
 def write_run_report(directory: RunDirectory, summary: Json, rows: list[Row]) -> None:
@@ -312,7 +317,8 @@ def _in_words(summary: Json) -> Json:
     """A run's row in the vocabulary that all summaries share."""
     words = (*HEADLINES, "total_bytes", *(f"{name}_to_target" for name in TO_TARGET))
     row = {name: summary[name] for name in words if name != "seconds_total"}
-    return row | {name: summary[name] for name in CLIENT_COLUMNS if name in summary}
+    own = (*CLIENT_COLUMNS, *SPENT)
+    return row | {name: summary[name] for name in own if name in summary}
 
 
 def print_summary(summary: Json, directory: RunDirectory) -> None:
@@ -327,10 +333,27 @@ def print_summary(summary: Json, directory: RunDirectory) -> None:
         f"up {format_bytes(up)}{fewer}, "
         f"down {format_bytes(summary['downlink_bytes'])}, "
         f"{on_clock(summary)}{summary['seconds_total']:.1f} s\n"
+        f"{spent(summary)}"
         f"report: {directory.path / 'report.html'}",
         soft_wrap=True,
         highlight=False,
         markup=False,
+    )
+
+
+def spent(summary: Json) -> str:
+    r"""What a private run tells of a client at most, and by whom; else nothing.
+
+    >>> spent({"epsilon": 2.0, "delta": 1e-5, "accountant": "exact"})
+    'private: epsilon 2 at delta 1e-05 (exact)\n'
+    """
+    if summary.get("accountant") is None:
+        return ""
+    if summary["epsilon"] is None:
+        return "private: clipped alone; without noise epsilon is infinite\n"
+    return (
+        f"private: epsilon {summary['epsilon']:.4g} at delta {summary['delta']:g} "
+        f"({summary['accountant']})\n"
     )
 
 

@@ -51,6 +51,19 @@ def _table(kind: str, parameter: float) -> tuple[int, npt.NDArray[np.uint64]]:
     return low, np.cumsum(counts)[:-1]
 
 
+def gaussian_table(stddev: float) -> tuple[int, npt.NDArray[np.uint64]]:
+    """The table of a discrete Gaussian, for whoever draws elsewhere.
+
+    Returns:
+      The lowest value and, for each value but the last, `2**63 P(X <= value)`.
+
+    >>> low, thresholds = gaussian_table(1.0)
+    >>> low, int(thresholds[-low - 1]) < 2**62 < int(thresholds[-low])
+    (-20, True)
+    """
+    return _table("gaussian", stddev)
+
+
 def _invert(
     random_bytes: RandomBytes, n: int, table: tuple[int, npt.NDArray[np.uint64]]
 ) -> npt.NDArray[np.int64]:
@@ -86,7 +99,7 @@ def discrete_gaussian(
     """
     n = checks.integer("n", n, minimum=0)
     stddev = checks.between("stddev", stddev, above=0, at_most=MAX_STDDEV)
-    return _invert(random_bytes, n, _table("gaussian", stddev))
+    return _invert(random_bytes, n, gaussian_table(stddev))
 
 
 def skellam(

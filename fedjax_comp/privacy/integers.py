@@ -97,6 +97,31 @@ def parts_of(payload: PyTree) -> list[PyTree]:
     return jax.tree.leaves(payload, is_leaf=is_part)
 
 
+def length_of(template: PyTree) -> int:
+    """Integers in the vector that a payload becomes."""
+    return sum(
+        int(np.prod(part.shape, dtype=np.int64))
+        for part in (
+            part.symbols.values if isinstance(part, Ranged) else part
+            for part in parts_of(template)
+        )
+    )
+
+
+def require_floats(template: PyTree) -> None:
+    """Refuses payloads that no client can clip as a whole, beside noise.
+
+    Raises:
+      ValueError: for integers.
+    """
+    if any(isinstance(part, Ranged) for part in parts_of(template)):
+        raise ValueError(
+            "Expected an uplink of floats beside noise, which are clipped and rounded "
+            "as they are sent: identity(), rotate(), random_k(shared=True), "
+            "count_sketch or random_projection, and not common_range."
+        )
+
+
 def to_integers(key: jax.Array, payload: PyTree, grid: Grid | None) -> jax.Array:
     """A qualifying payload as one vector of centred integers, int32 `[n]`.
 
@@ -142,7 +167,7 @@ def _given(grid: Grid | None) -> Grid:
 
 
 def from_integers(
-    total: npt.NDArray[np.int64], template: PyTree, grid: Grid | None
+    total: npt.NDArray[np.int64] | jax.Array, template: PyTree, grid: Grid | None
 ) -> PyTree:
     """A sum of vectors as the payload that decodes to the sum.
 
@@ -170,7 +195,7 @@ def from_integers(
                 Raw(jnp.asarray(True)),
                 dataclasses.replace(part.symbols, values=symbols),
             )
-        return jnp.asarray(values * _given(grid).step, like.dtype)
+        return jnp.asarray(values.astype(float) * _given(grid).step, like.dtype)
 
     return jax.tree.map(fill, template, is_leaf=is_part)
 

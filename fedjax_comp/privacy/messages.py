@@ -12,6 +12,7 @@ All of them are records of fixed lengths, places are 16 bits, little-endian:
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from fedjax_comp import checks
 from fedjax_comp.privacy.envelopes import SEAL_BYTES
@@ -24,6 +25,10 @@ from fedjax_comp.wire.errors import WireError
 PLACE_BYTES = 2
 PUBLIC_BYTES = 2 * KEY_BYTES
 ENVELOPE_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
+
+
+Count = Any
+"""How many: a Python int, or an integer array inside jit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,19 +75,64 @@ def secure_setting(
     7
     """
     parties = checks.integer("parties", parties, minimum=2, maximum=(1 << 16) - 1)
+    threshold = checked_threshold(threshold, parties)
+    n = checks.integer("n", n, minimum=1)
+    bits = checks.integer("bits", bits, minimum=1, maximum=64)
+    if not isinstance(tag, bytes) or not tag:
+        raise ValueError(f"Expected tag={tag!r}, bytes that name the round.")
+    return Setting(parties, threshold, n, bits, tag)
+
+
+def checked_threshold(threshold: int | None, parties: int) -> int:
+    """How many must stay: more than half; more than two thirds when None.
+
+    Raises:
+      ValueError: for a threshold, or a number of parties, out of its range.
+
+    >>> [checked_threshold(None, parties) for parties in (2, 3, 10)]
+    [2, 3, 7]
+    """
+    parties = checks.integer("parties", parties, minimum=2, maximum=(1 << 16) - 1)
     if threshold is None:
-        threshold = min(parties, 2 * parties // 3 + 1)
+        return min(parties, 2 * parties // 3 + 1)
     threshold = checks.integer("threshold", threshold, minimum=2, maximum=parties)
     if 2 * threshold <= parties:
         raise ValueError(
             f"Expected threshold={threshold} > parties/2={parties / 2:g}: two halves "
             "of the parties could otherwise be asked for the two secrets of one."
         )
-    n = checks.integer("n", n, minimum=1)
-    bits = checks.integer("bits", bits, minimum=1, maximum=64)
-    if not isinstance(tag, bytes) or not tag:
-        raise ValueError(f"Expected tag={tag!r}, bytes that name the round.")
-    return Setting(parties, threshold, n, bits, tag)
+    return threshold
+
+
+class Agreement(NamedTuple):
+    """Bytes of one client's messages but for its masked vector, in their order.
+
+    Attributes:
+      sent: keys, envelopes; and of those whose vectors arrived, the answer.
+      received: roster, envelopes; and of the same, the list of those in the sum.
+    """
+
+    sent: tuple[Count, Count, Count]
+    received: tuple[Count, Count, Count]
+
+
+def agreement_bytes(agreed: Count, arrived: Count) -> Agreement:
+    """What keys, shares and lists of a secure sum come to, which no value changes.
+
+    Args:
+      agreed: clients that advertised keys and shared secrets.
+      arrived: those of them whose vectors arrived.
+
+    >>> agreement_bytes(10, 10)
+    Agreement(sent=(64, 756, 350), received=(660, 756, 20))
+    """
+    envelopes = (agreed - 1) * (PLACE_BYTES + ENVELOPE_BYTES)
+    answer = agreed * (PLACE_BYTES + SHARE_BYTES)
+    roster = agreed * (PLACE_BYTES + PUBLIC_BYTES)
+    return Agreement(
+        sent=(PUBLIC_BYTES, envelopes, answer),
+        received=(roster, envelopes, arrived * PLACE_BYTES),
+    )
 
 
 def write_records(records: Mapping[int, bytes]) -> bytes:

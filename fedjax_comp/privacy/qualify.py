@@ -18,6 +18,7 @@ from fedjax_comp.privacy.integers import (
     from_integers,
     integer_grid,
     largest_magnitude,
+    length_of,
     parts_of,
 )
 from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
@@ -60,8 +61,7 @@ def qualify(compressor: Compressor, like: PyTree) -> PyTree:
             "the receiver remembers each client's messages, which is what it must not "
             "see"
         )
-    context = jax.eval_shape(lambda: make_context(make_key(0), 0))
-    template, _ = jax.eval_shape(compressor.encode, context, like, state.sender)
+    template = payload_like(compressor, like)
     parts = parts_of(template)
     if not parts:
         raise _refusal("there is nothing to send")
@@ -83,6 +83,13 @@ def qualify(compressor: Compressor, like: PyTree) -> PyTree:
     if ranged:
         _require_linear_decoding(compressor, state, template)
     return template
+
+
+def payload_like(compressor: Compressor, like: PyTree) -> PyTree:
+    """Shapes and dtypes of what a compressor makes of `like`, without making it."""
+    context = jax.eval_shape(lambda: make_context(make_key(0), 0))
+    sender = compressor.init(like).sender
+    return jax.eval_shape(compressor.encode, context, like, sender)[0]
 
 
 def _refusal(reason: str) -> ValueError:
@@ -143,7 +150,7 @@ def _require_linear_decoding(
     `Compressor.linear` cannot say it for `common_range`, whose symbols stand for
     `step s - limit`: its decoding is linear in centred symbols only.
     """
-    length = sum(_size(part) for part in parts_of(template))
+    length = length_of(template)
     most = largest_magnitude(template, _PROBE_GRID)
     rng = np.random.default_rng(0)
     one, two = rng.integers(-most, most, (2, length), endpoint=True)
@@ -163,8 +170,3 @@ def _require_linear_decoding(
         raise _refusal("decoding needs each client's own key")
     if np.max(np.abs(first + second - both), initial=0) > room:
         raise _refusal("decoding is not linear")
-
-
-def _size(part: PyTree) -> int:
-    array = part.symbols.values if isinstance(part, Ranged) else part
-    return int(np.prod(array.shape, dtype=np.int64))

@@ -33,10 +33,12 @@ from fedjax_comp.algorithms.model_averaging import (
     model_averaging,
 )
 from fedjax_comp.algorithms.scaffold import scaffold
+from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
 from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, PyTree
 from fedjax_comp.compress import (
     chain,
+    common_range,
     entropy_coded,
     error_feedback,
     identity,
@@ -62,11 +64,14 @@ class Entry(NamedTuple):
         mapped (a client for a row) and shares of a mesh scanned; both are filled up.
         Together they ask all that `vmapped` does, and each is a program to compile, so
         algorithms of one family share them out; dense ones have all.
+      unkept: kinds of traffic whose messages are not kept, since no value changes their
+        lengths; a test of the algorithm's own holds these against the messages.
     """
 
     make: Callable[[Execution, bool], Algorithm]
     links: dict[str, Compressor]
     executions: tuple[str, ...] = ("vmapped", "chunked(2)", "sharded")
+    unkept: frozenset[str] = frozenset()
 
     def under(self, *executions: str) -> "Entry":
         """The entry with these executions."""
@@ -212,6 +217,15 @@ def _consensus(compressor: Compressor) -> Entry:
     return Entry(make, {"neighbours": compressor})
 
 
+def _secure(uplink: Compressor, downlink: Compressor) -> Entry:
+    # Of the battery's three clients one may stay away, or break.
+    entry = _fed_avg(uplink, downlink, secure_fed_avg, threshold=2)
+    return entry._replace(
+        links={"uplink": masked_link(uplink), "downlink": downlink},
+        unkept=frozenset({"agreement_up", "agreement_down"}),
+    )
+
+
 _LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")
 
 
@@ -328,4 +342,7 @@ ALGORITHMS = {
         scaffold,
         population=3,
     ).under("sharded"),
+    "secure_fed_avg": _secure(
+        error_feedback(common_range(255, limit=2.0)), stochastic_quantize(levels=256)
+    ).under("chunked(2)", "sharded"),
 }
