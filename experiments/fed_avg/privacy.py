@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from fedjax_comp import tree
 from fedjax_comp.algorithms.secure_fed_avg import secure_fed_avg
 from fedjax_comp.base import Compressor, PyTree
 from fedjax_comp.experiment.algorithms import Chosen
@@ -27,7 +26,7 @@ from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_o
 from fedjax_comp.privacy.clipping import clipped
 from fedjax_comp.privacy.integers import length_of, require_floats
 from fedjax_comp.privacy.messages import checked_threshold
-from fedjax_comp.privacy.qualify import payload_like, qualify
+from fedjax_comp.privacy.qualify import payload_like
 from fedjax_comp.privacy.solving import distributed_epsilon, least_noise
 from fedjax_comp.privacy.traced_noise import ClientNoise, client_noise
 from fedjax_comp.run_directory import Json, RunDirectory
@@ -176,16 +175,6 @@ def asked_algorithm(values: flags.FlagValues) -> Chosen:
                     "round: a link is simulated for one; leave one of the two out."
                 )
     return chosen
-
-
-def check_secure(chosen: Chosen, uplink: Compressor, params: PyTree) -> None:
-    """Refuses an uplink whose messages a secure sum cannot add, before a run begins.
-
-    Raises:
-      ValueError: when it does, with the reason.
-    """
-    if chosen.name == _SECURE:
-        qualify(uplink, tree.widened(params))
 
 
 def make_private(

@@ -7,7 +7,6 @@ from absl import flags
 from experiments.fed_avg.flags import QUICK, define
 from experiments.fed_avg.privacy import (
     asked_algorithm,
-    check_secure,
     is_private,
     make_private,
     privacy_spent,
@@ -66,7 +65,6 @@ def build_problem(values: flags.FlagValues) -> Problem:
     federation = mechanism.federation
     chosen, sample = choose(values, federation.sample)
     params = federation.task.init(model_key)
-    check_secure(chosen, federation.uplink, params)
     given = {
         "client_optimizer": client_optimizer,
         "server_optimizer": mechanism.server_optimizer,
@@ -80,6 +78,8 @@ def build_problem(values: flags.FlagValues) -> Problem:
         "keep_messages": keeps_messages(values),
     }
     algorithm = make_algorithm(chosen, federation.task, given, as_dict(values))
+    if chosen.name == "secure_fed_avg":
+        algorithm.init(run_key, params)  # refuses an uplink before anything is written
     return Problem(
         algorithm=algorithm,
         sample=sample,

@@ -47,6 +47,7 @@ from fedjax_comp.privacy.integers import (
     Grid,
     bits_for_sum,
     from_integers,
+    has_floats,
     integer_grid,
     is_finite,
     largest_magnitude,
@@ -191,9 +192,14 @@ def secure_fed_avg(
         del key
         wide = tree.widened(params)  # sums of half precision would overflow
         template = qualify(up, wide)
-        largest_magnitude(template, grid)  # refuses floats without a grid
         if noise is not None:
             require_floats(template)
+        elif grid is None and has_floats(template):
+            raise ValueError(
+                "Expected a grid for an uplink of floats, such as "
+                "secure_fed_avg(levels=1023, limit=0.1), or --uplink="
+                "'common_range(1023, limit=0.1)': only integers are masked."
+            )
         model = Model(params, update_server.init(params))
         return ServerState(model, heard_by_all(down, params, population)), up.init(wide)
 

@@ -30,32 +30,43 @@ from fedjax_comp.privacy.messages import secure_setting
 from fedjax_comp.privacy.qualify import qualify
 from fedjax_comp.privacy.secure_round import secure_round
 from fedjax_comp.privacy.secure_sum import Step, secure_sum
+from fedjax_comp.privacy.solving import (
+    distributed_epsilon,
+    least_noise,
+    sampled_rdp,
+)
 from fedjax_comp.privacy.summed_power import summed_power_step
+from fedjax_comp.privacy.traced_noise import ClientNoise, client_noise
 
 __all__ = [
+    "ClientNoise",
     "ProtocolError",
     "Step",
     "TamperedShare",
     "TooFewParties",
     "bits_for_noise",
     "bounded_rounding",
+    "client_noise",
     "clip_by_l2",
     "clipped",
     "cohort_epsilon",
     "discrete_gaussian",
     "discrete_gaussian_zcdp",
+    "distributed_epsilon",
     "equally_weighted",
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_noise",
     "integer_grid",
     "l2_norm",
+    "least_noise",
     "mean_over",
     "poisson_epsilon",
     "private_sum",
     "qualify",
     "rdp_epsilon",
     "round_bounded",
+    "sampled_rdp",
     "secure_round",
     "secure_setting",
     "secure_sum",

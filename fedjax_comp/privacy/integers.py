@@ -108,6 +108,11 @@ def length_of(template: PyTree) -> int:
     )
 
 
+def has_floats(template: PyTree) -> bool:
+    """Whether any part of a payload needs a grid."""
+    return not all(isinstance(part, Ranged) for part in parts_of(template))
+
+
 def require_floats(template: PyTree) -> None:
     """Refuses payloads that no client can clip as a whole, beside noise.
 

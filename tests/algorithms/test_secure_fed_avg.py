@@ -254,7 +254,7 @@ def test_the_noise_of_a_cohort_has_its_variance():
     ("uplink", "own", "expected"),
     [
         (top_k(0.5), {}, "each client chooses its own coordinates"),
-        (identity(), {}, "integer_grid"),
+        (identity(), {}, "secure_fed_avg\\(levels=1023"),
         (identity(), {"levels": 5}, "levels=5 and limit=None together"),
         (
             common_range(5, limit=1.0),
