@@ -22,7 +22,7 @@ What float32 cannot hold is never told by sound numbers: see `Compressor`.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -335,8 +335,27 @@ class Task(NamedTuple):
         the key alone; a deterministic one leaves it unused, which costs nothing.
       evaluate: `(params, examples, mask[B]) -> Sums` over the unmasked predictions; it
         draws nothing.
+      observe: `(before, after, examples, mask, key) -> after` with the running
+        statistics that a local step from `before` leaves; no gradient moves them. None,
+        or a function that does nothing, for a model that `has_statistics` denies.
     """
 
     init: Callable[[jax.Array], PyTree]
     loss: Callable[[PyTree, Examples, jax.Array, jax.Array], jax.Array]
     evaluate: Callable[[PyTree, Examples, jax.Array], Sums]
+    observe: (
+        Callable[[PyTree, PyTree, Examples, jax.Array, jax.Array], PyTree] | None
+    ) = None
+
+
+STATISTICS = "batch_stats"
+"""In `params`: running statistics, beside `"params"`. They travel and are averaged."""
+
+
+def has_statistics(params: PyTree) -> bool:
+    """Whether a model's parameters come with running statistics.
+
+    >>> has_statistics({"params": {}, "batch_stats": {}})
+    True
+    """
+    return isinstance(params, Mapping) and STATISTICS in params

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from fedjax_comp.base import Compressor, LinkState, PyTree
+from fedjax_comp.base import Compressor, LinkState, PyTree, has_statistics
 
 
 def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
@@ -99,3 +99,23 @@ def not_negative(name: str, value: float) -> None:
     """`ValueError` unless `value` is finite and at least 0."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"Expected {name}={value}, a finite number of at least 0.")
+
+
+def gradients_alone(what: str, params: PyTree) -> None:
+    """Refuses running statistics where nothing but gradients moves a model.
+
+    Raises:
+      ValueError: for a model that has them.
+
+    >>> gradients_alone("lazy_gradients()", {"params": {}, "batch_stats": {}})
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a model without running statistics for lazy_gradients(), \
+which would leave them as they began: use GroupNorm in place of BatchNorm, or fed_avg().
+    """
+    if has_statistics(params):
+        raise ValueError(
+            f"Expected a model without running statistics for {what}, which would "
+            "leave them as they began: use GroupNorm in place of BatchNorm, or "
+            "fed_avg()."
+        )

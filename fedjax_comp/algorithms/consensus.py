@@ -121,6 +121,7 @@ def consensus_sgd(
     num_nodes = graph.num_nodes
 
     def init(key: jax.Array, params: PyTree) -> tuple[PyTree, Learner]:
+        checks.gradients_alone("consensus_sgd()", params)
         del key
         why = "among neighbours: a node hears them only while it is able."
         checks.memoryless(link, params, why)

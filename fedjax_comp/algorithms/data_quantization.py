@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, sent_to_server
 from fedjax_comp.algorithms.importance import (
     Importance,
@@ -178,6 +178,7 @@ def data_quantization(
     needs_model = refinement is not None or importance is not None
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
+        checks.gradients_alone("data_quantization()", params)
         del key
         down_state = partly_heard(down, params)
         server = ServerState(Model(params, optimizer.init(params)), down_state)

@@ -44,7 +44,9 @@ def fed_avg_naive(
             key = jax.random.fold_in(client.key, step)
             grads = jax.grad(task.loss)(local, batch, mask, key)
             updates, opt_state = client_optimizer.update(grads, opt_state, local)
-            local = optax.apply_updates(local, updates)
+            before, local = local, optax.apply_updates(local, updates)
+            if task.observe is not None:
+                local = task.observe(before, local, batch, mask, key)
         num_examples = int(client.num_examples)
         share = jax.tree.map(lambda w, n=num_examples: n * w, local)
         total = (

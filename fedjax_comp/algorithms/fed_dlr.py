@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
     Algorithm,
@@ -143,6 +143,8 @@ def fed_dlr(
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
         link = partly_heard(down, params)
         server = truncate(key, params, link)
+        if factored or apart is not None:
+            checks.gradients_alone("factors that are trained", params)
         if factored and apart is None:
             _require_floats(server.broadcast)
         return server, up.init(params)

@@ -172,6 +172,7 @@ def fed_dlrt(
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
+        checks.gradients_alone("fed_dlrt()", params)
         del key
         model = jax.tree.map(lambda x: _factored(x, rank), params)
         matrices, dense, _ = _apart(model)

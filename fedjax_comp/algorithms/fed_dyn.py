@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
     Algorithm,
@@ -103,6 +104,7 @@ def fed_dyn(
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
+        checks.gradients_alone("fed_dyn()", params)
         del key
         nothing = optax.tree.zeros_like(params)
         server = ServerState(params, nothing, partly_heard(down, params))

@@ -170,6 +170,7 @@ def indirect_gradients(
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, PyTree]:
+        checks.gradients_alone("indirect_gradients()", params)
         del key
         down_state = partly_heard(down, params)
         return ServerState(Model(params, optimizer.init(params)), down_state), ()

@@ -151,6 +151,7 @@ def lazy_gradients(
     xi = tuple(float(x) for x in weights)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
+        checks.gradients_alone("lazy_gradients()", params)
         del key
         checks.memoryless(up, params, "as the uplink of lazy_gradients(): q_i is it.")
         server = ServerState(

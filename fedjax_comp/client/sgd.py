@@ -174,7 +174,10 @@ def local_steps(
                 examples_used=info.examples_used + used,
                 steps=info.steps + 1,
             )
-            return Learner(optax.apply_updates(params, updates), opt_state), info
+            moved = optax.apply_updates(params, updates)
+            if task.observe is not None:
+                moved = task.observe(params, moved, batch, mask, key)
+            return Learner(moved, opt_state), info
 
         def step(
             carry: tuple[Learner, LocalInfo],

@@ -37,13 +37,27 @@ def augmented(task: Task, augmentation: Augmentation) -> Task:
     True
     """
 
+    def changed(examples: Examples, key: jax.Array) -> Examples:
+        own = augmentation(jax.random.fold_in(key, _AUGMENTED), examples.x)
+        return examples._replace(x=own)
+
     def loss(
         params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array
     ) -> jax.Array:
-        own = augmentation(jax.random.fold_in(key, _AUGMENTED), examples.x)
-        return task.loss(params, examples._replace(x=own), mask, key)
+        return task.loss(params, changed(examples, key), mask, key)
 
-    return task._replace(loss=loss)
+    def observe(
+        before: PyTree,
+        after: PyTree,
+        examples: Examples,
+        mask: jax.Array,
+        key: jax.Array,
+    ) -> PyTree:
+        assert task.observe is not None  # or this is not in the task
+        return task.observe(before, after, changed(examples, key), mask, key)
+
+    seen = None if task.observe is None else observe
+    return task._replace(loss=loss, observe=seen)
 
 
 def crop_and_flip(padding: int = 4, *, flip: bool = True) -> Augmentation:

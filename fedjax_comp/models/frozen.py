@@ -57,7 +57,8 @@ def frozen(task: Task, params: PyTree, *names: str) -> Task:
       A `Task` whose params are the other layers, which begin as they are in `params`.
 
     Raises:
-      ValueError: for a name that is no layer, and where nothing is left to train.
+      ValueError: for a name that is no layer, where nothing is left to train, and for a
+        model with running statistics.
 
     >>> from fedjax_comp.models import classification, mlp
     >>> task = classification(mlp(4)(2), input_shape=(3,))
@@ -66,6 +67,7 @@ def frozen(task: Task, params: PyTree, *names: str) -> Task:
     >>> list(head.init(jax.random.key(1)))
     ['Dense_1']
     """
+    checks.gradients_alone("frozen()", params)
     for name in names:
         if name not in params:
             raise ValueError(
@@ -98,7 +100,7 @@ def low_rank_adapted(
 
     Raises:
       ValueError: for a rank below one, an alpha that is not finite, or a model without
-        a matrix that is larger than its factors.
+        a matrix that is larger than its factors, or with running statistics.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(10), input_shape=(64,))
@@ -110,6 +112,7 @@ def low_rank_adapted(
     section 4.1.
     """
     checks.integer("rank", rank, minimum=1)
+    checks.gradients_alone("low_rank_adapted()", params)
     scale = 1.0 if alpha is None else alpha / rank
     if not math.isfinite(scale):
         raise ValueError(f"Expected a finite alpha={alpha}.")

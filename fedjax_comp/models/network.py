@@ -6,8 +6,11 @@ A module that draws in training, as dropout does, says how it is told that it tr
   "dropout", as `nn.Dropout(0.5, deterministic=not train)` does;
 * `flax.nnx`: by `module.train()` and `module.eval()`, which `nnx.Dropout` heeds.
 
-Nothing but parameters is kept: running statistics of batch normalisation would have to
-stay with each client or be averaged, and neither is done here.
+Running statistics, as batch normalisation keeps them, stand beside the parameters as
+`{"params": ..., "batch_stats": ...}`. They travel with the model and are averaged like
+it, whatever the server's optimizer does with the rest; a variance that lossy messages
+brought below zero is read as zero. Of skewed clients such a mean describes none
+(see `normalization`): `fed_per(personal="batch_stats")` leaves each its own.
 """
 
 import inspect
@@ -15,10 +18,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.errors import InvalidRngError
 
-from fedjax_comp.base import PyTree
+from fedjax_comp.base import STATISTICS, PyTree, has_statistics
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -31,10 +35,13 @@ class Network(NamedTuple):
       init: `(key, inputs[B, ...]) -> params`; of the inputs shape and dtype count.
       apply: `(params, inputs[B, ...], key) -> outputs[B, ...]`. The key is what it
         draws by in training; None evaluates, and draws nothing.
+      observe: `(params, inputs[B, ...], key) -> params` with the running statistics
+        after a step of training on the inputs; None where there can be none.
     """
 
     init: Callable[[jax.Array, jax.Array], PyTree]
     apply: Callable[[PyTree, jax.Array, jax.Array | None], jax.Array]
+    observe: Callable[[PyTree, jax.Array, jax.Array], PyTree] | None = None
 
 
 def of_linen(module: nn.Module) -> Network:
@@ -48,7 +55,7 @@ def of_linen(module: nn.Module) -> Network:
 
     Raises:
       ValueError: from `init`, if it draws and has no argument `train`, draws by another
-        key than "dropout", or holds more than `params`.
+        key than "dropout", or holds more than `params` and `batch_stats`.
 
     >>> import jax.numpy as jnp
     >>> network = of_linen(nn.Dense(3))
@@ -60,13 +67,17 @@ def of_linen(module: nn.Module) -> Network:
 
     def init(key: jax.Array, inputs: jax.Array) -> PyTree:
         variables = module.init(key, inputs)
-        others = sorted(set(variables) - {"params"})
+        others = sorted(set(variables) - {"params", STATISTICS})
+        # A module without parameters has no such collection.
+        own = variables.get("params", {})
+        params = {"params": own, STATISTICS: variables.get(STATISTICS)}
+        params = params if STATISTICS in variables else own
         try:
             jax.eval_shape(
                 lambda kept: module.apply(kept, inputs, mutable=True), variables
             )
             if told and not others:
-                jax.eval_shape(apply, variables.get("params", {}), inputs, key)
+                jax.eval_shape(apply, params, inputs, key)
         except InvalidRngError as error:
             raise ValueError(
                 f"Expected a {type(module).__name__} that draws nothing but dropout, "
@@ -75,20 +86,58 @@ def of_linen(module: nn.Module) -> Network:
             ) from error
         if others:
             raise ValueError(
-                f"Expected a module with nothing but params, got {', '.join(others)} "
-                "in it, as BatchNorm keeps: use GroupNorm or LayerNorm instead."
+                f"Expected a module with nothing but params and {STATISTICS}, got "
+                f"{', '.join(others)} in it: what else it keeps is not passed on."
             )
-        # A module without parameters has no such collection.
-        return variables.get("params", {})
+        if has_statistics(params) and not told:
+            raise ValueError(
+                f"Expected a {type(module).__name__} that is told when it trains: give "
+                "its __call__ an argument train=False and its BatchNorm "
+                "use_running_average=not train."
+            )
+        return params
+
+    def trained(
+        params: PyTree, inputs: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        return cast(
+            tuple[jax.Array, PyTree],
+            module.apply(
+                _collections(params),
+                inputs,
+                train=True,
+                rngs={"dropout": key},
+                mutable=[STATISTICS],
+            ),
+        )
 
     def apply(params: PyTree, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
-        variables = {"params": params}
         if not told or key is None:
-            return cast(jax.Array, module.apply(variables, inputs))
-        drawn = module.apply(variables, inputs, train=True, rngs={"dropout": key})
-        return cast(jax.Array, drawn)
+            return cast(jax.Array, module.apply(_collections(params), inputs))
+        return trained(params, inputs, key)[0]
 
-    return Network(init, apply)
+    def observe(params: PyTree, inputs: jax.Array, key: jax.Array) -> PyTree:
+        if not has_statistics(params):
+            return params
+        return {**params, **trained(params, inputs, key)[1]}
+
+    return Network(init, apply, observe if told else None)
+
+
+def _collections(params: PyTree) -> dict[str, PyTree]:
+    """A module's variables, with variances as far as they can be any."""
+    if not has_statistics(params):
+        return {"params": params}
+
+    def as_can_be(path: jax.tree_util.KeyPath, x: jax.Array) -> jax.Array:
+        name = path[-1]
+        is_variance = isinstance(name, jax.tree_util.DictKey) and name.key == "var"
+        return jnp.maximum(x, 0) if is_variance else x
+
+    return {
+        **params,
+        STATISTICS: jax.tree.map_with_path(as_can_be, params[STATISTICS]),
+    }
 
 
 def takes_train(module: nn.Module) -> bool:
@@ -134,10 +183,11 @@ def of_nnx(make: Callable[["nnx.Rngs"], "nnx.Module"]) -> Network:
         streams of `rngs` are "params" and "dropout".
 
     Returns:
-      A `Network` whose `params` are the module's `nnx.Param`, as a nest of dicts.
+      A `Network` whose `params` are the module's `nnx.Param`, as a nest of dicts, and
+      its `nnx.BatchStat` where it has any.
 
     Raises:
-      ValueError: from `init`, if it keeps anything else, as `nnx.BatchNorm` does.
+      ValueError: from `init`, if it keeps anything else.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -151,20 +201,36 @@ def of_nnx(make: Callable[["nnx.Rngs"], "nnx.Module"]) -> Network:
     def init(key: jax.Array, inputs: jax.Array) -> PyTree:
         del inputs
         module = make(nnx.Rngs(params=key, dropout=key))
-        params, _, others = nnx.state(module, nnx.Param, nnx.RngState, ...)
+        params, statistics, _, others = nnx.state(
+            module, nnx.Param, nnx.BatchStat, nnx.RngState, ...
+        )
         if jax.tree.leaves(others):
             kinds = sorted({type(x).__name__ for _, x in nnx.to_flat_state(others)})
             raise ValueError(
-                f"Expected a module with nothing but Param, got {', '.join(kinds)} in "
-                "it, as BatchNorm keeps: use GroupNorm or LayerNorm instead."
+                "Expected a module with nothing but Param and BatchStat, got "
+                f"{', '.join(kinds)} in it: what else it keeps is not passed on."
             )
-        return nnx.to_pure_dict(params)
+        own = nnx.to_pure_dict(params)
+        if not jax.tree.leaves(statistics):
+            return own
+        return {"params": own, STATISTICS: nnx.to_pure_dict(statistics)}
+
+    def build(params: PyTree, key: jax.Array | None) -> "nnx.Module":
+        module = make(nnx.Rngs(params=0, dropout=0 if key is None else key))
+        for kept in _collections(params).values():
+            nnx.update(module, kept)
+        (module.eval if key is None else module.train)()
+        return module
 
     def apply(params: PyTree, inputs: jax.Array, key: jax.Array | None) -> jax.Array:
-        drawn = 0 if key is None else key
-        module = make(nnx.Rngs(params=0, dropout=drawn))
-        nnx.update(module, params)
-        (module.eval if key is None else module.train)()
-        return cast(jax.Array, module(inputs))
+        return cast(jax.Array, build(params, key)(inputs))
 
-    return Network(init, apply)
+    def observe(params: PyTree, inputs: jax.Array, key: jax.Array) -> PyTree:
+        if not has_statistics(params):
+            return params
+        module = build(params, key)
+        module(inputs)
+        now = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        return {**params, STATISTICS: now}
+
+    return Network(init, apply, observe)

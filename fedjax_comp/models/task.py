@@ -15,9 +15,16 @@ import optax
 from flax import linen as nn
 
 from fedjax_comp import checks
-from fedjax_comp.base import Examples, PyTree, Sums, Task
+from fedjax_comp.base import (
+    STATISTICS,
+    Examples,
+    PyTree,
+    Sums,
+    Task,
+    has_statistics,
+)
 from fedjax_comp.models.network import Network, of_linen
-from fedjax_comp.tree import along
+from fedjax_comp.tree import along, where
 
 
 class ModelFn(Protocol):
@@ -68,7 +75,9 @@ def classification(
         `"top_5_accuracy"`; not when None.
 
     Returns:
-      A `Task` whose `params` are the model's.
+      A `Task` whose `params` are the model's. One with running statistics
+      (`fedjax_comp.models.network`) moves them on at every local step; a short batch is
+      filled with its own examples then, so that no padding is in them.
 
     Raises:
       ValueError: if `scale` is not finite or zero, or is given for integer inputs,
@@ -101,15 +110,39 @@ def classification(
     def init(key: jax.Array) -> PyTree:
         return network.init(key, jnp.zeros((1, *input_shape), dtype))
 
+    def inputs_of(
+        params: PyTree, examples: Examples, mask: jax.Array, *, training: bool
+    ) -> jax.Array:
+        x = examples.x.astype(dtype)
+        inputs = x * jnp.asarray(scale, dtype) if floating else x
+        # A masked row may hold anything: zero times the gradient of an overflow is NaN,
+        # so such a row is replaced before it meets the parameters.
+        inputs = jnp.where(along(mask, inputs), inputs, jnp.zeros((), dtype))
+        if not (training and has_statistics(params)):
+            return inputs
+        # A batch's statistics are to be of its examples: rows that do not count are
+        # filled with those that do, in turn.
+        places = jnp.arange(mask.shape[0], dtype=jnp.int32)
+        count = jnp.maximum(mask.sum(dtype=jnp.int32), 1)
+        return inputs[jnp.where(mask, places, jnp.argsort(~mask)[places % count])]
+
+    def observe(
+        before: PyTree,
+        after: PyTree,
+        examples: Examples,
+        mask: jax.Array,
+        key: jax.Array,
+    ) -> PyTree:
+        if network.observe is None or not has_statistics(before):
+            return after
+        inputs = inputs_of(before, examples, mask, training=True)
+        seen = network.observe(before, inputs, key)[STATISTICS]
+        return {**after, STATISTICS: where(mask.any(), seen, before[STATISTICS])}
+
     def scored(
         params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array | None
     ) -> _Scored:
-        x = examples.x.astype(dtype)
-        inputs = x * jnp.asarray(scale, dtype) if floating else x
-        per_example = along(mask, inputs)
-        # A masked row may hold anything: zero times the gradient of an overflow is NaN,
-        # so such a row is replaced before it meets the parameters.
-        inputs = jnp.where(per_example, inputs, jnp.zeros((), dtype))
+        inputs = inputs_of(params, examples, mask, training=key is not None)
         logits = network.apply(params, inputs, key)
         labels = examples.y.astype(jnp.int32)
         counted = jnp.broadcast_to(along(mask, labels), labels.shape)
@@ -139,4 +172,4 @@ def classification(
             found[f"top_{top}_accuracy"] = (above < top) & counted
         return {name: x.sum(dtype=jnp.float32) for name, x in found.items()}
 
-    return Task(init=init, loss=loss, evaluate=evaluate)
+    return Task(init, loss, evaluate, observe)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from fedjax_comp.base import PyTree
+from fedjax_comp.base import STATISTICS, PyTree, has_statistics
 from fedjax_comp.tree import all_finite, where
 
 
@@ -41,6 +41,8 @@ def step_towards(
 ) -> Stepped:
     """Moves the model along the mean update.
 
+    Running statistics are averaged and not stepped along.
+
     A step to parameters that are not finite is refused: no client could go on from
     them.
 
@@ -58,6 +60,11 @@ def step_towards(
     updates, optimizer_state = optimizer.update(
         gradient, model.optimizer_state, model.params
     )
-    moved = Model(optax.apply_updates(model.params, updates), optimizer_state)
+    params = optax.apply_updates(model.params, updates)
+    if has_statistics(params):
+        # No gradients: their mean is what they are, whatever the optimizer does.
+        own = optax.tree.sub(model.params[STATISTICS], gradient[STATISTICS])
+        params = {**params, STATISTICS: own}
+    moved = Model(params, optimizer_state)
     sound = all_finite(moved)
     return Stepped(where(anyone & sound, moved, model), anyone & ~sound)

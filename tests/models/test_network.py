@@ -113,20 +113,6 @@ def test_nnx_is_the_same_model():
     )
 
 
-class Normalized(nnx.Module):
-    def __init__(self, rngs):
-        self.norm = nnx.BatchNorm(6, rngs=rngs)
-
-    def __call__(self, x):
-        return self.norm(x)
-
-
-def test_nnx_that_keeps_statistics_is_refused():
-    task = classification(of_nnx(lambda rngs: Normalized(rngs)), input_shape=(6,))
-    with pytest.raises(ValueError, match=r"BatchStat.*GroupNorm"):
-        task.init(jax.random.key(0))
-
-
 class Noisy(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
