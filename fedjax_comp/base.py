@@ -295,6 +295,8 @@ class Algorithm(NamedTuple):
       round: `(key, server_state, client_states[C, ...], cohort) ->
         (server_state, client_states[C, ...], RoundInfo)`.
       params: `(server_state) -> params`, the model to evaluate.
+      personal: `(server_state, client_state) -> params`, the model that one client
+        uses; None where all use the server's.
     """
 
     init: Callable[[jax.Array, PyTree], tuple[PyTree, PyTree]]
@@ -302,6 +304,7 @@ class Algorithm(NamedTuple):
         [jax.Array, PyTree, PyTree, Cohort], tuple[PyTree, PyTree, RoundInfo]
     ]
     params: Callable[[PyTree], PyTree]
+    personal: Callable[[PyTree, PyTree], PyTree] | None = None
 
 
 # ----------------------------------------------------------------------- execution

@@ -201,29 +201,38 @@ def held_out_blocks(
 
 
 def client_evaluation_program(
-    task: Task, execution: Execution
+    task: Task,
+    execution: Execution,
+    *,
+    personal: Callable[[PyTree, PyTree], PyTree] | None = None,
 ) -> Callable[[PyTree, ClientBlocks], ClientAccuracy]:
     """The function that evaluates a model on every client, ready to be jitted.
 
     Args:
       task: the model and its metrics.
       execution: how the blocks are run: they are mapped as clients are.
+      personal: `Algorithm.personal`, where every client has a model of its own.
 
     Returns:
-      `(params, blocks) -> ClientAccuracy`.
+      `(params, blocks) -> ClientAccuracy`; with `personal` it takes
+      `(server_state, client_states[K])` in place of the parameters.
     """
 
     def evaluate_block(
-        shared: tuple[PyTree, Examples], block: tuple[jax.Array, jax.Array]
+        shared: tuple[PyTree, Examples],
+        block: tuple[jax.Array, jax.Array, jax.Array],
     ) -> tuple[tuple[()], Sums]:
         params, examples = shared
-        index, mask = block
+        owner, index, mask = block
+        if personal is not None:
+            server, clients = params
+            params = personal(server, jax.tree.map(lambda x: x[owner], clients))
         rows = jax.tree.map(lambda x: x[index], examples)
         return (), task.evaluate(params, rows, mask)
 
     def evaluate(params: PyTree, blocks: ClientBlocks) -> ClientAccuracy:
         _, sums = execution(evaluate_block)(
-            (params, blocks.examples), (blocks.rows, blocks.mask)
+            (params, blocks.examples), (blocks.owner, blocks.rows, blocks.mask)
         )
         num_clients = blocks.num_examples.shape[0]
         own = {

@@ -20,8 +20,9 @@ class Problem(NamedTuple):
       evaluate: `(params, test) -> Evaluation`, not yet jitted.
       test: the test examples.
       links: direction to the `Compressor` of its messages, for audits.
-      evaluate_clients: `(params) -> ClientAccuracy` of the model at the end, jitted;
-        None where nobody asked for it.
+      evaluate_clients: `(params) -> ClientAccuracy` of the model at the end, or
+        `((server_state, client_states[K]), personal) -> ClientAccuracy` with the
+        algorithm's `personal`; jitted. None where nobody asked for it.
       task: what clients train on, whose loss-gradient a simulated clock charges for;
         None where it goes by the number of parameters.
     """
@@ -34,7 +35,7 @@ class Problem(NamedTuple):
     evaluate: Callable[[PyTree, Examples], Evaluation]
     test: Examples
     links: dict[str, Compressor]
-    evaluate_clients: Callable[[PyTree], ClientAccuracy] | None = None
+    evaluate_clients: Callable[..., ClientAccuracy] | None = None
     task: Task | None = None
 
 

@@ -8,12 +8,14 @@ from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_advice import advisable
 from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.diloco import diloco
+from fedjax_comp.algorithms.ditto import ditto
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
+from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
@@ -30,12 +32,14 @@ __all__ = [
     "consensus_sgd",
     "data_quantization",
     "diloco",
+    "ditto",
     "fed_avg",
     "fed_avg_naive",
     "fed_dlr",
     "fed_dlrt",
     "fed_dyn",
     "fed_nova",
+    "fed_per",
     "fetch_sgd",
     "indirect_gradients",
     "inverse_root",

@@ -51,7 +51,13 @@ def admitted(algorithm: Algorithm) -> Algorithm:
         server, inner, info = algorithm.round(key, server, clients.inner, own)
         return server, Present(clients.allowed, inner), info
 
-    return Algorithm(init, run_round, algorithm.params)
+    own = algorithm.personal
+    return Algorithm(
+        init,
+        run_round,
+        algorithm.params,
+        None if own is None else lambda server, client: own(server, client.inner),
+    )
 
 
 def admit(states: Present, allowed: np.ndarray) -> Present:

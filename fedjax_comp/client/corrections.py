@@ -1,5 +1,6 @@
 """What is done to a client's gradients before its optimizer sees them."""
 
+import jax
 import optax
 
 from fedjax_comp.base import PyTree
@@ -33,3 +34,18 @@ def shifted(by: PyTree) -> optax.GradientTransformation:
     [3.0]
     """
     return optax.stateless(lambda updates, params: optax.tree.add(updates, by))
+
+
+def pulled(to: PyTree, strength: float) -> optax.GradientTransformation:
+    """Adds `strength * (params - to)`, the gradient of half its squared distance.
+
+    >>> import jax.numpy as jnp
+    >>> pull = pulled(jnp.array([1.0]), 0.5)
+    >>> pull.update(jnp.array([0.0]), pull.init(()), jnp.array([3.0]))[0].tolist()
+    [1.0]
+    """
+
+    def update(updates: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda g, w, t: g + strength * (w - t), updates, params, to)
+
+    return optax.stateless(update)

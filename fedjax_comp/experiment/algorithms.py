@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fedjax_comp.algorithms.diloco import diloco
+from fedjax_comp.algorithms.ditto import ditto
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
+from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.scaffold import scaffold
@@ -110,12 +112,14 @@ class Offered(NamedTuple):
 
 OFFERED: dict[str, Offered] = {
     "diloco": Offered(diloco),
+    "ditto": Offered(ditto),
     "fed_avg": Offered(fed_avg),
     "fed_buff": Offered(fed_buff),
     "fed_dlr": Offered(fed_dlr),
     "fed_dlrt": Offered(fed_dlrt, _twice),
     "fed_dyn": Offered(fed_dyn),
     "fed_nova": Offered(fed_nova),
+    "fed_per": Offered(fed_per),
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),
     "scaffold": Offered(scaffold),

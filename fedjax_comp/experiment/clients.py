@@ -8,6 +8,7 @@ import csv
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,13 +27,18 @@ from fedjax_comp.client_evaluation import (
 from fedjax_comp.data import Dataset, FederatedData
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.table import to_csv
+from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import Run
 from fedjax_comp.report.plots import line_figure
 from fedjax_comp.run_directory import Json, RunDirectory, RunDirectoryError, write_text
+from fedjax_comp.training import Dispatch, TrainState
 from fedjax_comp.wording import one_line
 
 CLIENTS_FILE = "clients.csv"
+Personal = Callable[[PyTree, PyTree], PyTree]
+"""`Algorithm.personal`."""
+
 BATCH_SIZE = 50
 """Examples in a block; a client of fewer has a block of its own all the same."""
 
@@ -57,7 +63,8 @@ def define_clients(values: flags.FlagValues) -> None:
         None,
         ["held_out", "train"],
         "Evaluate the last model on every client's own examples: those of its natural "
-        "group in the test set (--partition='natural()'), or those it trains on.",
+        "group in the test set (--partition='natural()'), or those it trains on. With "
+        "fed_per() and ditto() each is evaluated with the model of its own.",
         flag_values=values,
     )
 
@@ -99,21 +106,77 @@ def client_blocks(
 
 
 def evaluate_clients(
-    task: Task, execution: Execution, blocks: ClientBlocks | None
-) -> Callable[[PyTree], ClientAccuracy] | None:
+    task: Task,
+    execution: Execution,
+    blocks: ClientBlocks | None,
+) -> Callable[..., ClientAccuracy] | None:
     """The function that `Problem.evaluate_clients` is; None without blocks."""
     if blocks is None:
         return None
-    program = jax.jit(client_evaluation_program(task, execution))
 
-    def evaluate(blocks: ClientBlocks, params: PyTree) -> ClientAccuracy:
-        return program(params, blocks)
+    def evaluate(
+        blocks: ClientBlocks, model: PyTree, personal: Personal | None = None
+    ) -> ClientAccuracy:
+        program = client_evaluation_program(task, execution, personal=personal)
+        return jax.jit(program)(model, blocks)
 
     return functools.partial(evaluate, blocks)
 
 
+class Last(NamedTuple):
+    """A hook, and what it saw last: of the end of the run, once it is over.
+
+    Attributes:
+      hooks: none where no client has a model of its own, or nobody evaluates them.
+      seen: the last `TrainState` and the `Algorithm.personal` that reads it, alone in
+        a list that is empty before.
+    """
+
+    hooks: list[Hook]
+    seen: list[tuple[TrainState, Personal]]
+
+
+def last_clients(values: flags.FlagValues, problem: Problem, store: str) -> Last:
+    """Keeps at hand what clients' own models are made of.
+
+    Args:
+      values: the run's flags.
+      problem: what is run.
+      store: where clients' states are, `--client_store`.
+
+    Raises:
+      UsageError: for clients' states that are kept on disk.
+    """
+    personal = problem.algorithm.personal is not None
+    if problem.evaluate_clients is None or not personal:
+        return Last([], [])
+    if store == "disk":
+        raise UsageError(
+            f"--client_store=disk: clients of {values.algorithm} are evaluated with "
+            "models of their own, which must be at hand; leave it out, or "
+            "--evaluate_clients."
+        )
+    seen: list[tuple[TrainState, Personal]] = []
+
+    def note(live: Live, state: TrainState) -> TrainState:
+        own = live.problem.algorithm.personal
+        assert own is not None  # hooks wrap it and do not take it away
+        seen[:] = [(state, own)]
+        return state
+
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del dispatch
+        note(live, state)
+
+    return Last([Hook(begin=note, after=after, whole_clients=True)], seen)
+
+
 def write_clients(
-    directory: RunDirectory, values: flags.FlagValues, problem: Problem, params: PyTree
+    directory: RunDirectory,
+    values: flags.FlagValues,
+    problem: Problem,
+    params: PyTree,
+    last: Last,
 ) -> Json:
     """Evaluates the clients, where that is asked for, and writes `clients.csv`.
 
@@ -122,6 +185,7 @@ def write_clients(
       values: its flags.
       problem: what was run.
       params: its last model.
+      last: whose hooks were called in the run.
 
     Returns:
       What the summary is to have: `evaluate_clients`, what they were evaluated on, and
@@ -129,7 +193,12 @@ def write_clients(
     """
     if problem.evaluate_clients is None:
         return {}
-    clients = jax.tree.map(np.asarray, problem.evaluate_clients(params))
+    if last.hooks:
+        ((state, own),) = last.seen
+        found = problem.evaluate_clients((state.server, state.clients), own)
+    else:
+        found = problem.evaluate_clients(params)
+    clients = jax.tree.map(np.asarray, found)
     rows = [
         dict(zip(("client", *ClientAccuracy._fields), row, strict=True))
         for row in zip(

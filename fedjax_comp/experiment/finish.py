@@ -12,6 +12,7 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.clients import (
     CLIENT_COLUMNS,
     accuracy_of_clients,
+    last_clients,
     write_clients,
 )
 from fedjax_comp.experiment.conditions import accuracy_against_time
@@ -139,13 +140,14 @@ def _execute(
     schedule = build_schedule(values)
     problem, clock_hooks = _on_clock(values, build_problem(), clock)
     _, run_key = initial_key(values)
+    last = last_clients(values, problem, client_store(values))
     directory = begin_run(directory)
     ledger, params, measured = run(
         directory,
         problem,
         schedule,
         run_key,
-        hooks=[*clock_hooks, *log_hooks(name, values)],
+        hooks=[*clock_hooks, *log_hooks(name, values), *last.hooks],
         show_progress=values.progress,
         client_store=client_store(values),
     )
@@ -153,7 +155,7 @@ def _execute(
         "experiment": name,
         **{name: values[name].value for name in DESCRIBED if name in values},
         **measured,
-        **write_clients(directory, values, problem, params),
+        **write_clients(directory, values, problem, params, last),
         **(finish(directory, params) if finish is not None else {}),
     }
     summary["runs"] = [{"name": name, **_in_words(summary), "reason": ""}]

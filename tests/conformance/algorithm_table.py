@@ -14,6 +14,7 @@ from flax import linen as nn
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.diloco import diloco
+from fedjax_comp.algorithms.ditto import ditto
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
@@ -21,6 +22,7 @@ from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_nova import fed_nova
+from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.indirect_gradients import factor_link, indirect_gradients
@@ -276,6 +278,9 @@ ALGORITHMS = {
         stochastic_quantize(levels=64),
         diloco,
     ).under("chunked(2)"),
+    "ditto": _fed_avg(
+        error_feedback(top_k(0.5)), stochastic_quantize(levels=64), ditto, pull=0.1
+    ).under("chunked(2)"),
     "dynamic averaging": _averaging(identity(), identity(), dynamic(0.0)),
     "periodic averaging compressed": _averaging(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=256), periodic()
@@ -327,6 +332,12 @@ ALGORITHMS = {
     ).under("chunked(2)"),
     "fed_nova": _fed_avg(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova
+    ).under("sharded"),
+    "fed_per": _fed_avg(
+        error_feedback(top_k(0.5)),
+        stochastic_quantize(levels=64),
+        fed_per,
+        personal="bias",
     ).under("sharded"),
     "fetch_sgd": _fetch_sgd(identity()).under("chunked(2)", "sharded"),
     "indirect gradients": _indirect(stochastic_quantize(levels=16)).under("sharded"),

@@ -23,11 +23,13 @@ SMALL = (
 CALLS = {
     "fed_avg": ["fed_avg()", "--uplink=top_k(0.1)", "--proximal=0.1"],
     "diloco": ["diloco()", "--uplink=error_feedback(top_k(0.2))"],
+    "ditto": ["ditto(pull=0.1)", "--uplink=qsgd(4)"],
     "fed_buff": ["fed_buff(max_staleness=1)", "--server_optimizer=sgd(0.5)"],
     "fed_dlr": ["fed_dlr()", "--uplink=truncation(0.9)", "--downlink=truncation(0.9)"],
     "fed_dlrt": ["fed_dlrt(rank=2)", "--uplink=qsgd(64)"],
     "fed_dyn": ["fed_dyn(alpha=0.1)", "--uplink=qsgd(4)"],
     "fed_nova": ["fed_nova()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
+    "fed_per": ["fed_per(personal='bias')", "--uplink=qsgd(4)"],
     "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
     "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
     "scaffold": ["scaffold()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],

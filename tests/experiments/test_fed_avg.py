@@ -335,6 +335,22 @@ def test_a_comparison_has_columns_of_clients_where_they_are_evaluated(tmp_path):
     assert (tmp_path / "with" / "figures" / "client_accuracy.png").is_file()
 
 
+def test_clients_with_models_of_their_own_are_evaluated_with_these(tmp_path, capsys):
+    flags = [*CLIENTS, "--evaluate_clients=train", "--partition=dirichlet(0.1)"]
+    flags += ["--cohort_size=100", "--audit_log"]  # whose hook wraps the algorithm
+    worst = {}
+    for name in ("fed_avg()", "ditto(pull=0.0)"):
+        workdir = tmp_path / name
+        main(["fed_avg", f"--workdir={workdir}", *flags, f"--algorithm={name}"])
+        summary = json.loads((workdir / "summary.json").read_text())
+        worst[name] = summary["client_accuracy_worst_tenth"]
+    # A client alone knows its few classes; the common model not yet all of them.
+    assert worst["ditto(pull=0.0)"] > worst["fed_avg()"] + 0.1
+    flags = [f"--workdir={tmp_path / 'disk'}", *flags, "--client_store=disk"]
+    assert "must be at hand" in mistake(capsys, [*flags, "--algorithm=ditto(pull=0.1)"])
+    assert not (tmp_path / "disk").exists()
+
+
 def test_refuses_held_out_examples_of_nobody(tmp_path, capsys):
     flags = [f"--workdir={tmp_path / 'run'}", *CLIENTS, "--evaluate_clients=held_out"]
     assert "digits names no groups" in mistake(capsys, flags)
