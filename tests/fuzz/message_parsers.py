@@ -12,6 +12,8 @@ from fedjax_comp import models
 from fedjax_comp.audit import entry, note, proof
 from fedjax_comp.audit.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from fedjax_comp.audit.merkle import leaf_hash
+from fedjax_comp.compress import chain, entropy_coded, identity, qsgd, top_k
+from fedjax_comp.flower.link import Refused, Stamp, flower_link, seal, unseal
 from fedjax_comp.saved_model import ARCHITECTURE, PARAMETERS, load_model, save_model
 from fedjax_comp.wire import message
 from fedjax_comp.wire.errors import WireError
@@ -41,6 +43,26 @@ def messages() -> dict[str, Parser]:
         f"{kind} {name}": parser(payload, mutate)
         for kind, mutate in (("message", mutate_bytes), ("forged message", forged))
         for name, payload in PAYLOADS.items()
+    }
+
+
+def flower() -> dict[str, Parser]:
+    link = flower_link(
+        chain(top_k(0.3), qsgd(8), entropy_coded()), identity(), np.ones(40, np.float32)
+    )
+    stamp = Stamp("update", 1, 2, 3)
+    data, _ = link.answer(stamp, np.linspace(-1, 1, 40, dtype=np.float32), ())
+
+    def parse(sealed: bytes) -> Any:
+        return link.read(stamp, unseal(sealed, stamp), link.uplink_receiver)
+
+    def sealed(message: bytes) -> bytes:
+        return seal(message, stamp)
+
+    forged = inside(lambda message: unseal(message, stamp), sealed)
+    return {
+        f"{kind} in Flower": Parser(sealed(data), parse, (Refused,), mutate)
+        for kind, mutate in (("message", mutate_bytes), ("forged message", forged))
     }
 
 

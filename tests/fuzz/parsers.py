@@ -6,12 +6,13 @@ what it has read is sound, or raises one of `allowed`, with one line of text.
 
 from tests.fuzz.data_parsers import data_sets
 from tests.fuzz.file_parsers import network, run_directory
-from tests.fuzz.message_parsers import log, messages, saved_model
+from tests.fuzz.message_parsers import flower, log, messages, saved_model
 from tests.fuzz.parser import Parser
 from tests.fuzz.report_parsers import report
 
 PARSERS: dict[str, Parser] = {
     **messages(),
+    **flower(),
     **log(),
     **saved_model(),
     **data_sets(),
