@@ -3,10 +3,13 @@
 A `Hook` is all that `fedjax_comp.run.run` knows of checkpoints, logs, audits, clocks
 and progress, and of what you add yourself:
 
-    def to_tracker(live, row):
-        tracker.log(row, step=row["round"])
+    def on_row(live, row):
+        if row["test_accuracy"] > 0.9:
+            live.stop = True
 
-    run(directory, problem, schedule, key, hooks=[Hook(row=to_tracker)])
+    run(directory, problem, schedule, key, hooks=[Hook(row=on_row)])
+
+A tracker is one line: `hooks=[forwarded(wandb.log)]`, or of `mlflow.log_metrics`.
 
 Hooks are called in the order of their list, but for `checkpoint`, which goes backwards.
 `run` puts the one that saves checkpoints first. So its `begin` restores the ledger
@@ -110,6 +113,42 @@ class Hook(NamedTuple):
     finish: Callable[[Live, PyTree], None] = _nothing
     every: int = 0
     whole_clients: bool = False
+
+
+def forwarded(log: Callable[..., object]) -> Hook:
+    """Hands every evaluation's numbers to a tracker, whichever it is.
+
+    `log` is called as `log(numbers, step=round)`, which is how `wandb.log` and
+    `mlflow.log_metrics` are called; an adapter of two lines does for another. What is
+    not known yet (None) is left out, and what an algorithm observes stands under
+    `observed/NAME`. A run that resumes makes the rows behind its checkpoint again, and
+    they are handed over again.
+
+    Args:
+      log: the tracker's, opened before the run and closed after it.
+
+    Returns:
+      A `Hook` for `fedjax_comp.run.run`.
+
+    >>> class Tracker:
+    ...     def log(self, numbers, step):
+    ...         print(step, numbers)
+    >>> hook = forwarded(Tracker().log)
+    >>> row = {"round": 5, "test_accuracy": 0.9, "joules": None, "observed": {"a": 2}}
+    >>> hook.row(None, row)
+    5 {'test_accuracy': 0.9, 'observed/a': 2}
+    """
+
+    def row(live: Live, row: Row) -> None:
+        del live
+        known: dict[str, object] = {}
+        for name, value in row.items():
+            nested = value.items() if isinstance(value, dict) else ()
+            known |= {f"{name}/{key}": each for key, each in nested} or {name: value}
+        numbers = {k: v for k, v in known.items() if isinstance(v, int | float)}
+        log(numbers, step=numbers.pop("round"))
+
+    return Hook(row=row)
 
 
 def events_kept() -> Hook:

@@ -11,6 +11,8 @@ import optax
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.compress import error_feedback, identity, top_k
+from fedjax_comp.problem import Schedule
+from fedjax_comp.run_directory import open_run
 from fedjax_comp.wire.accounting import message_bits
 from tests.conformance import algorithm_checks, algorithm_table
 from tests.conformance import compressor_checks as checks
@@ -19,6 +21,7 @@ from tests.conformance.compressor_keys import check_keys
 from tests.conformance.compressor_magnitudes import check_magnitudes
 from tests.conformance.compressor_statistics import check_errors
 from tests.problems import make_cohort, softmax_task, stack_clients
+from tests.test_hooks import problem
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,3 +119,16 @@ def test_every_experiment_is_listed():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for readme in sorted((ROOT / "experiments").glob("*/README.md")):
         assert readme.relative_to(ROOT).as_posix() in text
+
+
+def test_the_tracker_of_the_readme_hears_every_evaluation(tmp_path):
+    tracked, heard = run_block("forwarded(log)")["tracked"], {}
+    tracked(
+        open_run(tmp_path, "tracker", {}),
+        problem(),
+        Schedule(2, eval_every=1),
+        jax.random.key(0),
+        lambda numbers, step: heard.update({step: numbers}),
+    )
+    assert list(heard) == [0, 1, 2]
+    assert heard[2]["uplink_bytes"] > heard[1]["uplink_bytes"] > 0

@@ -51,7 +51,9 @@ def flower() -> dict[str, Parser]:
         chain(top_k(0.3), qsgd(8), entropy_coded()), identity(), np.ones(40, np.float32)
     )
     stamp = Stamp("update", 1, 2, 3)
-    data, _ = link.answer(stamp, np.linspace(-1, 1, 40, dtype=np.float32), ())
+    data, _ = link.answer(
+        stamp, np.linspace(-1, 1, 40, dtype=np.float32), link.uplink_sender
+    )
 
     def parse(sealed: bytes) -> Any:
         return link.read(stamp, unseal(sealed, stamp), link.uplink_receiver)

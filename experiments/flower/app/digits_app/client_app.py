@@ -4,12 +4,13 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedjax_comp.flower import compressing_mod
+from fedjax_comp.flower.client_mod import App
 from fedjax_comp.flower.records import KEY, from_record, to_record
 
 from . import task
 
 
-def links(message: Message, context: Context, call_next):
+def links(message: Message, context: Context, call_next: App) -> Message:
     """`compressing_mod` of the links that the run's configuration names."""
     config = context.run_config
     link = task.link_of(str(config["uplink"]), str(config["downlink"]))
@@ -18,7 +19,7 @@ def links(message: Message, context: Context, call_next):
     return compressing_mod(link)(message, context, call_next)
 
 
-def misbehaves(message: Message, context: Context, call_next):
+def misbehaves(message: Message, context: Context, call_next: App) -> Message:
     """For the test: what one node sends is damaged, or that of the round before."""
     reply = call_next(message, context)
     how = context.run_config["misbehave"]
