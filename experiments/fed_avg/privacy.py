@@ -152,19 +152,24 @@ def is_private(values: flags.FlagValues) -> bool:
     return "dp_clip" in values and values.dp_clip is not None
 
 
-def asked_algorithm(values: flags.FlagValues) -> Chosen:
+def asked_algorithm(values: flags.FlagValues, text: str | None = None) -> Chosen:
     """The algorithm of the flags; that of `--secure_sum` is `secure_fed_avg()`.
+
+    Args:
+      values: the flags.
+      text: the algorithm in place of `--algorithm`: a pipeline's own.
 
     Raises:
       UsageError: for `--secure_sum` beside another one, or on simulated links.
     """
-    chosen: Chosen = build("algorithm", values.algorithm)
+    text = values.algorithm if text is None else text
+    chosen: Chosen = build("algorithm", text)
     if "secure_sum" in values and values.secure_sum:
         if chosen.name == "fed_avg" and not chosen.own:
             chosen = Chosen(_SECURE, {})
         elif chosen.name != _SECURE:
             raise UsageError(
-                f"--secure_sum with --algorithm={values.algorithm}: sums under masks "
+                f"--secure_sum with --algorithm={text}: sums under masks "
                 f"are those of {_SECURE}(...) alone."
             )
     if chosen.name == _SECURE:

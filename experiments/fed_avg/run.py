@@ -137,7 +137,7 @@ def check_task(values: flags.FlagValues, pipelines: Sequence[Variant] = ()) -> N
     """
     for one in pipelines:
         own = one._asdict()
-        chosen = build("algorithm", str(own["algorithm"]))
+        chosen = asked_algorithm(values, str(own["algorithm"]))
         check_asked(chosen, {**as_dict(values), **own})
         check_cohort(str(own["algorithm"]), chosen, values.cohort_size)
     for name in ("algorithm", "client_optimizer", "server_optimizer"):

@@ -73,6 +73,7 @@ def compressed(strategy: "Strategy", link: FlowerLink) -> "Strategy":
 
     Raises:
       MissingExtra: without Flower.
+      ValueError: from the strategy, when it sends several records of arrays.
     """
     with needs("flower", "a strategy of Flower"):
         from flwr.app import ConfigRecord, RecordDict
@@ -101,6 +102,12 @@ def compressed(strategy: "Strategy", link: FlowerLink) -> "Strategy":
             if not messages:
                 return messages
             records = messages[0].content.array_records
+            if len(records) != 1:
+                raise ValueError(
+                    f"Expected one ArrayRecord in what {type(strategy).__name__} sends,"
+                    f" the model, got {len(records)}: the others would not be "
+                    "compressed."
+                )
             ((name, arrays),) = records.items()
             self._name, self._run = name, messages[0].metadata.run_id
             self._model = from_record(arrays)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from experiments.fed_avg import compare
 from experiments.fed_avg.flags import define
 from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import main
@@ -147,3 +148,11 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys):
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1, lines
         assert expected in lines[0]
+
+
+def test_a_pipeline_that_cannot_be_summed_ends_the_comparison(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        compare.main(["", f"--workdir={tmp_path / 'x'}", "--quick", "--secure_sum"])
+    assert stop.value.code == 2
+    assert "--algorithm=fed_avg(unicast=True): sums under" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

@@ -196,3 +196,14 @@ def test_the_mod_lets_other_messages_pass_and_refuses_another_node_s():
     plain = app.Message(app.RecordDict({"arrays": to_record(MODEL)}), 11, "train")
     reply = mod(plain, nodes[11], trained)
     assert reply.content["arrays"].keys() == MODEL.keys()
+
+
+def test_a_strategy_of_several_records_is_refused():
+    class Two(strategies.FedAvg):
+        def configure_train(self, *arguments):
+            messages = [*super().configure_train(*arguments)]
+            messages[0].content["more"] = to_record(MODEL)
+            return messages
+
+    with pytest.raises(ValueError, match="in what Two sends, the model, got 2"):
+        asked(compressed(Two(), link()), 1, MODEL)
