@@ -30,7 +30,7 @@ SLICE := \
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run records test test-matrix test-newest slow soak mutants format clean
+.PHONY: help env run records test test-matrix test-newest slow soak mutants docs format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
@@ -41,6 +41,7 @@ help:
 	@echo "make slow    install, then run the tests that take minutes"
 	@echo "make soak    install, then kill, fuzz, fill disks, run long (hours; tests/soak)"
 	@echo "make mutants plant faults and count those that the tests notice (hours)"
+	@echo "make docs    install, then build the site in site/"
 	@echo "make format  rewrite the sources with ruff"
 	@echo "make env     only install, into $(VENV); PYTHON=... chooses the interpreter"
 	@echo "make clean   remove $(VENV), .venvs and the tools' caches"
@@ -120,6 +121,12 @@ mutants: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 mutants: env
 	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,mutation]'
 	$(BIN)/python -m tests.mutation.run --results=$(MUTANTS) $(MUTANTS_FLAGS)
+
+# From READMEs and docstrings (docs/pages.py).
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: env
+	$(BIN)/python -m pip install --progress-bar off -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/mkdocs build --strict
 
 format: env
 	$(BIN)/ruff check --fix .
