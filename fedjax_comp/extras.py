@@ -4,6 +4,7 @@
     report    figures and TensorBoard events: matplotlib, tensorboardX
     crypto    signatures of the audit log, masks of secure sums: cryptography
     privacy   epsilon of cohorts that are sampled: dp-accounting
+    flower    messages of a Flower app: flwr
 
 The core imports none of these before it needs them, and then inside `needs`, whose
 error is one line that names the extra.

@@ -13,7 +13,7 @@ import sys
 
 EXTRAS = {
     "PIL", "array_record", "cryptography", "dp_accounting", "matplotlib", "sklearn",
-    "tensorboardX", "tensorflow_datasets", "chex",
+    "tensorboardX", "tensorflow_datasets", "chex", "flwr",
 }
 
 class Blocked:
