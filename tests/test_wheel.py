@@ -5,12 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
+PROJECT = "pyproject.toml"
 PYTHON = "FEDJAX_COMP_WHEEL_PYTHON"
 """Another Python to install the wheel into."""
 
@@ -96,7 +98,7 @@ def test_the_core_of_the_wheel_trains_and_names_what_is_missing(tmp_path, monkey
     source, environment = tmp_path / "source", tmp_path / "environment"
     python = environment / "bin" / "python"
     source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+    for name in (PROJECT, "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, source)
     leave = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fedjax_comp", source / "fedjax_comp", ignore=leave)
@@ -139,3 +141,26 @@ def test_the_core_of_the_wheel_trains_and_names_what_is_missing(tmp_path, monkey
     _, err = call(command, "run", "fed_avg", cwd=empty, code=2)
     assert "a copy of the repository" in err
     shutil.rmtree(environment)  # Half a gigabyte.
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="This is no checkout")
+def test_the_source_distribution_is_the_repository(tmp_path):
+    """Needs a package index and git."""
+    source, environment = tmp_path / "source", tmp_path / "environment"
+    tracked, _ = call("git", "ls-files", cwd=ROOT)
+    for name in tracked.splitlines():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    call(sys.executable, "-m", "venv", environment, cwd=source)
+    python = environment / "bin" / "python"
+    (backend,) = re.findall(r'requires = \["(.*)"\]', (source / PROJECT).read_text())
+    call(python, "-m", "pip", "install", backend, cwd=source)
+    build = (
+        f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    )
+    call(python, "-c", build, cwd=source)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        there = {name.partition("/")[2] for name in files.getnames()}
+    assert not set(tracked.splitlines()) - there
