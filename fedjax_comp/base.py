@@ -162,6 +162,8 @@ class ClientBatches(NamedTuple):
       active: bool scalar, False for a client that takes no part (empty, dropped out).
       key: what its training draws by (dropout, augmentation), scalar key array; step
         `s` has `fold_in(key, s)`.
+      rate: float32 scalar that every step of its optimizer is multiplied by, such as a
+        schedule's value in this round; None is 1.
     """
 
     client_id: jax.Array
@@ -170,6 +172,7 @@ class ClientBatches(NamedTuple):
     num_examples: jax.Array
     active: jax.Array
     key: jax.Array
+    rate: jax.Array | None = None
 
 
 class Cohort(NamedTuple):
@@ -341,6 +344,9 @@ class Task(NamedTuple):
       observe: `(before, after, examples, mask, key) -> after` with the running
         statistics that a local step from `before` leaves; no gradient moves them. None,
         or a function that does nothing, for a model that `has_statistics` denies.
+      derived: `(means of the sums, by name) -> others by name`, in place of those of
+        its own sums: what no mean is, as a perplexity or an R^2. None where the means
+        are what is wanted.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -349,6 +355,7 @@ class Task(NamedTuple):
     observe: (
         Callable[[PyTree, PyTree, Examples, jax.Array, jax.Array], PyTree] | None
     ) = None
+    derived: Callable[[Sums], Sums] | None = None
 
 
 STATISTICS = "batch_stats"

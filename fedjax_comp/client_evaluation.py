@@ -239,7 +239,7 @@ def client_evaluation_program(
             name: jax.ops.segment_sum(x, blocks.owner, num_clients)
             for name, x in sums.items()
         }
-        mean = means(own)
+        mean = means(own, task.derived)
         return ClientAccuracy(
             mean.accuracy, mean.loss, own["count"], blocks.num_examples
         )

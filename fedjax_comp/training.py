@@ -81,9 +81,6 @@ def init_state(
       params: the initial model.
       num_clients: `K`; each client gets a copy of the algorithm's client template.
 
-    Returns:
-      The state, rounds at 0.
-
     Raises:
       ValueError: for a key that `fedjax_comp.keys.check_key` refuses.
     """
@@ -115,16 +112,19 @@ def by_rows(state: TrainState, num_clients: int) -> TrainState:
     return state._replace(clients=clients)
 
 
-def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sampler:
-    """Cohorts drawn uniformly without replacement, batches shuffled every epoch.
+def uniform_cohorts(
+    *, cohort_size: int, epochs: int, batch_size: int, by_size: bool = False
+) -> Sampler:
+    """Cohorts drawn without replacement, batches shuffled every epoch.
 
     Args:
       cohort_size: `C`, at most `K`.
-      epochs: local passes over a client's data.
+      epochs: local passes.
       batch_size: `B`; 0 is all of a client's examples in one batch.
+      by_size: draw clients by `sample_by_size`, who then count alike.
 
     Returns:
-      A `Sampler` over `FederatedData`; it raises `ValueError` as `sample_cohort` does.
+      A `Sampler` over `FederatedData`; it raises as `sample_cohort`.
     """
 
     def sample(key: jax.Array, round_index: jax.Array, data: FederatedData) -> Cohort:
@@ -135,18 +135,22 @@ def uniform_cohorts(*, cohort_size: int, epochs: int, batch_size: int) -> Sample
             cohort_size=cohort_size,
             epochs=epochs,
             batch_size=batch_size,
+            by_size=by_size,
         )
 
     return sample
 
 
-def minibatch_cohorts(*, cohort_size: int, steps: int, batch_size: int) -> Sampler:
+def minibatch_cohorts(
+    *, cohort_size: int, steps: int, batch_size: int, by_size: bool = False
+) -> Sampler:
     """Cohorts of which every client takes as many steps, whatever it holds.
 
     Args:
-      cohort_size: `C`, at most `K`.
-      steps: `S`, local steps, each on a batch drawn with replacement.
+      cohort_size: `C`.
+      steps: `S`, each on a batch drawn with replacement.
       batch_size: `B`, at least 1.
+      by_size: as there.
 
     Returns:
       A `Sampler` over `FederatedData`; it raises `ValueError` as `sample_minibatches`.
@@ -155,7 +159,12 @@ def minibatch_cohorts(*, cohort_size: int, steps: int, batch_size: int) -> Sampl
     def sample(key: jax.Array, round_index: jax.Array, data: FederatedData) -> Cohort:
         del round_index
         return sample_minibatches(
-            key, data, cohort_size=cohort_size, batch_size=batch_size, steps=steps
+            key,
+            data,
+            cohort_size=cohort_size,
+            batch_size=batch_size,
+            steps=steps,
+            by_size=by_size,
         )
 
     return sample
@@ -212,19 +221,16 @@ def round_program(
       rows: how clients' states are reached.
 
     Returns:
-      `(state, data, num_rounds) -> (state, Dispatch)`, where `num_rounds`, an int32
-      scalar, is traced. No round is run that could not be recorded: of more than
-      `max_rounds`, only so many are, which `Dispatch.num_rounds` says.
+      `(state, data, num_rounds) -> (state, Dispatch)`; of more than `max_rounds`, as
+      an int32 scalar that is traced, only so many are run.
     """
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
         sample_key, round_key = round_keys(state.key, state.round)
         cohort = sample(sample_key, state.round, data)
         ids = cohort.clients.client_id
-        clients = rows.take(state.clients, ids)
-        server, clients, info = algorithm.round(
-            round_key, state.server, clients, cohort
-        )
+        own = rows.take(state.clients, ids)
+        server, clients, info = algorithm.round(round_key, state.server, own, cohort)
         everyone = rows.put(state.clients, ids, clients)
         return TrainState(state.key, state.round + 1, server, everyone), info
 
@@ -345,7 +351,7 @@ class Evaluation(NamedTuple):
     others: dict[str, jax.Array]
 
 
-def means(sums: Sums) -> Evaluation:
+def means(sums: Sums, derived: Callable[[Sums], Sums] | None = None) -> Evaluation:
     """What a task's sums come to.
 
     >>> sums = {"count": jnp.float32(4), "loss": jnp.float32(2),
@@ -354,7 +360,9 @@ def means(sums: Sums) -> Evaluation:
     (0.75, 1.0)
     """
     each = {name: x / sums["count"] for name, x in sums.items() if name != "count"}
-    return Evaluation(each.pop("loss"), each.pop("accuracy"), each)
+    others = None if derived is None else derived(each)
+    loss, accuracy = each.pop("loss"), each.pop("accuracy")
+    return Evaluation(loss, accuracy, each if others is None else others)
 
 
 def evaluation_program(
@@ -385,6 +393,6 @@ def evaluation_program(
         rows = jnp.arange(num_batches * batch_size).reshape(num_batches, batch_size)
         batches = (jnp.minimum(rows, count - 1), rows < count)
         sums, _ = execution(evaluate_batch)((params, examples), batches)
-        return means(sums)
+        return means(sums, task.derived)
 
     return evaluate

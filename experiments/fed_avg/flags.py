@@ -38,6 +38,21 @@ def define() -> flags.FlagValues:
         lower_bound=1,
     )
     flags.DEFINE_string(
+        "client_schedule",
+        None,
+        "What the steps of clients are multiplied by, as a schedule over the rounds, "
+        "e.g. cosine_decay_schedule(1.0, 100) (nothing when not given).",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "client_sampling",
+        None,
+        ["by_size"],
+        "by_size: draw clients with chances in proportion to their examples, and let "
+        "them count alike; not given: uniformly, weighted by their examples.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
         "augmentation",
         None,
         "What changes the images that are trained on, e.g. crop_and_flip(4) (nothing "

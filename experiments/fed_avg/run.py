@@ -109,11 +109,11 @@ def choose(values: flags.FlagValues, sample: Sampler) -> tuple[Chosen, Sampler]:
     own_mean = (
         chosen.name in ("fed_avg", "secure_fed_avg") and "aggregation" not in chosen.own
     )
-    if is_private(values) and (late or not own_mean):
+    if is_private(values) and (late or not own_mean or values.client_sampling):
         raise UsageError(
             "--dp_clip: epsilon is accounted for fed_avg() and secure_fed_avg() with "
-            "cohorts drawn uniformly; leave another --algorithm, --concurrency and "
-            "--late_updates out."
+            "cohorts drawn uniformly; leave another --algorithm, "
+            "--client_sampling, --concurrency and --late_updates out."
         )
     check_cohort(values.algorithm, chosen, values.cohort_size)
     if not late:

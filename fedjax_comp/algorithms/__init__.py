@@ -20,6 +20,7 @@ from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
 from fedjax_comp.algorithms.marina import marina
+from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.model_averaging import model_averaging
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.split_learning import split_learning
@@ -45,6 +46,7 @@ __all__ = [
     "inverse_root",
     "lazy_gradients",
     "marina",
+    "mime_lite",
     "minibatch_sgd",
     "model_averaging",
     "scaffold",

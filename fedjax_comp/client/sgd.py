@@ -117,8 +117,9 @@ def _refuse_schedules(state: PyTree) -> None:
     if any(map(is_schedule, jax.tree.leaves(state, is_leaf=is_schedule))):
         raise ValueError(
             "Expected a client optimizer without a schedule: its state begins anew "
-            "every round, and so would the schedule. Give a number for its rate; a "
-            "server optimizer may have a schedule over the rounds."
+            "every round, and so would the schedule. Give a number for its rate, and "
+            "the schedule over the rounds as --client_schedule (`scheduled_rates`); a "
+            "server optimizer may have one itself."
         )
 
 
@@ -168,6 +169,9 @@ def local_steps(
                     lambda g, w, w0: g + proximal * (w - w0), grads, params, start
                 )
             updates, opt_state = optimizer.update(grads, opt_state, params)
+            if batches.rate is not None:
+                rate = batches.rate
+                updates = jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
             used = jnp.sum(mask, dtype=jnp.float32)
             info = LocalInfo(
                 loss_sum=info.loss_sum + loss.astype(jnp.float32) * used,

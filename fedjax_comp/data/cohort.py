@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Cohort
+from fedjax_comp.data.client_sampling import sample_by_size, weighing_alike
 from fedjax_comp.data.federated import FederatedData
 
 # Floyd's loop is quadratic in the cohort, a shuffle a sort of the population: measured
@@ -143,6 +144,7 @@ def sample_cohort(
     cohort_size: int,
     epochs: int,
     batch_size: int,
+    by_size: bool = False,
 ) -> Cohort:
     """One round's cohort: `sample_clients`, then `make_batches` for them.
 
@@ -152,15 +154,16 @@ def sample_cohort(
       cohort_size: `C`.
       epochs: passes over a client's examples.
       batch_size: `B`; 0 is all of a client's examples.
+      by_size: draw clients by `sample_by_size`, who then count alike.
 
     Returns:
       The cohort; its examples are the population's own arrays.
 
     Raises:
-      ValueError: as `sample_clients` and `make_batches`.
+      ValueError: as `sample_clients` or `sample_by_size`, and `make_batches`.
     """
     client_key, batch_key = jax.random.split(key)
-    client_ids = sample_clients(client_key, data.spec.num_clients, cohort_size)
+    client_ids = chosen_clients(client_key, data, cohort_size, by_size=by_size)
     clients = make_batches(
         batch_key,
         data.order,
@@ -170,7 +173,24 @@ def sample_cohort(
         epochs=epochs,
         batch_size=batch_size,
     )
+    if by_size:
+        clients = weighing_alike(clients)
     return Cohort(examples=data.examples, clients=clients)
+
+
+def chosen_clients(
+    key: jax.Array, data: FederatedData, cohort_size: int, *, by_size: bool
+) -> jax.Array:
+    """Who is in a cohort, int32 `[C]`: by `sample_by_size` or `sample_clients`."""
+    if not by_size:
+        return sample_clients(key, data.spec.num_clients, cohort_size)
+    return sample_by_size(
+        key,
+        data.offsets,
+        cohort_size,
+        total=data.order.shape[0],
+        largest=data.spec.max_client_size,
+    )
 
 
 def _shuffle(key: jax.Array, size: jax.Array, *, epochs: int, length: int) -> jax.Array:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Cohort
-from fedjax_comp.data.cohort import sample_clients
+from fedjax_comp.data.client_sampling import weighing_alike
+from fedjax_comp.data.cohort import chosen_clients
 from fedjax_comp.data.federated import FederatedData
 
 
@@ -16,6 +17,7 @@ def sample_minibatches(
     cohort_size: int,
     batch_size: int,
     steps: int = 1,
+    by_size: bool = False,
 ) -> Cohort:
     """A cohort of which every client draws `S B` of its own examples, with replacement.
 
@@ -25,13 +27,14 @@ def sample_minibatches(
       cohort_size: `C`; all clients in order when it is `K`.
       batch_size: `B`, at least 1.
       steps: `S`, batches of one client, at least 1.
+      by_size: draw clients by `sample_by_size`, who then count alike.
 
     Returns:
       The cohort. A client without examples is inactive.
 
     Raises:
       ValueError: if not `1 <= cohort_size <= K` or `batch_size < 1` or
-        `steps < 1`.
+        `steps < 1`; with `by_size` as `sample_by_size`.
 
     >>> from fedjax_comp.data import federated_data, load
     >>> data = federated_data(load("digits"), [[0, 5, 9], [], [3]])
@@ -43,10 +46,10 @@ def sample_minibatches(
     checks.integer("batch_size", batch_size, minimum=1)
     checks.integer("steps", steps, minimum=1)
     client_key, batch_key = jax.random.split(key)
-    if cohort_size == data.spec.num_clients:
+    if cohort_size == data.spec.num_clients and not by_size:
         ids = jnp.arange(cohort_size, dtype=jnp.int32)
     else:
-        ids = sample_clients(client_key, data.spec.num_clients, cohort_size)
+        ids = chosen_clients(client_key, data, cohort_size, by_size=by_size)
 
     def one_client(client_id: jax.Array) -> ClientBatches:
         begin = data.offsets[client_id]
@@ -66,4 +69,5 @@ def sample_minibatches(
             key=jax.random.fold_in(own_key, 1),
         )
 
-    return Cohort(examples=data.examples, clients=jax.vmap(one_client)(ids))
+    clients = jax.vmap(one_client)(ids)
+    return Cohort(data.examples, weighing_alike(clients) if by_size else clients)

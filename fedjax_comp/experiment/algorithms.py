@@ -26,6 +26,7 @@ from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
+from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.base import Algorithm, Compressor
@@ -122,6 +123,7 @@ OFFERED: dict[str, Offered] = {
     "fed_per": Offered(fed_per),
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),
+    "mime_lite": Offered(mime_lite),
     "scaffold": Offered(scaffold),
     "secure_fed_avg": Offered(secure_fed_avg, _masked),
 }

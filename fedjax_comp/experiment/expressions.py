@@ -20,6 +20,13 @@ from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.expression import parse
 from fedjax_comp.wire import codes
 
+_SCHEDULES = (
+    "cosine_decay_schedule",
+    "exponential_decay",
+    "linear_schedule",
+    "piecewise_constant_schedule",
+    "warmup_cosine_decay_schedule",
+)
 OPTIMIZERS = {
     name: getattr(optax, name)
     for name in (
@@ -32,15 +39,12 @@ OPTIMIZERS = {
         "chain",
         "clip",
         "clip_by_global_norm",
-        "cosine_decay_schedule",
-        "exponential_decay",
         "lamb",
         "lion",
-        "piecewise_constant_schedule",
         "rmsprop",
         "sgd",
-        "warmup_cosine_decay_schedule",
         "yogi",
+        *_SCHEDULES,
     )
 }
 """Optax's own names, and the schedules that stand in place of a learning rate."""
@@ -81,6 +85,7 @@ NAMES: Mapping[str, dict[str, Any]] = {
     "augmentation": {"crop_and_flip": models.crop_and_flip},
     "controller": dict(controllers.NAMES),
     "client_optimizer": OPTIMIZERS,
+    "client_schedule": {name: getattr(optax, name) for name in _SCHEDULES},
     "server_optimizer": OPTIMIZERS,
     "uplink": COMPRESSORS,
     "downlink": COMPRESSORS,

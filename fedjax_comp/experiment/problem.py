@@ -26,6 +26,7 @@ from fedjax_comp.hooks import Hook
 from fedjax_comp.keys import make_key
 from fedjax_comp.models import augmented, classification
 from fedjax_comp.problem import Schedule
+from fedjax_comp.schedules import scheduled_rates
 from fedjax_comp.training import Sampler, minibatch_cohorts, uniform_cohorts
 
 
@@ -91,9 +92,11 @@ def build_federation(values: flags.FlagValues) -> Federation:
         ignore_label=spec.ignore_label,
         # Stored integers that are not scaled are symbols, not numbers.
         input_dtype=jnp.int32 if _is_symbolic(population) else jnp.float32,
+        perplexity=population.examples.y.ndim > 1,
     )
     if augmentation is not None:
         task = augmented(task, augmentation)
+    check_sampling(values, population)
     sample = _sampler(values)
     blocks = client_blocks(values, dataset, population)
     return Federation(task, population, sample, uplink, downlink, execution, blocks)
@@ -101,15 +104,51 @@ def build_federation(values: flags.FlagValues) -> Federation:
 
 def _sampler(values: flags.FlagValues) -> Sampler:
     steps = values.local_steps if "local_steps" in values else None
+    by_size = "client_sampling" in values and values.client_sampling == "by_size"
     if steps is None:
-        return uniform_cohorts(
+        sample = uniform_cohorts(
             cohort_size=values.cohort_size,
             epochs=values.local_epochs,
             batch_size=values.batch_size,
+            by_size=by_size,
         )
-    return minibatch_cohorts(
-        cohort_size=values.cohort_size, steps=steps, batch_size=values.batch_size
-    )
+    else:
+        sample = minibatch_cohorts(
+            cohort_size=values.cohort_size,
+            steps=steps,
+            batch_size=values.batch_size,
+            by_size=by_size,
+        )
+    if "client_schedule" in values and values.client_schedule:
+        schedule = build("client_schedule", values.client_schedule)
+        return scheduled_rates(sample, schedule)
+    return sample
+
+
+def check_sampling(values: flags.FlagValues, population: data.FederatedData) -> None:
+    """Refuses what clients cannot be drawn by, or not beside other flags.
+
+    Raises:
+      UsageError: when it does.
+    """
+    for name in ("client_schedule", "client_sampling"):
+        if name not in values or not values[name].value:
+            continue
+        told = f"--{name}={values[name].value}"
+        if "late_updates" in values and counts_late(values):
+            raise UsageError(
+                f"{told}: late updates come from cohorts of their own; leave "
+                "--concurrency and --late_updates out."
+            )
+    if "client_sampling" not in values or values.client_sampling != "by_size":
+        return
+    largest, total = population.spec.max_client_size, population.order.shape[0]
+    if largest * values.cohort_size > total:
+        raise UsageError(
+            f"--client_sampling=by_size: the largest client holds {largest} of {total} "
+            f"examples, so that --cohort_size may be {total // largest} at most, not "
+            f"{values.cohort_size}."
+        )
 
 
 def check_steps(values: flags.FlagValues) -> None:

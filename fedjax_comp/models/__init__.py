@@ -2,7 +2,8 @@
 
 A factory such as `cnn()` takes hyperparameters and returns a `ModelFn`, which waits for
 the number of classes: the data say how many there are, and of what shape the inputs
-are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 255)`.
+are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 255)`;
+`regression` takes any module that predicts numbers.
 
 A model of one's own is a `flax.linen` module, `of_nnx(make)` for a `flax.nnx` one, or a
 `Network` of two functions. `cnn(dropout=0.5)` draws in training; `augmented` changes
@@ -20,6 +21,7 @@ from fedjax_comp.models.linear import linear
 from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
 from fedjax_comp.models.network import Network, of_nnx
+from fedjax_comp.models.regression import regression
 from fedjax_comp.models.resnet import resnet
 from fedjax_comp.models.split import split_classification
 from fedjax_comp.models.task import ModelFn, classification
@@ -61,6 +63,7 @@ __all__ = [
     "low_rank_adapted",
     "mlp",
     "of_nnx",
+    "regression",
     "resnet",
     "split_classification",
     "vertical_classification",

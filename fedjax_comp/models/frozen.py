@@ -42,7 +42,7 @@ def of_part(task: Task, init: Callable[[jax.Array], PyTree], build: Build) -> Ta
     def evaluate(params: PyTree, examples: Examples, mask: jax.Array) -> Sums:
         return task.evaluate(build(params), examples, mask)
 
-    return Task(init, loss, evaluate)
+    return Task(init, loss, evaluate, derived=task.derived)
 
 
 def frozen(task: Task, params: PyTree, *names: str) -> Task:

@@ -55,6 +55,7 @@ def classification(
     input_dtype: jax.typing.DTypeLike = jnp.float32,
     ignore_label: int | None = None,
     top: int | None = None,
+    perplexity: bool = False,
 ) -> Task:
     """A classifier with mean softmax cross-entropy `-log p(y | x)`.
 
@@ -73,6 +74,7 @@ def classification(
         up a short sequence; None where every label counts.
       top: `evaluate` also counts the labels among so many largest logits, as
         `"top_5_accuracy"`; not when None.
+      perplexity: `evaluate` also tells `exp` of the mean loss, as `"perplexity"`.
 
     Returns:
       A `Task` whose `params` are the model's. One with running statistics
@@ -172,4 +174,9 @@ def classification(
             found[f"top_{top}_accuracy"] = (above < top) & counted
         return {name: x.sum(dtype=jnp.float32) for name, x in found.items()}
 
-    return Task(init, loss, evaluate, observe)
+    def with_perplexity(means: Sums) -> Sums:
+        others = {n: x for n, x in means.items() if n not in ("loss", "accuracy")}
+        return {**others, "perplexity": jnp.exp(means["loss"])}
+
+    derived = with_perplexity if perplexity else None
+    return Task(init, loss, evaluate, observe, derived)

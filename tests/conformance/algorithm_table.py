@@ -29,6 +29,7 @@ from fedjax_comp.algorithms.indirect_gradients import factor_link, indirect_grad
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients, lazy_links
 from fedjax_comp.algorithms.links.data_uplink import data_uplink
 from fedjax_comp.algorithms.marina import marina
+from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.model_averaging import (
     Trigger,
     averaging_links,
@@ -347,6 +348,11 @@ ALGORITHMS = {
     "marina": _marina(
         random_k(0.5), error_feedback(stochastic_quantize(levels=64))
     ).under("chunked(2)", "sharded"),
+    "mime_lite": _fed_avg(
+        error_feedback(top_k(0.5)),
+        chain(stochastic_quantize(levels=64), entropy_coded()),
+        mime_lite,
+    ).under("sharded"),
     "scaffold": _fed_avg(
         error_feedback(top_k(0.5)),
         stochastic_quantize(levels=64),

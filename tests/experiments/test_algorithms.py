@@ -32,6 +32,7 @@ CALLS = {
     "fed_per": ["fed_per(personal='bias')", "--uplink=qsgd(4)"],
     "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
     "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
+    "mime_lite": ["mime_lite(momentum=0.5)", "--uplink=qsgd(4)"],
     "scaffold": ["scaffold()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "secure_fed_avg": ["secure_fed_avg(levels=255, limit=1.0)"],
 }

@@ -335,6 +335,27 @@ def test_a_comparison_has_columns_of_clients_where_they_are_evaluated(tmp_path):
     assert (tmp_path / "with" / "figures" / "client_accuracy.png").is_file()
 
 
+def test_rates_follow_a_schedule_and_clients_are_drawn_by_their_sizes(tmp_path, capsys):
+    flags = [*CLIENTS, "--partition=dirichlet(1.0)", "--num_clients=20"]
+    flags += ["--cohort_size=4", "--client_sampling=by_size"]
+    still = "--client_schedule=piecewise_constant_schedule(0.0, {1: 0.0})"
+    main(["fed_avg", f"--workdir={tmp_path / 'still'}", *flags, still])
+    first, *_, last = read_rows(tmp_path / "still")
+    assert first["test_loss"] == last["test_loss"]
+    fading = "--client_schedule=cosine_decay_schedule(1.0, 2)"
+    main(["fed_avg", f"--workdir={tmp_path / 'fading'}", *flags, fading])
+    assert read_runs(tmp_path / "fading")["fed_avg"]["test_accuracy"] > 0.2
+    for wrong, told in (
+        ("--client_schedule=cosine_decay(1.0, 2)", "cosine_decay_schedule"),
+        ("--cohort_size=20", "--cohort_size may be"),
+        ("--concurrency=8", "cohorts of their own"),
+        ("--client_sampling=by_age", "by_size"),
+    ):
+        given = [f"--workdir={tmp_path / 'wrong'}", *flags, wrong]
+        assert told in mistake(capsys, given)
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_clients_with_models_of_their_own_are_evaluated_with_these(tmp_path, capsys):
     flags = [*CLIENTS, "--evaluate_clients=train", "--partition=dirichlet(0.1)"]
     flags += ["--cohort_size=100", "--audit_log"]  # whose hook wraps the algorithm

@@ -7,7 +7,9 @@ import pytest
 from flax import linen as nn
 
 from fedjax_comp.base import Examples
+from fedjax_comp.execution import scanned
 from fedjax_comp.models import char_lstm, classification, linear, mlp
+from fedjax_comp.training import evaluation_program
 
 SHAPE = (3, 2)
 DIGITS = Examples(
@@ -139,3 +141,16 @@ def test_a_module_that_keeps_statistics_or_draws_is_refused(module, told):
     task = classification(module, input_shape=(2, 2))
     with pytest.raises(ValueError, match=told):
         task.init(jax.random.key(0))
+
+
+def test_perplexity_is_that_of_the_mean_loss():
+    task = classification(nn.Dense(5), input_shape=(3,), top=2, perplexity=True)
+    params = task.init(jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+    found = evaluation_program(task, scanned(), batch_size=4)(
+        params, Examples(jnp.asarray(x), jnp.arange(9) % 5)
+    )
+    np.testing.assert_allclose(
+        found.others["perplexity"], np.exp(found.loss), rtol=1e-6
+    )
+    assert found.others.keys() == {"perplexity", "top_2_accuracy"}
