@@ -346,12 +346,12 @@ def test_rates_follow_a_schedule_and_clients_are_drawn_by_their_sizes(tmp_path, 
     main(["fed_avg", f"--workdir={tmp_path / 'fading'}", *flags, fading])
     assert read_runs(tmp_path / "fading")["fed_avg"]["test_accuracy"] > 0.2
     for wrong, told in (
-        ("--client_schedule=cosine_decay(1.0, 2)", "cosine_decay_schedule"),
+        ("--client_schedule=cosine_decay(1.0,2)", "cosine_decay_schedule"),
         ("--cohort_size=20", "--cohort_size may be"),
-        ("--concurrency=8", "cohorts of their own"),
+        ("--concurrency=8 --network=lognormal()", "cohorts of their own"),
         ("--client_sampling=by_age", "by_size"),
     ):
-        given = [f"--workdir={tmp_path / 'wrong'}", *flags, wrong]
+        given = [f"--workdir={tmp_path / 'wrong'}", *flags, *wrong.split(" ")]
         assert told in mistake(capsys, given)
     assert not (tmp_path / "wrong").exists()
 
