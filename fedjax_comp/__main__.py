@@ -14,6 +14,7 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,8 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print((__doc__ or "").strip())
     elif command == "--version":
         print(fedjax_comp.__version__)
-    elif command in ("report", "audit"):
-        _run(f"fedjax_comp.{command}", rest)
+    elif command == "report":
+        import_module("fedjax_comp.report.__main__").main([NAME, *rest])
+    elif command == "audit":
+        raise SystemExit(import_module("fedjax_comp.audit.command").main(rest))
     elif command == "records":
         _experiments()
         _run("experiments.records", rest)

@@ -18,6 +18,8 @@ def arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(ROOT)
+    # `python -m` finds it imported by nobody.
+    monkeypatch.delitem(sys.modules, "experiments.fed_avg.compare", raising=False)
 
 
 def mistake(capsys, *arguments):
@@ -44,6 +46,7 @@ def test_a_mistake_is_one_line(capsys):
     assert "no experiment" in mistake(capsys, "run", "..main")
     # Those of the commands themselves stay theirs.
     assert mistake(capsys, "report").startswith("fedjax_comp.report: ")
+    assert mistake(capsys, "audit", "replay", "nowhere").startswith("replay: ")
     assert "--workdir=DIR is required" in mistake(capsys, "run", "fed_avg.compare")
 
 
