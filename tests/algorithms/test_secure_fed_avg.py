@@ -21,6 +21,7 @@ from fedjax_comp.compress import (
 )
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.privacy import secure_setting, secure_sum
+from fedjax_comp.privacy.clipping import clip_by_l2, l2_norm
 from fedjax_comp.privacy.integers import integer_grid, to_integers
 from fedjax_comp.privacy.secure_sum import Step
 from fedjax_comp.privacy.traced_noise import ClientNoise, client_noise
@@ -211,14 +212,22 @@ def test_masked_messages_are_audited():
 
 
 def test_a_quiet_mechanism_clips_rounds_and_divides_by_the_cohort():
-    """Without noise the sum is that of clipped updates, to the rounding of a step."""
-    cohort = broken(make_cohort(SIZES, batch_size=3), 4)
+    """Of five clients one is gone: the others' clipped updates over five."""
+    sound = make_cohort(SIZES, batch_size=3)
     noise = client_noise(clip=0.05, noise_multiplier=0.0, fewest=4, n=N)
-    before, after, info = run_round(identity(), cohort, noise=noise)
-    moved = optax.tree.sub(after[0].model.params, before[0].model.params)
-    # Four updates of norm 0.05 at most over five clients, a rounding below each step.
-    length = float(optax.tree.norm(moved))
-    assert 0 < length <= 4 * (noise.rounding(N).bound * noise.step) / 5
+    before, after, info = run_round(identity(), broken(sound, 4), noise=noise)
+    params = before[0].model.params
+    moved = optax.tree.sub(after[0].model.params, params)
+    train = local_sgd(softmax_task(), optax.sgd(0.3))
+    expected = optax.tree.zeros_like(params)
+    for i in range(4):
+        batches = jax.tree.map(lambda x, i=i: x[i], sound.clients)
+        local, _ = train(params, sound.examples, batches)
+        short = clip_by_l2(optax.tree.sub(local, params), noise.clip)
+        assert float(l2_norm(short)) == pytest.approx(noise.clip, rel=1e-5)
+        expected = jax.tree.map(lambda a, b: a + b / 5, expected, short)
+    for got, wanted in zip(*map(jax.tree.leaves, (moved, expected)), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=4 * noise.step / 5)
     assert int(info.dropped) == 1
     assert not jax.tree.leaves(after[1])
 
