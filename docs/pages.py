@@ -105,9 +105,14 @@ def included(text: str, page: str) -> str:
     return INCLUDE.sub(include, text)
 
 
-def api_page(part: str, names: list[str]) -> str:
-    """A part of the package, from its docstrings."""
-    return f"# {part}\n\n" + "\n".join(f"::: {name}\n" for name in names)
+def api_page(names: list[str]) -> str:
+    """A part of the package, from its docstrings; what a package lends only once."""
+
+    def entry(name: str) -> str:
+        is_package = (ROOT / name.replace(".", "/")).is_dir()
+        return f"::: {name}\n" + "    options: {members: false}\n" * is_package
+
+    return f"# {names[0]}\n\n" + "\n".join(map(entry, names))
 
 
 # ------------------------------------------------------------------------ for MkDocs
@@ -137,7 +142,7 @@ def on_files(files: Any, config: Any) -> Any:
             source = os.fspath(ROOT / path)
             files.append(File.generated(config, path, abs_src_path=source))
     for part, names in modules().items():
-        content = api_page(part, names)
+        content = api_page(names)
         files.append(File.generated(config, f"api/{part}.md", content=content))
     return files
 
