@@ -11,12 +11,14 @@ from pathlib import Path
 from fedjax_comp.data.sources import (
     adult,
     cifar10,
+    cifar100,
     electricity,
     fashion_mnist,
     femnist,
     german,
     mnist,
     shakespeare,
+    stackoverflow,
     wdbc,
 )
 from fedjax_comp.data.sources.contract import (
@@ -51,8 +53,10 @@ SOURCES: dict[str, Source] = {
         mnist,
         fashion_mnist,
         cifar10,
+        cifar100,
         femnist,
         shakespeare,
+        stackoverflow,
         electricity,
         adult,
         wdbc,

@@ -14,22 +14,22 @@ Raw files are `data_batch_<i>.npz` (whichever are there) and `test_batch.npz`, w
 A download is the official binary archive, which has all the images as they are.
 """
 
-import lzma
 import re
-import tarfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 from absl import logging
 
+from fedjax_comp.data.sources import cifar_archive
 from fedjax_comp.data.sources.contract import Source, Split, Splits
 from fedjax_comp.data.sources.npz import read_npz
-from fedjax_comp.wording import one_line
 
 _ARCHIVE = "cifar-10-binary.tar.gz"
 _BATCH = re.compile(r"data_batch_[1-5]\.npz")
-_RECORD_BYTES = 1 + 3 * 32 * 32
+_MEMBERS = {
+    "train": tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
+    "test": ("cifar-10-batches-bin/test_batch.bin",),
+}
 
 
 def undo_delta(delta: np.ndarray) -> np.ndarray:
@@ -78,25 +78,9 @@ def read_archive(folder: Path) -> Splits:
     """Reads the official binary archive in `folder`.
 
     Raises:
-      ValueError: if the archive is damaged, or a member is missing or does not hold
-        whole records.
+      ValueError: as `cifar_archive.read`.
     """
-    path = folder / _ARCHIVE
-    try:
-        with tarfile.open(path) as archive:
-            train = [_read_member(archive, f"data_batch_{i}.bin") for i in range(1, 6)]
-            test = _read_member(archive, "test_batch.bin")
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise ValueError(
-            f"Expected an archive in {path}: {one_line(error)}."
-        ) from error
-    return {
-        "train": Split(
-            np.concatenate([part.x for part in train]),
-            np.concatenate([part.y for part in train]),
-        ),
-        "test": test,
-    }
+    return cifar_archive.read(folder / _ARCHIVE, _MEMBERS)
 
 
 def _read_batch(path: Path) -> Split:
@@ -118,19 +102,6 @@ def _read_batch(path: Path) -> Split:
     if not exact.all():
         logging.info("cifar10: dropped %d inexact images of %s.", (~exact).sum(), path)
     return Split(undo_delta(delta[exact]), labels[exact].astype(np.int32))
-
-
-def _read_member(archive: tarfile.TarFile, name: str) -> Split:
-    try:
-        member = archive.extractfile(f"cifar-10-batches-bin/{name}")
-    except KeyError as error:
-        raise ValueError(f"Expected {name} in the archive of CIFAR-10.") from error
-    content = member.read() if member is not None else b""
-    if not content or len(content) % _RECORD_BYTES:
-        raise ValueError(f"Expected whole records in {name}, got {len(content)} bytes.")
-    records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD_BYTES)
-    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Split(np.ascontiguousarray(images), records[:, 0].astype(np.int32))
 
 
 SOURCE = Source(
