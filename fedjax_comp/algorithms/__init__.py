@@ -22,6 +22,7 @@ from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.model_averaging import model_averaging
+from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.split_learning import split_learning
 from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
@@ -49,6 +50,7 @@ __all__ = [
     "mime_lite",
     "minibatch_sgd",
     "model_averaging",
+    "optimal_sampling",
     "scaffold",
     "split_learning",
     "vertical_split",

@@ -27,6 +27,7 @@ from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
+from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.base import Algorithm, Compressor
@@ -89,6 +90,10 @@ def _or_in_full(own: Mapping[str, object], up: Compressor, down: Compressor) -> 
     return {"uplink": ladder(up, identity()), "downlink": down}
 
 
+def _with_numbers(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    return {**_as_given(own, up, down), "norms": identity(), "chances": identity()}
+
+
 def _twice(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
     kinds = _as_given(own, up, down)
     return {**kinds, **{f"basis_{kind}": link for kind, link in kinds.items()}}
@@ -124,6 +129,7 @@ OFFERED: dict[str, Offered] = {
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),
     "mime_lite": Offered(mime_lite),
+    "optimal_sampling": Offered(optimal_sampling, _with_numbers),
     "scaffold": Offered(scaffold),
     "secure_fed_avg": Offered(secure_fed_avg, _masked),
 }

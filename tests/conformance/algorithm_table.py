@@ -35,6 +35,7 @@ from fedjax_comp.algorithms.model_averaging import (
     averaging_links,
     model_averaging,
 )
+from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
@@ -247,6 +248,22 @@ def _fed_dlr(uplink: Compressor, downlink: Compressor, **own: bool | int) -> Ent
     return Entry(make, {"uplink": uplink, "downlink": downlink})
 
 
+def _optimal_sampling(uplink: Compressor, downlink: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return optimal_sampling(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            expected=3,  # the battery asks that who is active speaks
+            uplink=uplink,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    numbers = {"norms": identity(), "chances": identity()}
+    return Entry(make, {"uplink": uplink, "downlink": downlink, **numbers})
+
+
 def _fed_dlrt(uplink: Compressor, downlink: Compressor) -> Entry:
     def make(execution: Execution, keep_messages: bool) -> Algorithm:
         return fed_dlrt(
@@ -352,6 +369,9 @@ ALGORITHMS = {
         error_feedback(top_k(0.5)),
         chain(stochastic_quantize(levels=64), entropy_coded()),
         mime_lite,
+    ).under("sharded"),
+    "optimal sampling": _optimal_sampling(
+        error_feedback(top_k(0.5)), stochastic_quantize(levels=64)
     ).under("sharded"),
     "scaffold": _fed_avg(
         error_feedback(top_k(0.5)),

@@ -33,10 +33,11 @@ CALLS = {
     "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
     "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
     "mime_lite": ["mime_lite(momentum=0.5)", "--uplink=qsgd(4)"],
+    "optimal_sampling": ["optimal_sampling(expected=3)", "--uplink=qsgd(4)"],
     "scaffold": ["scaffold()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "secure_fed_avg": ["secure_fed_avg(levels=255, limit=1.0)"],
 }
-EXCHANGES = {"fed_dlrt": 2}
+EXCHANGES = {"fed_dlrt": 2, "optimal_sampling": 2}
 """Of a round, where they are more than one."""
 BESIDE = {"secure_fed_avg": 3}
 """A client's messages of a round that are counted and not kept."""
