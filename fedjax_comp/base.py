@@ -268,6 +268,11 @@ class Observed:
     )
 
 
+UPDATES_SENT, MODELS_TOLD = "updates_sent", "models_told"
+"""In `RoundInfo.observed` of an algorithm that sends other messages beside (keys, say):
+how many were updates and models, which is what a dense run would have sent."""
+
+
 class RoundInfo(NamedTuple):
     """What is observed of one round; nothing here is needed to go on.
 

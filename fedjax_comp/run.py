@@ -21,7 +21,7 @@ import jax
 from fedjax_comp import distributed
 from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
-from fedjax_comp.base import PyTree
+from fedjax_comp.base import MODELS_TOLD, UPDATES_SENT, PyTree
 from fedjax_comp.checkpoint import saved
 from fedjax_comp.hooks import Hook, Live, events_kept
 from fedjax_comp.metrics import (
@@ -330,6 +330,9 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
     ledger, target = live.ledger, live.schedule.target_accuracy
     model_bytes = -(-dense_bits(params) // 8)
     seconds = ledger.seconds
+    # Where messages without a model go beside, the algorithm counts those with one.
+    updates = int(ledger.observed.get(UPDATES_SENT) or ledger.uplink_messages)
+    models = int(ledger.observed.get(MODELS_TOLD) or ledger.downlink_messages)
     return {
         "num_parameters": sum(x.size for x in jax.tree.leaves(params)),
         "num_clients": live.problem.num_clients,
@@ -348,8 +351,8 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "uplink_bytes": ledger.uplink_bytes,
         "downlink_bytes": ledger.downlink_bytes,
         "total_bytes": ledger.uplink_bytes + ledger.downlink_bytes,
-        "dense_uplink_bytes": ledger.uplink_messages * model_bytes,
-        "dense_downlink_bytes": ledger.downlink_messages * model_bytes,
+        "dense_uplink_bytes": updates * model_bytes,
+        "dense_downlink_bytes": models * model_bytes,
         "uplink_messages": ledger.uplink_messages,
         "downlink_messages": ledger.downlink_messages,
         "overhead_bytes": ledger.overhead_bytes,

@@ -21,7 +21,9 @@ from fedjax_comp import tree
 from fedjax_comp.algorithms.client_update import Sent, round_info, sent_to_server
 from fedjax_comp.algorithms.fed_avg import ServerState
 from fedjax_comp.base import (
+    MODELS_TOLD,
     SERVER,
+    UPDATES_SENT,
     Algorithm,
     Bits,
     ClientBatches,
@@ -275,17 +277,23 @@ def secure_fed_avg(
         mean = jax.tree.map(lambda x: x / parties.astype(x.dtype), summed)
         stepped, refused = step_towards(update_server, server.model, mean, there)
         kept = tree.where(there, states, clients)
+        heard = said.traffic_of_round(agreed, ids, population)
         invited = jnp.sum(agreed, dtype=jnp.int32)
         dropped = jnp.where(there & ~refused, total.dropped, invited)
         info = round_info(
             total._replace(dropped=dropped),
             sent,
-            said.traffic_of_round(agreed, ids, population),
+            heard,
             said.messages(agreed.any()) if keep_messages else None,
-            lost_sums=Observed((~there).astype(jnp.float32)),
         )
-        agreement = _agreement(agreed, sent.spoke, ids)
-        info = info._replace(traffic={**info.traffic, **agreement})
+        info = info._replace(
+            traffic={**info.traffic, **_agreement(agreed, sent.spoke, ids)},
+            observed={
+                "lost_sums": Observed((~there).astype(jnp.float32)),
+                UPDATES_SENT: Observed(count.astype(jnp.float32)),
+                MODELS_TOLD: Observed(jnp.sum(heard.spoke, dtype=jnp.float32)),
+            },
+        )
         return ServerState(stepped, said.link), kept, info
 
     return Algorithm(

@@ -102,6 +102,9 @@ def test_a_secure_sum_by_its_flag_costs_what_it_sends(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     each = -(-651 * 11 // 8) + 64 + 4 * 84 + 5 * 35
     assert summary["uplink_bytes"] == 3 * 5 * each
+    # Keys and shares stand for no model: dense are five updates and models a round.
+    assert summary["dense_uplink_bytes"] == 3 * 5 * 2600
+    assert summary["dense_downlink_bytes"] == 3 * 5 * 2600
     assert summary["audited_messages"] == 5 + 1
     assert summary["audit_failures"] == 0
     assert "epsilon" not in summary
