@@ -24,6 +24,8 @@ import optax
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
+    MODELS_TOLD,
+    UPDATES_SENT,
     Algorithm,
     ClientBatches,
     Cohort,
@@ -31,6 +33,7 @@ from fedjax_comp.base import (
     Examples,
     Execution,
     LinkState,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
@@ -317,6 +320,10 @@ def fed_dlrt(
             said.traffic(active, ids),
             said.messages(active.any()) if keep_messages else None,
             anyone & ~sound,
+            **{
+                UPDATES_SENT: Observed(sent.spoke.sum(dtype=jnp.float32)),
+                MODELS_TOLD: Observed(active.sum(dtype=jnp.float32)),
+            },
         )
         info = info._replace(
             client_steps=info.client_steps + found.info.steps,

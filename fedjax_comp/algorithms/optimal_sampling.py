@@ -21,6 +21,8 @@ from fedjax_comp.algorithms.client_update import (
     sent_to_server,
 )
 from fedjax_comp.base import (
+    MODELS_TOLD,
+    UPDATES_SENT,
     Algorithm,
     ClientBatches,
     Cohort,
@@ -127,7 +129,7 @@ def optimal_sampling(
     Returns:
       An `Algorithm` of `ServerState` and the uplink's `LinkState`. Beside the usual
       messages there are "norms" and "chances", 32 bits each for every client;
-      `RoundInfo.observed["speakers"]` counts who spoke. The simulation holds the
+      `RoundInfo.observed["updates_sent"]` counts who spoke. The simulation holds the
       cohort's updates at once, `C n` numbers.
 
     Raises:
@@ -242,7 +244,10 @@ def optimal_sampling(
             said.traffic(active, ids),
             said.messages(active.any()) if keep_messages else None,
             refused,
-            speakers=Observed(sent.spoke.sum(dtype=jnp.int32)),
+            **{
+                UPDATES_SENT: Observed(sent.spoke.sum(dtype=jnp.float32)),
+                MODELS_TOLD: Observed(active.sum(dtype=jnp.float32)),
+            },
         )
         info.traffic["norms"] = trained.sent.traffic
         info.traffic["chances"] = told.traffic(trained.sound, ids)

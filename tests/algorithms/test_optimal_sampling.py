@@ -74,7 +74,7 @@ def test_chances_are_the_best_there_are(expected):
 
 def test_everyone_speaks_where_as_many_are_expected():
     after, info = steps(make(CLIENTS), 3, cohort())
-    assert (np.asarray(info.observed["speakers"].value) == CLIENTS).all()
+    assert (np.asarray(info.observed["updates_sent"].value) == CLIENTS).all()
     plain, _ = steps(
         fed_avg(quadratics(), client_optimizer=optax.sgd(RATE)), 3, cohort()
     )
@@ -98,7 +98,7 @@ def test_the_step_is_unbiased_as_many_speak_and_its_variance_is_smaller():
     log, most = math.log(2e8), (abs(updates) / chances[:, None]).max()
     bound = np.sqrt(2 * variance * log / draws) + 2 * CLIENTS * most * log / (3 * draws)
     assert (abs(after.mean(0) - np.asarray(full[0])) < bound).all()
-    speakers = np.asarray(info.observed["speakers"].value)
+    speakers = np.asarray(info.observed["updates_sent"].value)
     assert abs(speakers.mean() - expected) < CLIENTS * math.sqrt(log / (2 * draws))
     # The same number drawn uniformly.
     uniform = (updates**2 * (CLIENTS / expected - 1)).sum()
@@ -110,7 +110,9 @@ def test_speakers_pay_for_their_updates_and_all_for_a_number_each_way():
     _, info = steps(make(1.0), 1, cohort())
     kinds = jax.tree.map(lambda x: x[0], info.traffic)
     assert message_bits(kinds["uplink"].bits) == 32 * SIZE
-    assert int(kinds["uplink"].spoke.sum()) == int(info.observed["speakers"].value[0])
+    assert int(kinds["uplink"].spoke.sum()) == int(
+        info.observed["updates_sent"].value[0]
+    )
     for name in ("norms", "chances"):
         assert message_bits(kinds[name].bits) == 32
         assert kinds[name].spoke.all()

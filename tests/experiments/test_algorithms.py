@@ -37,6 +37,8 @@ CALLS = {
     "scaffold": ["scaffold()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "secure_fed_avg": ["secure_fed_avg(levels=255, limit=1.0)"],
 }
+DENSE_BYTES = 4 * 650
+"""Of `linear()` on digits."""
 EXCHANGES = {"fed_dlrt": 2, "optimal_sampling": 2}
 """Of a round, where they are more than one."""
 BESIDE = {"secure_fed_avg": 3}
@@ -53,6 +55,8 @@ def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, nam
     audited = summary["audited_messages"], summary["audit_failures"]
     assert audited == (4 * times, 0)
     assert summary["uplink_messages"] == 2 * 3 * (times + BESIDE.get(name, 0))
+    # A dense run would have sent one model for each update, whatever came beside.
+    assert summary["dense_uplink_bytes"] == 2 * 3 * DENSE_BYTES
     assert summary["test_accuracy"] > 0.05
     assert summary["dropped_updates"] == 0
 
