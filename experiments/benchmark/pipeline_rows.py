@@ -106,6 +106,12 @@ PIPELINES: dict[str, tuple[Row, ...]] = {
             "Peng et al. 2024",
         ),
         Row(
+            "sparse_loco",
+            "sparse_loco()",
+            "what long local training changed, with an outer step of plain SGD",
+            "Sarfi et al. 2025",
+        ),
+        Row(
             "budgeted_eden",
             "budgeted_eden((1, 2))",
             "EDEN at the highest rate that fits; shown: the last",

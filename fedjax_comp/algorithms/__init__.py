@@ -26,6 +26,7 @@ from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.split_learning import split_learning
 from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
+from fedjax_comp.algorithms.streaming_diloco import streaming_diloco
 from fedjax_comp.algorithms.vertical_split import vertical_split
 
 __all__ = [
@@ -53,5 +54,6 @@ __all__ = [
     "optimal_sampling",
     "scaffold",
     "split_learning",
+    "streaming_diloco",
     "vertical_split",
 ]

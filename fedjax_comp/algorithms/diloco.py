@@ -4,9 +4,8 @@ Douillard et al. 2023, "DiLoCo: distributed low-communication training of langua
 models" (arXiv 2311.08105), algorithm 1: every worker takes `H` steps of AdamW from the
 common model, keeps the state of its optimizer to itself, and sends what changed; the
 outer optimizer, `optax.sgd(0.7, momentum=0.9, nesterov=True)` there, takes the mean of
-the changes, with its sign turned, for a gradient. With error feedback whose memory
-decays, `top_k` and two bits on the uplink it is the scheme of SparseLoCo (Sarfi et al.
-2025, arXiv 2508.15706).
+the changes, with its sign turned, for a gradient. With `sparse_loco()` on the uplink
+and an outer step of `optax.sgd` it is SparseLoCo (Sarfi et al. 2025, arXiv 2508.15706).
 """
 
 from typing import NamedTuple
@@ -39,10 +38,18 @@ from fedjax_comp.tree import where
 
 
 class ServerState(NamedTuple):
-    """The common model with the outer optimizer's state, and the downlink's memory."""
+    """What the server keeps.
+
+    Attributes:
+      model: the common model with the outer optimizer's state.
+      downlink: the memory of the downlink.
+      heard: the model as all workers have heard of it; `()` where they are told the
+        model and not its changes.
+    """
 
     model: Model
     downlink: LinkState
+    heard: PyTree
 
 
 class Worker(NamedTuple):
@@ -61,6 +68,7 @@ def diloco(
     downlink: Compressor | None = None,
     execution: Execution | None = None,
     population: int | None = None,
+    changes: bool = False,
     keep_messages: bool = False,
 ) -> Algorithm:
     """Local steps of a lasting inner optimizer, an outer step along their mean.
@@ -68,7 +76,9 @@ def diloco(
         w_i <- H steps of inner(.; s_i) from w',   d_i = C(w_i - w')
         w <- outer(w, -sum_i p_i d_i)
 
-    A worker whose update does not count keeps the optimizer state that it had.
+    `w'` is what the workers decoded of `w`; with `changes` it is `w' + C(w - w')`, so
+    that what a message loses is in the next one. A worker whose update does not count
+    keeps the optimizer state that it had.
 
     Args:
       task: the model and its loss.
@@ -79,16 +89,20 @@ def diloco(
       uplink: compressor of what changed; `identity()` when None.
       downlink: compressor of the common model; `identity()` when None.
       execution: how the workers are run; `scanned()` when None.
-      population: `K`, needed only for a downlink whose receiver has memory: all workers
-        then hear it, and are paid for.
+      population: `K`, needed only with `changes` and for a downlink whose receiver has
+        memory: all workers then hear it, and are paid for.
+      changes: whether the downlink carries what changed of the model since it was last
+        said, where `differenced` would first have to say the model itself: all workers
+        know the initial one. `C` must not lose more than it is given.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
       An `Algorithm` of `ServerState` and `Worker`.
 
     Raises:
-      ValueError: from `init` for a downlink whose receiver has memory, without a
-        `population`.
+      ValueError: for `changes` without a `population`; from `init` for a downlink
+        whose receiver has memory without one; from `round` when `changes` would not
+        be heard by all.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -101,6 +115,10 @@ def diloco(
     if outer is None:
         outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
     update_server = outer
+    if changes and population is None:
+        raise ValueError(
+            "Expected population=K with changes=True: all workers hear every change."
+        )
     up = identity() if uplink is None else uplink
     down = identity() if downlink is None else downlink
     run_cohort = scanned() if execution is None else execution
@@ -110,15 +128,26 @@ def diloco(
         del key
         model = Model(params, update_server.init(params))
         worker = Worker(client_optimizer.init(params), up.init(params))
-        return ServerState(model, heard_by_all(down, params, population)), worker
+        link = heard_by_all(down, params, population)
+        return ServerState(model, link, params if changes else ()), worker
 
     def run_round(
         key: jax.Array, server: ServerState, workers: Worker, cohort: Cohort
     ) -> tuple[ServerState, Worker, RoundInfo]:
         down_key, up_key = jax.random.split(key)
-        said = broadcast(
-            down, make_context(down_key, 0), server.model.params, server.downlink
-        )
+        news = server.model.params
+        if changes:
+            (here,) = cohort.clients.active.shape
+            if here != population:
+                raise ValueError(
+                    "Expected everybody in every round with changes=True, got "
+                    f"{here} workers of population={population}."
+                )
+            news = optax.tree.sub(news, server.heard)
+        said = broadcast(down, make_context(down_key, 0), news, server.downlink)
+        received = said.received
+        if changes:
+            received = optax.tree.add(server.heard, received)
 
         def client_fn(
             shared: tuple[PyTree, jax.Array, Examples],
@@ -145,7 +174,7 @@ def diloco(
         active, ids = cohort.clients.active, cohort.clients.client_id
         ranks = jnp.arange(active.shape[0], dtype=jnp.int32)
         total, (workers, sent) = run_cohort(client_fn)(
-            (said.received, up_key, cohort.examples), (cohort.clients, workers, ranks)
+            (received, up_key, cohort.examples), (cohort.clients, workers, ranks)
         )
         model, refused = step_towards(
             update_server,
@@ -156,10 +185,13 @@ def diloco(
         info = round_info(
             total,
             sent,
-            said.traffic_of_round(active, ids, population),
+            said.traffic(jnp.ones_like(active), ids)
+            if changes
+            else said.traffic_of_round(active, ids, population),
             said.messages(active.any()) if keep_messages else None,
             refused,
         )
-        return ServerState(model, said.link), workers, info
+        heard = received if changes else ()
+        return ServerState(model, said.link, heard), workers, info
 
     return Algorithm(init, run_round, params=lambda server: server.model.params)

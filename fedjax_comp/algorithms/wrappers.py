@@ -1,6 +1,7 @@
 """Algorithms made of algorithms.
 
 admitted       only clients that the host allows take part
+gathered       there is no server: every client hears all others
 unsent         nothing is sent: learner and server are one
 without_used   what was sent is kept for a log, what was used of it is not
 """
@@ -11,7 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp.base import Algorithm, Cohort, PyTree, RoundInfo
+from fedjax_comp.base import (
+    EVERYONE,
+    Algorithm,
+    Bits,
+    Cohort,
+    Ends,
+    PyTree,
+    RoundInfo,
+    Traffic,
+)
 
 
 class Present(NamedTuple):
@@ -84,6 +94,64 @@ def unsent(algorithm: Algorithm) -> Algorithm:
     ) -> tuple[PyTree, PyTree, RoundInfo]:
         server, clients, info = algorithm.round(key, server, clients, cohort)
         return server, clients, info._replace(traffic={}, messages={})
+
+    return algorithm._replace(round=run_round)
+
+
+def gathered(algorithm: Algorithm, *, population: int) -> Algorithm:
+    """The same algorithm without a server: what one client sends, all others hear.
+
+    Whoever has all messages of a round takes the server's step itself, as an all-gather
+    has it: nothing is lost on a way down, and a message is paid for `K - 1` times by
+    who sends it and once by each who hears it.
+
+    Args:
+      algorithm: whose clients send "uplink" messages, and whose server says its model
+        as it is: what is said of it is left out.
+      population: `K`; all of them must be in every round, and hear the others even
+        when they are not active.
+
+    Returns:
+      An `Algorithm` with "uplink" traffic from client to client, `[C * (C - 1)]`. The
+      initial model follows from a seed that all know.
+
+    Raises:
+      ValueError: from `round` for a smaller cohort, and for an algorithm with other
+        kinds of messages.
+    """
+
+    def run_round(
+        key: jax.Array, server: PyTree, clients: PyTree, cohort: Cohort
+    ) -> tuple[PyTree, PyTree, RoundInfo]:
+        ids = cohort.clients.client_id
+        if ids.shape[0] != population:
+            raise ValueError(
+                f"Expected a cohort of population={population}, got {ids.shape[0]}: "
+                "who is not in a round would miss what the others said."
+            )
+        server, clients, info = algorithm.round(key, server, clients, cohort)
+        if set(info.traffic) != {"uplink", "downlink"}:
+            raise ValueError(
+                f"Expected uplink and downlink alone in gathered(), got "
+                f"{', '.join(info.traffic)}."
+            )
+        sent = info.traffic["uplink"]
+        others = jnp.stack([jnp.roll(ids, -i) for i in range(1, population)])
+
+        def to_others(x: jax.Array) -> jax.Array:
+            return jnp.broadcast_to(x, others.shape).reshape(-1)
+
+        bits = Bits(sent.bits.fixed, tuple(map(to_others, sent.bits.variable)))
+        ends = Ends(to_others(sent.ends.sender), others.reshape(-1))
+        traffic = {"uplink": Traffic(bits, to_others(sent.spoke), ends)}
+        messages = {
+            name: x._replace(
+                ends=x.ends._replace(receiver=jnp.full_like(x.ends.receiver, EVERYONE))
+            )
+            for name, x in info.messages.items()
+            if name == "uplink"
+        }
+        return server, clients, info._replace(traffic=traffic, messages=messages)
 
     return algorithm._replace(round=run_round)
 

@@ -58,6 +58,7 @@ from fedjax_comp.compress.schemes.sparsifiers import (
     dgc,
     random_mask,
     sketched_update,
+    sparse_loco,
     stc,
 )
 from fedjax_comp.compress.sketch import count_sketch
@@ -139,6 +140,7 @@ __all__ = [
     "separable",
     "sign_sgd",
     "sketched_update",
+    "sparse_loco",
     "spectral_sample",
     "stc",
     "stochastic_quantize",

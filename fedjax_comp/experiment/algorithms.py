@@ -30,6 +30,7 @@ from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
+from fedjax_comp.algorithms.streaming_diloco import kind_of, streaming_diloco
 from fedjax_comp.base import Algorithm, Compressor
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
@@ -99,6 +100,12 @@ def _twice(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links
     return {**kinds, **{f"basis_{kind}": link for kind, link in kinds.items()}}
 
 
+def _streamed(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    parts = range(int(str(own.get("fragments", 2))))
+    links = {"uplink": up, "downlink": down}
+    return {kind_of(kind, i): link for i in parts for kind, link in links.items()}
+
+
 def _masked(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
     del own
     return {"uplink": masked_link(up), "downlink": down}
@@ -132,6 +139,7 @@ OFFERED: dict[str, Offered] = {
     "optimal_sampling": Offered(optimal_sampling, _with_numbers),
     "scaffold": Offered(scaffold),
     "secure_fed_avg": Offered(secure_fed_avg, _masked),
+    "streaming_diloco": Offered(streaming_diloco, _streamed),
 }
 
 

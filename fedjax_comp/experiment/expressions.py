@@ -43,6 +43,7 @@ OPTIMIZERS = {
         "lion",
         "rmsprop",
         "sgd",
+        "sign_sgd",
         "yogi",
         *_SCHEDULES,
     )

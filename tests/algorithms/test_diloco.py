@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms import diloco
+from fedjax_comp.base import make_context
 from fedjax_comp.compress import differenced, top_k
 from tests.problems import make_cohort, softmax_task, stack_clients
 
@@ -101,6 +102,31 @@ def test_a_worker_that_is_not_finite_keeps_what_it_had():
     first, second = workers.optimizer_state[0].count.tolist()
     assert (first, second) == (1, 0)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(workers))
+
+
+def test_changes_begin_at_the_model_that_all_know():
+    # EF21 on the way down: what was not said is in the next difference.
+    cohort = make_cohort([2, 2], batch_size=2)
+    options = {"client_optimizer": optax.sgd(0.3), "server_optimizer": optax.sgd(1.0)}
+    dense, _, _ = run(diloco(TASK, **options), cohort, rounds=3)
+    told = {**options, "population": 2, "changes": True}
+    close(run(diloco(TASK, **told), cohort, rounds=3)[0], dense)
+    one = top_k(k=1)
+    got, _, info = run(diloco(TASK, downlink=one, **told), cohort, rounds=3)
+    params, heard = PARAMS, PARAMS
+    for _ in range(3):
+        owed = jax.tree.map(jnp.subtract, params, heard)
+        payload, _ = one.encode(make_context(KEY, 0), owed, ())
+        said, _ = one.decode(make_context(KEY, 0), payload, ())
+        heard = jax.tree.map(jnp.add, heard, said)
+        ones = [gradient(heard, cohort, i, 0) for i in range(2)]
+        params = jax.tree.map(lambda w, a, b: w - 0.3 * (a + b) / 2, params, *ones)
+    close(got, params)
+    assert info.traffic["downlink"].spoke.tolist() == [True, True]
+    with pytest.raises(ValueError, match="population=K with changes=True"):
+        diloco(TASK, client_optimizer=optax.sgd(0.3), changes=True)
+    with pytest.raises(ValueError, match="2 workers of population=3"):
+        run(diloco(TASK, **{**told, "population": 3}), cohort, rounds=1)
 
 
 def test_workers_with_memory_of_the_downlink_all_hear_it():

@@ -7,9 +7,15 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.algorithms.wrappers import admit, admitted, unsent, without_used
+from fedjax_comp.algorithms.wrappers import (
+    admit,
+    admitted,
+    gathered,
+    unsent,
+    without_used,
+)
 from fedjax_comp.base import Algorithm, Bits, ClientBatches, Cohort, RoundInfo, Traffic
-from fedjax_comp.compress import qsgd
+from fedjax_comp.compress import qsgd, top_k
 from fedjax_comp.wire.traffic import sent, to_server
 from tests.problems import make_cohort, softmax_task, stack_clients
 
@@ -87,3 +93,26 @@ def test_without_used_keeps_payloads_alone(rounds):
             messages.payload,
         )
     jax.tree.map(np.testing.assert_array_equal, server, own)
+
+
+def test_gathered_learns_the_same_and_every_message_goes_to_all_others():
+    task, cohort = softmax_task(), make_cohort([4, 6, 2], batch_size=2)
+    bare = fed_avg(task, client_optimizer=optax.sgd(0.1), uplink=top_k(0.5))
+    everywhere = gathered(bare, population=3)
+    server, client = bare.init(jax.random.key(0), task.init(jax.random.key(1)))
+    clients = stack_clients(client, 3)
+    away = cohort._replace(
+        clients=cohort.clients._replace(active=jnp.array([True, False, True]))
+    )
+    outcomes = [
+        one.round(jax.random.key(2), server, clients, away)
+        for one in (bare, everywhere)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, outcomes[0][0], outcomes[1][0])
+    messages = sent(outcomes[1][2].traffic)
+    pairs = zip(messages.sender.tolist(), messages.receiver.tolist(), strict=True)
+    assert sorted(pairs) == [(0, 1), (0, 2), (2, 0), (2, 1)]
+    before = sent({"uplink": outcomes[0][2].traffic["uplink"]}).bits
+    assert messages.bits.sum() == 2 * before.sum()
+    with pytest.raises(ValueError, match="population=4"):
+        gathered(bare, population=4).round(jax.random.key(2), server, clients, away)

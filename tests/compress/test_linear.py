@@ -77,7 +77,8 @@ def test_who_is_linear():
         "random_projection", "random_projection_rescaled",
     }  # fmt: skip
     no = {"top_k", "random_k", "scaled_sign", "qsgd", "low_rank", "to_bfloat16",
-          "power_sgd", "partition", "differenced_top_k", "stc", "demo"}  # fmt: skip
+          "power_sgd", "partition", "differenced_top_k", "stc", "demo",
+          "sparse_loco"}  # fmt: skip
     linear = {entry.name for entry in COMPRESSORS if entry.make().linear}
     assert yes <= linear
     assert not no & linear

@@ -38,7 +38,9 @@ from fedjax_comp.algorithms.model_averaging import (
 from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
+from fedjax_comp.algorithms.streaming_diloco import streaming_diloco
 from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
+from fedjax_comp.algorithms.wrappers import gathered
 from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, PyTree
 from fedjax_comp.compress import (
     chain,
@@ -230,6 +232,22 @@ def _secure(uplink: Compressor, downlink: Compressor) -> Entry:
     )
 
 
+def _streaming(uplink: Compressor, downlink: Compressor) -> Entry:
+    entry = _fed_avg(
+        uplink, downlink, streaming_diloco, fragments=2, delay=1, mixing=0.5
+    )
+    later = {f"{kind}_1": link for kind, link in entry.links.items()}
+    return entry._replace(links={**entry.links, **later})
+
+
+def _gathered(uplink: Compressor) -> Entry:
+    entry = _fed_avg(uplink, identity(), diloco)
+    return Entry(
+        lambda *options: gathered(entry.make(*options), population=3),
+        {"uplink": uplink},
+    )
+
+
 _LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")
 
 
@@ -296,6 +314,13 @@ ALGORITHMS = {
         stochastic_quantize(levels=64),
         diloco,
     ).under("chunked(2)"),
+    "diloco changes": _fed_avg(
+        error_feedback(top_k(0.5)),
+        chain(top_k(0.5), qsgd(4), entropy_coded()),
+        diloco,
+        changes=True,
+        population=3,
+    ).under("sharded"),
     "ditto": _fed_avg(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), ditto, pull=0.1
     ).under("chunked(2)"),
@@ -358,6 +383,9 @@ ALGORITHMS = {
         personal="bias",
     ).under("sharded"),
     "fetch_sgd": _fetch_sgd(identity()).under("chunked(2)", "sharded"),
+    "gathered": _gathered(
+        error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded()))
+    ).under("chunked(2)"),
     "indirect gradients": _indirect(stochastic_quantize(levels=16)).under("sharded"),
     "lazy gradients": _lazy(
         stochastic_quantize(levels=256, rounding="nearest"), identity()
@@ -379,6 +407,10 @@ ALGORITHMS = {
         scaffold,
         population=3,
     ).under("sharded"),
+    "streaming_diloco": _streaming(
+        error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded())),
+        stochastic_quantize(levels=64),
+    ).under("chunked(2)"),
     "secure_fed_avg": _secure(
         error_feedback(common_range(255, limit=2.0)), stochastic_quantize(levels=256)
     ).under("chunked(2)", "sharded"),

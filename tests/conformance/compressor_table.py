@@ -57,6 +57,7 @@ from fedjax_comp.compress.schemes.sparsifiers import (
     dgc,
     random_mask,
     sketched_update,
+    sparse_loco,
     stc,
 )
 from tests.conformance.compressor_bounds import (
@@ -177,6 +178,11 @@ COMPRESSORS = (
     contractive("stc", lambda: stc(0.3), lambda n: 1 - 1 / n, remembers=True),
     contractive("dgc", lambda: dgc(0.3), lambda n: 1 - kept(n, 0.3) / n),
     contractive("demo", lambda: demo(2, chunk=4), lambda n: 1 / 2),
+    contractive(
+        "sparse_loco",
+        lambda: sparse_loco(2, chunk=4, levels=64),
+        lambda n: 1 / 2 + uniform_error(64)[0](n),
+    ),
     Entry(
         "random_mask",
         lambda: random_mask(0.3),

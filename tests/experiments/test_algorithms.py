@@ -36,10 +36,11 @@ CALLS = {
     "optimal_sampling": ["optimal_sampling(expected=3)", "--uplink=qsgd(4)"],
     "scaffold": ["scaffold()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "secure_fed_avg": ["secure_fed_avg(levels=255, limit=1.0)"],
+    "streaming_diloco": ["streaming_diloco(delay=1)", "--uplink=qsgd(64)"],
 }
 DENSE_BYTES = 4 * 650
 """Of `linear()` on digits."""
-EXCHANGES = {"fed_dlrt": 2, "optimal_sampling": 2}
+EXCHANGES = {"fed_dlrt": 2, "optimal_sampling": 2, "streaming_diloco": 2}
 """Of a round, where they are more than one."""
 BESIDE = {"secure_fed_avg": 3}
 """A client's messages of a round that are counted and not kept."""

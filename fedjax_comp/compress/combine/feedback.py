@@ -4,7 +4,7 @@ Seide et al., "1-bit stochastic gradient descent", 2014; Stich, Cordonnier and J
 "Sparsified SGD with memory", 2018; Karimireddy et al., "Error feedback fixes SignSGD",
 2019, algorithm 2. With momentum: Lin et al., "Deep gradient compression", 2018,
 sections 3.1 and 3.2. Decayed: Peng, Quesnelle and Kingma, "DeMo: decoupled momentum
-optimization", 2024, algorithm 1.
+optimization", 2024, algorithm 1, and Sarfi et al., "SparseLoCo", 2025, algorithm 1.
 """
 
 from typing import NamedTuple

@@ -5,10 +5,20 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import scipy.fft
 
 from fedjax_comp.base import make_context
-from fedjax_comp.compress import demo, dgc, random_mask, sketched_update, stc, top_k
+from fedjax_comp.compress import (
+    demo,
+    dgc,
+    random_mask,
+    sketched_update,
+    sparse_loco,
+    stc,
+    top_k,
+)
 from fedjax_comp.wire.accounting import message_bits, num_bits
 
 CONTEXT = make_context(jax.random.key(0), 0)
@@ -71,6 +81,58 @@ def test_demo_keeps_what_is_weak_and_lets_it_decay():
     _, later = uplink.encode(CONTEXT, jnp.zeros(chunk), sender)
     weaker = float(jnp.linalg.norm(later.memory[0]))
     assert weaker <= decay * float(jnp.linalg.norm(sender.memory[0]))
+
+
+def test_sparse_loco_is_its_algorithm_in_numpy():
+    # Sarfi et al., algorithm 1; what is kept has four values, so four levels are exact.
+    k, chunk, decay = 2, 8, 0.75
+    uplink = sparse_loco(k, chunk=chunk, decay=decay)
+    rng, owed = np.random.default_rng(2), np.zeros(16)
+    sender, receiver = uplink.init(jnp.zeros(16))
+    for _ in range(4):
+        x = np.sign(rng.standard_normal(16)) * 3.0 * (rng.random(16) < 0.3)
+        owed = decay * owed + x
+        kept = np.argsort(-np.abs(owed.reshape(2, chunk)), axis=1, kind="stable")[:, :k]
+        rows = np.arange(2)[:, None]
+        values = owed.reshape(2, chunk)[rows, kept]
+        low, step = values.min(), max(np.ptp(values) / 3, 1e-30)
+        sent = np.zeros((2, chunk))
+        sent[rows, kept] = low + step * np.round((values - low) / step)
+        owed -= sent.reshape(-1)
+        payload, sender = uplink.encode(CONTEXT, jnp.asarray(x, jnp.float32), sender)
+        np.testing.assert_allclose(
+            uplink.decode(CONTEXT, payload, receiver)[0], sent.reshape(-1), atol=1e-5
+        )
+        np.testing.assert_allclose(sender.memory[0], owed, atol=1e-5)
+
+
+def test_demo_and_the_sign_of_the_sum_are_decoupled_momentum_in_numpy():
+    # Peng et al., algorithm 1, two workers: `demo` is the link, `sign_sgd` the step.
+    chunk, k, decay, rate = 4, 1, 0.5, 0.1
+    uplink, outer = demo(k, chunk=chunk, decay=decay), optax.sign_sgd(rate)
+    waves = scipy.fft.dct(np.eye(chunk), axis=0, norm="ortho")
+    rng = np.random.default_rng(3)
+    theirs, momenta = np.zeros(8), np.zeros((2, 8))
+    ours, link = jnp.zeros(8), uplink.init(jnp.zeros(8))
+    senders = [link.sender] * 2
+    for _ in range(4):
+        gradients = rng.standard_normal((2, 8))
+        total, mean = np.zeros(8), jnp.zeros(8)
+        for i, gradient in enumerate(gradients):
+            momenta[i] = decay * momenta[i] + gradient
+            seen = momenta[i].reshape(-1, chunk) @ waves.T
+            strongest = np.abs(seen) == np.abs(seen).max(axis=1, keepdims=True)
+            fast = ((seen * strongest) @ waves).reshape(-1)
+            momenta[i] -= fast
+            total += fast
+            payload, senders[i] = uplink.encode(
+                CONTEXT, jnp.asarray(gradient, jnp.float32), senders[i]
+            )
+            mean += uplink.decode(CONTEXT, payload, link.receiver)[0] / 2
+        theirs -= rate * np.sign(total)
+        updates, _ = outer.update(mean, outer.init(ours))
+        ours = ours + updates
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_random_masks_cost_no_index_and_sketched_updates_one_symbol_each():
