@@ -17,6 +17,8 @@ import optax
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
 from fedjax_comp.base import (
+    MODELS_TOLD,
+    UPDATES_SENT,
     Algorithm,
     ClientBatches,
     Cohort,
@@ -24,6 +26,7 @@ from fedjax_comp.base import (
     Examples,
     Execution,
     LinkState,
+    Observed,
     PyTree,
     RoundInfo,
     Task,
@@ -315,4 +318,14 @@ def _together(parts: list[tuple[RoundInfo, LocalInfo]]) -> RoundInfo:
         dropped=sum((info.dropped for info in infos), jnp.zeros((), jnp.int32)),
         traffic={name: x for info in infos for name, x in info.traffic.items()},
         messages={name: x for info in infos for name, x in info.messages.items()},
+        observed={
+            # A fragment from each worker in turn is one model from each.
+            UPDATES_SENT: _spoken(infos, "uplink"),
+            MODELS_TOLD: _spoken(infos, "downlink"),
+        },
     )
+
+
+def _spoken(infos: list[RoundInfo], direction: str) -> Observed:
+    (traffic,) = (one.traffic[direction] for one in infos if direction in one.traffic)
+    return Observed(traffic.spoke.sum(dtype=jnp.float32))

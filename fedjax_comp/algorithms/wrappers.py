@@ -14,10 +14,13 @@ import numpy as np
 
 from fedjax_comp.base import (
     EVERYONE,
+    MODELS_TOLD,
+    UPDATES_SENT,
     Algorithm,
     Bits,
     Cohort,
     Ends,
+    Observed,
     PyTree,
     RoundInfo,
     Traffic,
@@ -151,7 +154,21 @@ def gathered(algorithm: Algorithm, *, population: int) -> Algorithm:
             for name, x in info.messages.items()
             if name == "uplink"
         }
-        return server, clients, info._replace(traffic=traffic, messages=messages)
+        observed = {
+            UPDATES_SENT: Observed(sent.spoke.sum(dtype=jnp.float32)),
+            MODELS_TOLD: Observed(
+                info.traffic["downlink"].spoke.sum(dtype=jnp.float32)
+            ),
+        }
+        return (
+            server,
+            clients,
+            info._replace(
+                traffic=traffic,
+                messages=messages,
+                observed={**info.observed, **observed},
+            ),
+        )
 
     return algorithm._replace(round=run_round)
 
