@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -18,6 +17,7 @@ from fedjax_comp.experiment.figures import tell_of_missing
 from fedjax_comp.experiment.own_names import offer_own
 from fedjax_comp.experiment.processes import joined, left_at_once
 from fedjax_comp.extras import MissingExtra
+from fedjax_comp.pipes import pipe_may_close
 from fedjax_comp.process import Terminated
 
 __all__ = ["UsageError", "run_main", "use_host_cores"]
@@ -46,7 +46,7 @@ def run_main(
         written, 130 after an interrupt, 143 after SIGTERM.
     """
     arguments = list(sys.argv if argv is None else argv)
-    with _pipe_may_close():
+    with pipe_may_close():
         _run(name, values, body, arguments)
 
 
@@ -161,15 +161,3 @@ def _expand_paths(values: flags.FlagValues) -> None:
             raise UsageError(
                 f"--{flag}={text}: no home directory is known; write the path in full."
             ) from None
-
-
-@contextlib.contextmanager
-def _pipe_may_close() -> Iterator[None]:
-    """Ends quietly, as other tools do, when the reader of a pipe has gone: `| head`."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is left in the buffer must not be written at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE) from None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
+from fedjax_comp.pipes import pipe_may_close
 from fedjax_comp.report.compare_page import write_comparison
 from fedjax_comp.report.found import Found, find_runs
 from fedjax_comp.report.groups import Group, Grouping, group_runs
@@ -51,8 +52,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
       SystemExit: with code 2 after a mistake, told in one line.
     """
+    with pipe_may_close():
+        _run(list(sys.argv if argv is None else argv))
+
+
+def _run(arguments: Sequence[str]) -> None:
     values = define()
-    arguments = list(sys.argv if argv is None else argv)
     try:
         directories = values([NAME, *arguments[1:]])[1:]
         if values.help:

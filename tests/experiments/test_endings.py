@@ -225,12 +225,13 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch
     assert len(told.strip().splitlines()) == 1
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly():
+@pytest.mark.parametrize("module", ["experiments.fed_avg", "fedjax_comp.report"])
+def test_a_reader_that_leaves_ends_the_command_quietly(module):
     reader, writer = os.pipe()
     os.close(reader)  # gone before the first line, so that there is no race
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "experiments.fed_avg", "--help"],
+            [sys.executable, "-m", module, "--help"],
             cwd=Path(__file__).parents[2],
             stdout=writer,
             stderr=subprocess.PIPE,
