@@ -142,7 +142,7 @@ def flags_of(
     settings = {
         **as_dict(values),
         **variant._asdict(),
-        "workdir": str(Path(values.workdir) / variant.name),
+        "workdir": str(Path(values.workdir or "") / variant.name),
     }
     if settings.get("run_id") is not None:
         # Two variants are two runs: under one name they would be two histories.

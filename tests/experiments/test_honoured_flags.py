@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 
+from experiments.diloco.flags import NOT_HONOURED
 from fedjax_comp.experiment.flags import (
     AUDITS,
     CONDITIONS,
@@ -24,6 +25,7 @@ REFUSED = {
     "fed_avg.compare": (OF_A_FEDERATION, ()),
     "frontier": (OF_A_FEDERATION, ()),
     "fed_dlr": (OF_A_FEDERATION, ()),
+    "diloco": (OF_A_FEDERATION, NOT_HONOURED),
     "adaptive": (
         OF_A_FEDERATION,
         (*AUDITS, "network", "report_goal", "uplink", "client_store"),
