@@ -67,7 +67,8 @@ def test_a_cohort_has_the_examples_it_had(epochs):
     ):
         np.testing.assert_array_equal(np.asarray(one)[mask], np.asarray(other)[mask])
     both = (
-        [*one[:-1], jax.random.key_data(one.key)] for one in (clients, clients_split)
+        one._replace(key=jax.random.key_data(one.key))
+        for one in (clients, clients_split)
     )
     for one, other in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_array_equal(one, other)
