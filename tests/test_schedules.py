@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_comp.algorithms import fed_avg, scaffold
+from fedjax_comp.algorithms import scaffold
 from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.data import federate, iid, load
 from fedjax_comp.models import classification, linear
@@ -34,25 +34,24 @@ def test_a_factor_is_one_of_the_optimizers_rate(make):
     )
 
 
-@pytest.mark.parametrize("algorithm", [fed_avg, scaffold])
-def test_a_run_follows_the_schedule(algorithm):
+def test_a_run_follows_the_schedule():
     data = federate(load("digits"), iid(size=20), num_clients=6, seed=0)
     task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
-    own = {"population": 6} if algorithm is scaffold else {}
     sample = uniform_cohorts(cohort_size=3, epochs=1, batch_size=5)
     schedule = optax.piecewise_constant_schedule(1.0, {2: 0.5, 3: 0.0})
-    made = algorithm(task, client_optimizer=optax.sgd(0.1), **own)
-    step = jax.jit(round_program(made, scheduled_rates(sample, schedule), max_rounds=1))
+    made = scaffold(task, client_optimizer=optax.sgd(0.1), population=6)
+    step = jax.jit(round_program(made, scheduled_rates(sample, schedule), max_rounds=4))
     state = init_state(KEY, made, task.init(KEY), 6)
-    for rate in (0.1, 0.1, 0.05, 0.0):
-        fixed = algorithm(task, client_optimizer=optax.sgd(rate), **own)
-        expected, _ = jax.jit(round_program(fixed, sample, max_rounds=1))(
-            state, data, jnp.int32(1)
-        )
-        state, _ = step(state, data, jnp.int32(1))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-            state.server,
-            expected.server,
-        )
+    fixed = scaffold(task, client_optimizer=optax.sgd(0.05), population=6)
+    halved = jax.jit(round_program(fixed, sample, max_rounds=1))
+    state, _ = step(state, data, jnp.int32(2))
+    expected, _ = halved(state, data, jnp.int32(1))
+    third, _ = step(state, data, jnp.int32(1))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        third.server,
+        expected.server,
+    )
+    fourth, _ = step(third, data, jnp.int32(1))
+    jax.tree.map(np.testing.assert_array_equal, fourth.server.model, third.server.model)
     assert step._cache_size() == 1

@@ -366,7 +366,7 @@ ALGORITHMS = {
     "fed_dlrt": _fed_dlrt(
         error_feedback(stochastic_quantize(levels=256)),
         chain(stochastic_quantize(levels=256), entropy_coded()),
-    ).under("chunked(2)", "sharded"),
+    ).under("chunked(2)"),
     "fed_dyn": _fed_avg(
         error_feedback(top_k(0.5)),
         stochastic_quantize(levels=64),
