@@ -13,8 +13,6 @@ the round, any compressor may be on either link, and after a lossy broadcast the
 goes on from what its clients heard.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +21,19 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.shared_bases import (
+    Factors,
+    Trained,
+    Widened,
+    apart,
+    bases_of,
+    beyond,
+    factored,
+    moved,
+    padded,
+    parameters_of,
+    products,
+)
 from fedjax_comp.base import (
     MODELS_TOLD,
     UPDATES_SENT,
@@ -42,55 +53,10 @@ from fedjax_comp.base import (
 from fedjax_comp.client.corrections import shifted, summed
 from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
 from fedjax_comp.compress import identity
-from fedjax_comp.compress.combine.leafwise import shape_of
-from fedjax_comp.compress.low_rank.decompositions import orthonormal, qr, svd
-from fedjax_comp.compress.low_rank.singular import matmul, truncated_svd
-from fedjax_comp.compress.low_rank.truncation import (
-    from_matrix,
-    largest_rank,
-    low_rank_start,
-    scheme_shape,
-    to_matrix,
-)
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.tree import all_finite, where
-
-_SCHEME = "channel"
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Spectral:
-    """A leaf as `left diag(values) right'`, float32.
-
-    Attributes:
-      left: `U`, `[m, r]`, orthonormal columns.
-      values: `s`, `[r]`.
-      right: `V`, `[n, r]`, orthonormal columns.
-      like: the leaf's shape and dtype, static.
-    """
-
-    left: jax.Array
-    values: jax.Array
-    right: jax.Array
-    like: jax.ShapeDtypeStruct = dataclasses.field(metadata={"static": True})
-
-
-class Factors(NamedTuple):
-    """`left core right'`, or the gradients of a loss in the three."""
-
-    left: jax.Array
-    core: jax.Array
-    right: jax.Array
-
-
-class Trained(NamedTuple):
-    """What clients train: cores `[2r, 2r]`, and leaves that have no factors."""
-
-    cores: tuple[jax.Array, ...]
-    dense: tuple[jax.Array, ...]
 
 
 class ServerState(NamedTuple):
@@ -106,14 +72,6 @@ class ClientState(NamedTuple):
 
     basis_uplink: LinkState
     uplink: LinkState
-
-
-class _Widened(NamedTuple):
-    """What the second broadcast says: new directions, and the mean slope of cores."""
-
-    left: tuple[jax.Array, ...]
-    right: tuple[jax.Array, ...]
-    slopes: tuple[jax.Array, ...]
 
 
 def fed_dlrt(
@@ -177,8 +135,8 @@ def fed_dlrt(
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         checks.gradients_alone("fed_dlrt()", params)
         del key
-        model = jax.tree.map(lambda x: _factored(x, rank), params)
-        matrices, dense, _ = _apart(model)
+        model = jax.tree.map(lambda x: factored(x, rank), params)
+        matrices, dense, _ = apart(model)
         if not matrices:
             shapes = [x.shape for x in jax.tree.leaves(params)]
             raise ValueError(
@@ -189,9 +147,9 @@ def fed_dlrt(
         right = tuple(x.right for x in matrices)
         cores = tuple(jnp.diag(x.values) for x in matrices)
         slopes = cores if correction else ()
-        widened = _Widened(left, right, slopes)
+        widened = Widened(left, right, slopes)
         server = ServerState(model, partly_heard(down, model), down.init(widened))
-        trained = Trained(tuple(map(_wide, cores)), dense)
+        trained = Trained(tuple(map(padded, cores)), dense)
         return server, ClientState(up.init(widened), up.init(trained))
 
     def run_round(
@@ -208,7 +166,7 @@ def fed_dlrt(
         ) -> tuple[Summand, tuple[LinkState, Sent, jax.Array, tuple[jax.Array, ...]]]:
             model, up_key, examples = shared
             batches, link, rank = client
-            matrices, dense, join = _apart(model)
+            matrices, dense, join = apart(model)
             factors = tuple(
                 Factors(x.left, jnp.diag(x.values), x.right) for x in matrices
             )
@@ -219,7 +177,7 @@ def fed_dlrt(
                 mask: jax.Array,
                 key: jax.Array,
             ) -> jax.Array:
-                whole = _products(matrices, factors)
+                whole = products(matrices, factors)
                 return task.loss(join(whole, dense), examples, mask, key)
 
             watch = optax.chain(summed(), optax.set_to_zero())
@@ -228,7 +186,7 @@ def fed_dlrt(
             )
             steps = jnp.maximum(info.steps, 1).astype(jnp.float32)
             found = jax.tree.map(lambda g: g / steps, learner.optimizer_state[0])
-            value = _Widened(
+            value = Widened(
                 tuple(f.left for f in found),
                 tuple(f.right for f in found),
                 tuple(f.core for f in found) if correction else (),
@@ -252,28 +210,28 @@ def fed_dlrt(
             (said.received, keys[1], cohort.examples),
             (cohort.clients, clients.basis_uplink, ranks),
         )
-        matrices, _, _ = _apart(said.received)
-        slopes: _Widened = weighted_mean(found.update)
-        news = _Widened(
+        matrices, _, _ = apart(said.received)
+        slopes: Widened = weighted_mean(found.update)
+        news = Widened(
             tuple(
-                _beyond(x.left, g) for x, g in zip(matrices, slopes.left, strict=True)
+                beyond(x.left, g) for x, g in zip(matrices, slopes.left, strict=True)
             ),
             tuple(
-                _beyond(x.right, g) for x, g in zip(matrices, slopes.right, strict=True)
+                beyond(x.right, g) for x, g in zip(matrices, slopes.right, strict=True)
             ),
             slopes.slopes,
         )
         wide = broadcast(down, make_context(keys[2], 0), news, server.basis_downlink)
 
         def train_fn(
-            shared: tuple[PyTree, _Widened, jax.Array, Examples],
+            shared: tuple[PyTree, Widened, jax.Array, Examples],
             client: tuple[ClientBatches, LinkState, jax.Array, tuple[jax.Array, ...]],
         ) -> tuple[Summand, tuple[LinkState, Sent]]:
             model, news, up_key, examples = shared
             batches, link, rank, own = client
-            matrices, dense, join = _apart(model)
-            bases = _bases(matrices, news)
-            start = Trained(tuple(_wide(jnp.diag(x.values)) for x in matrices), dense)
+            matrices, dense, join = apart(model)
+            bases = bases_of(matrices, news)
+            start = Trained(tuple(padded(jnp.diag(x.values)) for x in matrices), dense)
 
             def loss(
                 trained: Trained, examples: Examples, mask: jax.Array, key: jax.Array
@@ -282,13 +240,13 @@ def fed_dlrt(
                     f._replace(core=core)
                     for f, core in zip(bases, trained.cores, strict=True)
                 ]
-                whole = _products(matrices, factors)
+                whole = products(matrices, factors)
                 return task.loss(join(whole, trained.dense), examples, mask, key)
 
             optimizer = client_optimizer
             if correction:
                 cores = tuple(
-                    _wide(mean - mine)
+                    padded(mean - mine)
                     for mean, mine in zip(news.slopes, own, strict=True)
                 )
                 nothing = optax.tree.zeros_like(dense)
@@ -311,7 +269,7 @@ def fed_dlrt(
             (still, clients.uplink, ranks, own),
         )
         mean: Trained = weighted_mean(total.update)
-        model = _moved(said.received, wide.received, mean, rank)
+        model = moved(said.received, wide.received, mean, rank)
         sound = all_finite(model)
         anyone = total.update.weight > 0
         info = round_info(
@@ -345,104 +303,4 @@ def fed_dlrt(
             info,
         )
 
-    return Algorithm(init, run_round, params=lambda server: _whole(server.model))
-
-
-Join = Callable[[Sequence[PyTree], Sequence[jax.Array]], PyTree]
-
-
-def _apart(
-    model: PyTree,
-) -> tuple[tuple[Spectral, ...], tuple[jax.Array, ...], Join]:
-    """A model's matrices, its other leaves, and what makes parameters of both."""
-    leaves, structure = jax.tree.flatten(
-        model, is_leaf=lambda x: isinstance(x, Spectral)
-    )
-    factored = [isinstance(x, Spectral) for x in leaves]
-
-    def join(matrices: Sequence[PyTree], dense: Sequence[jax.Array]) -> PyTree:
-        ours, others = iter(matrices), iter(dense)
-        chosen = [next(ours) if is_one else next(others) for is_one in factored]
-        return jax.tree.unflatten(structure, chosen)
-
-    matrices = tuple(x for x in leaves if isinstance(x, Spectral))
-    dense = tuple(x for x in leaves if not isinstance(x, Spectral))
-    return matrices, dense, join
-
-
-def _factored(x: jax.Array, rank: int) -> Spectral | jax.Array:
-    """A leaf at its own norm and at the rank, or as it is where that is not less."""
-    if x.ndim < 2:
-        return x
-    m, n = scheme_shape(x.shape, _SCHEME)
-    if 2 * rank > min(m, n) or largest_rank(m, n) < rank:
-        return x
-    matrix = to_matrix(low_rank_start(x, rank, scheme=_SCHEME), _SCHEME)
-    found = truncated_svd(matrix, rank)
-    core = jnp.eye(rank)
-    return _cut(Factors(found.left, core, found.right.T), shape_of(x), rank)
-
-
-def _cut(factors: Factors, like: jax.ShapeDtypeStruct, rank: int) -> Spectral:
-    """The `rank` leading singular triples of `left core right'`."""
-    left, over = qr(factors.left)
-    right, other = qr(factors.right)
-    u, values, v = svd(matmul(matmul(over, factors.core), other.T))
-    return Spectral(
-        matmul(left, u[:, :rank]), values[:rank], matmul(right, v[:rank].T), like
-    )
-
-
-def _beyond(basis: jax.Array, slope: jax.Array) -> jax.Array:
-    """Orthonormal columns that, with the basis, span it and the slope, `[m, r]`."""
-    size = jnp.abs(slope).max()
-    scaled = slope / jnp.where(size > 0, size, 1.0)
-    return orthonormal(jnp.concatenate([basis, scaled], axis=1))[:, basis.shape[1] :]
-
-
-def _wide(core: jax.Array) -> jax.Array:
-    """`[[core, 0], [0, 0]]`, of twice the rank."""
-    return jnp.pad(core, (0, core.shape[0]))
-
-
-def _bases(matrices: Sequence[Spectral], news: _Widened) -> list[Factors]:
-    """Both bases, widened, and the coefficients that the model has in them."""
-    return [
-        Factors(
-            jnp.concatenate([x.left, left], axis=1),
-            _wide(jnp.diag(x.values)),
-            jnp.concatenate([x.right, right], axis=1),
-        )
-        for x, left, right in zip(matrices, news.left, news.right, strict=True)
-    ]
-
-
-def _products(
-    matrices: Sequence[Spectral], factors: Sequence[Factors]
-) -> list[jax.Array]:
-    """`left core right'` in the shape and dtype of each leaf."""
-    return [
-        from_matrix(matmul(matmul(f.left, f.core), f.right.T), x.like, _SCHEME)
-        for x, f in zip(matrices, factors, strict=True)
-    ]
-
-
-def _whole(model: PyTree) -> PyTree:
-    """The parameters of a model of factors."""
-    matrices, dense, join = _apart(model)
-    factors = [Factors(x.left, jnp.diag(x.values), x.right) for x in matrices]
-    return join(_products(matrices, factors), dense)
-
-
-def _moved(model: PyTree, news: _Widened, mean: Trained, rank: int) -> PyTree:
-    """The model after a mean change of coefficients and dense leaves, cut again."""
-    matrices, dense, join = _apart(model)
-    cut = [
-        _cut(f._replace(core=f.core + change), x.like, rank)
-        for x, f, change in zip(
-            matrices, _bases(matrices, news), mean.cores, strict=True
-        )
-    ]
-    return join(
-        cut, jax.tree.map(lambda w, d: w + d.astype(w.dtype), dense, mean.dense)
-    )
+    return Algorithm(init, run_round, params=lambda server: parameters_of(server.model))
