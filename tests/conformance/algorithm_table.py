@@ -252,50 +252,20 @@ _LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")
 
 
 def _fed_dlr(uplink: Compressor, downlink: Compressor, **own: bool | int) -> Entry:
-    def make(execution: Execution, keep_messages: bool) -> Algorithm:
-        return fed_dlr(
-            softmax_task(),
-            client_optimizer=optax.sgd(0.3),
-            uplink=uplink,
-            downlink=downlink,
-            **own,
-            execution=execution,
-            keep_messages=keep_messages,
-        )
-
-    return Entry(make, {"uplink": uplink, "downlink": downlink})
+    return _fed_avg(uplink, downlink, fed_dlr, **own)
 
 
 def _optimal_sampling(uplink: Compressor, downlink: Compressor) -> Entry:
-    def make(execution: Execution, keep_messages: bool) -> Algorithm:
-        return optimal_sampling(
-            softmax_task(),
-            client_optimizer=optax.sgd(0.3),
-            expected=3,  # the battery asks that who is active speaks
-            uplink=uplink,
-            downlink=downlink,
-            execution=execution,
-            keep_messages=keep_messages,
-        )
-
+    # The battery asks that who is active speaks.
+    entry = _fed_avg(uplink, downlink, optimal_sampling, expected=3)
     numbers = {"norms": identity(), "chances": identity()}
-    return Entry(make, {"uplink": uplink, "downlink": downlink, **numbers})
+    return entry._replace(links={**entry.links, **numbers})
 
 
 def _fed_dlrt(uplink: Compressor, downlink: Compressor) -> Entry:
-    def make(execution: Execution, keep_messages: bool) -> Algorithm:
-        return fed_dlrt(
-            softmax_task(),
-            client_optimizer=optax.sgd(0.3),
-            rank=1,
-            uplink=uplink,
-            downlink=downlink,
-            execution=execution,
-            keep_messages=keep_messages,
-        )
-
-    kinds = {"uplink": uplink, "basis_uplink": uplink}
-    return Entry(make, {**kinds, "downlink": downlink, "basis_downlink": downlink})
+    entry = _fed_avg(uplink, downlink, fed_dlrt, rank=1)
+    bases = {f"basis_{kind}": link for kind, link in entry.links.items()}
+    return entry._replace(links={**entry.links, **bases})
 
 
 ALGORITHMS = {
