@@ -5,6 +5,8 @@
 Every command of `COMMANDS` is first run whole. Then it is started, and killed after a
 random time (SIGKILL, every fourth SIGTERM), again and again; whenever it comes to its
 end, what it left is compared with the whole one, times apart, and it begins anew.
+Of a run that several processes share, one is killed, and the others are to end by
+themselves.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fedjax_comp.distributed.members import CONNECT_SECONDS, HEARTBEAT_SECONDS
 from fedjax_comp.network.kept_costs import COSTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +67,8 @@ COMMANDS = {
         "--network=lognormal()",
         "--concurrency=8",
     ),
+    "fed_avg, two processes": ("fed_avg", *SMALL),
+    "fed_avg, two processes, disk": ("fed_avg", *SMALL, "--client_store=disk"),
     "fed_avg.compare": (
         "fed_avg.compare",
         *SMALL,
@@ -86,6 +92,12 @@ COMMANDS = {
     "data_dispatch": ("data_dispatch", *QUICK),
     "rate_distortion": ("rate_distortion", *QUICK),
 }
+
+TOGETHER = {"fed_avg, two processes": 2, "fed_avg, two processes, disk": 2}
+"""How many processes share a run, where it is not one."""
+
+ALONE_SECONDS = CONNECT_SECONDS + 2 * HEARTBEAT_SECONDS
+"""In which the others end after one was killed, perhaps before they had met."""
 
 TIMED = re.compile(r"(?<!simulated_)(?<!wan_)seconds|per_second|memory|latency")
 """Names of what differs between two runs of one command."""
@@ -121,38 +133,72 @@ def same_clock(whole: Path, workdir: Path) -> None:
         shutil.copy(path, copy)
 
 
-def start(command: tuple[str, ...], workdir: Path, cache: Path) -> subprocess.Popen:
-    """The command in a process of its own; compiled programs are kept between them."""
+def shares(count: int) -> list[list[str]]:
+    """The flags with which each of `count` processes knows the others."""
+    if count == 1:
+        return [[]]
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{one.getsockname()[1]}"
+    both = [f"--coordinator_address={address}", f"--num_processes={count}"]
+    return [[*both, f"--process_id={i}"] for i in range(count)]
+
+
+def start(
+    command: tuple[str, ...], workdir: Path, cache: Path, count: int
+) -> list[subprocess.Popen]:
+    """The command in processes of its own; compiled programs are kept between them."""
     module, *flags = command
-    return subprocess.Popen(
-        [
-            sys.executable,
-            *("-m", f"experiments.{module}", f"--workdir={workdir}", *flags),
-        ],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return [
+        subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", f"experiments.{module}", f"--workdir={workdir}"),
+                *(*flags, *own),
+            ],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for own in shares(count)
+    ]
 
 
-def finish(command: tuple[str, ...], workdir: Path, cache: Path) -> float:
+def finish(command: tuple[str, ...], workdir: Path, cache: Path, count: int) -> float:
     """Runs a command to its end; returns the seconds that it took."""
     started = time.monotonic()
-    process = start(command, workdir, cache)
-    _, err = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"exit {process.returncode}: {err[-2000:]}")
+    for process in start(command, workdir, cache, count):
+        _, err = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"exit {process.returncode}: {err[-2000:]}")
     return time.monotonic() - started
 
 
-def soak(command: tuple[str, ...], kills: int, seed: int) -> dict[str, Any]:
+def end_alone(others: list[subprocess.Popen], workdir: Path) -> None:
+    """Waits for the processes of a run of which one was killed.
+
+    Raises:
+      RuntimeError: if one goes on, or takes a run for finished that is not.
+    """
+    for process in others:
+        try:
+            _, err = process.communicate(timeout=ALONE_SECONDS)
+        except subprocess.TimeoutExpired:
+            for one in others:
+                one.kill()
+            raise RuntimeError("goes on while another was killed") from None
+        if not process.returncode and not (workdir / "summary.json").exists():
+            raise RuntimeError(f"ends as if none had been killed: {err[-2000:]}")
+
+
+def soak(command: tuple[str, ...], kills: int, seed: int, count: int) -> dict[str, Any]:
     """Kills a command so many times, and compares whatever comes to its end."""
     numbers = random.Random(seed)
     done = {"kills": 0, "terminated": 0, "compared": 0, "differing": 0}
@@ -160,18 +206,20 @@ def soak(command: tuple[str, ...], kills: int, seed: int) -> dict[str, Any]:
         cache, whole, again, killed = (
             Path(folder, name) for name in ("compiled", "whole", "again", "killed")
         )
-        finish(command, whole, cache)
+        finish(command, whole, cache, count)
         expected = outcome(whole)
         same_clock(whole, again)
         # The second is not compiled, as those that are killed.
-        seconds = finish(command, again, cache)
+        seconds = finish(command, again, cache, count)
         done["differing"] += outcome(again) != expected
         before = 0  # kills of this run
         while done["kills"] < kills or killed.exists():
             if not killed.exists():
                 killed.mkdir()
                 same_clock(whole, killed)
-            process, started = start(command, killed, cache), time.monotonic()
+            processes = start(command, killed, cache, count)
+            process, started = numbers.choice(processes), time.monotonic()
+            others = [one for one in processes if one is not process]
             if done["kills"] < kills:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=numbers.uniform(0.0, seconds))
@@ -181,11 +229,15 @@ def soak(command: tuple[str, ...], kills: int, seed: int) -> dict[str, Any]:
             else:
                 ended = False
             _, err = process.communicate()
-            if not ended and process.returncode in (-signal.SIGKILL, -15, 143):
+            stopped = process.returncode == 143 or "with a checkpoint; the" in err
+            if not ended and (stopped or process.returncode in (-9, -15)):
+                end_alone(others, killed)
                 before += 1
                 done["kills"] += 1
-                done["terminated"] += process.returncode == 143
+                done["terminated"] += stopped
                 continue
+            for one in others:
+                one.wait()
             if process.returncode:
                 raise RuntimeError(f"exit {process.returncode}: {err[-2000:]}")
             if not before:  # a whole run tells how long one takes now
@@ -208,7 +260,8 @@ def main() -> None:
     wrong = 0
     for name in given.names:
         try:
-            row = {"command": name, **soak(COMMANDS[name], given.kills, given.seed)}
+            done = soak(COMMANDS[name], given.kills, given.seed, TOGETHER.get(name, 1))
+            row = {"command": name, **done}
             wrong += row["differing"]
         except RuntimeError as error:  # the others are still to be killed
             row, wrong = {"command": name, "error": str(error)}, wrong + 1
