@@ -24,6 +24,13 @@ if version("jaxlib").startswith("0.10."):
         "XLA_FLAGS",
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     )
+# A program that has not changed since it was last tested is not compiled again, which
+# halves the time of a second `make test`. CI has nothing from before, and under it every
+# program is compiled.
+if not os.environ.get("CI"):
+    compiled = Path(__file__).parent / ".pytest_cache" / "compiled"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
 import hypothesis
 import jax

@@ -117,7 +117,13 @@ def parse(values: flags.FlagValues) -> list[Variant]:
 
 @contextlib.contextmanager
 def compiled_once(folder: Path) -> Iterator[None]:
-    """Programs that differ in nothing are compiled once, even after a restart."""
+    """Programs that differ in nothing are compiled once, even after a restart.
+
+    Who has a cache already (`JAX_COMPILATION_CACHE_DIR`) keeps it.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        yield
+        return
     # Whether there is a cache is decided once a process, unless it is asked anew.
     compilation_cache.reset_cache()
     jax.config.update("jax_compilation_cache_dir", str(folder))
