@@ -121,7 +121,7 @@ def compiled_once(folder: Path) -> Iterator[None]:
 
     Who has a cache already (`JAX_COMPILATION_CACHE_DIR`) keeps it.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         yield
         return
     # Whether there is a cache is decided once a process, unless it is asked anew.
