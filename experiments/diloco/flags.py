@@ -78,6 +78,12 @@ def _define_task(values: flags.FlagValues) -> None:
         "Optimizer of the warm start.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "warm_message",
+        None,
+        "Compressor of the model that the warm start tells; dense by default.",
+        flag_values=values,
+    )
 
 
 def define() -> flags.FlagValues:

@@ -5,14 +5,13 @@ import math
 from pathlib import Path
 
 import jax
-import safetensors.flax
 from absl import flags
-from flax import traverse_util
 
 from experiments.diloco.flags import QUICK_FLAGS, define, define_run
 from experiments.diloco.plot import loss_against_bytes
 from experiments.diloco.seconds import Costs, seconds_to
 from experiments.diloco.table import Variant, parse_variants, warm_variant
+from experiments.diloco.warm import compressor_of, heard, loaded, saved
 from experiments.fed_avg.run import build_problem
 from fedjax_comp.algorithms.wrappers import gathered
 from fedjax_comp.base import PyTree
@@ -53,7 +52,6 @@ COLUMNS = (
     "gathered",
     "server_optimizer",
 )
-MODEL = "model.safetensors"
 RATIOS = ("worker_bytes_ratio", "after_warm_start_ratio")
 """How many times fewer bytes: with the warm start's, and without them. A claim of so
 many times fewer needs both, since the second phase alone is what a pipeline is."""
@@ -67,6 +65,7 @@ SECONDS_PERCENT = (HIGHER_PERCENT, 5.0)
 def parse(values: flags.FlagValues) -> list[Variant]:
     """The pipelines; what all of them share is built once, to find mistakes."""
     variants = parse_variants(values)
+    compressor_of(values)
     build_problem(_flags_of(variants[0], values))
     return variants
 
@@ -81,25 +80,25 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
     if values.warm_steps:
         own = _flags_of(warm_variant(values), values)
         warm = _execute(own, None)
-        start = Path(own.workdir) / MODEL
+        start = Path(own.workdir)
         warm_flops = warm["step_flops"]
     own = _flags_of(variant, values)
     summary = _execute(own, start)
     curve = run_of(variant.name, own.workdir)
-    dense_bytes = 4 * summary["num_parameters"]
+    told = summary.get("warm_bytes", 4 * summary["num_parameters"])
     costs = Costs(
         workers=variant.num_clients,
         local_steps=variant.local_steps,
         step_flops=summary["step_flops"],
         warm_flops=values.warm_steps * warm_flops,
-        warm_bytes=dense_bytes if values.warm_steps else 0,
+        warm_bytes=told if values.warm_steps else 0,
         hidden_steps=build("algorithm", variant.algorithm).own.get("delay", 0),
     )
     if variant.local_steps == 1 and variant.uplink == "identity()":
         # Data-parallel from its first step: the warm start is its own beginning.
         costs = costs._replace(
             warm_flops=values.warm_steps * summary["step_flops"],
-            warm_bytes=2 * values.warm_steps * dense_bytes,
+            warm_bytes=2 * values.warm_steps * 4 * summary["num_parameters"],
         )
     (row,) = summary["runs"]
     last = read_rows(Path(own.workdir))[-1]
@@ -128,8 +127,7 @@ def _execute(own: flags.FlagValues, start: Path | None) -> Json:
         return problem
 
     def keep(directory: RunDirectory, params: PyTree) -> Json:
-        named = traverse_util.flatten_dict(params, sep="/")
-        safetensors.flax.save_file(named, directory.path / MODEL)
+        saved(directory.path, params)
         return facts
 
     return execute(
@@ -138,12 +136,16 @@ def _execute(own: flags.FlagValues, start: Path | None) -> Json:
 
 
 def build_run(own: flags.FlagValues, start: Path | None) -> tuple[Problem, Json]:
-    """What one run's flags describe, from the model in a file where there is one."""
+    """What one run's flags describe.
+
+    Args:
+      own: the flags.
+      start: the directory of the run from whose model it begins, as that is told.
+    """
     problem = build_problem(own)
-    params = problem.params
+    params, told = problem.params, 0
     if start is not None:
-        named = safetensors.flax.load_file(start)
-        params = traverse_util.unflatten_dict(named, sep="/")
+        params, told = heard(loaded(start), compressor_of(own), own.seed)
     algorithm = problem.algorithm
     if own.gathered:
         algorithm = gathered(algorithm, population=own.num_clients)
@@ -153,7 +155,11 @@ def build_run(own: flags.FlagValues, start: Path | None) -> tuple[Problem, Json]
     each = gradient_flops(
         problem.task, params, problem.data.examples, batch_size=own.batch_size
     )
-    facts = {"step_flops": each * own.batch_size, "num_parameters": size(params)}
+    facts = {
+        "step_flops": each * own.batch_size,
+        "num_parameters": size(params),
+        "warm_bytes": told,
+    }
     problem = problem._replace(algorithm=algorithm, params=params, test=test)
     return problem, facts
 

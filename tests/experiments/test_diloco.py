@@ -3,12 +3,15 @@
 import json
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.diloco.flags import define
 from experiments.diloco.run import claims, compare, main
 from experiments.diloco.seconds import Costs, seconds_to
 from experiments.diloco.table import PIPELINES, parse_variants
+from experiments.diloco.warm import compressor_of, heard
 from fedjax_comp.experiment.comparison import Results
 from tests.experiments.small import mistake, read_runs
 
@@ -63,7 +66,11 @@ def test_a_claim_needs_both_ratios_and_takes_the_least_loss():
 
 
 def test_a_quick_comparison_counts_every_byte(tmp_path, capsys):
-    flags = (f"--workdir={tmp_path}", "--quick", "--noprogress", "--total_steps=20")
+    flags = (
+        f"--workdir={tmp_path}",
+        *("--quick", "--noprogress", "--total_steps=20"),
+        "--warm_message=to_dtype('bfloat16')",
+    )
     with jax.numpy_dtype_promotion("standard"):  # Adam raises to its integer count
         main(["diloco", *flags])
     assert read_runs(tmp_path).keys() == {"data-parallel", "h-10", "h-10-sparse"}
@@ -71,7 +78,7 @@ def test_a_quick_comparison_counts_every_byte(tmp_path, capsys):
     assert dense["worker_bytes_sent"] == 20 * 4 * N
     assert dense["worker_bytes"] == (2 * 20 + 2 * 10) * 4 * N
     assert local["worker_bytes_received"] == 2 * 4 * N
-    assert local["worker_bytes"] == (2 + 2 + 1) * 4 * N
+    assert local["worker_bytes"] == (2 + 2) * 4 * N + 2 * N
     assert local["after_warm_start_ratio"] == 10.0
     # Three others hear what one says.
     assert sparse["uplink_bytes"] == sparse["downlink_bytes"]
@@ -80,6 +87,15 @@ def test_a_quick_comparison_counts_every_byte(tmp_path, capsys):
     # Another start finds all finished, the warm start too.
     main(["diloco", *flags])
     assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_a_model_is_told_dense_unless_a_compressor_is_named():
+    values = define()
+    values(["", "--workdir=x"])
+    params = {"w": jnp.asarray([1.0, 1 / 3, 1e-9])}
+    told, size = heard(params, compressor_of(values), seed=0)
+    assert size == 12
+    np.testing.assert_array_equal(told["w"], params["w"])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +116,8 @@ def test_a_quick_comparison_counts_every_byte(tmp_path, capsys):
             "top_k",
         ),
         ("--cohort_size=3", "cohort_size"),
+        ("--warm_message=topk(1)", "--warm_message: unknown name 'topk'"),
+        ("--warm_message=rans()", "--warm_message=rans() makes no Compressor"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, capsys, flag, expected):
