@@ -78,6 +78,13 @@ def _define_task(values: flags.FlagValues) -> None:
         "Optimizer of the warm start.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "warm_batch",
+        None,
+        "Examples in a step of the warm start; --total_batch by default.",
+        flag_values=values,
+        lower_bound=1,
+    )
     flags.DEFINE_string(
         "warm_message",
         None,

@@ -24,6 +24,11 @@ def both_ways(coder: str) -> str:
     return f"error_feedback({coder}) | {coder} | diloco(changes=True)"
 
 
+def heard_by_all(coder: str) -> str:
+    """Every worker hears what the others send, which is coarse but once."""
+    return f"error_feedback({coder}) | gathered | diloco()"
+
+
 FINE = both_ways("coded_low_rank(1.0)")
 FOUR_BITS = "chain(stochastic_quantize(levels=16), entropy_coded())"
 SIGNS = "sign_sgd(warmup_cosine_decay_schedule(0.0, 0.003, 30, 600, 0.00015))"
@@ -51,6 +56,8 @@ PIPELINES = (
     f"h-10-1-worker: 1 x 10 | {DENSE} | {NESTEROV}",
     f"h-10-4-bit: 4 x 10 | {both_ways(FOUR_BITS)} | {NESTEROV}",
     f"h-10-separable: 4 x 10 | {both_ways('separable(2.0)')} | {NESTEROV}",
+    f"h-20-gathered: 2 x 20 | {heard_by_all('coded_low_rank(1.75)')} | {NESTEROV}",
+    f"h-50-gathered: 2 x 50 | {heard_by_all('coded_low_rank(1.25)')} | {NESTEROV}",
     f"h-10-paper: 4 x 10 | {DENSE} | sgd(0.7, momentum=0.9, nesterov=True)",
 )
 """The first is what the others are held against."""
@@ -137,13 +144,13 @@ def _variant(name: str, parts: list[str], values: flags.FlagValues) -> Variant:
 
 
 def warm_variant(values: flags.FlagValues) -> Variant:
-    """The warm start: one worker alone, with the batches of all."""
+    """The warm start: one worker alone, with the batches of all unless told others."""
     return Variant(
         name="warm",
         num_clients=1,
         cohort_size=1,
         local_steps=values.warm_steps,
-        batch_size=values.total_batch,
+        batch_size=values.warm_batch or values.total_batch,
         num_rounds=1,
         eval_every=1,
         audit_every=0,

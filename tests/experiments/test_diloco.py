@@ -10,7 +10,7 @@ import pytest
 from experiments.diloco.flags import define
 from experiments.diloco.run import claims, compare, main
 from experiments.diloco.seconds import Costs, seconds_to
-from experiments.diloco.table import PIPELINES, parse_variants
+from experiments.diloco.table import PIPELINES, parse_variants, warm_variant
 from experiments.diloco.warm import compressor_of, heard
 from fedjax_comp.experiment.comparison import Results
 from tests.experiments.small import mistake, read_runs
@@ -30,6 +30,9 @@ def test_every_pipeline_of_the_table_takes_as_many_steps_on_as_many_examples():
     first, second = variants[:2]
     assert first.server_optimizer == second.client_optimizer == values.client_optimizer
     assert first.client_optimizer == "sgd(1.0)"
+    assert warm_variant(values).batch_size == values.total_batch
+    values.warm_batch = 5
+    assert warm_variant(values).batch_size == 5
 
 
 def test_seconds_are_flops_and_bytes_of_which_a_delay_hides_some():
