@@ -25,8 +25,7 @@ if version("jaxlib").startswith("0.10."):
         "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
     )
 # A program that has not changed since it was last tested is not compiled again, which
-# halves the time of a second `make test`. CI has nothing from before, and under it every
-# program is compiled.
+# shortens a second `make test`. CI has nothing from before: there all are compiled.
 if not os.environ.get("CI"):
     compiled = Path(__file__).parent / ".pytest_cache" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled))

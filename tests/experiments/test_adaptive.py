@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import jax
 import pytest
 
 from experiments.adaptive.outcome import (
@@ -14,7 +15,7 @@ from experiments.adaptive.outcome import (
     compare,
     mean_row,
 )
-from experiments.adaptive.run import main
+from experiments.adaptive.run import compiled_once, main
 from experiments.fed_avg.run import main as fed_avg_main
 from tests.experiments.small import read_runs
 
@@ -192,3 +193,17 @@ def test_means_over_seeds_need_every_seed_at_the_target():
     assert mean["reached"] == 0.5
     assert mean_row([reached, {**reached, "rounds": 4.0}])["rounds"] == 3.0
     assert mean_row([reached])["uplink_share"] == 0.25
+
+
+@pytest.mark.parametrize("own", [None, "own"])
+def test_programs_are_kept_in_the_run_or_where_the_user_keeps_them(tmp_path, own):
+    before = jax.config.jax_compilation_cache_dir
+    given = None if own is None else str(tmp_path / own)
+    jax.config.update("jax_compilation_cache_dir", given)
+    try:
+        with compiled_once(tmp_path / "run"):
+            used = jax.config.jax_compilation_cache_dir
+        assert used == (given or str(tmp_path / "run"))
+        assert jax.config.jax_compilation_cache_dir == given
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
