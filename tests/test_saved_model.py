@@ -45,6 +45,7 @@ def test_every_factory_s_module_is_described_in_json():
         models.linear()(7),
         models.mlp(5)(7),
         models.resnet()(7),
+        models.resnet18()(7),
         models.vgg()(7),
     ]
     assert len(built) == len(models.FACTORIES)

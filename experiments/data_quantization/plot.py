@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.data_quantization.resnet18 import resnet18_shapes
 from fedjax_comp import models
 from fedjax_comp.algorithms.data_advice import examples_bits, fixed_bits_of
 from fedjax_comp.base import Bits, PyTree, make_context
@@ -55,7 +54,7 @@ def all_models() -> list[Model]:
         Model("2NN", shapes_of(models.mlp(200, 200), MNIST), MNIST),
         Model("CNN", shapes_of(models.cnn(), MNIST), MNIST),
         Model("ResNet-20", shapes_of(models.resnet(20), CIFAR), CIFAR),
-        Model("ResNet-18", resnet18_shapes(10), CIFAR),
+        Model("ResNet-18", shapes_of(models.resnet18(), CIFAR), CIFAR),
     ]
 
 

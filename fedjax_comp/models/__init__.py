@@ -23,7 +23,7 @@ from fedjax_comp.models.lstm import char_lstm
 from fedjax_comp.models.mlp import mlp
 from fedjax_comp.models.network import Network, of_nnx
 from fedjax_comp.models.regression import regression
-from fedjax_comp.models.resnet import resnet
+from fedjax_comp.models.resnet import resnet, resnet18
 from fedjax_comp.models.split import split_classification
 from fedjax_comp.models.task import ModelFn, classification
 from fedjax_comp.models.transformer import char_transformer
@@ -38,6 +38,7 @@ FACTORIES = (
     "linear",
     "mlp",
     "resnet",
+    "resnet18",
     "vgg",
 )
 """Names of the factories of a `ModelFn`: what a `--model` expression may call."""
@@ -66,6 +67,7 @@ __all__ = [
     "of_nnx",
     "regression",
     "resnet",
+    "resnet18",
     "split_classification",
     "vertical_classification",
     "vgg",

@@ -44,6 +44,7 @@ def test_every_factory_takes_the_number_of_classes_by_name():
         "linear": models.linear(),
         "mlp": models.mlp(5),
         "resnet": models.resnet(),
+        "resnet18": models.resnet18(),
         "vgg": models.vgg(),
     }
     assert sorted(built) == sorted(models.FACTORIES)

@@ -1,5 +1,7 @@
 """The residual network against its count of parameters, NumPy and limit cases."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,11 +61,39 @@ def test_a_block_that_adds_nothing_is_its_shortcut():
     assert not out[..., 8:].any()
 
 
-def test_the_way_of_convolving_changes_nothing():
+def test_a_projected_shortcut_in_numpy():
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 8)).astype(np.float32)
+    block = Block(16, 2, None, projected=True)
+    params = jax.jit(block.init)(jax.random.key(0), x)
+    params["params"]["GroupNorm_1"]["scale"] = jnp.zeros(16)  # all that is not shortcut
+    kernel = np.asarray(params["params"]["Conv_2"]["kernel"])
+    assert kernel.shape == (1, 1, 8, 16)
+    y = (x[:, ::2, ::2] @ kernel[0, 0]).reshape(2, 6, 2, 8)
+    mean, variance = (f(y, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = np.maximum((y - mean) / np.sqrt(variance + 1e-5), 0).reshape(2, 3, 2, 16)
+    out = jax.jit(block.apply)(params, x)
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    # Between as many channels there is nothing to project.
+    assert "Conv_2" not in _shapes(Block(8, 1, None, projected=True), x.shape[1:])
+
+
+def test_resnet_18_counted_by_hand():
+    params = _shapes(models.resnet18(width=8)(10))
+    widths = (8, 16, 32, 64)
+    convolutions, norms = 9 * 3 * 8 + 9 * 4 * 8 * 8, 2 * 8 + 2 * 4 * 8
+    for narrow, wide in itertools.pairwise(widths):
+        convolutions += narrow * wide * (9 + 1) + 9 * 3 * wide * wide
+        norms += 2 * 5 * wide
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count == convolutions + norms + 64 * 10 + 10
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_way_of_convolving_changes_nothing(projected):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 8)), jnp.float32)
     results = []
     for convolve in (models.conv_direct, models.conv_patches):
-        block = Block(16, 2, convolve)
+        block = Block(16, 2, convolve, projected)
         if not results:
             params = jax.jit(block.init)(jax.random.key(0), x)
         run = jax.jit(jax.value_and_grad(lambda p, b=block: b.apply(p, x).var()))
@@ -76,7 +106,8 @@ def test_the_way_of_convolving_changes_nothing():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: models.resnet(18), "depth=18"),
+        (lambda: models.resnet(18), r"depth=18.*resnet18\(\)"),
+        (lambda: models.resnet18(width=0), "width=0"),
         (lambda: models.resnet(2), "depth=2"),
         (lambda: models.resnet(20, width=0), "width=0"),
     ],
