@@ -76,32 +76,32 @@ def _flags_of(variant: Variant, values: flags.FlagValues) -> flags.FlagValues:
 
 def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
     """One pipeline's run from the warm start, which the first of them makes."""
-    start, warm_flops = None, 0.0
+    start, warm_flops, dense_bytes = None, 0.0, 0
     if values.warm_steps:
         own = _flags_of(warm_variant(values), values)
         warm = _execute(own, None)
         start = Path(own.workdir)
-        warm_flops = warm["step_flops"]
+        warm_flops, dense_bytes = warm["step_flops"], warm["uplink_bytes"]
     own = _flags_of(variant, values)
     summary = _execute(own, start)
     curve = run_of(variant.name, own.workdir)
-    told = summary.get("warm_bytes", 4 * summary["num_parameters"])
+    last = read_rows(Path(own.workdir))[-1]
     costs = Costs(
         workers=variant.num_clients,
         local_steps=variant.local_steps,
         step_flops=summary["step_flops"],
         warm_flops=values.warm_steps * warm_flops,
-        warm_bytes=told if values.warm_steps else 0,
+        # Directories from before `--warm_message` do not say: there it was dense.
+        warm_bytes=summary.get("warm_bytes", dense_bytes),
         hidden_steps=build("algorithm", variant.algorithm).own.get("delay", 0),
     )
     if variant.local_steps == 1 and variant.uplink == "identity()":
         # Data-parallel from its first step: the warm start is its own beginning.
         costs = costs._replace(
             warm_flops=values.warm_steps * summary["step_flops"],
-            warm_bytes=2 * values.warm_steps * 4 * summary["num_parameters"],
+            warm_bytes=round(values.warm_steps * costs.bytes_a_round(last)),
         )
     (row,) = summary["runs"]
-    last = read_rows(Path(own.workdir))[-1]
     loss = last["test_loss"]
     own_row = {
         **row,

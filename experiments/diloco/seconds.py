@@ -41,10 +41,24 @@ class Costs(NamedTuple):
         >>> Costs(4, 1, 1.0, 0.0, 100, 0).bytes_at(row)
         120.0
         """
+        return self.warm_bytes + self._later(row)
+
+    def bytes_a_round(self, row: Row) -> float:
+        """What one worker has sent and received in each round up to an evaluation.
+
+        >>> row = {"round": 5, "uplink_bytes": 60, "downlink_bytes": 20}
+        >>> Costs(4, 1, 1.0, 0.0, 100, 0).bytes_a_round(row)
+        4.0
+        """
+        rounds = row["round"]
+        assert isinstance(rounds, int)
+        return self._later(row) / rounds
+
+    def _later(self, row: Row) -> float:
         up, down = (row[f"{way}_bytes"] for way in ("uplink", "downlink"))
         assert isinstance(up, int)
         assert isinstance(down, int)
-        return self.warm_bytes + (up + down) / self.workers
+        return (up + down) / self.workers
 
     def seconds_at(self, row: Row, megabits: float, speed: float) -> float:
         """The time of an evaluation.
