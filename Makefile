@@ -30,11 +30,12 @@ SLICE := \
 AT_LEAST_311 := import sys; sys.exit(sys.version_info < (3, 11))
 
 .DEFAULT_GOAL := help
-.PHONY: help env run records test test-matrix test-newest slow soak mutants docs format clean
+.PHONY: help env run records test test-thorough test-matrix test-newest slow soak mutants docs format clean
 
 help:
 	@echo "make run     install, then run federated averaging on digits (WORKDIR=$(WORKDIR))"
 	@echo "make test    install, then format check, lint, types, import contracts, tests"
+	@echo "make test-thorough  the tests that take some seconds each"
 	@echo "make test-matrix  all tests under every Python that is supported and found"
 	@echo "make test-newest  a slice of the tests under the newest of them"
 	@echo "make records the recorded commands; NAME=EXPERIMENT[/RECORD] makes its tables"
@@ -94,12 +95,16 @@ test: env
 	@echo "== Tests and doctests (pytest)"
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
+test-thorough: export JAX_PLATFORMS := $(JAX_PLATFORMS)
+test-thorough: env
+	$(BIN)/python -m pytest -m thorough $(PYTEST_FLAGS)
+
 test-matrix test-newest: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 test-matrix:
-	.ci/matrix every $(PYTEST_FLAGS)
+	.ci/matrix every -m 'not slow' $(PYTEST_FLAGS)
 
 test-newest:
-	.ci/matrix newest $(PYTEST_FLAGS) $(SLICE)
+	.ci/matrix newest -m 'not slow' $(PYTEST_FLAGS) $(SLICE)
 
 slow: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 slow: export XLA_FLAGS ?=

@@ -66,6 +66,7 @@ def test_a_chain_with_adam_learns_with_what_was_lost_fed_back():
     assert loss(params) < 1e-3 * loss(PARAMS)
 
 
+@pytest.mark.thorough
 def test_over_devices_it_is_the_mean_of_their_messages():
     workers = len(jax.devices())
     assert workers > 1

@@ -101,6 +101,7 @@ def test_arrays_that_no_process_has_all_of_come_back_either_way(tmp_path, capsys
     assert [p.name for p in (tmp_path / "checkpoints-rows").iterdir()] == ["4"]
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_is_never_restored_as_other_numbers(two, tmp_path, capsys):
     path, early, late = two
     numbers = random.Random(1)

@@ -102,6 +102,7 @@ def histories(draw):
     return draw(st.lists(writes | checkpoints, max_size=25))
 
 
+@pytest.mark.thorough
 @given(histories())
 @settings(deadline=None, max_examples=100)
 def test_a_kept_checkpoint_finds_its_rows_whenever_the_run_is_killed(

@@ -49,6 +49,7 @@ def test_there_are_six_recipes():
     ]
 
 
+@pytest.mark.thorough
 def test_the_experiment_runs_by_itself(tmp_path, monkeypatch, capsys):
     (block,) = re.findall(r"```python\n(.*?)```", RECIPES["5. An experiment"], re.S)
     assert len(block.splitlines()) <= 200

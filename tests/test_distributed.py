@@ -129,6 +129,7 @@ def assert_same_run(workdir, alone):
             assert row["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_two_processes_that_slurm_has_started_share_a_run(tmp_path, alone):
     first_port = 65535 - 2**12 + 1  # jax takes a port above it by the job's number
     job = free_port(first_port) - first_port
@@ -181,6 +182,7 @@ def test_clients_on_disk_go_on_with_as_many_processes(tmp_path, alone):
     assert files == {"clients-0-of-2.rows", "clients-1-of-2.rows"}
 
 
+@pytest.mark.thorough
 def test_other_flags_are_refused_by_every_process(tmp_path):
     processes = started(tmp_path / "run", 2, differing=["--seed=7"])
     for status, _, err in ended(processes):

@@ -43,6 +43,7 @@ def test_a_device_has_its_share_alone():
     assert sizes == {(-(-101 // jax.device_count()),)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("epochs", [1, 40])
 def test_a_cohort_has_the_examples_it_had(epochs):
     population = data.federate(data.load("digits"), data.iid(), num_clients=20, seed=0)
@@ -103,6 +104,7 @@ def test_rows_are_seated_and_put_back_to_the_bit(cohort):
         assert distributed.is_split(put[name]) == (jax.device_count() > 1)
 
 
+@pytest.mark.thorough
 def test_split_states_train_as_whole_ones_do_to_the_bit():
     what = problem()
     algorithm = fed_avg(

@@ -105,6 +105,7 @@ for call in (
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flag", ["--audit_log", "--dp_clip=1", ""])
 def test_a_run_says_before_its_first_round_what_there_will_not_be(tmp_path, flag):
     """Figures a run does without; what it was asked for it does not."""

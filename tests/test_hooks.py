@@ -149,6 +149,7 @@ def test_what_a_hook_opened_is_closed_when_the_run_fails(tmp_path):
     assert closed == ["file"]
 
 
+@pytest.mark.thorough
 def test_a_run_can_be_looked_into_op_by_op(tmp_path):
     seen = []
     watched = problem()

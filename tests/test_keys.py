@@ -47,6 +47,7 @@ def expected():
     return one_round(make_key(0))[0].payload
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("default", DEFAULTS[1:])
 def test_messages_decode_to_what_the_run_used_under_any_default(default, expected):
     with jax.default_prng_impl(default):

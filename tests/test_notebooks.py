@@ -20,6 +20,7 @@ RUN = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", RUN)
 def test_runs(path, monkeypatch):
     # Kernels inherit it: they compile for longer than they compute.

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_nova import fed_nova
@@ -46,6 +47,7 @@ def test_the_compressor_of_the_worked_example_passes_the_battery():
     check_keys(entry)
 
 
+@pytest.mark.thorough
 def test_the_algorithm_of_the_worked_example_passes_the_battery():
     example = run_block("def fed_nova")["fed_nova"]
     uplink = error_feedback(top_k(0.5))
@@ -96,6 +98,7 @@ def test_the_algorithm_of_the_worked_example_is_fed_nova():
     assert not np.allclose(got, moved(fed_avg, cohort), atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_notebook_example_runs(capsys):
     names = run_block("run_rounds = jax.jit")
     assert names["accuracy"] > 0.85
@@ -105,6 +108,7 @@ def test_the_notebook_example_runs(capsys):
     assert "bytes up" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_compressor_is_an_optax_transformation():
     optimizer = run_block("compressed = as_optax")["optimizer"]
     params = jnp.zeros(200)

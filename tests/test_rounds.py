@@ -81,6 +81,7 @@ def dies(after):
     return Hook(after=fail)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [
@@ -107,6 +108,7 @@ def test_the_checkpoint_before_finds_its_rows(tmp_path):
     assert go(tmp_path, what) == whole
 
 
+@pytest.mark.thorough
 def test_a_row_that_was_changed_is_not_trained_on(tmp_path):
     what = problem()
     go(tmp_path, what)
@@ -117,6 +119,7 @@ def test_a_row_that_was_changed_is_not_trained_on(tmp_path):
         go(tmp_path, what, schedule=longer)
 
 
+@pytest.mark.thorough
 def test_a_sampler_that_draws_others_within_the_round_is_told(tmp_path):
     traced = []
     uniform = uniform_cohorts(cohort_size=3, epochs=1, batch_size=4)

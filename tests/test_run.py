@@ -96,6 +96,7 @@ def finish_killed(workdir, flags, after):
     finish(workdir, flags)
 
 
+@pytest.mark.thorough
 def test_sigkill_and_resume_is_bit_identical(tmp_path, capsys):
     finish(tmp_path / "whole")
     killed = tmp_path / "killed"

@@ -34,6 +34,7 @@ def test_a_factor_is_one_of_the_optimizers_rate(make):
     )
 
 
+@pytest.mark.thorough
 def test_a_run_follows_the_schedule():
     data = federate(load("digits"), iid(size=20), num_clients=6, seed=0)
     task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import Examples
@@ -109,6 +110,7 @@ def test_a_client_not_sampled_keeps_its_memory():
     assert touched.sum() == 3
 
 
+@pytest.mark.thorough
 def test_the_last_rounds_messages_come_out():
     state, step, _ = compiled(keep_messages=True)
     _, dispatch = step(state, population(), jnp.int32(3))
@@ -120,6 +122,7 @@ def test_the_last_rounds_messages_come_out():
     assert dispatch.messages["uplink"].spoke.shape == (3,)
 
 
+@pytest.mark.thorough
 def test_who_is_next_is_known_before_the_round():
     state, step, _ = compiled(keep_messages=True)
     data = population()
@@ -134,6 +137,7 @@ def test_who_is_next_is_known_before_the_round():
     assert invited.active.all()
 
 
+@pytest.mark.thorough
 def test_the_callers_parameters_survive_donation():
     state, program, params = make()
     jax.jit(program, donate_argnums=0)(state, population(), jnp.int32(1))
@@ -151,6 +155,7 @@ def test_evaluation_ignores_the_padding_of_its_last_batch():
         np.testing.assert_allclose(got.accuracy, sums["accuracy"] / 23, rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_memory_for_many_clients_differs_by_index_lists_only():
     def argument_bytes(num_clients):
         rows = np.arange(10 * num_clients, dtype=np.int64) % 60

@@ -210,10 +210,12 @@ UNBIASED = {
 }
 
 
+@pytest.mark.thorough
 def test_the_whole_estimate_is_unbiased():
     assert is_unbiased(*estimates(**UNBIASED))
 
 
+@pytest.mark.thorough
 def test_planted_faults_are_found(monkeypatch):
     coarse = {"importance": UNBIASED["importance"]}
     assert not is_unbiased(*estimates(**coarse))

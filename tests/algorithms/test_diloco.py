@@ -44,6 +44,7 @@ def close(got, expected, atol=2e-6):
         np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_one_worker_with_a_plain_outer_step_is_its_inner_optimizer():
     cohort = make_cohort([6], batch_size=2)
     inner = optax.adamw(optax.cosine_decay_schedule(0.05, 9), weight_decay=0.01)
@@ -104,6 +105,7 @@ def test_a_worker_that_is_not_finite_keeps_what_it_had():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(workers))
 
 
+@pytest.mark.thorough
 def test_changes_begin_at_the_model_that_all_know():
     # EF21 on the way down: what was not said is in the next difference.
     cohort = make_cohort([2, 2], batch_size=2)

@@ -33,6 +33,7 @@ def close(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+@pytest.mark.thorough
 def test_own_models_are_what_is_written_down_and_the_common_one_is_fed_avg():
     plain = fed_avg(TASK, client_optimizer=optax.sgd(RATE))
     own = [PARAMS] * 3

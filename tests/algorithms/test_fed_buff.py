@@ -86,6 +86,7 @@ def test_without_staleness_it_is_fed_avg_bit_for_bit(staleness):
         assert totals(ia.traffic) == totals(ib.traffic)
 
 
+@pytest.mark.thorough
 def test_against_plain_loops_over_old_models():
     """w <- w + sum_i n_i (1 + tau_i)^-a (w_i - w_{v - tau_i}) / sum_i n_i."""
     everyone = [True] * 3

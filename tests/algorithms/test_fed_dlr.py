@@ -184,6 +184,7 @@ def test_factors_taken_apart_are_those_that_were_sent():
     _assert_close(trained(factor_rank=2), trained(factored=True), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_quantized_factors_are_trained_within_their_rank():
     down = chain(low_rank(1), stochastic_quantize(levels=256), entropy_coded())
 

@@ -91,6 +91,7 @@ def test_exact_factors_are_the_gradient(model):
     assert_close((loss, made), (value, true), atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_many_levels_come_to_distributed_sgd():
     averaged = fed_avg(
         TASK, client_optimizer=optax.sgd(1.0), server_optimizer=optax.sgd(1.0)
@@ -123,6 +124,7 @@ def test_bits_are_those_of_a_batch():
     assert sent.downlink_bits == 2 * 32 * size
 
 
+@pytest.mark.thorough
 def test_messages_pass_through_bytes():
     parts = {"factors": stochastic_quantize(4), "rest": random_k(0.5)}
     task = classification(cnn((2,), hidden=4)(3), input_shape=(4, 4, 1))

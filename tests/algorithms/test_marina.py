@@ -121,6 +121,7 @@ def test_it_reaches_the_optimum_of_clients_that_differ_where_plain_noise_stays()
     assert sizes == {True: 3 * (4 * n + 1), False: 3 * (4 * 4 + 1)}
 
 
+@pytest.mark.thorough
 def test_all_of_the_population_hears_and_nobody_active_changes_nothing():
     algorithm = marina(
         TASK,

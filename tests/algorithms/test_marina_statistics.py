@@ -88,6 +88,7 @@ def is_unbiased(steps, exact):
     return abs(along.mean() - 1) < radius + 1e-4
 
 
+@pytest.mark.thorough
 def test_the_step_is_unbiased(steps, exact):
     assert is_unbiased(steps(1.0), exact)
 

@@ -72,6 +72,7 @@ def rounds():
     return run(jax.random.key(2))
 
 
+@pytest.mark.thorough
 def test_what_is_unsent_learns_the_same_and_sends_nothing(rounds):
     (server, _, info), (own, _, silent), _ = rounds
     assert sent(info.traffic).bits.size

@@ -75,6 +75,7 @@ def replay():
     return expected
 
 
+@pytest.mark.thorough
 def test_every_message_of_every_round_has_an_entry(whole):
     path, ledger, params = whole
     first, *lines = read_log(path / "audit").lines

@@ -54,6 +54,7 @@ def test_the_original_is_fine(original):
 # -------------------------------------------------------------------- every single bit
 
 
+@pytest.mark.thorough
 def test_every_single_bit_flip_in_an_entry_is_named(original):
     lines = read(original)
     expected = [leaf_hash(line) for line in lines]

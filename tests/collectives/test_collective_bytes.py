@@ -58,6 +58,7 @@ def bench(*flags, path=ROOT):
     return {name.strip("`"): cells for name, *cells in rows}
 
 
+@pytest.mark.thorough
 def test_four_devices_send_what_is_counted():
     rows = bench(
         "--gradient=small",

@@ -97,6 +97,33 @@ def client_of(entry: Entry) -> Client:
     return Client(compressor, step, traces)
 
 
+class Probed(NamedTuple):
+    """A compressor, and the program of a message of a leaf of every kind.
+
+    Attributes:
+      compressor: what `entry.make()` made.
+      roundtrip: `(context, tree, state) -> (payload, decoded, bits)`, jitted.
+    """
+
+    compressor: Compressor
+    roundtrip: Callable[[Context, PyTree, LinkState], tuple[PyTree, PyTree, Bits]]
+
+
+@functools.lru_cache(maxsize=4)
+def probed(entry: Entry) -> Probed:
+    """One program for all checks of an entry that send a `probe`."""
+    compressor = entry.make()
+
+    @jax.jit
+    def roundtrip(
+        context: Context, tree: PyTree, state: LinkState
+    ) -> tuple[PyTree, PyTree, Bits]:
+        payload, decoded, _ = send(compressor, context, tree, state)
+        return payload, decoded, num_bits(payload)
+
+    return Probed(compressor, roundtrip)
+
+
 def assert_same_bits(actual: PyTree, expected: PyTree, what: str) -> None:
     """Structure, shapes, dtypes and every bit of the leaves."""
     structures = jax.tree.structure(actual), jax.tree.structure(expected)
@@ -126,11 +153,10 @@ def assert_close(actual: PyTree, expected: PyTree, what: str) -> None:
 
 def check_leaves(entry: Entry) -> None:
     """Shapes and dtypes come back, integers and zeros unchanged, and nothing is NaN."""
-    compressor = entry.make()
+    compressor, roundtrip = probed(entry)
     tree = probe(0)
-    roundtrip = jax.jit(lambda *args: send(compressor, *args)[1])
     for given in (tree, {**tree, "vector": jnp.zeros_like(tree["vector"])}):
-        decoded = roundtrip(context_of(0), given, compressor.init(given))
+        _, decoded, _ = roundtrip(context_of(0), given, compressor.init(given))
         assert jax.tree.structure(decoded) == jax.tree.structure(given)
         pairs = zip(jax.tree.leaves(decoded), jax.tree.leaves(given), strict=True)
         for got, sent in pairs:
@@ -139,7 +165,7 @@ def check_leaves(entry: Entry) -> None:
         assert_same_bits(decoded["count"], given["count"], "integers")
     nothing = jax.tree.map(jnp.zeros_like, tree)
     state = compressor.init(nothing)
-    decoded = roundtrip(context_of(1), nothing, state)
+    _, decoded, _ = roundtrip(context_of(1), nothing, state)
     assert all(not bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(decoded)), (
         f"zeros became {decoded}"
     )
@@ -147,7 +173,7 @@ def check_leaves(entry: Entry) -> None:
     broken = jax.tree.map(
         lambda x: (x * jnp.nan).astype(x.dtype) if x.dtype != jnp.int32 else x, tree
     )
-    decoded = roundtrip(context_of(2), broken, compressor.init(tree))
+    _, decoded, _ = roundtrip(context_of(2), broken, compressor.init(tree))
     assert jax.tree.structure(decoded) == jax.tree.structure(tree)
 
     empty: dict[str, jax.Array] = {}
@@ -230,22 +256,16 @@ def check_wire(entry: Entry) -> None:
     give back the payload bit for bit, and a compressor that never encoded has the same
     program of decoding as the sender, constants included: so it decodes the same bits.
     """
-    sender_side, receiver_side, template_side = (entry.make() for _ in range(3))
-    names = ("matrix", "vector", "count")
-    trees = [{name: probe(seed)[name] for name in names} for seed in (0, 1)]
+    sender_side, roundtrip = probed(entry)
+    receiver_side, template_side = entry.make(), entry.make()
+    trees = [probe(seed) for seed in (0, 1)]
     contexts = [context_of(5, 1), context_of(6, 2)]
     state = sender_side.init(trees[0])
-
-    @jax.jit
-    def encode(context: Context, tree: PyTree) -> tuple[PyTree, Bits]:
-        payload, _ = sender_side.encode(context, tree, state.sender)
-        return payload, num_bits(payload)
-
-    messages = [encode(*one) for one in zip(contexts, trees, strict=True)]
+    messages = [roundtrip(*one, state) for one in zip(contexts, trees, strict=True)]
     template, _ = jax.eval_shape(
         template_side.encode, contexts[0], trees[0], state.sender
     )
-    for payload, bits in messages:
+    for payload, _, bits in messages:
         declared = message_bits(bits)
         try:
             on_host = jax.device_get(payload)

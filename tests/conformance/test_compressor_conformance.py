@@ -27,9 +27,15 @@ ONLY_IF = {
     checks.check_shared: lambda entry: entry.shared,
     checks.check_memory: lambda entry: entry.remembers,
 }
+THOROUGH = (checks.check_execution,)  # a program of its own for each entry
 # Entry by entry, since the checks of an entry share compiled programs.
 ALL = [
-    pytest.param(check, entry, id=f"{entry.name}-{name}")
+    pytest.param(
+        check,
+        entry,
+        id=f"{entry.name}-{name}",
+        marks=[pytest.mark.thorough] * (check in THOROUGH),
+    )
     for entry in COMPRESSORS
     for name, check in CHECKS.items()
     if ONLY_IF.get(check, lambda entry: True)(entry)

@@ -54,6 +54,7 @@ def test_a_drift_moves_the_classes():
     assert np.abs(first - after).max() > 0.5
 
 
+@pytest.mark.thorough
 def test_a_round_is_cut_anywhere():
     one = forest_model(StreamSpec(4, 1, COUNT // 4))
     whole = STREAM(jax.random.key(0), jnp.int32(0), DATA)

@@ -70,6 +70,7 @@ def test_every_pass_has_all_examples_in_an_order_of_its_own():
     np.testing.assert_array_equal(in_time.order, np.tile(np.arange(COUNT), 2))
 
 
+@pytest.mark.thorough
 def test_the_stream_does_not_depend_on_the_runs_key_or_its_rounds():
     data = example_data(dataset(), drifts=np.array([1], np.int32), seed=5)
     drift = permuted_labels(3)

@@ -24,6 +24,7 @@ def run(workdir, *more):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.thorough
 def test_a_round_is_compiled_and_run_here(tmp_path, capsys):
     dense, compressed = run(tmp_path / "run", "--compile_for=here", "--run")
     # Two clients, two batches of 10, forwards and backwards, no gradient of the input.
@@ -39,6 +40,7 @@ def test_a_round_is_compiled_and_run_here(tmp_path, capsys):
     assert "4-bit" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_mesh_shows_its_collectives(tmp_path):
     rows = run(tmp_path / "run", "--compile_for=here", "--strategy=sharded")
     for row in rows:

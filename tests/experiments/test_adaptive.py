@@ -35,6 +35,7 @@ TASK = (
 )
 
 
+@pytest.mark.thorough
 def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",
@@ -110,6 +111,7 @@ def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys, flag, expected):
     assert expected in line
 
 
+@pytest.mark.thorough
 def test_any_experiment_can_be_timed(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",

@@ -46,6 +46,7 @@ BESIDE = {"secure_fed_avg": 3}
 """A client's messages of a round that are counted and not kept."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(OFFERED))
 def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, name):
     call, *flags = CALLS[name]
@@ -120,6 +121,7 @@ def test_every_aggregator_is_offered():
         build("algorithm", f"fed_avg(aggregation={call})")
 
 
+@pytest.mark.thorough
 def test_an_aggregator_of_each_kind_runs(tmp_path):
     pipelines = [
         f"--pipeline={name.replace('_', '-')}: top_k(0.5) | identity() | "
@@ -135,6 +137,7 @@ def test_an_aggregator_of_each_kind_runs(tmp_path):
     assert len({one["test_accuracy"] for one in runs.values()}) > 1
 
 
+@pytest.mark.thorough
 def test_a_pipeline_names_its_algorithm(tmp_path):
     compare(
         [

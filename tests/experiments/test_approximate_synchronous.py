@@ -30,6 +30,7 @@ def task(tmp_path):
     ]
 
 
+@pytest.mark.thorough
 def test_quick_run_leaves_everything_behind(tmp_path, capsys, task):
     flags = [
         *task,

@@ -24,6 +24,7 @@ RUN = (
 LADDER = "--uplink=ladder(scaled_sign(), qsgd(3), qsgd(100))"
 
 
+@pytest.mark.thorough
 def test_a_controller_chooses_and_the_run_shows_what(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",
@@ -52,6 +53,7 @@ def test_a_controller_chooses_and_the_run_shows_what(tmp_path, capsys):
     assert "Messages within each budget" in report
 
 
+@pytest.mark.thorough
 def test_a_fixed_budget_is_kept(tmp_path):
     flags = [
         f"--workdir={tmp_path}",
@@ -90,6 +92,7 @@ def test_what_nobody_sets_or_heeds_is_refused(tmp_path, capsys, flags, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_costs_of_another_run_set_the_clock(tmp_path, capsys):
     def seconds(name, *flags):
         main(["fed_avg", f"--workdir={tmp_path / name}", *RUN, *flags])

@@ -24,6 +24,7 @@ SMALL = (
 )
 
 
+@pytest.mark.thorough
 def test_the_run_directory_and_resuming(tmp_path, capsys):
     flags = [f"--workdir={tmp_path}", *SMALL]
     main(["", *flags])

@@ -78,6 +78,7 @@ def test_the_bytes_of_equal_accuracy():
     assert {one["rounds_to_target"] for one in rows} == {None}
 
 
+@pytest.mark.thorough
 def test_the_crossover_has_the_rule_of_thumb_in_it():
     small, cnn, resnet20, resnet18 = crossover_rows()
     assert small["parameters"] == 199_210
@@ -162,6 +163,7 @@ def test_a_pipeline_has_its_own_rate_and_is_chosen_by_other_examples():
     assert (own.server_optimizer, other.server_optimizer) == ("adam(0.01)", "sgd(0.1)")
 
 
+@pytest.mark.thorough
 def test_a_run_in_which_nobody_is_heard_is_a_row(tmp_path):
     late = ["--network=constant(1.0)", "--deadline_seconds=1e-9", "--num_rounds=1"]
     dense = "--pipeline=dense: gradient(identity(), family='dense')"

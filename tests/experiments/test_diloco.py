@@ -68,6 +68,7 @@ def test_a_claim_needs_both_ratios_and_takes_the_least_loss():
     assert len(claims(Results(values, rows, [], None))) == 1
 
 
+@pytest.mark.thorough
 def test_a_quick_comparison_counts_every_byte(tmp_path, capsys):
     flags = (
         f"--workdir={tmp_path}",

@@ -44,6 +44,7 @@ def test_the_default_protocols_are_those_of_the_paper():
     assert set(QUICK["protocol"]) <= set(PROTOCOLS)
 
 
+@pytest.mark.thorough
 def test_one_command_leaves_everything_behind(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",
@@ -176,6 +177,7 @@ def test_a_delta_is_chosen_on_the_other_streams():
     assert one["measured"] == here[4]["fixed_ratio"]
 
 
+@pytest.mark.thorough
 def test_a_quick_run_claims_no_more_than_that_it_worked(tmp_path):
     # Far too short for any saving.
     flags = ["--protocol=p: periodic(1)", "--protocol=d: dynamic(8.0)"]
@@ -186,6 +188,7 @@ def test_a_quick_run_claims_no_more_than_that_it_worked(tmp_path):
     assert len(summary["claims"]) == 2
 
 
+@pytest.mark.thorough
 def test_the_log_of_a_protocol_that_sends_nothing_says_so_every_round(tmp_path):
     main(
         [

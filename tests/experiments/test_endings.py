@@ -151,6 +151,7 @@ def test_a_comparison_of_which_nothing_is_left_ends_with_1(tmp_path, capsys):
     assert (tmp_path / "summary.json").exists()
 
 
+@pytest.mark.thorough
 def test_a_comparison_may_be_made_longer(tmp_path, capsys):
     compare.main(["", f"--workdir={tmp_path}", *COMPARED])
     longer = [flag for flag in COMPARED if not flag.startswith("--num_rounds")]

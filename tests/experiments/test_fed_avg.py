@@ -170,6 +170,7 @@ def test_lateness_and_privacy_do_not_mix(tmp_path, capsys):
     assert "--concurrency=95" in line
 
 
+@pytest.mark.thorough
 def test_comparison_is_side_by_side(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",
@@ -220,6 +221,7 @@ def test_local_steps_alone_say_how_long_a_client_trains(tmp_path, capsys, flag, 
     assert told in mistake(capsys, [*flags, *network])
 
 
+@pytest.mark.thorough
 def test_dropout_augmentation_and_lasting_optimizers_by_flags(tmp_path):
     folder = tmp_path / "run"
     flags = [
@@ -323,6 +325,7 @@ def test_clients_are_evaluated_into_summary_table_and_figure(tmp_path):
     assert (tmp_path / "figures" / "client_accuracy.png").is_file()
 
 
+@pytest.mark.thorough
 def test_a_comparison_has_columns_of_clients_where_they_are_evaluated(tmp_path):
     flags = [*CLIENTS, "--pipeline=dense: identity() | identity()"]
     compare.main(["compare", f"--workdir={tmp_path / 'without'}", *flags])
@@ -335,6 +338,7 @@ def test_a_comparison_has_columns_of_clients_where_they_are_evaluated(tmp_path):
     assert (tmp_path / "with" / "figures" / "client_accuracy.png").is_file()
 
 
+@pytest.mark.thorough
 def test_rates_follow_a_schedule_and_clients_are_drawn_by_their_sizes(tmp_path, capsys):
     flags = [*CLIENTS, "--partition=dirichlet(1.0)", "--num_clients=20"]
     flags += ["--cohort_size=4", "--client_sampling=by_size"]
@@ -356,6 +360,7 @@ def test_rates_follow_a_schedule_and_clients_are_drawn_by_their_sizes(tmp_path, 
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.thorough
 def test_clients_with_models_of_their_own_are_evaluated_with_these(tmp_path, capsys):
     flags = [*CLIENTS, "--evaluate_clients=train", "--partition=dirichlet(0.1)"]
     flags += ["--cohort_size=100", "--audit_log"]  # whose hook wraps the algorithm

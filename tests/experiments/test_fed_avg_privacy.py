@@ -27,6 +27,7 @@ COMMON = [
 ]
 
 
+@pytest.mark.thorough
 def test_epsilon_is_in_the_summary(tmp_path):
     """Everybody in every round: the closed form, for replacement."""
     dp = ["--dp_clip=0.5", "--dp_noise_multiplier=4"]
@@ -61,6 +62,7 @@ def test_epsilon_without_a_clip_and_without_noise(given, expected):
     assert privacy_spent(values)(None, None) == expected
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("secure", [False, True])
 def test_an_epsilon_is_solved_for_and_kept(tmp_path, capsys, secure):
     """The accountant agrees with what the summary, its row and the last line say."""
@@ -85,6 +87,7 @@ def test_an_epsilon_is_solved_for_and_kept(tmp_path, capsys, secure):
     assert f"private: epsilon {told:.4g} at delta 1e-05" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_noise_that_was_solved_for_is_of_all_rounds(tmp_path, capsys):
     """More rounds would need more noise in those that are done."""
     own = ["--dp_clip=0.5", "--dp_epsilon=3", f"--workdir={tmp_path}"]
@@ -95,6 +98,7 @@ def test_noise_that_was_solved_for_is_of_all_rounds(tmp_path, capsys):
     assert "num_rounds" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_secure_sum_by_its_flag_costs_what_it_sends(tmp_path):
     """650 residues and the count, 11 bits each, and the agreement of five clients."""
     own = ["--secure_sum", "--uplink=common_range(255, limit=0.5)"]

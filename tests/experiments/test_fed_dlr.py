@@ -233,6 +233,7 @@ def test_latency_is_of_one_device_however_many_hold_the_parameters():
     assert {d for leaf in jax.tree.leaves(seen) for d in leaf.devices()} == {devices[0]}
 
 
+@pytest.mark.thorough
 def test_quick_run_leaves_everything_behind(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",

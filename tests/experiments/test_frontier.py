@@ -58,6 +58,7 @@ TASK = (
 )
 
 
+@pytest.mark.thorough
 def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",

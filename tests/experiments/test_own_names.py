@@ -76,6 +76,7 @@ def module(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.thorough
 def test_a_run_of_nothing_but_ones_own(tmp_path, module):
     folder = tmp_path / "run"
     own = [

@@ -153,6 +153,7 @@ def test_arrays_come_back_from_the_order_in_which_they_were_given():
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.thorough
 def test_its_rows_stand_in_the_table(tmp_path, python):
     workdir = tmp_path / "run"
     run(workdir)  # first without it: it is added to what a directory holds

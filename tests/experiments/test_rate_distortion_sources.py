@@ -32,6 +32,7 @@ def test_the_training_of_every_recording_can_be_built(name):
     assert ("cohort_size" in recording.flags) == (recording.link == "downlink")
 
 
+@pytest.mark.thorough
 def test_downlinks_are_what_the_server_s_model_changes_by(monkeypatch):
     """With clients of one size, the mean of what is sent; one round after the other."""
     values = define()

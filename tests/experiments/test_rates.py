@@ -35,6 +35,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.thorough
 def test_the_best_rate_is_recorded_with_every_seed(tmp_path, capsys):
     folder = tmp_path / "run"
     command = ["compare", f"--workdir={folder}", *QUICK, *GRID]

@@ -45,6 +45,7 @@ def test_a_typo_is_told(name, capsys):
     assert "did you mean 'frontier/mnist'" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_what_fails_is_not_success(tmp_path, capfd):
     folder = f"--folder={tmp_path}"
     assert main(["fed_avg/mnist_2nn_iid", folder, "--dataset=nothing"]) == 2

@@ -37,6 +37,7 @@ def summary_of(tmp_path, raw_data_dir, *flags):
     return json.loads((tmp_path / "summary.json").read_text())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flags", "rounds", "accuracy"),
     [(MLP, 10, 0.90), pytest.param(CNN, 2, 0.90, marks=pytest.mark.slow)],

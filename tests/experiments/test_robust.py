@@ -101,6 +101,7 @@ def test_losses_are_against_oneself_without_an_attack():
     assert told["mean", "huge"]["accuracy_lost"] is None
 
 
+@pytest.mark.thorough
 def test_quick_run_leaves_everything_behind(tmp_path, capsys):
     flags = [f"--workdir={tmp_path}", *SMALL]
     main(["", *flags])

@@ -43,6 +43,7 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.thorough
 def test_more_seeds_are_added_to_a_run(tmp_path):
     folder = tmp_path / "run"
     command = ["compare", f"--workdir={folder}", "--seed=3", *QUICK]

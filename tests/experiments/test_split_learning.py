@@ -25,6 +25,7 @@ from tests.experiments.small import logged_messages, read_runs
 SMALL = ["--dataset=digits", "--model=mlp(4, 3)", "--num_train=60", "--noprogress"]
 
 
+@pytest.mark.thorough
 def test_runs_leave_everything_behind(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",

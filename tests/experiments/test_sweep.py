@@ -39,6 +39,7 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.thorough
 def test_every_combination_is_run_and_said_in_a_table_and_a_report(
     tmp_path, in_process, capsys
 ):

@@ -77,6 +77,7 @@ def test_units_are_left_out_as_often_as_told():
     np.testing.assert_array_equal(network.apply(params, jnp.ones((1, 1)), None), 1)
 
 
+@pytest.mark.thorough
 def test_a_round_draws_as_the_loop_that_can_be_read():
     cohort = make_cohort([4, 2, 5], batch_size=2, epochs=2)
     task = classification(

@@ -91,7 +91,15 @@ def run_tests(arguments: list[str], tree: Path, log: Path, limit: float) -> int 
                 del sys.modules[name]
             import pytest
 
-            options = ["-x", "-q", "--tb=line", "-p", "no:cacheprovider"]
+            options = [
+                "-x",
+                "-q",
+                "--tb=line",
+                "-p",
+                "no:cacheprovider",
+                "-m",
+                "not slow",
+            ]
             status = int(pytest.main([*options, *arguments]))
             sys.stdout.flush()
             os._exit(status)

@@ -130,6 +130,7 @@ def test_traces_of_packets_and_no_capacity_are_refused():
         server_link(up_megabits=0.0)
 
 
+@pytest.mark.thorough
 def test_a_run_waits_for_the_servers_link(tmp_path, capsys):
     flags = [
         "--quick",

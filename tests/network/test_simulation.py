@@ -114,6 +114,7 @@ def test_seconds_and_joules_are_those_of_each_stage(tmp_path, population):
     assert ledger.observed["late_bytes"] == 2 * size
 
 
+@pytest.mark.thorough
 def test_a_controller_resumes_where_it_was(tmp_path, population):
     uplink = steered(UPLINK)
     problem = make_problem(population, uplink)

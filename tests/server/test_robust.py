@@ -243,6 +243,7 @@ AGGREGATIONS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_the_server_steps_by_what_is_made_of_the_decoded(execution):
     uplink = error_feedback(top_k(0.5))

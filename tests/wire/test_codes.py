@@ -92,6 +92,7 @@ def test_factories_are_cached_so_that_treedefs_are_equal():
     assert hash(first) == hash(second)
 
 
+@pytest.mark.thorough
 def test_lengths_are_exact_under_jit_vmap_and_scan():
     rng = np.random.default_rng(0)
     draws = [rng.choice(5, 3000, p=[0.8, 0.1, 0.05, 0.04, 0.01]) for _ in range(3)]

@@ -107,6 +107,7 @@ def in_order(field):
     return dataclasses.replace(field, values=moved) if is_field(field) else moved
 
 
+@pytest.mark.thorough
 def test_words_are_the_message_with_the_numbers_of_each_field_reordered():
     rng = np.random.default_rng(3)
     payload = [
@@ -176,6 +177,7 @@ def check_mapped(template, rng):
     assert words.shape == (2, -(-num_bits(template).fixed // 32))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "part", [0, 1, *(pytest.param(i, marks=pytest.mark.slow) for i in (2, 3))]
 )

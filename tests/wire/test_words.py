@@ -59,6 +59,7 @@ def interleaved(values: np.ndarray, width: int) -> bytes:
     return words.T.tobytes() + stream(rest, width)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "width",
     [

@@ -43,6 +43,7 @@ def test_a_negative_weight_is_refused():
         no_peek(-1.0)
 
 
+@pytest.mark.thorough
 def test_only_the_clients_part_feels_it():
     """One batch: the server's gradient is the same, the client's has the penalty's."""
     cohort = make_cohort([6], 6)

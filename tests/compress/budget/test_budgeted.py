@@ -111,6 +111,7 @@ def test_no_message_exceeds_its_budget(name: str):
     assert len(traces) == 1
 
 
+@pytest.mark.thorough
 def test_a_budget_is_used():
     """Less is left than one more coordinate, or one more bit of each, would cost."""
     budget = STEPS + 9000.0

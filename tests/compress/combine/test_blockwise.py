@@ -35,6 +35,7 @@ def test_every_block_has_its_own_scale(size: int):
     assert num_bits(payload).fixed == 35 + 32 * -(-35 // size)
 
 
+@pytest.mark.thorough
 def test_blocks_of_an_open_stage_stay_open():
     compressor = chain(blockwise(8, rotate()), qsgd(100))
     state = compressor.init(X)

@@ -29,6 +29,7 @@ from tests.compress.combine.roundtrips import (
 )
 
 
+@pytest.mark.thorough
 def test_a_later_stage_refines_what_is_open_and_passes_the_rest():
     payload, decoded = roundtrip(chain(top_k(0.5), to_dtype("bfloat16")), TREE)
     kinds = [type(field) for field in fields(payload)]
@@ -49,6 +50,7 @@ def test_identity_in_a_chain_changes_nothing():
         assert len(fields(payload)) == len(fields(payloads[0][0]))
 
 
+@pytest.mark.thorough
 def test_a_chain_of_three_and_a_chain_of_chains_agree():
     a, b, c = low_rank(1), top_k(0.5), to_dtype("float16")
     _, flat = roundtrip(chain(a, b, c), TREE)

@@ -97,6 +97,7 @@ def test_what_is_decoded_is_the_formula(step):
         assert off < 1e-3
 
 
+@pytest.mark.thorough
 def test_a_few_directions_cost_their_factors_and_not_the_matrix():
     m, n, rank = 400, 300, 3
     tree = to_jax({"w": product(m, n, rank)})
@@ -123,6 +124,7 @@ def test_what_rounding_alone_would_make_does_not_travel():
         assert np.linalg.matrix_rank(decoded["w"], tol=1e-2) <= expected
 
 
+@pytest.mark.thorough
 def test_something_travels_whatever_the_step():
     for tree in (
         {"w": RNG.standard_normal((60, 60)), "b": np.zeros(9)},

@@ -60,6 +60,7 @@ def spanned(rounds, m=300, n=200, rank=4, seed=0):
     ]
 
 
+@pytest.mark.thorough
 def test_what_was_sent_before_is_nearly_free():
     trees = spanned(5)
     plain, known = (link(trees, history=history) for history in (0, 8))
@@ -82,6 +83,7 @@ def test_what_has_nothing_in_common_costs_no_more_than_its_sizes():
     assert error(known[1], trees[-1]) < 1.1 * error(plain[1], trees[-1])
 
 
+@pytest.mark.thorough
 def test_both_ends_remember_the_same():
     trees = [
         {"w": x["w"], "conv": x["w"].reshape(5, 5, 12, 200), "b": x["w"][0]}

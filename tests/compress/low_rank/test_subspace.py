@@ -51,6 +51,7 @@ def test_vectors_are_orthogonal_and_as_long_as_their_values():
         np.testing.assert_allclose(gram, np.diag(np.square(values)), atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_nothing_has_no_triples_and_clients_may_be_mapped_over():
     zeros = leading_triples(jnp.zeros((300, 200)), 4)
     assert not any(bool(jnp.any(x != 0)) for x in zeros)

@@ -74,6 +74,7 @@ def test_errors_between_and_beyond(bits: float):
     assert abs(num_bits(payload).fixed - bits * N - 32) <= 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "bits, published", [(1, 0.535), (2, 0.0976), (3, 0.0229), (4, 0.00563)]
 )

@@ -89,6 +89,7 @@ def test_what_is_not_a_number_stays_visible():
     assert not bool(jnp.any(jnp.isfinite(q[1:3])))
 
 
+@pytest.mark.thorough
 def test_many_matrices_at_once_are_each_as_alone():
     layout = [((3, 40), 1), ((1, 55), 1), ((5, 17), 2)]
     parts = [

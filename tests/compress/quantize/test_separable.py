@@ -141,6 +141,7 @@ def test_a_dead_update_is_nearly_free():
     assert not np.any(np.delete(np.asarray(decoded), 3, axis=0))
 
 
+@pytest.mark.thorough
 def test_least_squares_leaves_no_more_than_was_there():
     for step in (0.01, 1.0, 100.0):
         *_, decoded = sent(separable(step), to_jax(TREE))
@@ -201,6 +202,7 @@ def test_logs_round_to_the_nearest():
     )
 
 
+@pytest.mark.thorough
 def test_every_side_value_tells_a_class():
     sizes = RNG.integers(0, 64, 500)
     side = to_side(jnp.asarray([7, 0]), jnp.asarray(sizes, jnp.int32))

@@ -83,6 +83,7 @@ def test_demo_keeps_what_is_weak_and_lets_it_decay():
     assert weaker <= decay * float(jnp.linalg.norm(sender.memory[0]))
 
 
+@pytest.mark.thorough
 def test_sparse_loco_is_its_algorithm_in_numpy():
     # Sarfi et al., algorithm 1; what is kept has four values, so four levels are exact.
     k, chunk, decay = 2, 8, 0.75

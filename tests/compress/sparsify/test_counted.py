@@ -33,6 +33,7 @@ def test_what_is_above_travels_and_is_paid_for(value):
     )
 
 
+@pytest.mark.thorough
 def test_the_cap_makes_it_top_k():
     x = jnp.asarray(np.random.default_rng(1).standard_normal(50), jnp.float32)
     _, capped = roundtrip(threshold(1e-6, cap=0.2), x)
@@ -47,6 +48,7 @@ def test_a_nan_is_sent_and_zeros_are_not():
     assert int(roundtrip(threshold(1.0), jnp.zeros(9))[0].parts[0].values.count) == 0
 
 
+@pytest.mark.thorough
 def test_the_warm_up_is_top_k_of_the_fraction_in_force():
     fractions = [0.5, 0.5, 0.25, 0.25, 0.1, 0.1, 0.1]
     compressor = warm_up_top_k(0.1, warm_up=(0.5, 0.25), messages=2)

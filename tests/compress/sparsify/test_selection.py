@@ -155,6 +155,7 @@ def test_places_beyond_int32_are_refused(name):
         jax.eval_shape(lambda x: compressor.encode(context, x, ()), leaf)
 
 
+@pytest.mark.thorough
 def test_counting_on_a_tpu_finds_what_histograms_find():
     short = {name: x.astype(np.float32) for name, x in hard_vectors().items()}
     for k in (1, 500, 999):

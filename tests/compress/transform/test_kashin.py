@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fedjax_comp.compress.transform.kashin import kashin_coefficients, synthesis
 
 
+@pytest.mark.thorough
 def test_coefficients_are_exact_and_level():
     n, length = 4096, 8192
     key, rng = jax.random.key(0), np.random.default_rng(0)

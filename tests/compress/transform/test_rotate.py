@@ -101,6 +101,7 @@ def test_what_lies_together_becomes_gaussian(n: int, block: int):
         assert np.mean(errors) > np.pi / 2 - 1 - 5 * deviation - 0.01, np.mean(errors)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [5, 300, 1 << 14, 70_001])
 def test_tiles_of_a_tpu_are_the_same_transform(n: int):
     key, x = jax.random.key(n), jax.random.normal(jax.random.key(1), (n,))

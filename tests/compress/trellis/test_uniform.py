@@ -69,6 +69,7 @@ def test_packed_bits_come_within_a_twentieth_of_the_limit(bits: float):
     assert 0.02 < rate - 0.5 * np.log2(1 + 1 / error) < 0.05
 
 
+@pytest.mark.thorough
 def test_more_states_are_nearer():
     n, step = 1 << 14, 0.5
     x = jax.random.normal(jax.random.key(3), (n,))
@@ -87,6 +88,7 @@ def test_steps_shrink_with_the_rate(bits: float, states: int):
     assert step_of_rate(bits, states) > step_of_rate(1.1 * bits, states) > 0
 
 
+@pytest.mark.thorough
 def test_outliers_stay_within_the_symbols():
     """A coordinate of `sqrt(n)` standard deviations is cut, not wrapped."""
     x = jnp.zeros(4096).at[5].set(-3.0)

@@ -45,6 +45,7 @@ def test_label_counts_are_the_published_ones(real, name, train, test):
     assert np.bincount(dataset.test.y).tolist() == test
 
 
+@pytest.mark.thorough
 def test_cifar10_is_natural_colour_pictures(real, raw_data_dir):
     dataset = real("cifar10")
     kept = 0
