@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/digits
 SOAK ?= runs/soak
-# How pytest is spread over cores; `make test PYTEST_FLAGS=` runs it in one process.
-PYTEST_FLAGS ?= -n 2 --dist worksteal
+# How pytest is spread over two cores, one process more than those since some tests wait
+# for others' processes or disks; `make test PYTEST_FLAGS=` runs it in one.
+PYTEST_FLAGS ?= -n 3 --dist worksteal
 # Where `make mutants` writes what became of each.
 MUTANTS ?= runs/mutants.jsonl
 # The tests build their own mesh of CPU devices. An empty value lets JAX choose.

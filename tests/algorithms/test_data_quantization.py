@@ -138,6 +138,7 @@ def test_the_model_is_sent_only_to_those_who_need_it():
     assert totals(traffic["weighted"].traffic).uplink_bits == weighted
 
 
+@pytest.mark.thorough
 def test_every_part_together_passes_through_bytes():
     """Cache, importance and refinement, for several rounds."""
     parts = {

@@ -75,6 +75,7 @@ def clear_integers(uplink, cohort, params, info, grid):
 RANGE = common_range(255, limit=0.5)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("uplink", "own", "gone"),
     [

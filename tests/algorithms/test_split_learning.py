@@ -150,6 +150,7 @@ def test_labels_do_not_leave_a_u_shaped_client():
         jax.tree.map(np.testing.assert_array_equal, *same)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("cuts", [VANILLA, U_SHAPED])
 def test_every_message_decodes_from_its_bytes(cuts):
     up, down = chain(top_k(0.5), stochastic_quantize(levels=16)), top_k(0.5)

@@ -90,6 +90,7 @@ def test_identity_is_pmean(name, width):
     assert np.all(exchanged.finite)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_every_device_has_the_same_bits_and_what_mapped_ones_have(name):
     trees = gradients(2)

@@ -64,6 +64,7 @@ def untimed(workdir):
     return rows, {name: x for name, x in summary.items() if name not in TIMED}
 
 
+@pytest.mark.thorough
 def test_a_finished_run_may_be_made_longer(tmp_path, capsys):
     go(tmp_path / "run", "--eval_every=2")
     go(tmp_path / "run", "--eval_every=2", "--num_rounds=6")
@@ -76,6 +77,7 @@ def test_a_finished_run_may_be_made_longer(tmp_path, capsys):
     assert "--num_rounds: 6 there, 4 now" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_logged_run_may_be_made_longer(tmp_path):
     for rounds in (2, 3):
         go(tmp_path, "--audit_log", f"--num_rounds={rounds}")

@@ -189,6 +189,7 @@ def test_its_rows_stand_in_the_table(tmp_path, python):
     assert row["reason"] == ""
 
 
+@pytest.mark.thorough
 def test_its_failure_costs_its_rows_and_is_waited_for_once(tmp_path, python):
     (tmp_path / "fails").touch()
     table = run(tmp_path / "run", f"--nncodec_python={python}")

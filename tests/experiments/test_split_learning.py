@@ -92,6 +92,7 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert "nothing was changed" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batches", [1, 2])
 def test_the_log_says_who_sent_what_and_which_way(tmp_path, batches):
     flags = [

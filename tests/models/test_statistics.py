@@ -98,6 +98,7 @@ def test_evaluation_reads_them_and_changes_nothing(name):
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_round_is_that_of_the_loop_that_can_be_read():
     cohort = make_cohort([4, 2, 5], batch_size=2, epochs=2)
     task = augmented(TASKS["linen"], lambda key, x: x + jax.random.normal(key, x.shape))

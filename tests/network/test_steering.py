@@ -34,6 +34,7 @@ def test_budgets_are_kept_without_compiling_anew():
     assert message_bits(num_bits(payload)) > 500
 
 
+@pytest.mark.thorough
 def test_every_leaf_has_its_own_budget():
     up = steered(budgeted_quantize(), per_leaf=True)
     tree = [jnp.linspace(-1, 1, 50), jnp.linspace(-3, 3, 20)]

@@ -107,6 +107,7 @@ def round_trip(field, code):
     return length
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [1, 4])
 def test_lengths_are_within_a_per_cent_of_the_entropy(shape):
     n, k = 60_000, float(SHAPES[shape])

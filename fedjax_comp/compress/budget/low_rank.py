@@ -40,7 +40,7 @@ def budgeted_low_rank(
       >>> context = make_context(jax.random.key(0), 0)
       >>> context = context._replace(budget_bits=jnp.float32(1000))
       >>> x = jax.random.normal(jax.random.key(1), (20, 20))
-      >>> payload, _ = budgeted_low_rank().encode(context, x, ())
+      >>> payload, _ = jax.jit(budgeted_low_rank().encode)(context, x, ())
       >>> 800 < message_bits(num_bits(payload)) <= 1000
       True
     """

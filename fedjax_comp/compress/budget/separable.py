@@ -88,7 +88,7 @@ def budgeted_separable(
       >>> context = make_context(jax.random.key(0), 0)
       >>> context = context._replace(budget_bits=jnp.float32(500))
       >>> x = jax.random.normal(jax.random.key(1), (20, 20))
-      >>> payload, _ = budgeted_separable().encode(context, x, ())
+      >>> payload, _ = jax.jit(budgeted_separable().encode)(context, x, ())
       >>> 450 < message_bits(num_bits(payload)) <= 500
       True
     """

@@ -132,9 +132,9 @@ def coded_low_rank(
       >>> u = jax.random.normal(jax.random.key(1), (100, 1))
       >>> x = {"w": u @ u.T}
       >>> compressor = coded_low_rank(1.0, max_rank=8)
-      >>> payload, _ = compressor.encode(context, x, ())
+      >>> payload, _ = jax.jit(compressor.encode)(context, x, ())
       >>> bits = message_bits(num_bits(payload))
-      >>> decoded, _ = compressor.decode(context, payload, ())
+      >>> decoded, _ = jax.jit(compressor.decode)(context, payload, ())
       >>> error = jnp.sum((decoded["w"] - x["w"]) ** 2) / jnp.sum(x["w"] ** 2)
       >>> bits < 0.15 * 100 * 100, bool(error < 0.01)
       (True, True)
