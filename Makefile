@@ -98,7 +98,7 @@ test: env
 
 test-thorough: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 test-thorough: env
-	$(BIN)/python -m pytest -m thorough $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m 'thorough and not slow' $(PYTEST_FLAGS)
 
 test-matrix test-newest: export JAX_PLATFORMS := $(JAX_PLATFORMS)
 test-matrix:
