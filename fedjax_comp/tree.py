@@ -161,7 +161,15 @@ def ravel(leaves: Sequence[jax.Array]) -> jax.Array:
     Array([1., 1., 0.], dtype=float32)
     """
     flat = [leaf.reshape(-1).astype(jnp.float32) for leaf in leaves]
-    return jnp.concatenate(flat) if flat else jnp.zeros(0, jnp.float32)
+    if not flat:
+        return jnp.zeros(0, jnp.float32)
+    # Concatenated, every number would be looked for in every leaf, and computed there.
+    vector = jax.lax.optimization_barrier(jnp.zeros(sum(x.size for x in flat)))
+    start = 0
+    for leaf in flat:
+        vector = jax.lax.dynamic_update_slice(vector, leaf, (start,))
+        start += leaf.size
+    return vector
 
 
 def unravel(vector: jax.Array, like: Sequence[jax.ShapeDtypeStruct]) -> list[jax.Array]:

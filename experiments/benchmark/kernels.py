@@ -29,7 +29,7 @@ from fedjax_comp.base import PyTree
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.quantize.scalar import extrema, symbols_of
 from fedjax_comp.compress.sparsify import selection
-from fedjax_comp.compress.transform.rotate import hadamard
+from fedjax_comp.compress.transform.hadamard import hadamard
 from fedjax_comp.keys import make_key
 from fedjax_comp.wire.words import pack_words
 

@@ -67,7 +67,9 @@ def euclidean_norm(x: jax.Array) -> jax.Array:
     return power * jnp.sqrt(jnp.sum(jnp.square(unit)))
 
 
-def standardized(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def standardized(
+    x: jax.Array, axes: tuple[int, ...] | None = None
+) -> tuple[jax.Array, jax.Array]:
     """An array of mean square 1, and what it is multiples of.
 
         x / sigma,   sigma = ||x||_2 / sqrt(n).
@@ -77,15 +79,20 @@ def standardized(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     Args:
       x: float32 of any shape, not empty.
+      axes: over which `n` numbers have a `sigma`; None for all of them.
 
     Returns:
-      float32 in that shape, zeros for zeros, and `sigma`, float32 scalar.
+      float32 in that shape, zeros for zeros, and `sigma`, a float32 scalar, or with
+      `axes` of length 1 along these.
 
     >>> x, sigma = standardized(jnp.array([3e38, -3e38]))
     >>> x.round(3).tolist(), round(float(sigma / 1e38), 3)
     ([1.0, -1.0], 3.0)
     """
-    unit, power = in_units(x)
-    root = np.sqrt(np.float32(x.size))
-    sigma = jnp.sqrt(jnp.sum(jnp.square(unit))) / root
+    kept = axes is not None
+    power, inverse = power_of_two(jnp.max(jnp.abs(x), axes, keepdims=kept))
+    unit = x * inverse
+    squares = jnp.sum(jnp.square(unit), axes, keepdims=kept)
+    root = np.sqrt(np.float32(x.size // squares.size))
+    sigma = jnp.sqrt(squares) / root
     return unit / jnp.where(sigma == 0, 1.0, sigma), sigma * power

@@ -21,6 +21,7 @@ from fedjax_comp.compress import (
     drive,
     ecsq,
     eden,
+    eden_fixed_rate,
     elias_omega,
     entropy_coded,
     error_feedback,
@@ -78,6 +79,7 @@ COMPRESSORS = (
     exact("identity", identity),
     exact("rotate", rotate, keyed="round"),
     exact("flattened_rotate", lambda: flattened(rotate()), keyed="round"),
+    exact("rotate_blocks", lambda: flattened(rotate(block=16)), keyed="round"),
     contractive("to_bfloat16", lambda: to_dtype("bfloat16"), lambda n: BFLOAT16_ERROR),
     contractive("top_k", lambda: top_k(0.3), lambda n: 1 - kept(n, 0.3) / n),
     unbiased(
@@ -261,6 +263,12 @@ COMPRESSORS = (
         keyed="client",
     ),
     contractive(
+        "eden_blocks",
+        lambda: eden_fixed_rate(1.5, block=16),
+        levels_error(1.52, 0.45),
+        keyed="client",
+    ),
+    contractive(
         "eden_below_one",
         lambda: flattened(chain(rotate(), eden(0.5))),
         lambda n: n**2 / max(1, n // 2) + 1,
@@ -283,6 +291,14 @@ COMPRESSORS = (
     contractive(
         "ecsq",
         lambda: flattened(chain(rotate(), ecsq(step=1.0), entropy_coded())),
+        lambda n: max(1.0, 4 * n),
+        keyed="round",
+    ),
+    contractive(
+        "ecsq_blocks",
+        lambda: flattened(
+            chain(rotate(block=16), ecsq(step=1.0, axis=1), entropy_coded())
+        ),
         lambda n: max(1.0, 4 * n),
         keyed="round",
     ),

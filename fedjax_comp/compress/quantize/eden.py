@@ -34,12 +34,14 @@ from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.magnitude import standardized
 from fedjax_comp.compress.quantize.codebooks import Codebook, lloyd_max, step_of_entropy
+from fedjax_comp.compress.quantize.groups import Groups
 from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of
 from fedjax_comp.compress.sparsify.selection import random_indices
 from fedjax_comp.wire.fields import Raw, Symbols
 
 MAX_BITS = 8
 _MAX_COMPARED = 15  # up to so many boundaries comparing with all beats a search
+_MAX_SELECTED = 4  # up to so many levels choosing beats looking up
 _SUPPORT = 8.0  # standard deviations; a Gaussian leaves them once in 10^15 draws
 
 
@@ -65,27 +67,43 @@ def level_of(index: jax.Array, codebook: Codebook) -> jax.Array:
     >>> level_of(jnp.array([0, 3], jnp.uint8), lloyd_max(2)).round(2)
     Array([-1.51,  1.51], dtype=float32)
     """
-    levels = jnp.asarray(codebook.levels.astype(np.float32))
-    return levels.at[index.astype(jnp.int32)].get(mode="clip")
+    levels = codebook.levels.astype(np.float32)
+    if levels.size <= _MAX_SELECTED:
+        number = jnp.full(index.shape, levels[-1])
+        for i in reversed(range(levels.size - 1)):
+            number = jnp.where(index == i, levels[i], number)
+        return number
+    return jnp.asarray(levels).at[index.astype(jnp.int32)].get(mode="clip")
 
 
-def fitted_scale(x: jax.Array, q: jax.Array, *, unbiased: bool) -> jax.Array:
-    """The number by which the levels `q` of a unit-free `x` are multiplied.
+def fitted_scale(
+    x: jax.Array,
+    q: jax.Array,
+    *,
+    unbiased: bool,
+    axes: tuple[int, ...] | None = None,
+) -> jax.Array:
+    """The number by which the levels `q` of a `standardized` `x` are multiplied.
 
-        unbiased:  ||x||^2 / <x, q>     otherwise (least squares):  <x, q> / ||q||^2
+        unbiased:  n / <x, q>     otherwise (least squares):  <x, q> / ||q||^2,
 
     Args:
-      x: float32 `[n]`.
-      q: float32 `[n]`, of the same signs.
+      x: float32 of any shape, of mean square 1 or all zeros.
+      q: float32 in that shape, of the same signs.
       unbiased: which of the two.
+      axes: over which numbers have a scale of their own; None for all of them.
 
     Returns:
-      float32 scalar; 0 when `x` or `q` is all zeros.
+      float32 scalar, or with `axes` of length 1 along these; 0 when `x` or `q` is all
+      zeros.
     """
-    along = jnp.sum(x * q)
-    numerator, divisor = (
-        (jnp.sum(x * x), along) if unbiased else (along, jnp.sum(q * q))
-    )
+
+    def total(products: jax.Array) -> jax.Array:
+        return jnp.sum(products, axes, keepdims=axes is not None)
+
+    along = total(x * q)
+    count = jnp.float32(x.size // along.size)
+    numerator, divisor = (count, along) if unbiased else (along, total(q * q))
     # Not `divisor > 0`: what is not a number shall stay visible in the scale.
     return jnp.where(divisor == 0, 0.0, numerator / divisor)
 
@@ -109,7 +127,7 @@ class Parts:
     """An array of which some coordinates are sent at one rate and some at another.
 
     Attributes:
-      scale: float32, what the levels are multiples of.
+      scale: float32, what the levels are multiples of: a scalar, or one a group.
       symbols: of each rate, one for each coordinate at that rate.
     """
 
@@ -117,7 +135,7 @@ class Parts:
     symbols: tuple[Symbols, ...]
 
 
-def eden(bits: float, *, unbiased: bool = True) -> Compressor:
+def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Compressor:
     """EDEN's fixed-rate quantizer: the nearest Gaussian level, and one scale a leaf.
 
         C(x) = S sigma Q(x / sigma),   sigma = ||x|| / sqrt(n),   Q: Lloyd-Max.
@@ -134,12 +152,14 @@ def eden(bits: float, *, unbiased: bool = True) -> Compressor:
       bits: a coordinate, in (0, 8], whole or not.
       unbiased: whether the scale is `||x||^2 / <x, Q(x)>`, to be averaged over clients,
         or least squares, for one receiver or under `error_feedback`.
+      axis: a scale for each index along this axis, where a leaf has it, as behind
+        `rotate(block=4096)`, whose blocks axis 1 counts. None: one a leaf.
 
     Returns:
-      A stateless `Compressor` that closes the scale and the symbols.
+      A stateless `Compressor` that closes the scales and the symbols.
 
     Raises:
-      ValueError: when `bits` is not in that range.
+      ValueError: when `bits` is not in that range, or `axis` is below 0.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -151,51 +171,64 @@ def eden(bits: float, *, unbiased: bool = True) -> Compressor:
       Array([ 2.5, -2.5,  2.5, -2.5], dtype=float32)
     """
     bits = checks.between("bits", bits, above=0, at_most=MAX_BITS)
+    axis = None if axis is None else checks.integer("axis", axis, minimum=0)
 
     def chosen(context: Context, n: int) -> jax.Array | None:
-        total = sum(count for _, count in rate_split(bits, n))
-        if bits == int(bits) or n == total == rate_split(bits, n)[0][1]:
+        split = rate_split(bits, n)
+        if len(split) == 1 and split[0][1] == n:
             return None
+        total = sum(count for _, count in split)
         return random_indices(context.client_key, n, total)
 
     def encode(context: Context, x: jax.Array) -> Parts:
-        flat, split = x.reshape(-1).astype(jnp.float32), rate_split(bits, x.size)
-        places = chosen(context, x.size)
+        groups = Groups(x.shape, axis)
+        x, axes = x.astype(jnp.float32), groups.axes
+        places = chosen(context, groups.size)
         if places is not None:
-            flat = flat[places]
-        unit, sigma = standardized(flat)
-        symbols, levels, start = [], [], 0
-        for width, count in split:
-            part = nearest_level(unit[start : start + count], lloyd_max(width))
+            x, axes = groups.columns(x)[places], None if groups.one else (0,)
+        unit, sigma = standardized(x, axes)
+        flat, symbols, levels, start = unit.reshape(-1), [], [], 0
+        for width, rows in rate_split(bits, groups.size):
+            count = rows * groups.count
+            part = nearest_level(flat[start : start + count], lloyd_max(width))
             symbols.append(Symbols(part, 1 << width))
             levels.append(level_of(part, lloyd_max(width)))
             start += count
-        scale = sigma * fitted_scale(unit, jnp.concatenate(levels), unbiased=unbiased)
-        if unbiased:
-            scale *= x.size / flat.size
-        return Parts(Raw(scale), tuple(symbols))
+        q = jnp.concatenate(levels).reshape(x.shape)
+        scale = sigma * fitted_scale(unit, q, unbiased=unbiased, axes=axes)
+        if unbiased and places is not None:
+            scale *= groups.size / places.size
+        return Parts(Raw(groups.listed(scale)), tuple(symbols))
 
     def decode(
         context: Context, payload: Parts, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
-        n = int(np.prod(like.shape))
+        groups, scales = Groups(like.shape, axis), payload.scale.values
+        places = chosen(context, groups.size)
         levels = [
-            level_of(part.values, lloyd_max(width))
-            for part, (width, _) in zip(
-                payload.symbols, rate_split(bits, n), strict=True
-            )
+            level_of(part.values, lloyd_max(part.cardinality.bit_length() - 1))
+            for part in payload.symbols
         ]
-        x = payload.scale.values * jnp.concatenate(levels)
-        places = chosen(context, n)
-        if places is not None:
-            x = jnp.zeros(n, jnp.float32).at[places].set(x, unique_indices=True)
-        return x.reshape(like.shape).astype(like.dtype)
+        q = jnp.concatenate(levels)
+        if places is None:
+            x = q.reshape(like.shape) * groups.along(scales)
+        else:
+            columns = groups.columns(jnp.zeros(like.shape, jnp.float32))
+            along = scales if groups.one else scales[None, :]
+            sent = q.reshape(places.size, *columns.shape[1:]) * along
+            filled = columns.at[places].set(sent, unique_indices=True)
+            x = groups.of_columns(filled)
+        return x.astype(like.dtype)
 
     return leafwise(ArrayCode("eden", encode, decode))
 
 
 def ecsq(
-    bits: float | None = None, *, step: float | None = None, unbiased: bool = True
+    bits: float | None = None,
+    *,
+    step: float | None = None,
+    unbiased: bool = True,
+    axis: int | None = None,
 ) -> Compressor:
     """A uniform step in units of a leaf's standard deviation, for an entropy code.
 
@@ -214,12 +247,14 @@ def ecsq(
       bits: a coordinate, that the entropy code takes for Gaussian ones; in (0, 8].
       step: instead of `bits`, in standard deviations; in (0.001, 16].
       unbiased: as for `eden`.
+      axis: as for `eden`.
 
     Returns:
-      A stateless `Compressor` that closes the scale and the symbols.
+      A stateless `Compressor` that closes the scales and the symbols.
 
     Raises:
-      ValueError: unless exactly one of `bits` and `step` is given, in its range.
+      ValueError: unless exactly one of `bits` and `step` is given, in its range, and
+        when `axis` is below 0.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -241,14 +276,16 @@ def ecsq(
     else:
         width = checks.between("step", step, above=0.001, at_most=16)
     half = int(np.ceil(_SUPPORT / width))
+    axis = None if axis is None else checks.integer("axis", axis, minimum=0)
 
     def encode(context: Context, x: jax.Array) -> Quantized:
         del context
-        unit, sigma = standardized(x.astype(jnp.float32))
+        groups = Groups(x.shape, axis)
+        unit, sigma = standardized(x.astype(jnp.float32), groups.axes)
         q = jnp.clip(jnp.round(unit / width), -half, half)
-        scale = sigma * fitted_scale(unit, q, unbiased=unbiased)
+        scale = sigma * fitted_scale(unit, q, unbiased=unbiased, axes=groups.axes)
         zigzag = jnp.where(q < 0, -2.0 * q - 1.0, 2.0 * q)
-        return Quantized(Raw(scale), symbols_of(zigzag, 2 * half + 1))
+        return Quantized(Raw(groups.listed(scale)), symbols_of(zigzag, 2 * half + 1))
 
     def decode(
         context: Context, payload: Quantized, like: jax.ShapeDtypeStruct
@@ -256,6 +293,7 @@ def ecsq(
         del context
         zigzag = payload.symbols.values.astype(jnp.int32)
         q = jnp.where(zigzag % 2 == 1, -((zigzag + 1) // 2), zigzag // 2)
-        return (payload.scale.values * q.astype(jnp.float32)).astype(like.dtype)
+        scale = Groups(like.shape, axis).along(payload.scale.values)
+        return (scale * q.astype(jnp.float32)).astype(like.dtype)
 
     return leafwise(ArrayCode("ecsq", encode, decode))

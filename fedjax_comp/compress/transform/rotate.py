@@ -17,57 +17,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjax_comp.base import Compressor, Context
+from fedjax_comp.base import Compressor, Context, PyTree
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
+from fedjax_comp.compress.transform.hadamard import (
+    PRECISION,
+    hadamard,
+    hadamard_matrix,
+)
+from fedjax_comp.compress.transform.rotate_blocks import (
+    rotated_blocks,
+    side_of,
+    unrotated_blocks,
+)
 
-_PRECISION = jax.lax.Precision.HIGHEST
-_LARGEST = 64  # side of the matrices that the transform is multiplied out of
-_LANES = 128  # the same on a TPU, whose tiles have rows of so many
-
-
-def hadamard_matrix(num_bits: int) -> np.ndarray:
-    """The orthonormal, symmetric Hadamard matrix, float32 `[2**b, 2**b]`.
-
-    >>> hadamard_matrix(0).tolist()
-    [[1.0]]
-    """
-    index = np.arange(1 << num_bits)
-    odd = np.bitwise_count(index[:, None] & index[None, :]) % 2
-    signs = 1.0 - 2.0 * odd
-    return (signs / math.sqrt(1 << num_bits)).astype(np.float32)
+_LANES = 128  # side of the matrices on a TPU, whose tiles have rows of so many
 
 
-def hadamard(x: jax.Array) -> jax.Array:
-    """The orthonormal Walsh-Hadamard transform along the middle; its own inverse.
-
-    The matrix is a Kronecker product, so that it is products with small matrices.
-
-    Args:
-      x: float32 `[a, s, b]`, `s` a power of two.
-
-    Returns:
-      float32 `[a, s, b]`.
-
-    >>> import jax.numpy as jnp
-    >>> hadamard(jnp.array([1.0, 0.0, 0.0, 0.0])[None, :, None]).ravel()
-    Array([0.5, 0.5, 0.5, 0.5], dtype=float32)
-    """
-    a, size, b = x.shape
-    if size > _LARGEST:
-        coarse = hadamard(x.reshape(a, size // _LARGEST, _LARGEST * b))
-        # Two products made one would be several times as slow.
-        coarse = jax.lax.optimization_barrier(coarse)
-        fine = hadamard(coarse.reshape(a * size // _LARGEST, _LARGEST, b))
-        return fine.reshape(a, size, b)
-    matrix = hadamard_matrix(size.bit_length() - 1)
-    if b == 1:
-        rows = jnp.matmul(x.reshape(a, size), matrix, precision=_PRECISION)
-        return rows.reshape(a, size, 1)
-    if a == 1:
-        columns = jnp.matmul(matrix, x.reshape(size, b), precision=_PRECISION)
-        return columns.reshape(1, size, b)
-    return jnp.einsum("ij,ajb->aib", matrix, x, precision=_PRECISION)
+BLOCKS = 1
+"""The axis that counts the blocks of `rotate(block=...)`; other leaves have no such."""
 
 
 class _Pass(NamedTuple):
@@ -154,7 +122,8 @@ def _rotated(x: jax.Array, words: jax.Array, *, inverse: bool) -> jax.Array:
             window = hadamard(window.reshape(groups)).reshape(-1) * sign
         else:
             window = hadamard((window * sign).reshape(groups)).reshape(-1)
-        x = jnp.concatenate([x[: one.start], window, x[one.start + one.length :]])
+        # Concatenated with what lies around it, it would be copied number by number.
+        x = jax.lax.dynamic_update_slice(x, window, (one.start,))
     return x
 
 
@@ -199,10 +168,10 @@ def _sides(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _near_in_tiles(x: jax.Array, size: int) -> jax.Array:
     coarse, fine = _sides(size)
-    rows = jnp.matmul(x.reshape(-1, fine.shape[0]), fine, precision=_PRECISION)
+    rows = jnp.matmul(x.reshape(-1, fine.shape[0]), fine, precision=PRECISION)
     if len(coarse) > 1:
         groups = rows.reshape(-1, len(coarse), len(fine))
-        rows = jnp.einsum("ij,ajb->aib", coarse, groups, precision=_PRECISION)
+        rows = jnp.einsum("ij,ajb->aib", coarse, groups, precision=PRECISION)
     return rows.reshape(-1)
 
 
@@ -211,20 +180,30 @@ def _far_in_tiles(x: jax.Array, size: int) -> jax.Array:
     groups = x.reshape(len(coarse), len(fine), -1)
     # One matrix a group: with a shared one the axes come out in another order.
     shared = jnp.broadcast_to(fine, (len(coarse), *fine.shape))
-    groups = jnp.matmul(shared, groups, precision=_PRECISION)
+    groups = jnp.matmul(shared, groups, precision=PRECISION)
     if len(coarse) > 1:
-        groups = jnp.einsum("ij,jkb->ikb", coarse, groups, precision=_PRECISION)
+        groups = jnp.einsum("ij,jkb->ikb", coarse, groups, precision=PRECISION)
     return groups.reshape(-1)
 
 
-def rotate() -> Compressor:
+def rotate(*, block: int | None = None) -> Compressor:
     """Rotates every leaf by a random orthogonal matrix that the cohort shares.
 
     It loses and saves nothing: put it before a quantizer, and `flattened` around both
-    to rotate all leaves as one. What it sends is open, `[n]` numbers for `n`.
+    to rotate all leaves as one. What it sends is open: `[n]` numbers for `n`; or, with
+    a `block`, `[s, T, s]` of which the middle axis counts the blocks, `s**2 = block`,
+    and `[r]`, what is left behind them.
+
+    Args:
+      block: rotate blocks of so many coordinates, each by itself, at a third of the
+        time, for a quantizer that has a scale for each: `eden(1, axis=1)`. A power of
+        two squared, 4 to 16384. None, and for leaves of fewer coordinates: all as one.
 
     Returns:
       A stateless `Compressor` with `decode(encode(x)) = x` up to rounding.
+
+    Raises:
+      ValueError: for another block.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -234,16 +213,26 @@ def rotate() -> Compressor:
       >>> jnp.abs(payload.parts[0]).round(3).tolist()
       [2.0, 2.0, 2.0, 2.0]
     """
+    side = None if block is None else side_of(block)
 
-    def encode(context: Context, x: jax.Array) -> jax.Array:
+    def encode(context: Context, x: jax.Array) -> PyTree:
         vector = x.reshape(-1).astype(jnp.float32)
-        return rotation(context.round_key, vector).astype(x.dtype)
+        if side is None or x.size < side**2:
+            return rotation(context.round_key, vector).astype(x.dtype)
+        blocks, rest = rotated_blocks(context.round_key, vector, side)
+        parts = (blocks, rest) if rest.size else (blocks,)
+        return tuple(part.astype(x.dtype) for part in parts)
 
     def decode(
-        context: Context, payload: jax.Array, like: jax.ShapeDtypeStruct
+        context: Context, payload: PyTree, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
-        vector = payload.astype(jnp.float32)
-        x = rotation(context.round_key, vector, inverse=True)
+        if side is None or math.prod(like.shape) < side**2:
+            vector = payload.astype(jnp.float32)
+            x = rotation(context.round_key, vector, inverse=True)
+        else:
+            blocks, *rest = (part.astype(jnp.float32) for part in payload)
+            left = rest[0] if rest else jnp.zeros(0, jnp.float32)
+            x = unrotated_blocks(context.round_key, blocks, left, side)
         return x.reshape(like.shape).astype(like.dtype)
 
     return leafwise(ArrayCode("rotate", encode, decode, linear=True))

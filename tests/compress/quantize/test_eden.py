@@ -13,8 +13,10 @@ from fedjax_comp.compress import (
     drive,
     ecsq,
     eden,
+    eden_fixed_rate,
     entropy_coded,
     flattened,
+    per_client,
     random_k,
     rotate,
 )
@@ -167,6 +169,108 @@ def test_heavy_tails_of_any_length_behind_the_rotation():
         for key in jax.random.split(jax.random.key(5), 3)
     ]
     assert abs(np.mean(errors) / expected_error(2) - 1) < 0.1
+
+
+def means_over_draws(compressor, x, draws: int):
+    """Of the decoded vector and of its relative error, and the former's deviation."""
+    x = jnp.asarray(x, jnp.float32)
+    state = compressor.init(x)
+
+    def one(key):
+        context = make_context(key, 0)
+        payload, _ = compressor.encode(context, x, state.sender)
+        return compressor.decode(context, payload, state.receiver)[0]
+
+    keys = jax.random.split(jax.random.key(7), draws)
+    decoded = np.asarray(jax.jit(jax.vmap(one))(keys), np.float64)
+    errors = np.sum((decoded - np.asarray(x)) ** 2, axis=1) / np.sum(np.square(x))
+    return decoded.mean(0), errors.mean(), decoded.std(0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 1.5, 0.5])
+def test_an_axis_has_a_scale_for_each_index(bits: float):
+    rng = np.random.default_rng(8)
+    sizes = np.array([1e-3, 1.0, 1e3], np.float32)[None, :, None]
+    x = rng.standard_normal((64, 3, 64)).astype(np.float32) * sizes
+    payload, decoded = send(eden(bits, axis=1), x)
+    assert num_bits(payload).fixed == bits * x.size + 3 * 32
+    for i in range(3):
+        # Each is what it would be alone, whatever the size of the others.
+        _, alone = send(eden(bits), x[:, i])
+        np.testing.assert_allclose(decoded[:, i], alone, rtol=1e-5)
+    _, coded = send(chain(ecsq(2, axis=1), entropy_coded()), x)
+    for i in range(3):
+        _, alone = send(ecsq(2), x[:, i])
+        np.testing.assert_allclose(coded[:, i], alone, rtol=1e-5)
+
+
+def test_blocks_have_the_published_error_each_at_its_own_size():
+    # Block t at `[:, t, :]` of size `10**t`: with one scale the small ones were lost.
+    sizes = 10.0 ** np.arange(-4, 4)
+    x = GAUSSIAN.reshape(32, 128, 32) * np.repeat(sizes, 16)[None, :, None]
+    payload, decoded = send(eden_fixed_rate(1, block=1024), x.reshape(-1))
+    assert num_bits(payload).fixed == N + 32 * N // 1024
+    error = np.square(decoded.reshape(x.shape) - x).sum((0, 2)) / np.square(x).sum(
+        (0, 2)
+    )
+    for own in error.reshape(8, 16).mean(1):
+        assert abs(own / 0.571 - 1) < 0.03
+
+
+def test_what_is_left_behind_the_blocks_has_the_published_error():
+    x = GAUSSIAN[: 5 * 1024 - 1]
+    compressor = eden_fixed_rate(1, block=1024)
+    payload, _ = send(compressor, x)
+    assert num_bits(payload).fixed == x.size + 5 * 32
+    _, error, deviation = means_over_draws(compressor, x, 200)
+    assert abs(error / 0.571 - 1) < 0.01
+    # Nor is it worse off than the others: variances of a coordinate, 200 draws each.
+    left, others = (
+        np.square(deviation[4096:]).mean(),
+        np.square(deviation[:3000]).mean(),
+    )
+    assert abs(left / others - 1) < 0.1
+
+
+@pytest.mark.parametrize(
+    "places",
+    [(3, 5), (3, 24), (3, 70), (3, 5, 9), (3, 4, 24), (1, 2, 3, 4, 24), (198, 199)],
+)
+def test_few_equal_coordinates_are_unbiased_in_blocks(places: tuple[int, ...]):
+    # 3 blocks of 64 and 8 coordinates behind them. Two equal ones are the worst case:
+    # half of what they are rotated to is zero, `m_2 / m_1^2 - 1 = 1` (Szarek 1976).
+    x, draws = np.zeros(200), 20_000
+    x[list(places)] = 1.0
+    mean, error, deviation = means_over_draws(eden_fixed_rate(1, block=64), x, draws)
+    # 6 standard errors in each of 200 coordinates: false alarm below 1e-6.
+    assert np.all(np.abs(mean - x) < 6 * deviation / math.sqrt(draws) + 1e-5)
+    assert error < 1.0 + 1e-3
+
+
+def test_a_scale_that_shrinks_is_caught_by_the_same_bound():
+    x, draws = np.zeros(200), 20_000
+    x[[3, 5]] = 1.0
+    biased = eden_fixed_rate(1, block=64, unbiased=False)
+    mean, _, deviation = means_over_draws(biased, x, draws)
+    assert np.any(np.abs(mean - x) > 6 * deviation / math.sqrt(draws) + 1e-5)
+
+
+def test_two_rotations_mend_what_one_makes_of_few_unequal_coordinates():
+    # Of (3, 2, 1.5) every sign is that of two of them, whichever: all the same weight.
+    x, places = np.zeros(1024), [10, 200, 1000]
+    x[places] = 3.0, 2.0, 1.5
+    kept = np.sum(x**2) / np.sum(x)
+    once = eden_fixed_rate(1, block=1024)
+    twice = flattened(
+        chain(
+            per_client(chain(rotate(block=1024), rotate(block=1024))), eden(1, axis=1)
+        )
+    )
+    mean, _, _ = means_over_draws(once, x, 500)
+    np.testing.assert_allclose(mean[places], kept, rtol=1e-3)
+    mean, error, _ = means_over_draws(twice, x, 500)
+    np.testing.assert_allclose(mean[places], x[places], rtol=0.05)
+    assert abs(error / (math.pi / 2 - 1) - 1) < 0.1
 
 
 def test_nearest_level_by_search_and_by_comparison():

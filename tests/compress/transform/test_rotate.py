@@ -7,25 +7,8 @@ import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import rotate
-from fedjax_comp.compress.transform.rotate import hadamard, hadamard_matrix, rotation
+from fedjax_comp.compress.transform.rotate import rotation
 from tests.as_on_tpu import as_on_tpu
-
-
-def sylvester(p: int) -> np.ndarray:
-    """H_2n = [[H_n, H_n], [H_n, -H_n]], orthonormal."""
-    h = np.ones((1, 1))
-    for _ in range(p):
-        h = np.block([[h, h], [h, -h]])
-    return h / np.sqrt(len(h))
-
-
-@pytest.mark.parametrize("p", [0, 1, 3, 6, 7, 8])
-def test_hadamard_equals_the_recursive_definition(p: int):
-    x = np.random.default_rng(p).standard_normal((3, 1 << p, 2)).astype(np.float32)
-    for some in (x, x[:1], x[:, :, :1]):
-        expected = np.einsum("ij,ajb->aib", sylvester(p), some)
-        np.testing.assert_allclose(hadamard(jnp.asarray(some)), expected, atol=1e-5)
-    np.testing.assert_allclose(hadamard_matrix(p), sylvester(p), atol=1e-7)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 63, 100])
@@ -64,15 +47,6 @@ def test_the_cohort_shares_the_rotation_and_rounds_do_not():
 
     assert bool(jnp.all(sent(0, 0) == sent(0, 1)))
     assert not bool(jnp.all(sent(0, 0) == sent(1, 0)))
-
-
-def test_long_vectors_are_transformed_as_short_ones_are():
-    """`H_mn = H_m (x) H_n`, with factors small enough to be done the plain way."""
-    m, n = 1 << 3, 1 << 13
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((m, n)), jnp.float32)
-    rows = np.asarray(jax.jit(hadamard)(x[:, :, None])[..., 0], np.float64)
-    whole = jax.jit(hadamard)(x.reshape(1, -1, 1)).reshape(m, n)
-    np.testing.assert_allclose(whole, sylvester(3) @ rows, atol=2e-5)
 
 
 @pytest.mark.parametrize("n", [3000, 12_672, 12_770, 1 << 13])
