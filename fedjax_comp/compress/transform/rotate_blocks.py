@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import checks
-from fedjax_comp import tree as trees
 from fedjax_comp.compress import noise
 from fedjax_comp.compress.transform.hadamard import PRECISION, sign_matrix
 
@@ -80,9 +79,10 @@ def unrotated_blocks(
     x = _transform(blocks.reshape(-1), side) * signs
     if last is None:
         return x
-    x = trees.ravel([x, rest])
-    window = _transform(x[-(side**2) :], side) * last
-    return jax.lax.dynamic_update_slice(x, window, (x.shape[0] - side**2,))
+    before = blocks.size + rest.size - side**2
+    window = _transform(jnp.concatenate([x[before:], rest]), side) * last
+    # As a last step, so that whoever takes leaves from before it reads those alone.
+    return jnp.concatenate([x[:before], window])
 
 
 def _split(
