@@ -34,6 +34,7 @@ PIPELINES = (
         "| identity()"
     ),
     "eden-1: eden_fixed_rate(1) | identity()",
+    "eden-1-blocks: eden_fixed_rate(1, block=4096) | identity()",
     "low-rank-4: error_feedback(low_rank(4)) | identity()",
     "randomized-4: error_feedback(randomized_low_rank(4)) | identity()",
     "separable-4: error_feedback(separable(4.0)) | identity()",
