@@ -73,8 +73,8 @@ def test_the_decoded_sum_is_the_sum_of_the_decoded(name):
 
 def test_who_is_linear():
     yes = {
-        "identity", "rotate", "flattened_rotate", "dct", "count_sketch",
-        "random_projection", "random_projection_rescaled",
+        "identity", "rotate", "flattened_rotate", "rotate_blocks", "dct",
+        "count_sketch", "random_projection", "random_projection_rescaled",
     }  # fmt: skip
     no = {"top_k", "random_k", "scaled_sign", "qsgd", "low_rank", "to_bfloat16",
           "power_sgd", "partition", "differenced_top_k", "stc", "demo",

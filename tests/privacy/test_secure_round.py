@@ -67,6 +67,9 @@ LINEAR = {
 ON_A_RANGE = {
     "correlated": common_range(levels=15, limit=3.0, cohort_size=4),
     "rotated range": chain(rotate(), common_range(levels=31, limit=4.0)),
+    "range of rotated blocks": chain(
+        rotate(block=4), common_range(levels=31, limit=4.0)
+    ),
     "random-k range": chain(
         random_k(0.5, shared=True), common_range(levels=15, limit=3.0)
     ),
