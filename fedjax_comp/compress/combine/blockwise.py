@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp import checks
+from fedjax_comp import tree as trees
 from fedjax_comp.base import Compressor, Context, PyTree, fold_context, make_context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.keys import make_key
@@ -135,6 +136,6 @@ def blockwise(size: int, compressor: Compressor) -> Compressor:
             parts.append(
                 decode_block(context_of(context, count, n), payload.rest, block)
             )
-        return jnp.concatenate(parts).reshape(like.shape)
+        return trees.joined(parts).reshape(like.shape)
 
     return leafwise(ArrayCode("blockwise", encode, decode, linear=compressor.linear))

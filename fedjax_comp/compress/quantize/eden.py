@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import checks
+from fedjax_comp import tree as trees
 from fedjax_comp.base import Compressor, Context
 from fedjax_comp.compress.combine.leafwise import ArrayCode, leafwise
 from fedjax_comp.compress.magnitude import standardized
@@ -194,7 +195,7 @@ def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Comp
             symbols.append(Symbols(part, 1 << width))
             levels.append(level_of(part, lloyd_max(width)))
             start += count
-        q = jnp.concatenate(levels).reshape(x.shape)
+        q = trees.joined(levels).reshape(x.shape)
         scale = sigma * fitted_scale(unit, q, unbiased=unbiased, axes=axes)
         if unbiased and places is not None:
             scale *= groups.size / places.size
@@ -209,7 +210,7 @@ def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Comp
             level_of(part.values, lloyd_max(part.cardinality.bit_length() - 1))
             for part in payload.symbols
         ]
-        q = jnp.concatenate(levels)
+        q = trees.joined(levels)
         if places is None:
             x = q.reshape(like.shape) * groups.along(scales)
         else:

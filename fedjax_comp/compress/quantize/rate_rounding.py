@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import tree as trees
 from fedjax_comp.compress.quantize.scalar import zigzag
 from fedjax_comp.wire.codes.frequencies import SCALE_BITS
 from fedjax_comp.wire.codes.weibull import (
@@ -173,7 +174,7 @@ def rounded_rows(
     """
     tables = weibull_tables(DEAD_ZONE)
     number = tables.sizes.number
-    t = jnp.concatenate([part.reshape(-1) for part in parts])
+    t = trees.joined([part.reshape(-1) for part in parts])
     magnitude = jnp.abs(t)
     owner = np.repeat(np.arange(len(parts)), [part.shape[0] for part in parts])
     first_rows = np.cumsum([0, *(part.shape[0] for part in parts)])

@@ -359,4 +359,4 @@ def quantized(
         least_squares = jnp.sum(jnp.stack(along)) / divisor
         scale = width * jnp.where(divisor == 0, 0.0, least_squares)
     side = to_side(jnp.stack(shapes), jnp.concatenate(sizes))
-    return scale, Classified(side, Symbols(jnp.concatenate(symbols), cardinality))
+    return scale, Classified(side, Symbols(trees.joined(symbols), cardinality))
