@@ -48,8 +48,11 @@ def eden_fixed_rate(
       bits: a coordinate, in (0, 8], whole or not.
       unbiased: see `eden`.
       block: rotate blocks of so many coordinates, each with a scale of 32 bits, in a
-        third of the time (`rotate`); 4096 costs 1 / 128 bit a coordinate. None: all as
-        one, as the paper does.
+        third of the time (`rotate`); 4096 costs 1 / 128 bit a coordinate. Where few
+        coordinates of a block outweigh the others it leaves a bias (`eden`): 0.09 of
+        the norm on an LSTM's update, none to be seen on denser ones. Twice leaves none:
+        `chain(per_client(chain(rotate(block=4096), rotate(block=4096))),
+        eden(bits, axis=1))` in `flattened`. None: all as one, as the paper does.
 
     Raises:
       ValueError: as `eden` and `rotate`.
