@@ -9,45 +9,22 @@ problem in heterogeneous federated optimization" (arXiv 2007.07481), equation 6 
 local SGD (a_i a vector of ones).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp.algorithms.client_update import (
-    Sent,
-    Start,
-    Summand,
-    round_info,
-    update_and_send,
-)
+from fedjax_comp.algorithms.client_update import Summand
+from fedjax_comp.algorithms.synchronous import Step, synchronous
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
-    Cohort,
     Compressor,
-    Examples,
     Execution,
-    LinkState,
     PyTree,
-    RoundInfo,
     Task,
-    make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import identity
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
-from fedjax_comp.server.broadcast import broadcast, partly_heard
-from fedjax_comp.tree import all_finite, where
-
-
-class ServerState(NamedTuple):
-    """The server's model and the memory of its downlink."""
-
-    params: PyTree
-    downlink: LinkState
 
 
 def fed_nova(
@@ -75,7 +52,7 @@ def fed_nova(
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
-      An `Algorithm` of `ServerState` and, per client, the uplink's `LinkState`.
+      An `Algorithm` of `synchronous.Server` and, per client, the uplink's `LinkState`.
 
     Raises:
       ValueError: from `init` for a downlink whose receiver has memory.
@@ -88,57 +65,31 @@ def fed_nova(
     >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
     650
     """
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
-    run_cohort = scanned() if execution is None else execution
-    update = update_and_send(
-        local_sgd(task, client_optimizer), up, keep_messages=keep_messages
+
+    def steps_of(batches: ClientBatches) -> jax.Array:
+        return jnp.sum(batches.mask.any(axis=1), dtype=jnp.float32)
+
+    def per_step(batches: ClientBatches) -> jax.Array:
+        return 1 / jnp.maximum(steps_of(batches), 1)
+
+    def weighted_steps(summand: Summand, batches: ClientBatches) -> WeightedSum:
+        weight = summand.update.weight
+        return weighted(steps_of(batches), weight, weight > 0)
+
+    def step(params: PyTree, memory: PyTree, mean: PyTree, tau: WeightedSum) -> Step:
+        del memory
+        steps = weighted_mean(tau)
+        return Step(
+            jax.tree.map(lambda w, d: w + (steps * d).astype(w.dtype), params, mean)
+        )
+
+    return synchronous(
+        local_sgd(task, client_optimizer),
+        step,
+        scale=per_step,
+        beside=weighted_steps,
+        uplink=uplink,
+        downlink=downlink,
+        execution=execution,
+        keep_messages=keep_messages,
     )
-
-    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
-        del key
-        link = partly_heard(down, params)
-        return ServerState(params, link), up.init(params)
-
-    def run_round(
-        key: jax.Array, server: ServerState, links: LinkState, cohort: Cohort
-    ) -> tuple[ServerState, LinkState, RoundInfo]:
-        down_key, up_key = jax.random.split(key)
-        said = broadcast(
-            down, make_context(down_key, 0), server.params, server.downlink
-        )
-
-        def client_fn(
-            shared: tuple[Start, Examples],
-            client: tuple[ClientBatches, LinkState, jax.Array],
-        ) -> tuple[tuple[Summand, WeightedSum], tuple[LinkState, Sent]]:
-            start, examples = shared
-            batches, link, rank = client
-            steps = jnp.sum(batches.mask.any(axis=1), dtype=jnp.float32)
-            done, (link, sent) = update(
-                start, examples, batches, link, rank, scale=1 / jnp.maximum(steps, 1)
-            )
-            weight = done.update.weight  # 0 for a client that does not count
-            return (done, weighted(steps, weight, weight > 0)), (link, sent)
-
-        clients = cohort.clients
-        ranks = jnp.arange(clients.active.shape[0], dtype=jnp.int32)
-        (total, tau), (links, sent) = run_cohort(client_fn)(
-            (Start(said.received, up_key), cohort.examples), (clients, links, ranks)
-        )
-        direction, steps = weighted_mean(total.update), weighted_mean(tau)
-        moved = jax.tree.map(
-            lambda w, d: w + (steps * d).astype(w.dtype), server.params, direction
-        )
-        sound = all_finite(moved)
-        info = round_info(
-            total,
-            sent,
-            said.traffic(clients.active, clients.client_id),
-            said.messages(clients.active.any()) if keep_messages else None,
-            ~sound,
-        )
-        moved = where(sound, moved, server.params)
-        return ServerState(moved, said.link), links, info
-
-    return Algorithm(init, run_round, params=lambda server: server.params)

@@ -22,6 +22,7 @@ from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
+from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
@@ -131,6 +132,7 @@ OFFERED: dict[str, Offered] = {
     "fed_dlr": Offered(fed_dlr),
     "fed_dlrt": Offered(fed_dlrt, _twice),
     "fed_dyn": Offered(fed_dyn),
+    "fed_exp": Offered(fed_exp),
     "fed_nova": Offered(fed_nova),
     "fed_per": Offered(fed_per),
     "fetch_sgd": Offered(fetch_sgd, _sketched),

@@ -23,6 +23,7 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.graphs import ring
@@ -111,6 +112,7 @@ UP = {"uplink": qsgd(64)}
 DOWN = {"downlink": stochastic_quantize(levels=16)}
 OF_CLIENTS = {
     "fed_avg": Case(lambda: fed_avg(TASK, **SGD, **UP), "uplink"),
+    "fed_exp": Case(lambda: fed_exp(TASK, **SGD, **UP), "uplink"),
     "fed_nova": Case(lambda: fed_nova(TASK, **SGD, **UP), "uplink"),
     "fed_buff": Case(
         lambda: fed_buff(TASK, **SGD, **UP, downlink=identity(), max_staleness=2),

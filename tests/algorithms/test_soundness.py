@@ -13,6 +13,7 @@ from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
+from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.links.significance import relative
@@ -71,6 +72,7 @@ SGD = {"client_optimizer": optax.sgd(1.0)}
 EVERY = {
     "fed_avg": lambda task, up: fed_avg(task, **SGD, uplink=up),
     "fed_buff": lambda task, up: fed_buff(task, **SGD, uplink=up, max_staleness=1),
+    "fed_exp": lambda task, up: fed_exp(task, **SGD, uplink=up),
     "fed_nova": lambda task, up: fed_nova(task, **SGD, uplink=up),
     "fed_dlr": lambda task, up: fed_dlr(task, **SGD, uplink=up),
     "marina": lambda task, up: marina(task, **SGD, uplink=identity(), probability=1.0),
@@ -169,6 +171,7 @@ def times(factor):
 TWICE = {
     "fed_avg": lambda task: fed_avg(task, **SGD, uplink=times(2)),
     "fed_buff": lambda task: fed_buff(task, **SGD, uplink=times(2), max_staleness=1),
+    "fed_exp": lambda task: fed_exp(task, **SGD, uplink=times(2)),
     "fed_nova": lambda task: fed_nova(task, **SGD, uplink=times(2)),
     "fed_dlr": lambda task: fed_dlr(task, **SGD, uplink=identity(), downlink=times(2)),
     "marina": lambda task: marina(

@@ -21,6 +21,7 @@ from fedjax_comp.algorithms.fed_buff import fed_buff
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
+from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
@@ -342,6 +343,9 @@ ALGORITHMS = {
         stochastic_quantize(levels=64),
         fed_dyn,
         population=3,
+    ).under("chunked(2)"),
+    "fed_exp": _fed_avg(
+        error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_exp
     ).under("chunked(2)"),
     "fed_nova": _fed_avg(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64), fed_nova

@@ -28,6 +28,7 @@ CALLS = {
     "fed_dlr": ["fed_dlr()", "--uplink=truncation(0.9)", "--downlink=truncation(0.9)"],
     "fed_dlrt": ["fed_dlrt(rank=2)", "--uplink=qsgd(64)"],
     "fed_dyn": ["fed_dyn(alpha=0.1)", "--uplink=qsgd(4)"],
+    "fed_exp": ["fed_exp(epsilon=0.01)", "--uplink=qsgd(4)"],
     "fed_nova": ["fed_nova()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "fed_per": ["fed_per(personal='bias')", "--uplink=qsgd(4)"],
     "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
