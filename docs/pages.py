@@ -23,6 +23,7 @@ def texts() -> list[str]:
     """Paths of the Markdown files that are pages as they are."""
     inside = [*ROOT.glob("experiments/*/README.md"), *ROOT.glob(f"{PACKAGE}/*/*.md")]
     outside = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+    outside += ["experiments/README.md", f"{PACKAGE}/README.md"]
     tests = ["tests/soak/README.md", "tests/mutation/README.md"]
     return [*outside, *tests, *sorted(x.relative_to(ROOT).as_posix() for x in inside)]
 
@@ -120,7 +121,7 @@ def api_page(names: list[str]) -> str:
 
 def on_config(config: Any) -> Any:
     """Adds experiments and the API to the menu."""
-    experiments = [x for x in texts() if x.startswith("experiments/")]
+    experiments = [x for x in texts() if re.match(r"experiments/\w+/", x)]
     config.nav += [
         {"Experiments": [{x.split("/")[1]: x} for x in experiments]},
         {"API": [{part: f"api/{part}.md"} for part in modules()]},

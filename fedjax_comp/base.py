@@ -1,8 +1,8 @@
-"""The contracts of the library: read this page and you know the rest.
+"""The contracts of the library; everything else implements them.
 
 Everything with behaviour is a `NamedTuple` of pure functions that a factory returns;
-everything else is data. Nothing here, or in any module these functions live in, calls
-`jax.jit`: `fedjax_comp.training` does, once.
+everything else is data. None of these functions calls `jax.jit`. Whoever drives a run
+does, once: `fedjax_comp.run`, or `jax.jit(round_program(...))` in a loop of your own.
 
 Letters used for shapes in the whole package:
 
@@ -18,7 +18,8 @@ Two laws hold for every `Compressor` and are tested for every one of them:
 2. Nothing else crosses. `decode` sees the context, the payload and the receiver's own
    state. Randomness that both ends need is derived from the context at both ends.
 
-What float32 cannot hold is never told by sound numbers: see `Compressor`.
+A number that overflows float32 is decoded as inf or NaN, never as a finite one: see
+`Compressor`.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ class Context(NamedTuple):
       budget_bits: what this message may spend, float32 scalar, `inf` unless a
         controller sets it. It is traced: changing it never recompiles.
       rank: the client's place in the cohort, int32 scalar; its id unless an algorithm
-        says otherwise. What is to differ between clients *by design* is told by it.
+        says otherwise. For what must differ between clients *by design*.
     """
 
     round_key: jax.Array
@@ -89,14 +90,14 @@ class LinkState(NamedTuple):
 
 
 class Compressor(NamedTuple):
-    """A pair of pure functions that puts a pytree on a wire and takes it off again.
+    """Pure functions that put a pytree on a wire and take it off again.
 
-    A leaf of finite numbers, however large, decodes to what it would at an ordinary
-    size, times its size; or, where a field of the payload or the decoded leaf is beyond
-    float32 (a norm of numbers near 3e38), to a leaf that is not finite. So does a leaf
-    that is not finite itself. Whoever decodes such a leaf drops the message and counts
-    it: zeros in its place would be trained on. Only a range that both ends agree on
-    beforehand, of a dtype or a lattice, brings larger numbers to its end.
+    Scaling a finite leaf by a power of two scales what is decoded of it. Where a field
+    of the payload or the decoded leaf would overflow float32 (a norm of numbers near
+    3e38), or the leaf is not finite itself, the decoded leaf is not finite either:
+    the receiver drops the message and counts it, where zeros would be trained on. The
+    exception is a range that both ends agree on beforehand, of a dtype or a lattice:
+    it clips.
 
     Attributes:
       init: `(like) -> LinkState`. `like` is the tree that will travel, or a tree of
@@ -200,8 +201,7 @@ EVERYONE = -2
 class Ends(NamedTuple):
     """Who sent each message, and to whom: its direction, as data.
 
-    A client's id, or `SERVER`. What has a client at both ends went from one to the
-    other.
+    A client's id, or `SERVER`. A message between two clients has an id at both ends.
 
     Attributes:
       sender: int32 `[M]` (a scalar for one message).
@@ -257,7 +257,8 @@ class Observed:
     """One observation of a round, and how those of several rounds make one number.
 
     Attributes:
-      value: a scalar, or one number a client (`[C]`), which no ledger keeps.
+      value: a scalar, or one number per client (`[C]`), which the ledger does not
+        record.
       over_rounds: "sum" for what adds up (examples sent), "mean" for a share or an
         error, "last" for what is so at the end of a round (a size, a level).
     """
@@ -295,7 +296,7 @@ class RoundInfo(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """A distributed learning algorithm as two pure functions.
+    """A distributed learning algorithm as three pure functions, or four.
 
     Attributes:
       init: `(key, params) -> (server_state, client_state)`, where `client_state` is
@@ -348,7 +349,7 @@ class Task(NamedTuple):
         draws nothing.
       observe: `(before, after, examples, mask, key) -> after` with the running
         statistics that a local step from `before` leaves; no gradient moves them. None,
-        or a function that does nothing, for a model that `has_statistics` denies.
+        or a function that does nothing, where `has_statistics(params)` is False.
       derived: `(means of the sums, by name) -> others by name`, in place of those of
         its own sums: what no mean is, as a perplexity or an R^2. None where the means
         are what is wanted.

@@ -1,8 +1,8 @@
 """The device side of a run: many rounds of any algorithm in one compiled program.
 
     state = init_state(key, algorithm, params, num_clients)
-    run_rounds = round_program(algorithm, sample, max_rounds=50)   # jit-compiled once
-    state, infos = run_rounds(state, data, num_rounds)
+    run_rounds = jax.jit(round_program(algorithm, sample, max_rounds=50))
+    state, dispatch = run_rounds(state, data, num_rounds)
 
 The number of rounds in a dispatch is an argument of the compiled program, so any
 schedule of evaluations and checkpoints uses the same one, and the result of a run does

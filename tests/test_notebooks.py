@@ -7,6 +7,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.conformance.compressor_bounds import contractive
+from tests.conformance.compressor_checks import check_broken, check_leaves, check_wire
+from tests.conformance.compressor_magnitudes import check_magnitudes
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 PLACE = re.compile(r"(?<![\w.])/(?:home|root|tmp|usr|var|work|mnt|Users)/|[A-Z]:\\\\")
@@ -28,6 +32,18 @@ def test_runs(path, monkeypatch):
     book = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parents[1])}}
     NotebookClient(book, timeout=300, resources=resources).execute()
+
+
+def test_the_compressor_passes_the_battery():
+    place = Path(__file__).parents[1] / "notebooks" / "your_own_compressor.ipynb"
+    cells = [c.source for c in nbformat.read(place, as_version=4).cells]
+    names: dict = {}
+    for words in ("from fedjax_comp.wire.fields import", "def ternary"):
+        (cell,) = [cell for cell in cells if words in cell]
+        exec(compile(cell, place.name, "exec"), names)
+    entry = contractive("ternary", names["ternary"], lambda n: 1.0)
+    for check in (check_leaves, check_wire, check_broken, check_magnitudes):
+        check(entry)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

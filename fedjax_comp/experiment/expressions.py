@@ -6,7 +6,7 @@ import pkgutil
 import re
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import optax
 from absl import flags
@@ -66,7 +66,7 @@ def _factories() -> dict[str, object]:
                 and not name.startswith("_")
                 and made not in (compress.leafwise, coder, low_rank_coder)
                 and made.__module__ == module.__name__
-                and inspect.signature(made).return_annotation is Compressor
+                and get_type_hints(made).get("return") is Compressor
             ):
                 found[name] = made
     return found

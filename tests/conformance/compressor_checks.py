@@ -22,6 +22,7 @@ from tests.conformance.compressor_bounds import Entry
 
 SHAPE = (4, 4)  # of the leaf on which errors are measured: a vector and a matrix
 ROUNDING = 1e-5  # relative, of a few float32 operations on 16 numbers
+HINT = "; norms of huge or tiny numbers: fedjax_comp/compress/magnitude.py"
 
 
 def probe(seed: int) -> PyTree:

@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.conformance.compressor_bounds import Entry
 from tests.conformance.compressor_checks import (
+    HINT,
     ROUNDING,
     client_of,
     context_of,
@@ -59,12 +60,12 @@ def check_magnitudes(entry: Entry) -> None:
             decoded, x = decoded_at(value, exponent)
             what = f"{name} at 2**{exponent}: {decoded}"
             if not np.all(np.isfinite(decoded)):
-                assert exponent in BEYOND, f"not finite, {what}"
+                assert exponent in BEYOND, f"not finite, {what}{HINT}"
             elif entry.scales:
                 off = np.linalg.norm(np.ldexp(decoded, -exponent) - ordinary)
                 assert off <= ROUNDING * norm, f"off by {off}, {what}"
             else:
-                assert np.any(decoded != 0), f"zeros, {what}"
+                assert np.any(decoded != 0), f"zeros, {what}{HINT}"
                 error = np.linalg.norm(np.ldexp(decoded - x, -exponent))
                 assert error <= worst * norm, f"off by {error}, {what}"
         _check_tiny(entry, name, [decoded_at(value, e) for e in BELOW])

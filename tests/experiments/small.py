@@ -38,8 +38,8 @@ def logged_messages(folder):
 
 
 def read_runs(workdir):
-    """Every experiment's figures, by the script of the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Every experiment's figures, by the script of their README."""
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```python\n(import json, sys\n.*?)```", text, re.DOTALL)
     assert len(script.splitlines()) <= 10
     given: dict = {}

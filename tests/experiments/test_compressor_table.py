@@ -1,9 +1,9 @@
 """Every factory of compressors has its row in the table of `compress/README.md`."""
 
-import inspect
 import math
 import re
 from pathlib import Path
+from typing import get_type_hints
 
 import jax
 import pytest
@@ -26,7 +26,7 @@ README = Path(compress.__file__).with_name("README.md")
 FACTORIES = {
     name: made
     for name, made in NAMES["compressor"].items()
-    if inspect.signature(made).return_annotation is Compressor
+    if get_type_hints(made).get("return") is Compressor
 }
 
 
@@ -50,7 +50,13 @@ def test_the_readme_has_every_row_with_its_numbers():
     lines = text.splitlines()
     for row in ROWS:
         start = "| " + " | ".join(to_text(row)) + " | "
-        (line,) = [line for line in lines if line.startswith(start)]
+        found = [line for line in lines if line.startswith(start)]
+        assert len(found) == 1, (
+            f"{row.factory} has {len(found)} lines in {README.name} that begin with "
+            f"{start!r}: paste the one that python -m experiments.benchmark.compressors "
+            f"--markdown --only={row.factory} prints"
+        )
+        (line,) = found
         cells = line.removeprefix(start).strip("| ").split(" | ")
         assert len(cells) == 5
         assert all(cell.strip() for cell in cells)

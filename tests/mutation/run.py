@@ -21,6 +21,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,9 @@ def main() -> None:
     parser.add_argument("--packages", nargs="+", default=PACKAGES, choices=PACKAGES)
     parser.add_argument("--again", type=Path, help="results whose survivors run again")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds a stage")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mutants"))
+    parser.add_argument(
+        "--work", type=Path, default=Path(tempfile.gettempdir()) / "mutants"
+    )
     parser.add_argument("--table", action="store_true", help="only print the table")
     options = parser.parse_args()
     work = options.work.resolve()

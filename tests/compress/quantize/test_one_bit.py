@@ -1,12 +1,11 @@
-"""Signs, their means and ternary numbers against their definitions."""
+"""Signs and their means against their definitions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from fedjax_comp.base import make_context
-from fedjax_comp.compress import one_bit, sign_sgd, terngrad
+from fedjax_comp.compress import one_bit, sign_sgd
 from fedjax_comp.server.aggregate import WeightedSum, majority_vote
 from fedjax_comp.wire.accounting import num_bits
 
@@ -37,23 +36,3 @@ def test_a_vote_is_the_sign_of_most_clients():
     total = WeightedSum(jnp.asarray(sum(votes), jnp.float32), jnp.asarray(3.0))
     assert majority_vote(total).tolist() == [1.0, -1.0, 1.0]
     assert np.all(np.isnan(send(sign_sgd(), [1.0, np.nan])[1]))
-
-
-def test_ternary_numbers_and_their_rate():
-    x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
-    decoded = send(terngrad(), x)[1]
-    s = np.abs(x).max()
-    assert set(decoded) == {-s, 0.0, s}
-    assert np.all(decoded * x >= 0)
-    # A sum of independent signs of rate |x| / s: 5.5 standard deviations.
-    rate = np.abs(x.astype(np.float64)) / s
-    spread = np.sqrt(np.sum(rate * (1 - rate)))
-    assert abs(np.sum(decoded != 0) - rate.sum()) < 5.5 * spread
-
-
-def test_clipping_at_standard_deviations():
-    x = np.random.default_rng(2).standard_normal(1000).astype(np.float32)
-    decoded = send(terngrad(clip=2.5), x)[1]
-    np.testing.assert_allclose(np.abs(decoded).max(), 2.5 * x.std(), rtol=1e-5)
-    with pytest.raises(ValueError, match="clip=0"):
-        terngrad(clip=0)
