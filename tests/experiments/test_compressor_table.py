@@ -53,7 +53,7 @@ def test_the_readme_has_every_row_with_its_numbers():
         found = [line for line in lines if line.startswith(start)]
         assert len(found) == 1, (
             f"{row.factory} has {len(found)} lines in {README.name} that begin with "
-            f"{start!r}: paste the one that python -m experiments.benchmark.compressors "
+            f"{start!r}: paste what python -m experiments.benchmark.compressors "
             f"--markdown --only={row.factory} prints"
         )
         (line,) = found

@@ -29,6 +29,7 @@ from typing import Any
 from tests.mutation.mutants import PACKAGES, ROOT, Mutant, draw, mutated
 
 # Imported once, before a process is forked for each stage: half a short stage's time.
+WORK = Path(tempfile.gettempdir()) / "mutants"
 PRELOADED = ("jax", "flax.linen", "optax", "orbax.checkpoint", "matplotlib.pyplot")
 ALGORITHMS = "tests/conformance/test_algorithm_conformance.py"
 COMPRESSORS = "tests/conformance/test_compressor_conformance.py"
