@@ -6,7 +6,8 @@ not finite, since JSON knows no NaN and no infinity.
 
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NUMBER = (int, float)
@@ -25,8 +26,9 @@ def parse(text: str | bytes) -> Any:
       text: UTF-8 when bytes.
 
     Raises:
-      ValueError: when `text` is not JSON, is nested too deeply, or holds an integer of
-        more than `MOST_DIGITS` digits.
+      ValueError: when `text` is not JSON, is nested too deeply, holds an integer of
+        more than `MOST_DIGITS` digits, or has a key twice in an object: readers differ
+        in which of the two values they take.
 
     >>> parse('{"a": [1]}')
     {'a': [1]}
@@ -34,9 +36,13 @@ def parse(text: str | bytes) -> Any:
     Traceback (most recent call last):
     ...
     ValueError: nested too deeply
+    >>> parse('{"seed": 1, "seed": 2}')
+    Traceback (most recent call last):
+    ...
+    ValueError: the key 'seed' twice
     """
     try:
-        return json.loads(text, parse_int=_integer)
+        return json.loads(text, parse_int=_integer, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -103,6 +109,14 @@ def _integer(digits: str) -> int:
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:40]!r} twice")
+    return found
 
 
 def _name(kind: type) -> str:

@@ -5,7 +5,6 @@ mistake in the command.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,12 +19,12 @@ from fedjax_comp.audit.checkpoint import (
 )
 from fedjax_comp.audit.keys import load_signer, load_verifier, make_key
 from fedjax_comp.audit.log import (
-    COSIGNED,
     FOLDER,
     LOG,
     PUBLIC_KEY,
     LogError,
     Stored,
+    add_cosigned,
     read_log,
 )
 from fedjax_comp.audit.merkle import leaf_hash
@@ -258,10 +257,7 @@ def _witness(arguments: argparse.Namespace) -> int:
     leaves = _covered(stored, note)
     request = make_request(leaves, min(last.size, len(leaves)), note)
     cosigned = witness.add(request, time_seconds=now)
-    with (folder / COSIGNED).open("a", encoding="utf-8") as file:
-        file.write(format_note(cosigned))
-        file.flush()
-        os.fsync(file.fileno())
+    add_cosigned(folder, cosigned)
     print(f"cosigned: {checkpoint.size} entries, {last.size} of them seen before.")
     return FINE
 

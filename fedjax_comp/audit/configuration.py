@@ -17,11 +17,11 @@ differ between two commands that continue each other.
 """
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from fedjax_comp import strict_json
 from fedjax_comp.audit.canonical import to_json
 from fedjax_comp.audit.entry import sha256_hex
 from fedjax_comp.audit.note import Verifier
@@ -110,13 +110,14 @@ def read_config(path: Path) -> dict[str, Any]:
     """What `config.json` holds.
 
     Raises:
-      ValueError: when it is missing or is not a JSON object with an object of flags.
+      ValueError: when it is missing or is not a JSON object with an object of flags,
+        each of them given once.
     """
     if not path.exists():
         raise ValueError(f"There is no {path}.")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        config = strict_json.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("flags", {}), dict):
         raise ValueError(f"{path} does not hold a run's configuration.")

@@ -34,6 +34,7 @@ from fedjax_comp.audit.merkle import (
     root_of,
 )
 from fedjax_comp.audit.note import (
+    Note,
     NoteError,
     Signer,
     format_note,
@@ -230,9 +231,7 @@ class Log:
 
     def _last_signed(self, notes: list[str]) -> Checkpoint | None:
         """The last checkpoint; one that a kill cut short is removed."""
-        if notes and not _is_whole(notes[-1]):
-            notes = notes[:-1]
-            os.ftruncate(self._checkpoints, sum(len(_encode(x)) for x in notes))
+        notes = _without_torn(self._checkpoints, notes)
         if not notes:
             return None
         where = self._folder / CHECKPOINTS
@@ -243,6 +242,33 @@ class Log:
         if checkpoint.origin != self._origin:
             raise LogError(f"{where} is of {checkpoint.origin}, not of {self._origin}.")
         return checkpoint
+
+
+def add_cosigned(folder: Path, note: Note) -> None:
+    """Adds a checkpoint that a witness signed; returns when it is durable.
+
+    A note before it that a kill cut short is removed, as its own would be with it.
+
+    Args:
+      folder: the log's.
+      note: the checkpoint, with the witness's signature.
+    """
+    path = folder / COSIGNED
+    with contextlib.ExitStack() as opened:
+        file = _open_file(opened, path)
+        fcntl.flock(file, fcntl.LOCK_EX)  # another witness is waited for
+        _without_torn(file, split_notes(_read_text(path)))
+        _write(file, format_note(note).encode())
+        os.fsync(file)
+        _sync_names(folder)
+
+
+def _without_torn(file: int, notes: list[str]) -> list[str]:
+    """The notes of a file, the last one removed from both where it is not whole."""
+    if notes and not _is_whole(notes[-1]):
+        notes = notes[:-1]
+        os.ftruncate(file, sum(len(_encode(x)) for x in notes))
+    return notes
 
 
 def _readable(lines: list[bytes]) -> list[bytes]:

@@ -4,10 +4,10 @@ The entries are those that were signed; do they follow from one another, and are
 configuration, the rows and the summary beside them the ones that they speak of?
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedjax_comp import strict_json
 from fedjax_comp.audit.configuration import config_sha256, origin_of, read_config
 from fedjax_comp.audit.entry import (
     EVALUATION,
@@ -19,6 +19,8 @@ from fedjax_comp.audit.entry import (
     row_sha256,
 )
 from fedjax_comp.audit.note import Verifier
+
+SUMMARY = "summary.json"
 
 
 def meaning_faults(
@@ -35,24 +37,29 @@ def meaning_faults(
     Returns:
       What does not, a line each; at most one of every kind.
     """
+    where = run / "config.json"
     try:
         beginning = parse_beginning(lines[0])
         if beginning.log != origin:
             return [f"the log of {origin} begins as that of {beginning.log}."]
         if origin != origin_of(key, origin.rpartition("/")[2]):
             return [f"{origin} is not a name of a log of this key."]
-        config = config_sha256(read_config(run / "config.json"))
+        read = read_config(where)
+        config = config_sha256(read)
     except ValueError as error:
         return [str(error)]
     if config != beginning.config:
-        where = run / "config.json"
         return [f"{where} is not the one that was run: the log is {origin}."]
+    # Written beside the flags to be found at a glance, and in no hash.
+    seed = read.get("flags", {}).get("seed")
+    if "seed" in read and read["seed"] != seed:
+        return [f"{where} has the seed {read['seed']!r:.40}, --seed was {seed!r:.40}."]
     entries, faults = _chained(lines, config)
     if faults:
         return faults
     return [
         *_row_faults(run, entries),
-        *_summary_faults(run / "summary.json", entries),
+        *_summary_faults(run, entries),
     ]
 
 
@@ -83,12 +90,14 @@ def _row_faults(run: Path, entries: Sequence[Entry]) -> list[str]:
     """Whether `metrics.jsonl` has the rows that were logged, in their order.
 
     A run that has not finished may have logged rows that it will make again, and have
-    rows that it has not logged yet: then what both have is compared.
+    rows that it has not logged yet: then what both have is compared. Behind a result
+    no row is missing; without a summary it may go on, with rows not logged yet.
     """
     path = run / "metrics.jsonl"
     logged = [entry for entry in entries if entry.kind == EVALUATION]
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    finished = (run / "summary.json").exists()
+    summarised = (run / SUMMARY).exists()
+    finished = summarised or (bool(entries) and entries[-1].kind == RESULT)
     rows = text.split("\n")
     if not rows[-1] or not finished:
         rows.pop()  # nothing, or what a kill cut short
@@ -97,29 +106,32 @@ def _row_faults(run: Path, entries: Sequence[Entry]) -> list[str]:
             return [
                 f"row {i} of {path} is not the one logged after round {entry.round}."
             ]
-    if finished and len(logged) != len(rows):
+    missing, more = len(rows) < len(logged), len(rows) > len(logged)
+    if (finished and missing) or (summarised and more):
         return [f"{path} has {len(rows)} rows, {len(logged)} were logged."]
     return []
 
 
 def _row_hash(line: str) -> str:
     try:
-        row = json.loads(line)
+        row = strict_json.parse(line)
         return row_sha256(row) if isinstance(row, dict) else ""
     except (ValueError, RecursionError):
         return ""
 
 
-def _summary_faults(path: Path, entries: Sequence[Entry]) -> list[str]:
+def _summary_faults(run: Path, entries: Sequence[Entry]) -> list[str]:
+    """Whether `summary.json` says what was logged of its parameters and its rows."""
+    path = run / SUMMARY
     if not path.exists():
         return []
     if not entries or entries[-1].kind != RESULT:
         return ["the run has finished, but the log does not end with its result."]
     result = entries[-1]
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        summary = strict_json.parse(path.read_text(encoding="utf-8"))
         said = summary["params_sha256"], summary["rounds"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{path} cannot be read: {error!r}."]
     if said != (result.message, result.round):
         fault = (
@@ -127,4 +139,31 @@ def _summary_faults(path: Path, entries: Sequence[Entry]) -> list[str]:
             f"{result.message} after {result.round}."
         )
         return [fault]
-    return []
+    known = _known(run / "metrics.jsonl")
+    tables = [summary, *summary.get("runs", [])[:1]]
+    return [
+        f"{path} has {name} {table[name]!r}, the logged rows say {value!r}."
+        for table in tables
+        for name, value in known.items()
+        if name in table and table[name] != value
+    ][:1]
+
+
+def _known(path: Path) -> dict[str, object]:
+    """What follows from the rows, which were held against the log, of a summary."""
+    try:
+        rows = [
+            strict_json.parse(line)
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
+    except (OSError, ValueError):
+        return {}  # that is a fault of the rows
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        return {}
+    last = {name: x for name, x in rows[-1].items() if name not in ("round", "seconds")}
+    accuracies = [row.get("test_accuracy") for row in rows]
+    if all(isinstance(x, int | float) for x in accuracies):
+        last["best_test_accuracy"] = max(accuracies)
+    if {"uplink_bytes", "downlink_bytes"} <= last.keys():
+        last["total_bytes"] = last["uplink_bytes"] + last["downlink_bytes"]
+    return last

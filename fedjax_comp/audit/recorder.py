@@ -124,7 +124,10 @@ class Recorder:
         for line in self._log.lines[1:]:
             entry = _parse(line)
             ahead = entry.kind == EVALUATION and rows_done == evaluations
-            if entry.round > rounds or entry.kind == RESULT or ahead:
+            # The result of a run that went on is passed, that of these rounds is not:
+            # `_append` compares it, or goes on behind it.
+            ended = entry.kind == RESULT and entry.round >= rounds
+            if entry.round > rounds or ended or ahead:
                 break
             done, last = done + 1, entry.round
             rows_done += entry.kind == EVALUATION

@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 from fedjax_comp.audit.checkpoint import (
     Checkpoint,
-    parse_checkpoint,
     read_checkpoint,
     verify_checkpoint,
     verify_cosignature,
 )
 from fedjax_comp.audit.differences import first_difference
 from fedjax_comp.audit.entry import RESULT, describe, parse_entry
-from fedjax_comp.audit.log import FOLDER, Stored, read_log
-from fedjax_comp.audit.meaning import meaning_faults
+from fedjax_comp.audit.log import COSIGNED, FOLDER, Stored, read_log
+from fedjax_comp.audit.meaning import SUMMARY, meaning_faults
 from fedjax_comp.audit.merkle import CompactRange, extend, leaf_hash, root_of
 from fedjax_comp.audit.note import NoteError, Verifier, parse_note
 
@@ -70,19 +69,27 @@ def verify_run(
     leaves = [leaf_hash(line) for line in stored.lines]
     checkpoints, faults = _signed_checkpoints(stored, key)
     signed = checkpoints[-1].size if checkpoints else 0
-    finished = (run / "summary.json").exists() or _has_result(stored.lines)
+    has_result, has_summary = _has_result(stored.lines), (run / SUMMARY).exists()
+    finished = has_summary or has_result
     faults += _history_faults(stored, leaves, checkpoints, finished)
     if not faults:
         faults += meaning_faults(run, stored.lines, checkpoints[-1].origin, key)
     origin = checkpoints[-1].origin if checkpoints else ""
-    outside, damaged = _from_outside([*stored.cosigned, *notes], key)
-    faults += damaged
+    cosigned, torn = _outside(stored.cosigned, key, f"{run / FOLDER / COSIGNED}, note")
+    others, damaged = _outside(notes, key, "a checkpoint from outside, note")
+    outside = [*cosigned, *others]
+    faults += torn + damaged
     if origin:
         faults += _outside_faults(leaves, origin, outside)
     if notes and outside and all(x.origin != origin for x in outside):
         faults.append(f"none of the checkpoints from outside is of {origin}.")
-    faults += _witness_faults(stored, signed, witnesses)
-    remarks = _remarks(stored, signed, finished, witnesses)
+    faults += _witness_faults(stored, leaves, checkpoints, key, witnesses)
+    remarks = _remarks(stored, signed, finished, witnesses, notes)
+    if has_result and not has_summary:
+        remarks.append(
+            f"the log ends with a result, and there is no {SUMMARY}: it was removed, "
+            "or the run goes on, or was stopped before it was written."
+        )
     return Report(
         origin=origin,
         entries=len(leaves),
@@ -177,16 +184,16 @@ def _has_result(lines: list[bytes]) -> bool:
         return False
 
 
-def _from_outside(
-    notes: Sequence[str], key: Verifier
+def _outside(
+    notes: Sequence[str], key: Verifier, where: str
 ) -> tuple[list[Checkpoint], list[str]]:
     """The checkpoints that others have, and what is wrong with those that are none."""
     checkpoints, faults = [], []
-    for text in notes:
+    for i, text in enumerate(notes):
         try:
             checkpoints.append(verify_checkpoint(parse_note(text), key))
         except NoteError as error:
-            faults.append(f"a checkpoint from outside: {error}")
+            faults.append(f"{where} {i}: {error}")
     return checkpoints, faults
 
 
@@ -224,32 +231,48 @@ def _other_logs(origin: str, outside: list[Checkpoint]) -> list[str]:
 
 
 def _witness_faults(
-    stored: Stored, signed: int, witnesses: Sequence[Verifier]
+    stored: Stored,
+    leaves: list[bytes],
+    checkpoints: list[Checkpoint],
+    key: Verifier,
+    witnesses: Sequence[Verifier],
 ) -> list[str]:
+    if not checkpoints:
+        return []
+    origin, signed, _ = checkpoints[-1]
     faults = []
     for witness in witnesses:
-        covered = _cosigned(stored, witness)
+        covered = _cosigned(stored, leaves, origin, key, witness)
         if covered < signed:
             faults.append(f"{witness.name} has cosigned {covered} of {signed} entries.")
     return faults
 
 
-def _cosigned(stored: Stored, witness: Verifier) -> int:
-    """How many entries the largest checkpoint cosigned by a witness covers."""
+def _cosigned(
+    stored: Stored, leaves: list[bytes], origin: str, key: Verifier, witness: Verifier
+) -> int:
+    """How many entries the largest checkpoint of this log that it cosigned covers."""
     covered = 0
     for text in stored.cosigned:
         try:
             note = parse_note(text)
             verify_cosignature(note, witness)
-            size = parse_checkpoint(note.text).size
+            checkpoint = verify_checkpoint(note, key)
         except NoteError:
             continue
-        covered = max(covered, size)
+        tree = extend(CompactRange(), leaves[: checkpoint.size])
+        # A witness cosigns all logs of a key: another's note says nothing of this one.
+        if checkpoint == (origin, tree.size, root_of(tree)):
+            covered = max(covered, checkpoint.size)
     return covered
 
 
 def _remarks(
-    stored: Stored, signed: int, finished: bool, witnesses: Sequence[Verifier]
+    stored: Stored,
+    signed: int,
+    finished: bool,
+    witnesses: Sequence[Verifier],
+    notes: Sequence[str],
 ) -> list[str]:
     remarks = []
     if not finished:
@@ -265,5 +288,10 @@ def _remarks(
         remarks.append(
             "no witness was asked for (--witness_key): a second history, or an earlier "
             "state of this one, would not be noticed."
+        )
+    elif not notes:
+        remarks.append(
+            "no list of a witness was given (--against): this log put back to an "
+            "earlier state that was cosigned would not be noticed."
         )
     return remarks

@@ -163,7 +163,8 @@ def accordion(
     """Accordion: gently while the gradient's norm changes, hard when it does not.
 
     Every `interval` rounds `| ||g_old|| - ||g|| | / ||g_old||` is held against the
-    threshold, `g` being the aggregated update.
+    threshold, `g` being the aggregated update. The first `g_old` is that of the first
+    round, as in the authors' program.
 
     Args:
       hard_bits: budget where the change is below the threshold.
@@ -184,10 +185,11 @@ def accordion(
     ) -> tuple[ControlState, np.ndarray]:
         norm = float(np.sqrt(statistics.update_energy))
         bits, old = number(state["bits"]), number(state["norm"])
-        if conditions.round and conditions.round % interval == 0:
-            if old > 0:
-                change = abs(old - norm) / old
-                bits = gentle_bits if change >= threshold else hard_bits
+        if old <= 0:
+            old = norm
+        elif conditions.round % interval == 0:
+            change = abs(old - norm) / old
+            bits = gentle_bits if change >= threshold else hard_bits
             old = norm
         new: ControlState = {"bits": bits, "norm": old}
         return new, np.full(statistics.weights.size, bits)

@@ -194,7 +194,8 @@ def timed(
 
     Returns:
       An algorithm with `Timed` state. `observed` has the bytes sent between centres,
-      `link_bytes`, and for every network the seconds, `seconds_<name>`.
+      `link_bytes` (float32: a uint32 ends at 4 GiB, which a round may send), and for
+      every network the seconds, `seconds_<name>`. `total_link_bytes` adds whole bytes.
     """
 
     def init(key: jax.Array, params: PyTree) -> tuple[Timed, PyTree]:
@@ -222,14 +223,17 @@ def timed(
                 waits=waits,
             )
             observed[f"seconds_{name}"] = Observed(seconds)
-        of_links = jnp.ceil(loads.sum(axis=0) / 8).astype(jnp.uint32)
-        observed["link_bytes"] = Observed(of_links.sum(dtype=jnp.uint32))
-        so_far = state.link_bytes + of_links
+        of_links = jnp.ceil(loads.sum(axis=0) / 8)
+        observed["link_bytes"] = Observed(of_links.sum())
+        megabytes = jnp.floor(of_links / (1 << 20))
+        so_far = state.link_bytes + (of_links - megabytes * (1 << 20)).astype(
+            jnp.uint32
+        )
         after = Timed(
             server,
             clocks,
             so_far & jnp.uint32((1 << 20) - 1),
-            state.link_megabytes + (so_far >> 20),
+            state.link_megabytes + megabytes.astype(jnp.uint32) + (so_far >> 20),
         )
         return after, clients, info._replace(observed=observed)
 

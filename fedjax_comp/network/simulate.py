@@ -10,6 +10,7 @@ from fedjax_comp.invited import Invited, next_cohort
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.simulation import Simulation
 from fedjax_comp.problem import Problem
+from fedjax_comp.server.unicast import Listener
 from fedjax_comp.training import Dispatch, TrainState
 
 
@@ -25,8 +26,10 @@ def simulate(setting: Setting, problem: Problem) -> Hook:
       must not forget is in the ledger, and so in every checkpoint.
 
     Raises:
-      ValueError: when the setting has a controller and no ladder.
+      ValueError: when the setting has a controller and no ladder, and for clients that
+        are away at times together with a broadcast that everyone must hear.
     """
+    _check_heard(setting, problem)
     draw = jax.jit(next_cohort(problem.sample))
 
     def cohort_of(state: TrainState) -> Invited:
@@ -58,3 +61,27 @@ def simulate(setting: Setting, problem: Problem) -> Hook:
         every=1,
         whole_clients=True,
     )
+
+
+def _check_heard(setting: Setting, problem: Problem) -> None:
+    """Refuses a broadcast with memory at its receivers where clients are away.
+
+    Raises:
+      ValueError: for such links and such a downlink, unless each client is told alone.
+    """
+    downlink = problem.links.get("downlink")
+    if downlink is None or all(link.presence is None for link in setting.links):
+        return
+    memory = jax.eval_shape(downlink.init, problem.params).receiver
+    if not jax.tree.leaves(memory):
+        return
+    _, client = jax.eval_shape(
+        problem.algorithm.init, jax.random.key(0), problem.params
+    )
+    parts = jax.tree.leaves(client, is_leaf=lambda x: isinstance(x, Listener))
+    if not any(isinstance(part, Listener) for part in parts):
+        raise ValueError(
+            "Expected a downlink without memory at the receiver with intermittent() "
+            "links: who is away would miss a broadcast and could not decode the next; "
+            "fed_avg() can also do with unicast=True."
+        )

@@ -361,7 +361,11 @@ class Simulation:
         return rungs, sizes, budgets, conditions.fresh_rates
 
     def _listeners(self, ledger: Ledger, sizes: list[int | None], plan: _Plan) -> float:
-        """Joules of clients outside the cohort that heard a broadcast."""
+        """Joules of clients outside the cohort that heard a broadcast.
+
+        All of them are there: `simulate` refuses links that are away at times where
+        everyone must hear.
+        """
         setting, joules = self._setting, 0.0
         for k in np.setdiff1d(np.arange(len(setting.links)), plan.ids):
             size = sizes[k]

@@ -43,11 +43,18 @@ def gaussian_delta(epsilon: float, *, noise_multiplier: float) -> float:
       noise_multiplier: `z`, the noise's standard deviation over the sensitivity.
 
     Returns:
-      delta, in [0, 1].
+      delta, in [0, 1]; 1 without noise.
+
+    Raises:
+      ValueError: when an argument is not as above.
 
     >>> round(gaussian_delta(1.0, noise_multiplier=1.0), 4)
     0.1269
     """
+    checks.number("epsilon", epsilon, minimum=0.0, below=math.inf)
+    _check_noise(noise_multiplier)
+    if noise_multiplier == 0:
+        return 1.0
     z = noise_multiplier
     first = _normal_cdf(0.5 / z - epsilon * z)
     second = _normal_cdf(-0.5 / z - epsilon * z)
@@ -112,6 +119,8 @@ def cohort_epsilon(
 
     Two populations are neighbours when one client is *replaced* by another, which moves
     the sum of clipped updates by up to `2 clip`. (The number of clients is public.)
+    Drawing a cohort never costs privacy: epsilon is at most that of everybody in every
+    round, which the bound for samples exceeds where the cohort is nearly everybody.
 
     Args:
       noise_multiplier: the noise's standard deviation on the sum, over `clip`.
@@ -138,8 +147,9 @@ def cohort_epsilon(
         "cohort_size", cohort_size, minimum=1, maximum=population
     )
     relative = noise_multiplier / 2
+    everybody = gaussian_epsilon(noise_multiplier=relative, rounds=rounds, delta=delta)
     if cohort_size == population or noise_multiplier == 0 or rounds == 0:
-        return gaussian_epsilon(noise_multiplier=relative, rounds=rounds, delta=delta)
+        return everybody
     library = require_library()
     event = library.SampledWithoutReplacementDpEvent(
         population, cohort_size, library.GaussianDpEvent(relative)
@@ -147,7 +157,7 @@ def cohort_epsilon(
     accountant = library.rdp.RdpAccountant(
         ORDERS, library.NeighboringRelation.REPLACE_ONE
     )
-    return float(accountant.compose(event, rounds).get_epsilon(delta))
+    return min(everybody, float(accountant.compose(event, rounds).get_epsilon(delta)))
 
 
 def poisson_epsilon(
@@ -177,20 +187,25 @@ def poisson_epsilon(
     """
     _check(noise_multiplier, rounds, delta)
     probability = checks.fraction("sampling_probability", sampling_probability)
+    everybody = gaussian_epsilon(
+        noise_multiplier=noise_multiplier, rounds=rounds, delta=delta
+    )
     if probability == 1 or noise_multiplier == 0 or rounds == 0:
-        return gaussian_epsilon(
-            noise_multiplier=noise_multiplier, rounds=rounds, delta=delta
-        )
+        return everybody
     library = require_library()
     event = library.PoissonSampledDpEvent(
         probability, library.GaussianDpEvent(noise_multiplier)
     )
     accountant = library.rdp.RdpAccountant(ORDERS)
-    return float(accountant.compose(event, rounds).get_epsilon(delta))
+    return min(everybody, float(accountant.compose(event, rounds).get_epsilon(delta)))
+
+
+def _check_noise(noise_multiplier: float) -> None:
+    checks.number("noise_multiplier", noise_multiplier, minimum=0.0, below=math.inf)
 
 
 def _check(noise_multiplier: float, rounds: int, delta: float) -> None:
-    checks.number("noise_multiplier", noise_multiplier, minimum=0.0, below=float("inf"))
+    _check_noise(noise_multiplier)
     checks.integer("rounds", rounds, minimum=0)
     checks.number("delta", delta, minimum=1e-300, below=1.0)
 

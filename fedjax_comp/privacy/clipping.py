@@ -44,6 +44,9 @@ def clip_by_l2(tree: PyTree, norm: float) -> PyTree:
 
         x min(1, norm / ||x||_2)
 
+    The bound holds in every dtype but for float32's rounding of the norm: numbers of a
+    narrower one are rounded towards zero, since the nearest ones may be longer.
+
     Args:
       tree: floats of any shapes; other leaves stay as they are.
       norm: the bound, positive.
@@ -64,10 +67,16 @@ def clip_by_l2(tree: PyTree, norm: float) -> PyTree:
     return replace_open(
         tree,
         [
-            jnp.where(short, leaf.astype(jnp.float32), scale * part)
+            jnp.where(short, leaf, _towards_zero(scale * part, leaf.dtype))
             for leaf, part in zip(open_leaves(tree), unit, strict=True)
         ],
     )
+
+
+def _towards_zero(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    nearest = x.astype(dtype)
+    too_long = jnp.abs(nearest.astype(x.dtype)) > jnp.abs(x)
+    return jnp.where(too_long, jnp.nextafter(nearest, jnp.zeros_like(nearest)), nearest)
 
 
 def clipped(compressor: Compressor, norm: float) -> Compressor:

@@ -247,7 +247,8 @@ def _lines(name: str, characters: int) -> list[str]:
 def _axis(values: Sequence[float], ends: tuple[float, float], log: bool) -> Axis:
     low, high = min(values), max(values)
     if low == high:
-        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+        by = max(0.5, abs(low) * 1e-3)  # 0.5 alone is lost in a number beyond 1e16
+        low, high = (low / 2, high * 2) if log else (low - by, high + by)
     return Axis(low, high, *ends, log)
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
-from fedjax_comp.report.rows import Run
+from fedjax_comp.report.rows import Row, Run
 from fedjax_comp.run_directory import Json
 
 Number = int | float
@@ -56,11 +56,11 @@ def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
 
 
 def mean_curves(each: Sequence[Sequence[Run]]) -> list[Run]:
-    """The means of curves of one name, evaluation by evaluation, with their spread.
+    """The means of curves of one name, round by round, with their spread.
 
     Args:
-      each: the curves of each seed; some may lack one. A mean ends where the first of
-        its curves does.
+      each: the curves of each seed; some may lack one. A mean has the rounds that all
+        of its curves have; rows without a `round` are joined by their places.
 
     >>> a, b = ([Run("a", [{"round": 1, "loss": x}])] for x in (1.0, 3.0))
     >>> mean_curves([a, b])[0].rows, mean_curves([a, b])[0].spread[0]["round"]
@@ -69,8 +69,7 @@ def mean_curves(each: Sequence[Sequence[Run]]) -> list[Run]:
     curves = []
     for name in dict.fromkeys(run.name for runs in each for run in runs):
         runs = [run for of_seed in each for run in of_seed if run.name == name]
-        aligned = zip(*(run.rows for run in runs), strict=False)
-        means = [mean_row(rows) for rows in aligned]
+        means = [mean_row(rows) for rows in _aligned(runs)]
         curves.append(
             Run(
                 name,
@@ -85,3 +84,18 @@ def mean_curves(each: Sequence[Sequence[Run]]) -> list[Run]:
             )
         )
     return curves
+
+
+def _aligned(runs: Sequence[Run]) -> list[list[Row]]:
+    """The rows of one evaluation in each of the runs, for those that all have."""
+    places = [{_place(i, row): row for i, row in enumerate(run.rows)} for run in runs]
+    return [
+        [rows[place] for rows in places]
+        for place in places[0]
+        if all(place in rows for rows in places)
+    ]
+
+
+def _place(index: int, row: Row) -> tuple[str, Number]:
+    found = row.get("round")
+    return ("round", found) if is_number(found) else ("row", index)

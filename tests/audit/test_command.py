@@ -72,6 +72,24 @@ def test_witness_and_its_refusal(run, tmp_path, capsys):
     assert "SPLIT HISTORY" in capsys.readouterr().out
 
 
+def test_a_cosigned_note_cut_short_is_removed_by_the_next(run, tmp_path, capsys):
+    key, cosigned = tmp_path / "witness", run / "audit" / "cosigned"
+    main(["keygen", str(key), "--key_name=w", "--witness"])
+    own = [f"--key={key}", f"--log_key={KEY}", f"--state={tmp_path / 'state'}"]
+    verify = ["verify", str(run), f"--key={KEY}", f"--witness_key={key}.pub"]
+    assert main(["witness", str(run), *own]) == 0
+    whole = cosigned.read_bytes()
+    for kept in (b"", whole):
+        for cut in (1, 20, 110, 150, 230, len(whole) - 1):
+            cosigned.write_bytes(kept + whole[:-cut])
+            capsys.readouterr()
+            assert main(verify) == 1
+            assert f"FAULT: {cosigned}, note " in capsys.readouterr().out
+            assert main(["witness", str(run), *own]) == 0
+            assert main(verify) == 0
+            assert cosigned.read_bytes().startswith(kept)
+
+
 def test_a_witness_lists_all_logs_of_a_key(run, tmp_path, capsys):
     key, name = tmp_path / "witness", origin_of(SIGNER.verifier, "another")
     other = make_run(tmp_path / "other", make_lines(30, origin=name), origin=name)

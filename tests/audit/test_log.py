@@ -10,9 +10,9 @@ import pytest
 
 from fedjax_comp.audit.checkpoint import read_checkpoint
 from fedjax_comp.audit.entry import parse_entry
-from fedjax_comp.audit.log import Log, LogError, read_log
+from fedjax_comp.audit.log import COSIGNED, Log, LogError, add_cosigned, read_log
 from fedjax_comp.audit.merkle import leaf_hash, root
-from fedjax_comp.audit.note import make_signer
+from fedjax_comp.audit.note import format_note, make_signer, parse_note
 from tests.audit.logs import ORIGIN, SIGNER, make_lines
 
 LINES = make_lines(40)
@@ -202,6 +202,26 @@ def test_what_is_signed_is_durable(tmp_path, monkeypatch):
                 size = (tmp_path / name).stat().st_size
                 assert disk.durable[name] == disk.written[name] == size
     assert read_log(tmp_path).lines == LINES
+
+
+def test_what_a_witness_signed_is_durable(tmp_path, monkeypatch):
+    filled(tmp_path, 20)
+    synced, sync = [], os.fsync
+
+    def recorded(file):
+        sync(file)
+        path = Path(os.readlink(f"/proc/self/fd/{file}"))
+        synced.append((path, path.stat().st_size))
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    note = parse_note(read_log(tmp_path).notes[-1])
+    for count in (1, 2):
+        add_cosigned(tmp_path, note)
+        size = count * len(format_note(note).encode())
+        assert synced[0] == (tmp_path / COSIGNED, size)
+        assert tmp_path in [path for path, _ in synced[1:]]
+        synced.clear()
+    assert read_log(tmp_path).cosigned == [format_note(note)] * 2
 
 
 def test_the_names_of_new_files_are_durable(tmp_path, monkeypatch):

@@ -43,6 +43,10 @@ from fedjax_comp.wire.traffic import to_client, to_server
 from tests.audit.logs import SIGNER, make_entry
 from tests.audit.small_run import KEY, ROUNDS, SIZES, logged_run, problem
 
+QUIET = Messages(
+    (), jnp.zeros((2, 3)), (), jnp.zeros(2, bool), to_server(jnp.arange(2)), ()
+)
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -265,20 +269,44 @@ def test_a_log_of_another_format_is_not_continued(tmp_path):
 
 def test_a_run_that_had_ended_goes_on(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    quiet = Messages(
-        (), jnp.zeros((2, 3)), (), jnp.zeros(2, bool), to_server(jnp.arange(2)), ()
-    )
     for rounds in (1, 3, 3):
         with Recorder(tmp_path, SIGNER) as recorder:
             recorder.resume(min(rounds - 1, 1), 0)
             for t in range(min(rounds, 2), rounds + 1):
-                recorder.record(t, {}, {"uplink": quiet})
+                recorder.record(t, {}, {"uplink": QUIET})
             recorder.finish(rounds, {})
     lines = read_log(tmp_path / "audit").lines[1:]
     found = [(x.round, x.kind) for x in map(parse_entry, lines)]
     silent = [(t, SILENCE) for t in (1, 2, 3)]
     assert found == [silent[0], (1, RESULT), *silent[1:], (3, RESULT)]
     assert not verify_run(tmp_path, SIGNER.verifier).faults
+
+
+def test_a_run_that_went_on_is_resumed_behind_its_former_results(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+
+    def go_on(rounds, until, finish):
+        with Recorder(tmp_path, SIGNER) as recorder:
+            recorder.resume(rounds, rounds)
+            for t in range(rounds + 1, until + 1):
+                recorder.record(t, {}, {"uplink": QUIET})
+                recorder.record_row(t, {"round": t})
+            recorder.flush()
+            if finish:
+                recorder.finish(until, {})
+        return [parse_entry(x) for x in read_log(tmp_path / "audit").lines[1:]]
+
+    go_on(0, 1, finish=True)
+    go_on(1, 3, finish=True)
+    killed = go_on(3, 5, finish=False)
+    # From checkpoints between two results and behind the last one.
+    for rounds in (2, 3, 4, 5):
+        assert go_on(rounds, 5, finish=False) == killed
+    with pytest.raises(LogError, match="the log ends at round 5 and 5"):
+        go_on(6, 6, finish=False)
+    entries = go_on(5, 6, finish=True)
+    assert [x.round for x in entries if x.kind == RESULT] == [1, 3, 6]
+    assert [x.round for x in entries if x.kind == SILENCE] == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_algorithm_without_messages_is_refused(tmp_path):
@@ -308,12 +336,9 @@ def test_a_log_that_cannot_be_written_stops_the_run(tmp_path):
 
 def test_a_round_in_which_nobody_speaks_is_logged_too(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    quiet = Messages(
-        (), jnp.zeros((2, 3)), (), jnp.zeros(2, bool), to_server(jnp.arange(2)), ()
-    )
     with Recorder(tmp_path, SIGNER) as recorder:
         for t in (1, 2):
-            recorder.record(t, {}, {"uplink": quiet})
+            recorder.record(t, {}, {"uplink": QUIET})
         recorder.flush()
     with Recorder(tmp_path, SIGNER) as recorder:
         recorder.resume(2, 0)

@@ -248,8 +248,45 @@ def test_a_verification_wants_the_witnesses(run, fork, witness, tmp_path):
     # The other history, with cosignatures of this one beside it.
     fork = shutil.copytree(fork, tmp_path / "fork")
     (fork / "audit" / "cosigned").write_text(early + late)
-    (fault,) = verify_run(fork, key, witnesses=wanted).faults
-    assert fault.startswith("SPLIT HISTORY")
+    split, short = verify_run(fork, key, witnesses=wanted).faults
+    assert split.startswith("SPLIT HISTORY")
+    # What was cosigned before the histories part is cosigned of both.
+    assert short == "witness.example/w has cosigned 30 of 60 entries."
+
+
+def test_what_was_cosigned_of_another_log_is_not_of_this_one(run, witness, tmp_path):
+    name = origin_of(SIGNER.verifier, "another")
+    other = make_run(tmp_path / "other", make_lines(60, origin=name), origin=name)
+    run = shutil.copytree(run, tmp_path / "run")
+    cosigned = format_note(witness.add(request(other, 5, 0), time_seconds=1))
+    (run / "audit" / "cosigned").write_text(cosigned)
+    report = verify_run(run, SIGNER.verifier, witnesses=[SEEN.verifier])
+    assert report.faults == ("witness.example/w has cosigned 0 of 60 entries.",)
+    assert f"this key also signed {name}, of 60 entries." in report.remarks
+    # Nor is a note that the witness signed and the log did not.
+    note = read_log(run / "audit").notes[-1]
+    bare = parse_note(note)._replace(signatures=())
+    forged = cosign(bare, SEEN, time_seconds=1)
+    (run / "audit" / "cosigned").write_text(format_note(forged))
+    _, fault = verify_run(run, SIGNER.verifier, witnesses=[SEEN.verifier]).faults
+    assert fault == "witness.example/w has cosigned 0 of 60 entries."
+
+
+def test_without_a_witness_s_list_an_earlier_state_is_not_noticed(
+    run, witness, tmp_path
+):
+    cosigned = format_note(witness.add(request(run, 2, 0), time_seconds=1))
+    kept = format_note(witness.add(request(run, 5, 30), time_seconds=2))
+    back = make_run(tmp_path / "back", make_lines(60)[:30])
+    (back / "summary.json").unlink()
+    (back / "audit" / "cosigned").write_text(cosigned)
+    given = {"witnesses": [SEEN.verifier]}
+    report = verify_run(back, SIGNER.verifier, **given)
+    assert not report.faults
+    assert any("(--against)" in remark for remark in report.remarks)
+    report = verify_run(back, SIGNER.verifier, **given, notes=[kept])
+    assert "entries were removed from the end" in report.faults[0]
+    assert not any("(--against)" in remark for remark in report.remarks)
 
 
 def test_an_entry_is_proved_without_the_log(run):

@@ -22,7 +22,7 @@ def places(examples):
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.9])
 def test_every_example_is_on_one_side(share):
     held = hold_out(numbered(40), share, seed=3)
-    assert len(held.test.y) == int(share * 40)
+    assert len(held.test.y) == round(share * 40)
     assert sorted(places(held.train) + places(held.test)) == list(range(40))
     assert places(held.train) == sorted(places(held.train))
     assert held.test.y.tolist() == [place % 2 for place in places(held.test)]
@@ -41,6 +41,24 @@ def test_every_client_gives_its_share_and_keeps_an_example():
         (held.test, held.test_groups),
     ):
         assert own.tolist() == groups[places(examples)].tolist()
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_a_share_that_is_whole_is_not_rounded_down(percent):
+    groups = np.repeat(np.arange(2), 100).astype(np.int32)
+    assert len(hold_out(numbered(100), percent / 100, seed=0).test.y) == percent
+    held = hold_out(numbered(200, groups), percent / 100, seed=0)
+    assert np.bincount(held.test_groups).tolist() == [percent, percent]
+
+
+def test_groups_may_have_any_numbers():
+    groups = np.repeat(np.arange(3), [10, 20, 30]).astype(np.int32)
+    names = np.array([-7, 5, 2_000_000_000], np.int32)
+    plain = hold_out(numbered(60, groups), 0.3, seed=0)
+    named = hold_out(numbered(60, names[groups]), 0.3, seed=0)
+    assert places(named.test) == places(plain.test)
+    assert named.test_groups.tolist() == names[plain.test_groups].tolist()
+    assert named.train_groups.tolist() == names[plain.train_groups].tolist()
 
 
 def test_the_seed_chooses():

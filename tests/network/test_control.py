@@ -78,8 +78,21 @@ def test_accordion_is_gentle_while_the_norm_changes():
         known = statistics(update_energy=norm**2)
         state, budgets = controller.step(state, conditions(round_=index), known)
         seen.append(budgets[0])
-    # Decided in rounds 2, 4, 6 and 8 on norms 8, 7, 2, 2: changes -, 1/8, 5/7, 0.
-    assert seen == [9, 9, 9, 9, 1, 1, 9, 9, 1]
+    # Decided in rounds 2, 4, 6 and 8 on norms 8, 7, 2, 2: changes 0, 1/8, 5/7, 0.
+    assert seen == [9, 9, 1, 1, 1, 1, 9, 9, 1]
+
+
+@pytest.mark.parametrize("interval", [1, 3, 10])
+def test_accordion_is_gentle_for_one_interval_where_nothing_changes(interval):
+    controller = accordion(1.0, 9.0, interval=interval)
+    state, seen = controller.state, []
+    for index in range(2 * interval + 2):
+        known = statistics(update_energy=float(index > 0))
+        state, budgets = controller.step(state, conditions(round_=index), known)
+        seen.append(budgets[0])
+    # A change takes two norms: of the first round and of one behind it.
+    assert seen.index(1.0) == max(interval, 2)
+    assert set(seen[max(interval, 2) :]) == {1.0}
 
 
 def test_ada_quant_rises_and_falls():

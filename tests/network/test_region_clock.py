@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedjax_comp.base import Algorithm, Bits, Ends, RoundInfo, Traffic
 from fedjax_comp.network import region_clock as clock
 from fedjax_comp.network import regions
 
@@ -91,6 +92,36 @@ def test_bytes_of_the_patterns():
     # Between the groups, each message goes once and not twice.
     wan = float(across.sum())
     assert wan == 104 < float(everyone[0][:2, 2:].sum() + everyone[0][2:, :2].sum())
+
+
+@pytest.mark.parametrize("size", [1000, 45_000_000, 6 << 30])
+def test_a_round_may_send_more_than_4_gib(size):
+    """`size` bytes on each link of eleven centres, 495 MB at the second size."""
+    count = 11
+
+    def run_round(key, server, clients, cohort):
+        del key, cohort
+        ends = Ends(jnp.arange(count), jnp.full(count, -1))
+        bits = Bits(0, (jnp.full(count, 8.0 * size),))
+        one = Traffic(bits, jnp.ones(count, bool), ends)
+        info = RoundInfo(jnp.zeros(()), jnp.int32(0), jnp.int32(0), {"u": one}, {}, {})
+        return server, clients, info
+
+    made = clock.timed(
+        Algorithm(lambda key, params: ((), ()), run_round, lambda server: server),
+        clock.broadcast(count),
+        {"lan": regions.lan(count, mbps=100.0)},
+        num_centres=count,
+        compute_seconds=1.0,
+    )
+    state, clients = made.init(jax.random.key(0), ())
+    step, links = jax.jit(made.round), count * (count - 1)
+    for rounds in (1, 2):
+        state, clients, info = step(jax.random.key(0), state, clients, None)
+        observed = float(info.observed["link_bytes"].value)
+        assert observed == pytest.approx(size * links, rel=1e-6)
+        total = clock.total_link_bytes(state)
+        assert total.sum() == pytest.approx(rounds * size * links, rel=1e-12)
 
 
 def test_totals_of_links_go_beyond_32_bits():

@@ -1,5 +1,6 @@
 """A run's clock: seconds and joules by hand, deadlines, and what a resume must keep."""
 
+import dataclasses
 import json
 import math
 
@@ -11,7 +12,13 @@ import pytest
 from experiments.adaptive.run import compiled_once
 from fedjax_comp import data
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.compress import identity, scaled_sign, stochastic_quantize
+from fedjax_comp.compress import (
+    differenced,
+    identity,
+    scaled_sign,
+    stochastic_quantize,
+    top_k,
+)
 from fedjax_comp.compress.budget.ladder import ladder, rung_bits
 from fedjax_comp.execution import scanned
 from fedjax_comp.metrics import Ledger
@@ -19,7 +26,7 @@ from fedjax_comp.models import classification, linear
 from fedjax_comp.network.clock import Policy
 from fedjax_comp.network.control import Ladder
 from fedjax_comp.network.devices import NOTHING, Cost, Device
-from fedjax_comp.network.links import Link, constant_channel, packet_sizes
+from fedjax_comp.network.links import Link, Presence, constant_channel, packet_sizes
 from fedjax_comp.network.setting import Codec, Setting
 from fedjax_comp.network.simulate import simulate
 from fedjax_comp.network.steering import steered
@@ -146,6 +153,31 @@ def test_a_controller_resumes_where_it_was(tmp_path, population):
     # After the first round the slow client is not waited for as long as at first.
     rows = [row["simulated_seconds"] for row in whole.rows]
     assert rows[-1] - rows[-2] < rows[1] - rows[0]
+
+
+def test_who_is_away_hears_no_broadcast_that_everyone_must_hear(population):
+    away = Presence(np.array([1.0, 3.0]), 4.0)
+    there = links_of(*[1e5] * CLIENTS)
+    links = [there[0], dataclasses.replace(there[1], presence=away), *there[2:]]
+    task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
+    memory = differenced(top_k(k=9))
+
+    def clock(links, downlink, **options):
+        made = fed_avg(
+            task, client_optimizer=optax.sgd(0.5), downlink=downlink, **options
+        )
+        problem = make_problem(population, identity())
+        found = {"uplink": identity(), "downlink": downlink}
+        problem = problem._replace(algorithm=made, links=found)
+        return simulate(Setting(links, [DEVICE] * CLIENTS), problem)
+
+    with pytest.raises(
+        ValueError, match=r"with intermittent\(\) links: .*unicast=True"
+    ):
+        clock(links, memory, population=CLIENTS)
+    assert clock(there, memory, population=CLIENTS)
+    assert clock(links, memory, unicast=True)
+    assert clock(links, identity())
 
 
 def test_a_controller_needs_a_ladder():

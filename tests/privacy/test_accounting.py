@@ -60,6 +60,8 @@ def test_epsilon_inverts_delta(noise_multiplier, rounds):
 def test_limits():
     infinite = {"noise_multiplier": 0.0, "rounds": 1, "delta": 1e-5}
     assert gaussian_epsilon(**infinite) == math.inf
+    assert gaussian_delta(3.0, noise_multiplier=0.0) == 1.0
+    assert gaussian_delta(3.0, noise_multiplier=1e-300) == 1.0
     assert cohort_epsilon(**infinite, cohort_size=1, population=9) == math.inf
     assert gaussian_epsilon(noise_multiplier=1.0, rounds=0, delta=1e-5) == 0.0
     # Everybody in every round: replacement moves the sum by twice the clip.
@@ -152,6 +154,24 @@ def test_sampling_helps_and_epsilon_grows_with_rounds():
 
 
 @needs_library
+@pytest.mark.parametrize("rounds", [1, 10, 200])
+def test_a_larger_sample_is_never_more_private(rounds):
+    """And none is less private than everybody in every round, of whom it is a part."""
+    common = {"noise_multiplier": 2.0, "rounds": rounds, "delta": 1e-5}
+    sizes = (1, 5, 20, 50, 70, 90, 99, 100)
+    cohorts = [
+        cohort_epsilon(**common, cohort_size=size, population=100) for size in sizes
+    ]
+    coins = [
+        poisson_epsilon(**common, sampling_probability=size / 100) for size in sizes
+    ]
+    for values, z in ((cohorts, 1.0), (coins, 2.0)):
+        assert values == sorted(values)
+        everybody = gaussian_epsilon(noise_multiplier=z, rounds=rounds, delta=1e-5)
+        assert values[0] < values[-1] == everybody
+
+
+@needs_library
 def test_a_cohort_of_one_half_is_not_below_what_an_attack_shows():
     """A mixture over one coin's outcome: no bound may be below its true delta."""
     z, delta = 2.0, 1e-3
@@ -226,6 +246,9 @@ def test_mistakes():
     ):
         with pytest.raises(ValueError, match=message):
             gaussian_epsilon(**{**good, **bad})
+    for epsilon, z, message in ((-1.0, 1.0, "epsilon"), (1.0, -1.0, "noise_mult")):
+        with pytest.raises(ValueError, match=message):
+            gaussian_delta(epsilon, noise_multiplier=z)
     with pytest.raises(ValueError, match="cohort_size"):
         cohort_epsilon(**good, cohort_size=5, population=4)
     assert min(ORDERS) > 1

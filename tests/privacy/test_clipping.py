@@ -69,6 +69,25 @@ def test_what_is_short_stays_to_the_bit_and_what_is_broken_stays_broken():
     assert clip_by_l2({"empty": jnp.zeros(0)}, 1.0)["empty"].shape == (0,)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("size", "norm"), [(100, 1.0), (16_250, 1.0), (1 << 20, 1e-3)])
+def test_narrow_numbers_are_no_longer_than_the_clip(dtype, size, norm):
+    """The nearest ones would be: bfloat16's to 0.1 is 0.10009765625."""
+    clip = jax.jit(clip_by_l2, static_argnums=1)
+    for x in (jnp.full(size, 3.0), jax.random.normal(jax.random.key(0), (size,))):
+        tree = {"narrow": x.astype(dtype), "b": jnp.array([1.0, -2.0])}
+        short = clip(tree, norm)
+        assert short["narrow"].dtype == dtype
+        assert 0.9 * norm < norm64(short) <= norm * ROOM
+        # To the bit what it was where it is short already.
+        same = clip(short, 1.01 * norm)
+        jax.tree.map(np.testing.assert_array_equal, same, short)
+    state = clipped(identity(), norm).encode(CONTEXT, tree, ())[0]
+    assert (
+        norm64(clipped(identity(), norm).decode(CONTEXT, state, ())[0]) <= norm * ROOM
+    )
+
+
 @pytest.mark.parametrize(
     "compressor",
     [identity(), error_feedback(qsgd(1))],

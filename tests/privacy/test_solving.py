@@ -70,6 +70,21 @@ def test_the_least_noise_is_enough_and_no_less_would_be():
         assert epsilon_of(z) <= epsilon < epsilon_of(0.998 * z)
 
 
+@pytest.mark.skipif(not has_library(), reason="needs dp-accounting")
+def test_a_part_of_the_clients_never_takes_more_noise_than_all():
+    setting = {"rounds": 10, "delta": 1e-5, "population": 100}
+    solved = [
+        least_noise(
+            lambda z, size=size: cohort_epsilon(
+                noise_multiplier=z, cohort_size=size, **setting
+            ),
+            2.0,
+        )
+        for size in (10, 50, 90, 100)
+    ]
+    assert solved == sorted(solved)
+
+
 def test_out_of_reach_and_mistakes():
     with pytest.raises(ValueError, match="epsilon=2 to be in reach"):
         least_noise(lambda z: 3.0, 2.0)

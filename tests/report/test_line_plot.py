@@ -92,3 +92,10 @@ def test_names_stand_apart_in_lines_that_fit_and_are_text():
     assert max(len(text) for _, text in spans if "&" not in text) == 8
     heights = sorted(float(height) for height, _ in spans)
     assert all(b - a >= 10 for a, b in itertools.pairwise(heights))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1e15, 1e17, 3e20, -1e300])
+def test_a_curve_of_one_value_lies_in_the_middle_whatever_it_is(value):
+    svg, _ = draw(Curve("a", [(0, value), (1, value)], [], 0))
+    assert points(svg, "polyline") == [[(42, 60), (138, 60)]]
+    assert 2 <= svg.count('text-anchor="end"') <= 6

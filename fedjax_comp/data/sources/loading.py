@@ -5,7 +5,8 @@
    `raw_dir` is given or named by the variable `FEDJAX_COMP_RAW_DATA`. They are
    prepared once, in `data_dir` or, without one, in a cache under a checksum of their
    content, so that other files are never mistaken for them.
-3. *Download*, prepared once in the same places.
+3. *Download*, prepared once in the same places. Before one is made, what the cache
+   holds of raw files is taken, with a warning, where it is one version alone.
 
 The cache is `fedjax_comp` in `XDG_CACHE_HOME`, by default `~/.cache`.
 """
@@ -134,13 +135,9 @@ def _from_download(
 ) -> Splits | str:
     del raw_dir
     target = data_dir or cache_dir() / "download"
-    if data_dir is None and cache_dir().is_dir():
-        newest_first = sorted(cache_dir().iterdir(), key=_modified, reverse=True)
-        for folder in newest_first:
-            found = prepared.find(folder, source.name)
-            if found.readable is not None:
-                logging.info("%s: from %s.", source.name, found.readable)
-                return _read_prepared(source, found.readable)
+    kept = None if data_dir is not None else _in_cache(source, target)
+    if kept is not None:
+        return _read_prepared(source, kept)
     if not source.urls or source.read_download is None:
         return "its public copies cannot be read without TensorFlow or further packing"
     try:
@@ -152,6 +149,32 @@ def _from_download(
             return splits
     except (OSError, ValueError) as error:
         return str(error)
+
+
+def _in_cache(source: Source, target: Path) -> Path | None:
+    """The version that was downloaded, or the only one prepared from raw files."""
+    downloaded = prepared.find(target, source.name).readable
+    if downloaded is not None:
+        logging.info("%s: from %s.", source.name, downloaded)
+        return downloaded
+    folders = sorted(cache_dir().glob("raw-*"))
+    versions = [prepared.find(folder, source.name).readable for folder in folders]
+    found = [version for version in versions if version is not None]
+    if len(found) == 1:
+        logging.warning(
+            "%s: from %s, prepared from raw files before; give raw_dir for others.",
+            source.name,
+            found[0],
+        )
+        return found[0]
+    if found:
+        logging.warning(
+            "%s: the cache has %d versions prepared from raw files, and none is taken; "
+            "give raw_dir to choose one.",
+            source.name,
+            len(found),
+        )
+    return None
 
 
 def _read_prepared(source: Source, folder: Path) -> Splits:
@@ -176,10 +199,6 @@ def _keep(target: Path, source: Source, splits: Splits) -> None:
         )
     except MissingExtra as error:
         logging.info("%s: read anew every time; %s.", source.name, error)
-
-
-def _modified(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _fingerprint(source: Source, folder: Path) -> str:

@@ -32,7 +32,7 @@ def prepared_versions(folder):
 
 
 def test_raw_files_are_prepared_once_in_the_cache(
-    small_mnist, raw_root, idx_arrays, cache
+    small_mnist, raw_root, idx_arrays, cache, caplog
 ):
     calls = []
     source = small_mnist._replace(
@@ -42,8 +42,11 @@ def test_raw_files_are_prepared_once_in_the_cache(
         assert_is(load_source(source, data_dir=None, raw_dir=raw_root), idx_arrays)
     assert calls == [raw_root / "mnist"]
     assert len(prepared_versions(cache)) == 1
-    # Without the raw files, the cache still has them.
+    # Without the raw files, the cache still has them, and says where.
+    caplog.set_level("WARNING", "absl")
     assert_is(load_source(source, data_dir=None, raw_dir=None), idx_arrays)
+    (kept,) = prepared_versions(cache)
+    assert str(kept.parent) in caplog.text
 
 
 def test_labels_outside_the_classes_are_refused_and_not_kept(
@@ -170,6 +173,26 @@ def test_a_download_is_prepared_once(small_mnist, server, idx_arrays, cache):
     assert [p.name for p in (cache / "download").iterdir()] == ["fedjax_comp_mnist"]
     # The second time nobody is asked.
     assert_is(load_source(small_mnist, data_dir=None, raw_dir=None), idx_arrays)
+
+
+def test_among_raw_files_in_the_cache_none_is_chosen(
+    small_mnist, raw_root, server, idx_arrays, cache, caplog
+):
+    caplog.set_level("WARNING", "absl")
+    path = raw_root / "mnist" / "train-labels-idx1-ubyte.gz"
+    labels = idx_arrays["train"][1].astype(np.uint8)
+    for _ in range(2):
+        load_source(small_mnist, data_dir=None, raw_dir=raw_root)
+        labels = (labels + 1) % 10
+        write_idx(path, labels)
+    with pytest.raises(DataUnavailable, match=r"3\. download: .* cannot be reached"):
+        load_source(small_mnist, data_dir=None, raw_dir=None)
+    assert "2 versions prepared from raw files" in caplog.text
+    # What is downloaded comes before any of them, then and later.
+    source = small_mnist._replace(urls={n: f"{server}/{n}" for n in idx.FILES})
+    for one in (source, small_mnist):
+        dataset = load_source(one, data_dir=None, raw_dir=None)
+        np.testing.assert_array_equal(dataset.train.y, labels)
 
 
 def test_a_download_that_fails_says_why(small_mnist, server, cache):
