@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp import tree as trees
 from fedjax_comp.base import Bits, Compressor, LinkState, PyTree, make_context
 from fedjax_comp.keys import check_key
@@ -60,7 +61,8 @@ def as_optax(
       A `GradientTransformation` for `optax.chain`.
 
     Raises:
-      ValueError: for a key that `check_key` refuses; from `init`, where the parameters
+      ValueError: for a key that `check_key` refuses, and for what is no `Compressor`
+        (`top_k` without its call); from `init`, where the parameters
         cannot be compressed.
 
     >>> from fedjax_comp.compress import error_feedback, top_k
@@ -72,6 +74,7 @@ def as_optax(
     ([3.0, 0.0], [0.0, 4.0], 33)
     """
     check_key(key)
+    checks.compressor("compressor", compressor)
 
     def message(
         count: jax.Array, updates: PyTree, link: LinkState
@@ -84,7 +87,6 @@ def as_optax(
 
     def init(params: PyTree) -> CompressedState:
         link = compressor.init(params)
-        zero = jnp.zeros((), jnp.int32)
 
         def of_one(updates: PyTree, link: LinkState) -> Bits:
             context = make_context(key, 0)
@@ -92,7 +94,9 @@ def as_optax(
 
         shape = jax.eval_shape(of_one, params, link)
         bits: Bits = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
-        return CompressedState(zero, link, bits, zero)
+        # Two zeros: a buffer is not given away twice.
+        sent, dropped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return CompressedState(sent, link, bits, dropped)
 
     def update(
         updates: PyTree, state: CompressedState, params: PyTree | None = None

@@ -93,8 +93,8 @@ class Compressor(NamedTuple):
     """Pure functions that put a pytree on a wire and take it off again.
 
     Scaling a finite leaf by a power of two scales what is decoded of it. Where a field
-    of the payload or the decoded leaf would overflow float32 (a norm of numbers near
-    3e38), or the leaf is not finite itself, the decoded leaf is not finite either:
+    of the payload would overflow float32 (a norm of numbers near 3e38) or the decoded
+    leaf its dtype, or the leaf is not finite itself, the decoded one is not either:
     the receiver drops the message and counts it, where zeros would be trained on. The
     exception is a range that both ends agree on beforehand, of a dtype or a lattice:
     it clips.

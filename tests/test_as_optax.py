@@ -110,3 +110,17 @@ def test_what_is_not_finite_is_not_followed_and_is_counted():
 def test_a_raw_key_is_refused():
     with pytest.raises(ValueError, match="key"):
         as_optax(qsgd(2), jax.random.PRNGKey(0))
+
+
+def test_its_state_may_be_given_away():
+    optimizer = optax.chain(as_optax(error_feedback(top_k(0.5)), KEY), optax.sgd(0.1))
+    update = jax.jit(optimizer.update, donate_argnums=1)
+    state = optimizer.init(PARAMS)
+    for step in range(2):
+        _, state = update(gradient(step), state)
+    assert int(state[0].sent) == 2
+
+
+def test_a_factory_in_place_of_its_compressor_is_refused():
+    with pytest.raises(ValueError, match=r"write it as a call: top_k\("):
+        as_optax(top_k, KEY)

@@ -14,6 +14,16 @@ from fedjax_comp.wire.codes import rans, shortest_index_set
 from fedjax_comp.wire.fields import Code, Coded, IndexSet, Symbols, is_field
 
 
+def _code(name: str, value: object) -> Code:
+    if not isinstance(value, Code):
+        called = getattr(value, "__name__", None)
+        way_out = f"; write it as a call: {called}()" if called else ""
+        raise ValueError(
+            f"Expected {name} to be a code, not {called or repr(value)}{way_out}."
+        )
+    return value
+
+
 def entropy_coded(
     *, symbols: Code | None = None, indices: Code | None = None
 ) -> Compressor:
@@ -22,6 +32,9 @@ def entropy_coded(
     Args:
       symbols: the code of `Symbols`; `rans()` by default.
       indices: the code of `IndexSet`; `shortest_index_set()` by default.
+
+    Raises:
+      ValueError: when `symbols` or `indices` is no `Code`.
 
     Returns:
       A compressor of payloads (arrays and wire fields) without memory. Its `init`
@@ -38,8 +51,8 @@ def entropy_coded(
     >>> coded[0].code.name
     'rans(8192)'
     """
-    symbol_code = rans() if symbols is None else symbols
-    index_code = shortest_index_set() if indices is None else indices
+    symbol_code = rans() if symbols is None else _code("symbols", symbols)
+    index_code = shortest_index_set() if indices is None else _code("indices", indices)
 
     def init(like: PyTree) -> LinkState:
         leaves = jax.tree.leaves(like, is_leaf=is_field)

@@ -84,3 +84,9 @@ def test_trees_without_floats_pass_a_whole_pipeline(tree):
     assert jax.tree.structure(decoded) == jax.tree.structure(tree)
     for got, sent in zip(jax.tree.leaves(decoded), jax.tree.leaves(tree), strict=True):
         assert got.tolist() == sent.tolist()
+
+
+@pytest.mark.parametrize("arguments", [{"symbols": rans}, {"indices": "rans"}])
+def test_what_is_no_code_is_refused(arguments):
+    with pytest.raises(ValueError, match="to be a code, not"):
+        entropy_coded(**arguments)

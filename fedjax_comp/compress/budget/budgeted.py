@@ -6,7 +6,9 @@ it every round without a second compilation. What was decided travels, paid for,
 `count` or a `width` of the wire's fields. Without a budget (`inf`) each is at its most.
 
 A message is never empty: below its least, the headers of its leaves, a budget cannot be
-kept, and the leaves are sent as zeros. The least of each is in its docstring.
+kept, and the leaves are sent as zeros. The least of each is in its docstring. Above it
+headers are paid first. A leaf that is not finite sends one number whatever it costs:
+zeros in its place would be trained on.
 """
 
 import dataclasses
@@ -36,6 +38,17 @@ from fedjax_comp.compress.sparsify.top_k import poison, scatter
 from fedjax_comp.wire.codes.fixed_width import bit_width
 from fedjax_comp.wire.fields import Raw, Symbols, keep_prefix
 from fedjax_comp.wire.raw import dtype_bits
+
+
+def _count(fits: jax.Array, capacity: int, x: jax.Array) -> jax.Array:
+    """How many of a leaf travel, uint32: one of a broken one, which shall show."""
+    least = jnp.where(jnp.all(jnp.isfinite(x)), 0.0, 1.0)
+    return jnp.clip(fits, least, jnp.float32(capacity)).astype(jnp.uint32)
+
+
+def _count_bits(max_fraction: float, like: jax.ShapeDtypeStruct) -> int:
+    n = math.prod(like.shape)
+    return selection.num_kept(n, fraction=max_fraction, k=None).bit_length()
 
 
 def budgeted_top_k(max_fraction: float) -> Compressor:
@@ -77,10 +90,14 @@ def budgeted_top_k(max_fraction: float) -> Compressor:
             2 * capacity.bit_length(),
             dtype_bits(x.dtype) + bit_width(n),
         )
-        count = jnp.minimum(fits, jnp.float32(capacity)).astype(jnp.uint32)
-        return largest(flat, capacity, count)
+        return largest(flat, capacity, _count(fits, capacity, x))
 
-    return leafwise(ArrayCode("budgeted_top_k", encode, decode_counted))
+    def least_bits(like: jax.ShapeDtypeStruct) -> int:
+        return 2 * _count_bits(max_fraction, like)
+
+    return leafwise(
+        ArrayCode("budgeted_top_k", encode, decode_counted, least_bits=least_bits)
+    )
 
 
 def budgeted_random_k(max_fraction: float, *, shared: bool = False) -> Compressor:
@@ -126,7 +143,7 @@ def budgeted_random_k(max_fraction: float, *, shared: bool = False) -> Compresso
         fits = affordable(
             context.budget_bits, capacity.bit_length(), dtype_bits(x.dtype)
         )
-        count = jnp.minimum(fits, jnp.float32(capacity)).astype(jnp.uint32)
+        count = _count(fits, capacity, x)
         values = poison(x.reshape(-1)[positions], x)
         return Raw(keep_prefix(values, count), count)
 
@@ -138,7 +155,12 @@ def budgeted_random_k(max_fraction: float, *, shared: bool = False) -> Compresso
         scaled = payload.values.astype(jnp.float32) * factor
         return scatter(scaled, draw(context, n), like, payload.count)
 
-    return leafwise(ArrayCode("budgeted_random_k", encode, decode))
+    def least_bits(like: jax.ShapeDtypeStruct) -> int:
+        return _count_bits(max_fraction, like)
+
+    return leafwise(
+        ArrayCode("budgeted_random_k", encode, decode, least_bits=least_bits)
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -217,4 +239,8 @@ def budgeted_quantize(max_bits: int = 8) -> Compressor:
         empty = jnp.where(finite, 0.0, jnp.nan)
         return jnp.where(width > 0, x, empty).astype(like.dtype)
 
-    return leafwise(ArrayCode("budgeted_quantize", encode, decode))
+    return leafwise(
+        ArrayCode(
+            "budgeted_quantize", encode, decode, least_bits=lambda like: header_bits
+        )
+    )

@@ -20,7 +20,10 @@ _MARGIN = 1.0 - 2.0**-20
 
 
 def shares(
-    context: Context, sizes: Sequence[int], others: Sequence[PyTree]
+    context: Context,
+    sizes: Sequence[int],
+    others: Sequence[PyTree],
+    least: Sequence[int] | None = None,
 ) -> list[Context]:
     """The context of each leaf, with its share of the budget and the keys it had.
 
@@ -28,6 +31,7 @@ def shares(
       context: of the whole message, or of a part of it.
       sizes: numbers in each leaf that shares.
       others: fields and arrays that travel besides, and are paid first.
+      least: bits that each costs whatever its share is, paid next; none when None.
 
     >>> from fedjax_comp.base import make_context
     >>> context = make_context(jax.random.key(0), 0)
@@ -39,11 +43,16 @@ def shares(
     left = context.budget_bits * jnp.float32(_MARGIN) - jnp.float32(paid.fixed)
     for length in paid.variable:
         left = left - length.astype(jnp.float32)
-    left = jnp.maximum(left, 0.0)
+    headers = [0] * len(sizes) if least is None else least
+    left = jnp.maximum(left - jnp.float32(sum(headers)), 0.0)
     total = max(1, sum(sizes))
     return [
-        context._replace(budget_bits=left * jnp.float32(size / total * _MARGIN))
-        for size in sizes
+        context._replace(
+            # Whoever spends it takes off the margin and the header again.
+            budget_bits=left * jnp.float32(size / total * _MARGIN)
+            + jnp.float32(header / _MARGIN)
+        )
+        for size, header in zip(sizes, headers, strict=True)
     ]
 
 

@@ -13,6 +13,8 @@ from fedjax_comp.base import (
     fold_context,
     make_context,
 )
+from fedjax_comp.compress.combine.differences import SenderState
+from fedjax_comp.compress.combine.feedback import FeedbackState
 from fedjax_comp.keys import make_key
 from fedjax_comp.wire.fields import is_field
 
@@ -53,6 +55,25 @@ class Chained:
     )
 
 
+def _refuse_memory_of_places(index: int, state: LinkState) -> None:
+    """Refuses `error_feedback` and `differenced` behind another stage.
+
+    What is at a place of a later stage is another coordinate in every message, or of
+    another basis, so that a memory of places would add to the wrong ones.
+    """
+    kinds = (FeedbackState, SenderState)
+
+    def is_memory(part: PyTree) -> bool:
+        return isinstance(part, kinds)
+
+    if any(map(is_memory, jax.tree.leaves(state.sender, is_leaf=is_memory))):
+        raise ValueError(
+            f"Expected stage {index} of chain() without a memory: the stages before it "
+            "leave other coordinates at its places in every message. Put the memory "
+            "around the chain: error_feedback(chain(...))."
+        )
+
+
 def chain(*stages: Compressor) -> Compressor:
     """Encodes by each stage in turn and decodes in the opposite order.
 
@@ -68,7 +89,7 @@ def chain(*stages: Compressor) -> Compressor:
 
     Raises:
       ValueError: when there is no stage, or one is not a Compressor; from `init` when a
-        later stage finds nothing open.
+        later stage finds nothing open, or remembers numbers by their places.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -91,6 +112,8 @@ def chain(*stages: Compressor) -> Compressor:
         states: list[LinkState] = []
         for i, stage in enumerate(stages):
             states.append(stage.init(like))
+            if i > 0:
+                _refuse_memory_of_places(i, states[-1])
             if i + 1 < len(stages):
                 payload, _ = jax.eval_shape(
                     stage.encode, context, like, states[-1].sender

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, LinkState, PyTree
+from fedjax_comp.compress.combine.feedback import refuse_feedback
 from fedjax_comp.compress.combine.leafwise import (
     open_leaves,
     replace_open,
     require_open,
+    twin,
     zeros_of_open,
 )
 
@@ -64,8 +66,8 @@ def differenced(compressor: Compressor, *, step: float = 1.0) -> Compressor:
       A `Compressor` with a reference of the size of the open leaves at each end.
 
     Raises:
-      ValueError: when an argument is not as above; from `init` when nothing is
-        open.
+      ValueError: when an argument is not as above; from `init` when nothing is open,
+        or when `C` has error feedback in it.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -96,8 +98,9 @@ def differenced(compressor: Compressor, *, step: float = 1.0) -> Compressor:
     def init(like: PyTree) -> LinkState:
         require_open("differenced", like)
         inner = compressor.init(like)
+        refuse_feedback("differenced", inner)
         return LinkState(
-            sender=SenderState(zeros_of_open(like), inner.sender, inner.receiver),
+            sender=SenderState(zeros_of_open(like), inner.sender, twin(inner.receiver)),
             receiver=ReceiverState(zeros_of_open(like), inner.receiver),
         )
 

@@ -18,6 +18,7 @@ from fedjax_comp.compress.combine.leafwise import (
     open_leaves,
     replace_open,
     require_open,
+    twin,
     zeros_of_open,
 )
 
@@ -36,6 +37,23 @@ class FeedbackState(NamedTuple):
     momentum: tuple[jax.Array, ...]
     sender: PyTree
     receiver: PyTree
+
+
+def refuse_feedback(name: str, state: LinkState) -> None:
+    """Refuses a memory of what was lost around another one, which grows without bound.
+
+    Raises:
+      ValueError: when the sender of `state` has a `FeedbackState` in it.
+    """
+
+    def is_memory(part: PyTree) -> bool:
+        return isinstance(part, FeedbackState)
+
+    if any(map(is_memory, jax.tree.leaves(state.sender, is_leaf=is_memory))):
+        raise ValueError(
+            f"Expected a compressor without error feedback in {name}(): it remembers "
+            f"what it lost already; leave {name}() out, or the one inside."
+        )
 
 
 def error_feedback(
@@ -58,7 +76,9 @@ def error_feedback(
     was not sent.
 
     Args:
-      compressor: `C`, biased or not.
+      compressor: `C`, contractive: `||C(x) - x|| < ||x||`. One that is unbiased by
+        scaling up needs none of this and makes the memory grow; most have a variant
+        that does not scale (`random_k(rescale=False)`, `eden(unbiased=False)`).
       momentum: in [0, 1).
       decay: in (0, 1].
       masks_momentum: whether coordinates that were sent (decoded to another number
@@ -69,8 +89,8 @@ def error_feedback(
       that with momentum.
 
     Raises:
-      ValueError: when an argument is not as above; from `init` when nothing is
-        open.
+      ValueError: when an argument is not as above; from `init` when nothing is open,
+        or when `C` has such a memory already.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -96,12 +116,13 @@ def error_feedback(
     def init(like: PyTree) -> LinkState:
         require_open("error_feedback", like)
         state = compressor.init(like)
+        refuse_feedback("error_feedback", state)
         return LinkState(
             sender=FeedbackState(
                 memory=zeros_of_open(like),
                 momentum=zeros_of_open(like) if momentum else (),
                 sender=state.sender,
-                receiver=state.receiver,
+                receiver=twin(state.receiver),
             ),
             receiver=state.receiver,
         )

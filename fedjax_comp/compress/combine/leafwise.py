@@ -57,9 +57,19 @@ def zeros_of_open(like: PyTree) -> tuple[jax.Array, ...]:
     return tuple(jnp.zeros(leaf.shape, jnp.float32) for leaf in open_leaves(like))
 
 
+def twin(state: PyTree) -> PyTree:
+    """Another copy of a state, for the other end: a buffer is not given away twice."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def _always(like: jax.ShapeDtypeStruct) -> bool:
     del like
     return True
+
+
+def _no_bits(like: jax.ShapeDtypeStruct) -> int:
+    del like
+    return 0
 
 
 def require_open(
@@ -76,14 +86,23 @@ def require_open(
 
     Raises:
       ValueError: when `like` holds wire fields, so that the stage is a later one, and
-        no open leaf that it accepts. Otherwise it would silently do nothing.
+        no open leaf that it accepts, or is one vector (of `flattened`, `blockwise` or
+        `rotate`) that it does not accept. It would silently do nothing.
     """
     leaves = jax.tree.leaves(like, is_leaf=is_field)
     has_open = any(
         is_open(leaf) and (math.prod(leaf.shape) == 0 or accepts(shape_of(leaf)))
         for leaf in leaves
     )
-    if not has_open and any(is_field(leaf) for leaf in leaves):
+    if has_open:
+        return
+    if len(leaves) == 1 and is_open(leaves[0]) and len(leaves[0].shape) == 1:
+        raise ValueError(
+            f"Expected leaves that {name} acts on, got one vector of "
+            f"{leaves[0].shape[0]} numbers, which would travel as it is: give it the "
+            "tree, without flattened(), blockwise() or a rotation before it."
+        )
+    if any(is_field(leaf) for leaf in leaves):
         raise ValueError(
             f"Expected an open float leaf for {name} to act on, but the stages before "
             f"it leave none; put {name} before the stage that closes them, or leave it "
@@ -100,6 +119,8 @@ class ArrayCode(NamedTuple):
       decode: `(context, payload, like) -> x` with the shape and dtype of `like`.
       accepts: which leaves it acts on; the others are left open, as they are.
       linear: as in `Compressor`: decoding is linear and needs no client's key.
+      least_bits: what a leaf costs whatever its share of the budget is; it is paid
+        before the rest is shared.
     """
 
     name: str
@@ -107,6 +128,7 @@ class ArrayCode(NamedTuple):
     decode: Callable[[Context, PyTree, jax.ShapeDtypeStruct], jax.Array]
     accepts: Callable[[jax.ShapeDtypeStruct], bool] = _always
     linear: bool = False
+    least_bits: Callable[[jax.ShapeDtypeStruct], int] = _no_bits
 
 
 @jax.tree_util.register_dataclass
@@ -170,7 +192,9 @@ def leafwise(code: ArrayCode) -> Compressor:
         acting = [i for i, shape in enumerate(shapes) if shape is not None]
         parts = list(leaves)
         others = [leaf for i, leaf in enumerate(leaves) if shapes[i] is None]
-        budgets = shares(context, [leaves[i].size for i in acting], others)
+        least = [code.least_bits(shape_of(leaves[i])) for i in acting]
+        sizes = [leaves[i].size for i in acting]
+        budgets = shares(context, sizes, others, least)
         for i, own in zip(acting, budgets, strict=True):
             parts[i] = code.encode(fold_context(own, i), leaves[i])
         return Lifted(tuple(parts), structure, shapes), sender

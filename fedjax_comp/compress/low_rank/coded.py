@@ -113,6 +113,7 @@ def coded_low_rank(
         then cost little to send again; 0 for none. As many as travel, or twice as many,
         is about right. It costs both ends that many rows and columns of memory a leaf
         and a link, and the time of two eigenproblems of `history + max_rank` numbers.
+        Both ends must round alike, as they do inside a simulation.
       rate_weight: squared steps that a bit is worth, in [0, 1].
       symbols_per_lane: as for `rans`; each lane is 32 bits.
 

@@ -14,8 +14,8 @@ the same weight and fading by `KEPT` with every further one (a running principal
 component analysis: Weng, Zhang and Hwang, "Candid covariance-free incremental principal
 component analysis", 2003, by a small eigenproblem here). It is made of decoded numbers
 alone, so that both ends have the same one, and a message that does not arrive is in
-neither. `a = Q' c + e` whatever `Q` is: a rounding that the ends do not share costs a
-rounding, no more.
+neither. Eigenvectors of near eigenvalues turn by much more than what they are of is
+rounded, so both ends must round alike: the same program on the same kind of processor.
 """
 
 from typing import NamedTuple
@@ -81,4 +81,8 @@ def with_message(weighted: jax.Array, factor: jax.Array) -> jax.Array:
     seen = jnp.concatenate([np.sqrt(np.float32(KEPT)) * weighted, unit])
     _, turn = eigh(matmul(seen, seen.T))
     leading = turn[:, ::-1][:, : weighted.shape[0]]
+    # Of the two signs of an eigenvector the one whose largest number is positive:
+    # which of them `eigh` finds is a matter of rounding.
+    places = jnp.argmax(jnp.abs(leading), axis=0, keepdims=True)
+    leading = leading * jnp.sign(jnp.take_along_axis(leading, places, axis=0))
     return jnp.where(energy > 0, matmul(leading.T, seen), weighted)

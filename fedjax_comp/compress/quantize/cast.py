@@ -50,6 +50,16 @@ def scale_exponent(x: jax.Array, largest: float) -> jax.Array:
     return jnp.where(jnp.isfinite(magnitude), inside, _NOT_FINITE).astype(jnp.int8)
 
 
+def _within(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """`x` in a dtype, what is finite and beyond it at its end."""
+    largest = float(jnp.finfo(dtype).max)
+    if largest < float(jnp.finfo(x.dtype).max):
+        if jnp.finfo(x.dtype).bits < 32:  # it would round `largest` itself
+            x = x.astype(jnp.float32)
+        x = jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x)
+    return x.astype(dtype)
+
+
 def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor:
     """Rounds every open leaf to a float dtype and closes it.
 
@@ -69,8 +79,9 @@ def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor
       A stateless `Compressor`; what it decodes has the dtype that was encoded.
 
     Raises:
-      ValueError: when `dtype` is not a float dtype, or has no NaN and is not scaled: a
-        broken update would look like a sound one.
+      ValueError: when `dtype` is not a float dtype with a sign and a zero, is float64
+        where jax has none, or has no NaN and is not scaled: a broken update would look
+        like a sound one.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -89,6 +100,11 @@ def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor
     if not jnp.issubdtype(wire_dtype, jnp.floating):
         raise ValueError(f"Expected dtype={dtype!r}, a float dtype's name.")
     largest = float(jnp.finfo(wire_dtype).max)
+    if wire_dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(f"Expected dtype={dtype!r} only with jax_enable_x64.")
+    signed = jnp.asarray([-1.0, 0.0], jnp.float32).astype(wire_dtype)
+    if not np.array_equal(np.asarray(signed, np.float32), [-1.0, 0.0]):
+        raise ValueError(f"Expected dtype={dtype!r} with a sign and a zero.")
     if not scaled and not bool(jnp.isnan(jnp.asarray(jnp.nan, wire_dtype))):
         raise ValueError(
             f"Expected dtype={dtype!r} with a NaN to show broken numbers by; use "
@@ -103,18 +119,16 @@ def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor
             exponent = scale_exponent(x, largest)
             x = jnp.ldexp(x, -exponent.astype(jnp.int32))
             return Scaled(Raw(x.astype(wire_dtype)), Raw(exponent))
-        if largest < float(jnp.finfo(x.dtype).max):
-            x = jnp.where(jnp.isfinite(x), jnp.clip(x, -largest, largest), x)
-        return Raw(x.astype(wire_dtype))
+        return Raw(_within(x, wire_dtype))
 
     def decode(
         context: Context, payload: Raw | Scaled, like: jax.ShapeDtypeStruct
     ) -> jax.Array:
         del context
         if isinstance(payload, Raw):
-            return payload.values.astype(like.dtype)
+            return _within(payload.values, like.dtype)
         exponent = payload.exponent.values.astype(jnp.int32)
         x = jnp.ldexp(payload.values.values.astype(jnp.float32), exponent)
-        return jnp.where(exponent == _NOT_FINITE, jnp.nan, x).astype(like.dtype)
+        return _within(jnp.where(exponent == _NOT_FINITE, jnp.nan, x), like.dtype)
 
     return leafwise(ArrayCode("to_dtype", encode, decode))

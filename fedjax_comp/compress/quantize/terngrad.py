@@ -26,8 +26,9 @@ def terngrad(*, clip: float | None = None) -> Compressor:
     under `entropy_coded`.
 
     Args:
-      clip: in standard deviations of a leaf, 2.5 in the paper: what lies beyond is
-        brought to it first. Less variance, but no longer unbiased. None leaves it out.
+      clip: in root mean squares of a leaf, which are standard deviations about 0, 2.5
+        in the paper: what lies beyond is brought to it first. Less variance, but no
+        longer unbiased. None leaves it out.
 
     Returns:
       A stateless `Compressor` that closes the scale and the symbols.
@@ -49,9 +50,8 @@ def terngrad(*, clip: float | None = None) -> Compressor:
     def encode(context: Context, x: jax.Array) -> Quantized:
         x, power = in_units(x.astype(jnp.float32))
         if clip is not None:
-            bound = clip * jnp.std(x)
-            # A leaf of equal numbers has nothing beyond its own size.
-            x = jnp.where(bound > 0, jnp.clip(x, -bound, bound), x)
+            bound = clip * jnp.sqrt(jnp.mean(jnp.square(x)))
+            x = jnp.clip(x, -bound, bound)
         s = jnp.max(jnp.abs(x))
         kept = noise.bernoulli_round(
             context.client_key, jnp.abs(x) / jnp.where(s == 0, 1.0, s)

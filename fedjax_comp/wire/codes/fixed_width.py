@@ -106,10 +106,11 @@ def check_worst_bits(field: Symbols | IndexSet, worst_bits: int) -> None:
     Raises:
       ValueError: when `worst_bits >= 2**32`.
     """
-    if max(worst_bits, fixed_bits(field)) >= 1 << 32:
+    most = max(worst_bits, fixed_bits(field))
+    if most >= 1 << 32:
         name = type(field).__name__
         raise ValueError(
-            f"Expected fewer than 2**32 bits, got up to {worst_bits} for {name} of "
+            f"Expected fewer than 2**32 bits, got up to {most} for {name} of "
             f"shape {field.values.shape} with {alphabet(field)} values: split the leaf."
         )
 

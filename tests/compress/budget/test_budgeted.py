@@ -152,3 +152,45 @@ def test_refusals_name_the_value(make):
         make(0)
     with pytest.raises(ValueError, match=r"Expected max_bits=17 in \[1, 16\]"):
         budgeted_quantize(17)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "least"),
+    [
+        (budgeted_quantize(), 101 * (64 + 4)),
+        (budgeted_top_k(1.0), 2 * 14 + 100 * 2 * 2),
+        (budgeted_random_k(1.0), 14 + 100 * 2),
+    ],
+)
+def test_headers_of_many_small_leaves_are_within_the_budget(compressor, least):
+    rng = np.random.default_rng(0)
+    sizes = [10_000, *[2] * 100]
+    tree = [jnp.asarray(rng.standard_normal(n), jnp.float32) for n in sizes]
+
+    @jax.jit
+    def length(budget):
+        context = make_context(jax.random.key(0), 0)._replace(budget_bits=budget)
+        return num_bits(compressor.encode(context, tree, ())[0])
+
+    for budget in (least, least + 1, 10_000, 20_500, 30_800):
+        if budget >= least:
+            assert message_bits(length(jnp.float32(budget))) <= budget
+    assert message_bits(length(jnp.float32(0))) == least
+
+
+@pytest.mark.parametrize(
+    "compressor", [budgeted_quantize(), budgeted_top_k(1.0), budgeted_random_k(1.0)]
+)
+def test_a_leaf_that_the_budget_leaves_out_still_shows_that_it_is_broken(compressor):
+    tree = {"w": jnp.ones((100, 100)), "b": jnp.full(8, jnp.nan)}
+
+    @jax.jit
+    def send(budget):
+        context = make_context(jax.random.key(0), 0)._replace(budget_bits=budget)
+        payload, _ = compressor.encode(context, tree, ())
+        return compressor.decode(context, payload, ())[0]
+
+    for budget in (0.0, 20_000.0):
+        decoded = send(jnp.float32(budget))
+        assert not np.all(np.isfinite(decoded["b"]))
+        assert np.all(np.isfinite(decoded["w"]))

@@ -4,13 +4,16 @@ import jax.numpy as jnp
 import pytest
 
 from fedjax_comp.compress import (
+    blockwise,
     by_rank,
     chain,
+    differenced,
     error_feedback,
     flattened,
     identity,
     low_rank,
     partition,
+    power_sgd,
     qsgd,
     random_k,
     rotate,
@@ -98,3 +101,30 @@ def test_what_is_not_a_compressor_is_refused_with_the_way_out():
         chain(identity(), 3)
     with pytest.raises(ValueError, match="at least one stage"):
         chain()
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        chain(top_k(0.1), error_feedback(to_dtype("bfloat16"))),
+        chain(rotate(), differenced(top_k(0.1))),
+        chain(identity(), flattened(error_feedback(top_k(0.1)))),
+    ],
+)
+def test_a_memory_of_places_behind_another_stage_is_refused(pipeline):
+    with pytest.raises(ValueError, match=r"error_feedback\(chain\("):
+        pipeline.init(TREE)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        lambda: flattened(low_rank(2)),
+        lambda: flattened(power_sgd(2)),
+        lambda: blockwise(64, low_rank(2)),
+        lambda: chain(rotate(), low_rank(2)),
+    ],
+)
+def test_a_matrix_compressor_that_would_see_a_vector_is_refused(pipeline):
+    with pytest.raises(ValueError, match=r"one vector of .* as it is"):
+        pipeline().init(jnp.ones((64, 32)))

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from fedjax_comp.base import make_context
-from fedjax_comp.compress import error_feedback, identity, top_k
+from fedjax_comp.compress import (
+    coded_low_rank,
+    differenced,
+    error_feedback,
+    identity,
+    stc,
+    top_k,
+)
 from tests.compress.combine.roundtrips import assert_counts, counting
 
 CONTEXT = make_context(jax.random.key(0), 0)
@@ -97,3 +104,36 @@ def test_states_of_both_ends_reach_the_compressor_inside():
 def test_what_is_not_a_compressor_is_refused():
     with pytest.raises(ValueError, match="to be a compressor"):
         error_feedback(None)
+
+
+@pytest.mark.parametrize("around", [error_feedback, differenced])
+@pytest.mark.parametrize("inside", [error_feedback(top_k(0.5)), stc(0.1)])
+def test_a_memory_around_a_memory_is_refused(around, inside):
+    with pytest.raises(
+        ValueError, match=f"without error feedback in {around.__name__}"
+    ):
+        around(inside).init(jnp.ones(20))
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        error_feedback(top_k(0.5), momentum=0.9),
+        error_feedback(differenced(top_k(0.5))),
+        error_feedback(coded_low_rank(1.0, history=3)),
+        differenced(coded_low_rank(1.0, history=3)),
+    ],
+)
+def test_both_ends_may_be_given_away_to_a_program(compressor):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 6)), jnp.float32)
+
+    def message(x, link):
+        payload, sender = compressor.encode(CONTEXT, x, link.sender)
+        return link._replace(
+            sender=sender,
+            receiver=compressor.decode(CONTEXT, payload, link.receiver)[1],
+        )
+
+    link = compressor.init(x)
+    after = jax.jit(message, donate_argnums=1)(x, link)
+    assert jax.tree.structure(after) == jax.tree.structure(compressor.init(x))

@@ -95,9 +95,17 @@ def test_both_ends_remember_the_same():
             jax.tree.leaves(sender), jax.tree.leaves(receiver), strict=True
         ):
             assert mine.shape[0] == 6
-            np.testing.assert_allclose(
-                np.abs(mine), np.abs(theirs), atol=1e-5 * np.abs(mine).max()
-            )
+            np.testing.assert_allclose(mine, theirs, atol=1e-5 * np.abs(mine).max())
+
+
+def test_a_sign_of_an_eigenvector_is_no_matter_of_rounding():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        weighted = jnp.asarray(rng.standard_normal((6, 50)), jnp.float32)
+        factor = jnp.asarray(rng.standard_normal((4, 50)), jnp.float32)
+        off = factor * (1 + 1e-6 * jnp.asarray(rng.standard_normal((4, 50)), "float32"))
+        one, other = with_message(weighted, factor), with_message(weighted, off)
+        np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max())
 
 
 def test_a_message_of_nothing_changes_no_memory():

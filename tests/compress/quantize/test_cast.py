@@ -56,3 +56,23 @@ def test_a_dtype_without_nan_shows_it_by_the_exponent():
     assert np.all(np.isnan(send(to_dtype("float4_e2m1fn", scaled=True), x)[1]))
     with pytest.raises(ValueError, match="use scaled=True"):
         to_dtype("float4_e2m1fn")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_a_narrow_leaf_cannot_hold_is_brought_to_its_end(scaled):
+    x = jnp.asarray([60_000, -65_504, 1], jnp.float16)
+    _, decoded = send(to_dtype("bfloat16", scaled=scaled), x)
+    np.testing.assert_allclose(decoded, [59_904, -65_504, 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scaled", "words"),
+    [
+        ("float8_e8m0fnu", False, "a sign and a zero"),
+        ("float8_e8m0fnu", True, "a sign and a zero"),
+        ("float64", True, "jax_enable_x64"),
+    ],
+)
+def test_a_dtype_that_cannot_carry_numbers_is_refused(dtype, scaled, words):
+    with pytest.raises(ValueError, match=words):
+        to_dtype(dtype, scaled=scaled)

@@ -31,6 +31,15 @@ def test_it_is_its_equation():
 def test_what_lies_beyond_the_clip_is_brought_to_it():
     x = np.random.default_rng(2).standard_normal(1000).astype(np.float32)
     decoded = send(terngrad(clip=2.5), x)[1]
-    np.testing.assert_allclose(np.abs(decoded).max(), 2.5 * x.std(), rtol=1e-5)
+    rms = np.sqrt(np.mean(np.square(x)))
+    np.testing.assert_allclose(np.abs(decoded).max(), 2.5 * rms, rtol=1e-5)
     with pytest.raises(ValueError, match="clip=0"):
         terngrad(clip=0)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4])
+def test_clipping_leaves_nearly_equal_numbers_as_large_as_they_are(spread):
+    x = 0.1 + spread * np.random.default_rng(3).standard_normal(1000)
+    decoded = send(terngrad(clip=2.5), np.float32(x))[1]
+    np.testing.assert_allclose(decoded.max(), np.float32(x).max(), rtol=1e-6)
+    assert np.mean(decoded == 0) <= 0.01
