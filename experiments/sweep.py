@@ -188,11 +188,17 @@ def check(experiment: str, runs: Sequence[Run], others: Sequence[str]) -> None:
     """Parses the flags of every run, and builds what each says.
 
     Raises:
-      UsageError: for an experiment that is none.
+      UsageError: for an experiment that is none, or a flag of the grid that is also
+        given to every run.
       absl.flags.Error: for a flag that it does not have.
       ValueError: for an expression that describes nothing.
     """
     make = _flags_of(experiment)
+    given = make()
+    given([NAME, *others])
+    for name in runs[0].flags:
+        if name in given and given[name].present:
+            raise UsageError(f"--{name} is of the --grid: leave it out behind --.")
     for run in runs:
         values = make()
         parsed = values([NAME, *_arguments(run, others)])[1:]

@@ -26,6 +26,9 @@ from fedjax_comp.training import Sampler, evaluation_program
 def networks(values: flags.FlagValues) -> dict[str, Links]:
     """The links between the centres, and those of a local network."""
     count = values.num_clients
+    for name in ("nearest_ratio", "farthest_ratio"):
+        if values.bandwidth and values[name].present:
+            raise UsageError(f"--{name} is of the regions, not of --bandwidth=FILE.")
     try:
         if values.bandwidth:
             far = read_matrix(values.bandwidth)

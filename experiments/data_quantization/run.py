@@ -85,6 +85,12 @@ def parse(values: flags.FlagValues) -> list[Variant]:
             f"--audit_log: {', '.join(shipped)} sends its data before the first round, "
             "where there is no log; give the other --pipeline alone."
         )
+    if shipped and values.cohort_size != values.num_clients:
+        raise UsageError(
+            f"{', '.join(shipped)}: shipped(...) takes all clients in every step: "
+            f"--cohort_size={values.cohort_size} is not "
+            f"--num_clients={values.num_clients}."
+        )
     return variants
 
 

@@ -16,6 +16,7 @@ from experiments.fed_avg.run import build_problem
 from fedjax_comp.algorithms.wrappers import gathered
 from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.finish import execute, read_rows
 from fedjax_comp.experiment.outcome import (
@@ -65,6 +66,9 @@ SECONDS_PERCENT = (HIGHER_PERCENT, 5.0)
 def parse(values: flags.FlagValues) -> list[Variant]:
     """The pipelines; what all of them share is built once, to find mistakes."""
     variants = parse_variants(values)
+    for name in ("warm_batch", "warm_message", "warm_optimizer"):
+        if not values.warm_steps and values[name].present:
+            raise UsageError(f"--{name} needs --warm_steps above 0.")
     compressor_of(values)
     build_problem(_flags_of(variants[0], values))
     return variants

@@ -182,6 +182,28 @@ def asked_algorithm(values: flags.FlagValues, text: str | None = None) -> Chosen
     return chosen
 
 
+def check_asked_for(values: flags.FlagValues) -> None:
+    """Refuses flags of privacy that a run would ignore.
+
+    Raises:
+      UsageError: for noise without a clip, and for two that say how much.
+    """
+
+    def is_set(name: str) -> bool:
+        # A variant's flags are given by value: what they say is all there is.
+        return name in values and values[name].value != values[name].default
+
+    if not is_private(values):
+        for name in ("dp_epsilon", "dp_noise_multiplier", "dp_delta"):
+            if is_set(name) or (name in values and values[name].present):
+                raise UsageError(f"--{name} needs --dp_clip: nothing is private yet.")
+    elif is_set("dp_epsilon") and is_set("dp_noise_multiplier"):
+        raise UsageError(
+            "--dp_epsilon and --dp_noise_multiplier: the one follows from the other; "
+            "leave one out."
+        )
+
+
 def make_private(
     values: flags.FlagValues,
     federation: Federation,
@@ -194,10 +216,8 @@ def make_private(
       UsageError: when a flag is none.
       MissingExtra: when `dp-accounting` is needed and missing.
     """
+    check_asked_for(values)
     if not is_private(values):
-        for name in ("dp_epsilon", "dp_noise_multiplier", "dp_delta"):
-            if name in values and values[name].present:
-                raise UsageError(f"--{name} needs --dp_clip: nothing is private yet.")
         return Mechanism(federation, server_optimizer, weighted_mean)
     chosen = asked_algorithm(values)
     if chosen.name == _SECURE and "levels" in chosen.own:
@@ -207,11 +227,6 @@ def make_private(
         )
     like = jax.eval_shape(lambda: federation.task.init(jax.random.key(0)))
     setting = setting_of(values, federation.uplink, like)
-    if values.dp_epsilon is not None and values["dp_noise_multiplier"].present:
-        raise UsageError(
-            "--dp_epsilon and --dp_noise_multiplier: the one follows from the other; "
-            "leave one out."
-        )
     try:
         z = noise_multiplier(values, setting)
         setting._replace(rounds=1).epsilon(z)

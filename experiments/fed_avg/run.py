@@ -7,6 +7,7 @@ from absl import flags
 from experiments.fed_avg.flags import QUICK, define
 from experiments.fed_avg.privacy import (
     asked_algorithm,
+    check_asked_for,
     is_private,
     make_private,
     privacy_spent,
@@ -142,6 +143,7 @@ def check_task(values: flags.FlagValues, pipelines: Sequence[Variant] = ()) -> N
         check_cohort(str(own["algorithm"]), chosen, values.cohort_size)
     for name in ("algorithm", "client_optimizer", "server_optimizer"):
         build(name, str(values[name].value))
+    check_asked_for(values)
     build_federation(values)
 
 

@@ -60,7 +60,8 @@ QUICK_TRUNCATED = (f"fed-dlr-95: {both('truncation(0.95)')}",)
 def define_run() -> flags.FlagValues:
     """The flags of one run, one pipeline, not yet parsed."""
     # FedDLR clips nothing and adds no noise.
-    values = without(define_fed_avg(), "dp_clip", "dp_noise_multiplier", "dp_delta")
+    privacy = ("dp_clip", "dp_epsilon", "dp_noise_multiplier", "dp_delta")
+    values = without(define_fed_avg(), *privacy)
     for name, value in DEFAULTS.items():
         values.set_default(name, value)
     values["algorithm"].help = "Of --pipeline, where none is named; a Python call."

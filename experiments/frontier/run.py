@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from absl import flags
 
 from experiments.fed_avg.flags import define as define_run
+from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import build_problem, check_task, claims
 from experiments.frontier.flags import QUICK, define
 from experiments.frontier.pareto import pareto_front
 from experiments.frontier.plot import bytes_against_rounds, curves
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
 from fedjax_comp.experiment.errors import UsageError
-from fedjax_comp.experiment.finish import execute
+from fedjax_comp.experiment.finish import SPENT, execute
 from fedjax_comp.experiment.outcome import (
     add_ratios,
     claim,
@@ -58,7 +59,8 @@ def parse(values: flags.FlagValues) -> list[Pipeline]:
 def run_pipeline(pipeline: Pipeline, values: flags.FlagValues) -> tuple[Json, Run]:
     """One pipeline's run, or its results when it has finished before."""
     own = flags_of(pipeline, values, define_run())
-    summary = execute("fed_avg", own, functools.partial(build_problem, own), claims)
+    build_own = functools.partial(build_problem, own)
+    summary = execute("fed_avg", own, build_own, claims, privacy_spent(own))
     (row,) = summary["runs"]
     return {**row, "name": pipeline.name}, run_of(pipeline.name, own.workdir)
 
@@ -129,6 +131,7 @@ COMPARISON = Comparison(
     describe=lambda one: " | ".join(one[1:]),
     run=run_pipeline,
     columns=COLUMNS,
+    where_known=SPENT,
     compare=compare,
     claims=frontier_claims,
     figures=figures,

@@ -27,7 +27,7 @@ from absl import flags
 
 from fedjax_comp import distributed
 from fedjax_comp.experiment.conclusion import finish, finish_seeds, read_only
-from fedjax_comp.experiment.errors import RunFailed
+from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.finish import growing_flags, read_rows
 from fedjax_comp.experiment.finished import COMPARED, check_finished
 from fedjax_comp.experiment.flags import apply_quick, as_dict
@@ -48,6 +48,7 @@ from fedjax_comp.experiment.rates import (
     make_grid,
 )
 from fedjax_comp.experiment.seeds import (
+    check_seeds,
     define_seeds,
     values_of_seed,
 )
@@ -181,8 +182,10 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     define_seeds(values)
     define_rates(values, comparison.tuning)
     count = 1 if "num_seeds" in comparison.define() else values.num_seeds
+    check_seeds(values, count)
     grid = make_grid(comparison, values)
     variants = comparison.variants(grid.lead)
+    check_links(values, variants)
     said = {name: values[name].value for name in grid.tuning.flags}
     settings = {**as_dict(grid.lead), **said}
     for name in {*comparison.repeated, "num_seeds", "rate_grid"} & settings.keys():
@@ -212,6 +215,20 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         results = results._replace(facts=comparison.facts(results))
         return finish(comparison, results, comparison.claims(results))
     return finish_seeds(comparison, grid.lead, each)
+
+
+def check_links(values: flags.FlagValues, variants: Sequence[Variant]) -> None:
+    """Refuses `--uplink` and `--downlink` where every variant has its own.
+
+    Raises:
+      UsageError: when one is given.
+    """
+    for name in ("uplink", "downlink"):
+        if name in values and values[name].present and hasattr(variants[0], name):
+            raise UsageError(
+                f"--{name}={values[name].value}: every variant names its own, e.g. "
+                "--pipeline='NAME: UPLINK | DOWNLINK'."
+            )
 
 
 class Planned(NamedTuple):

@@ -229,6 +229,11 @@ def _policy(values: flags.FlagValues) -> Policy | None:
             "server's, e.g. --network='lognormal()'."
         )
     goal = values.report_goal if "report_goal" in values else None
+    if goal is not None and "cohort_size" in values and goal > values.cohort_size:
+        raise UsageError(
+            f"--report_goal={goal} is more than --cohort_size={values.cohort_size} "
+            "clients can be."
+        )
     policy = Policy(
         float("inf") if values.deadline_seconds is None else values.deadline_seconds,
         goal,

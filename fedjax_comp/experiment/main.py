@@ -1,6 +1,7 @@
 """The way into every experiment: flags in; for a mistake one line and exit code 2."""
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ def _run(
             use_host_cores()  # before anything is put on a device
         with joined(name, values):
             offer_own(values)
+            check_numbers(values)
             check_expressions(values)
             check_conditions(values)
             tell_of_missing()
@@ -123,6 +125,19 @@ def _run(
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def check_numbers(values: flags.FlagValues) -> None:
+    """Refuses flags that are no number: they pass every bound.
+
+    Raises:
+      UsageError: for NaN.
+    """
+    for name in values:
+        given = values[name].value
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, float) and math.isnan(value):
+                raise UsageError(f"--{name}={value}: expected a number.")
 
 
 def use_host_cores() -> None:

@@ -13,6 +13,7 @@ from absl import flags
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.flags import as_dict
 from fedjax_comp.experiment.main import SHOW, UsageError
+from fedjax_comp.expression import ExpressionError
 
 Result = TypeVar("Result")
 
@@ -57,7 +58,11 @@ def parse_pipeline(text: str, algorithm: str = "fed_avg()") -> Pipeline:
     ((name, parts),) = parse_named("pipeline", [text], form, counts=(2, 3))
     pipeline = Pipeline(name, *[*parts, algorithm][:3])
     for flag in ("uplink", "downlink", "algorithm"):
-        build(flag, getattr(pipeline, flag))
+        try:
+            build(flag, getattr(pipeline, flag))
+        except (ExpressionError, UsageError) as error:
+            told = str(error).removeprefix(f"--{flag}: ")
+            raise UsageError(f"--pipeline={name!r}, its {flag}: {told}") from None
     return pipeline
 
 

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from absl import flags
 
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.flags import as_dict
+from fedjax_comp.keys import MAX_SEED
 from fedjax_comp.report import Number, mean_row
 from fedjax_comp.run_directory import Json
 
@@ -63,6 +65,19 @@ def values_of_seed(
     for name, value in settings.items():
         own[name].value = value
     return own
+
+
+def check_seeds(values: flags.FlagValues, count: int) -> None:
+    """Refuses seeds beyond the largest.
+
+    Raises:
+      UsageError: when the last of `count` seeds from `--seed` on is.
+    """
+    if values.seed + count - 1 > MAX_SEED:
+        raise UsageError(
+            f"--seed={values.seed} with --num_seeds={count}: the last seed is beyond "
+            f"{MAX_SEED}."
+        )
 
 
 def mean_rows(each: Sequence[Sequence[Json]]) -> list[Json]:

@@ -107,6 +107,8 @@ def test_a_mistake_leaves_nothing_behind(experiment, flag, tmp_path, capsys):
         ("--stop_at_target", "needs --target_accuracy"),
         ("--training_flops=3", "needs --devices"),
         ("--report_goal=2", "need links or devices"),
+        ("--report_goal=50 --network=lognormal()", "more than --cohort_size=10"),
+        ("--proximal=nan", "--proximal=nan: expected a number"),
         ("--deadline_seconds=-1 --network=constant(1)", "--deadline_seconds"),
         ("--audit_log --audit_key=nowhere", "nowhere"),
         ("--concurrency=3", "--concurrency"),
@@ -119,6 +121,56 @@ def test_a_mistake_leaves_nothing_behind(experiment, flag, tmp_path, capsys):
 def test_a_flag_without_its_companion_is_refused(tmp_path, capsys, flag, expected):
     flags = [f"--workdir={tmp_path / 'run'}", "--model=linear()", *flag.split()]
     assert expected in mistake(command("fed_avg"), capsys, flags)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("experiment", ["fed_avg.compare", "frontier", "fed_dlr"])
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--uplink=qsgd(4)", "--uplink=qsgd(4): every variant names its own"),
+        ("--downlink=qsgd(4)", "--downlink=qsgd(4): every variant names its own"),
+        ("--seed=4294967295 --num_seeds=2", "the last seed is beyond 4294967295"),
+        ("--dp_epsilon=3", "dp_epsilon"),
+        ("--dp_delta=0.1", "dp_delta"),
+        ("--dp_clip=1 --dp_epsilon=3 --dp_noise_multiplier=2", "dp_"),
+        ("--pipeline=one: topk(0.1) | identity()", "--pipeline='one', its uplink"),
+    ],
+)
+def test_a_comparison_refuses_what_its_runs_would_ignore(
+    experiment, flag, expected, tmp_path, capsys
+):
+    flags = [f"--workdir={tmp_path / 'run'}", "--quick"]
+    flags += [flag] if flag.startswith("--pipeline") else flag.split()
+    assert expected in mistake(command(experiment), capsys, flags)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("experiment", "flags", "expected"),
+    [
+        ("diloco", ["--warm_steps=0", "--warm_batch=7"], "--warm_batch needs"),
+        (
+            "data_quantization",
+            [
+                "--cohort_size=2",
+                "--pipeline=s: shipped(uniform_lattice(1, rounding='nearest'))",
+            ],
+            "s: shipped(...) takes all clients",
+        ),
+        (
+            "approximate_synchronous",
+            ["--bandwidth=nowhere.csv", "--nearest_ratio=2"],
+            "--nearest_ratio is of the regions",
+        ),
+        ("approximate_synchronous", ["--compute_seconds=nan"], "--compute_seconds=nan"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    experiment, flags, expected, tmp_path, capsys
+):
+    flags = [f"--workdir={tmp_path / 'run'}", "--quick", *flags]
+    assert expected in mistake(command(experiment), capsys, flags)
     assert not list(tmp_path.iterdir())
 
 

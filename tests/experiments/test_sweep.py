@@ -112,6 +112,7 @@ def test_an_interrupt_ends_the_sweep(tmp_path, monkeypatch, capsys):
         (["--grid=uplink: qsgd(4)", "--experiment=fed_averaging"], "is none of"),
         (["--grid=uplink: qsgd(4)", "--", "--num_rouds=3"], "num_rouds"),
         (["--grid=uplink: qsgd(4)", "more"], "stands behind --"),
+        (["--grid=uplink: qsgd(4)", "--", "--uplink=qsgd(2)"], "is of the --grid"),
     ],
 )
 def test_mistakes_are_told_before_anything_runs(tmp_path, capsys, flags, told):
