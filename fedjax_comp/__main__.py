@@ -50,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif command == "records":
         _experiments()
         _run("experiments.records", rest)
+    elif command == "run" and rest[:1] in (["--help"], ["-h"]):
+        print(f"{NAME} run NAME --workdir=DIR [flags]; NAME is one of")
+        print(", ".join(_names(_experiments())))
     elif command == "run":
         _run(_experiment(rest[0] if rest else ""), rest[1:])
     else:
@@ -59,13 +62,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _experiment(name: str) -> str:
     """The module of an experiment, `fed_avg` or `fed_avg.compare`."""
     folder = _experiments()
-    names = sorted(path.parent.name for path in folder.glob("*/__main__.py"))
+    names = _names(folder)
     parts = name.split(".")
     file = folder.joinpath(*parts).with_suffix(".py")
     known = parts[0] in names and all(part.isidentifier() for part in parts)
     if not known or (len(parts) > 1 and not file.is_file()):
         _stop(f"there is no experiment {name!r} but {', '.join(names)}.")
     return f"experiments.{name}"
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/__main__.py"))
 
 
 def _experiments() -> Path:

@@ -38,6 +38,13 @@ def test_help_names_every_command(capsys):
     assert all(name in without for name in ("report", "audit", "run", "records"))
 
 
+def test_help_of_run_names_the_experiments(capsys):
+    main(["fedjax-comp", "run", "--help"])
+    out = capsys.readouterr().out
+    assert "run NAME --workdir=DIR" in out
+    assert "fed_avg, fed_dlr" in out
+
+
 def test_a_mistake_is_one_line(capsys):
     assert "no command 'raport' but report, audit, run" in mistake(capsys, "raport")
     assert "no experiment '' but adaptive, " in mistake(capsys, "run")

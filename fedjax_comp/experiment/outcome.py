@@ -195,7 +195,8 @@ def print_claims(claims: Sequence[Json]) -> None:
         word = "holds" if one["holds"] else "DOES NOT HOLD"
         word += " by construction" * bool(one.get("by_construction"))
         spread = f" ± {one['sd']}" if one.get("sd") else ""
-        print(f"{word}: {one['name']}: {one['measured']}{spread} ({one['target']})")
+        bound = f"{one['bound'].replace('_', ' ')} {one['target']}"
+        print(f"{word}: {one['name']}: {one['measured']}{spread} ({bound})")
 
 
 def print_table(

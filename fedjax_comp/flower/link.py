@@ -17,7 +17,8 @@ import jax
 
 from fedjax_comp import checks
 from fedjax_comp import tree as trees
-from fedjax_comp.base import Compressor, Context, PyTree, make_context
+from fedjax_comp.base import Compressor, Context, LinkState, PyTree, make_context
+from fedjax_comp.compress.low_rank.history import Remembered
 from fedjax_comp.keys import make_key
 from fedjax_comp.server.broadcast import partly_heard
 from fedjax_comp.wire.errors import WireError
@@ -126,6 +127,17 @@ def unseal(data: object, expected: Stamp) -> bytes:
     return data[STAMP_BYTES:]
 
 
+def _refuse_history(state: LinkState) -> None:
+    def is_history(part: PyTree) -> bool:
+        return isinstance(part, Remembered)
+
+    if any(map(is_history, jax.tree.leaves(state.receiver, is_leaf=is_history))):
+        raise ValueError(
+            "Expected history=0 in coded_low_rank() over a network: both ends would "
+            "have to round alike, and other processors do not."
+        )
+
+
 def flower_link(
     uplink: Compressor, downlink: Compressor, like: PyTree, *, seed: int = 0
 ) -> FlowerLink:
@@ -133,7 +145,8 @@ def flower_link(
 
     Args:
       uplink: compressor of the clients' updates. Its senders may have memory (error
-        feedback), and the server's memory of each client, too.
+        feedback), and the server's memory of each client, too, unless it is made of
+        eigenvectors, which two processors do not compute alike.
       downlink: compressor of the server's model, one broadcast to all of a round.
       like: the model, or a tree of `jax.ShapeDtypeStruct`.
       seed: of what both ends draw by (rotations, shared masks).
@@ -142,8 +155,9 @@ def flower_link(
       A `FlowerLink`. Messages are of `fedjax_comp.wire`, not yet sealed.
 
     Raises:
-      ValueError: when a compressor is not one, cannot do with `like`, or the downlink
-        has memory at its receivers: nodes that are not in a round do not hear it.
+      ValueError: when a compressor is not one, cannot do with `like`, has a `history`,
+        or the downlink has memory at its receivers: nodes that are not in a round do
+        not hear it.
 
     >>> import jax.numpy as jnp
     >>> from fedjax_comp.compress import identity, scaled_sign
@@ -156,6 +170,7 @@ def flower_link(
     up = checks.compressor("uplink", uplink)
     down = checks.compressor("downlink", downlink)
     up_state, down_state = up.init(like), partly_heard(down, like)
+    _refuse_history(up_state)
     encode_down, decode_down = jax.jit(down.encode), jax.jit(down.decode)
     encode_up, decode_up = jax.jit(up.encode), jax.jit(up.decode)
     anybody = _context(seed, Stamp("update", 0, 0, 0))

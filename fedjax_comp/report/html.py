@@ -50,6 +50,7 @@ class Claim(NamedTuple):
       holds: whether that is enough.
       sd: the standard deviation over seeds; None of one.
       by_construction: whether no run could have failed it.
+      bound: what the target is, "at_least" or "at_most"; nothing when empty.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Claim(NamedTuple):
     holds: bool
     sd: object = None
     by_construction: bool = False
+    bound: str = ""
 
 
 class _Cell(NamedTuple):
@@ -126,7 +128,8 @@ def write_report(
         claims=[
             (
                 claim.name,
-                format_value(claim.name, claim.target),
+                f"{claim.bound.replace('_', ' ')} "
+                f"{format_value(claim.name, claim.target)}".strip(),
                 format_value(claim.name, claim.measured),
                 claim.holds,
                 "" if not claim.sd else format_value(claim.name, claim.sd),

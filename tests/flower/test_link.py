@@ -10,6 +10,7 @@ import pytest
 from fedjax_comp.base import Compressor, make_context
 from fedjax_comp.compress import (
     chain,
+    coded_low_rank,
     differenced,
     entropy_coded,
     error_feedback,
@@ -156,6 +157,8 @@ def test_the_stamp_is_documented_bytes():
 def test_mistakes():
     with pytest.raises(ValueError, match="uplink"):
         flower_link("top_k", identity(), MODEL)
+    with pytest.raises(ValueError, match="history=0"):
+        flower_link(coded_low_rank(history=4), identity(), {"w": jnp.ones((8, 8))})
     with pytest.raises(ValueError, match="without memory at the receiver"):
         link_with(identity(), differenced(identity()))
     assert isinstance(UPLINK, Compressor)

@@ -107,12 +107,12 @@ def test_numbers_are_in_their_units_with_the_exact_one_behind(tmp_path) -> None:
 
 def test_claims_say_whether_they_hold(tmp_path) -> None:
     claims = [
-        Claim("uplink_ratio", 50, 57.0, True),
+        Claim("uplink_ratio", 50, 57.0, True, bound="at_least"),
         Claim("test_accuracy", 0.99, 0.5, False),
     ]
     page = _page(tmp_path / "r.html", claims=claims)
     assert page.within("td") == [
-        *("uplink ratio", "50×", "57×", "✓ yes"),
+        *("uplink ratio", "at least 50×", "57×", "✓ yes"),
         *("test accuracy", "99.00 %", "50.00 %", "✗ no"),
     ]
 

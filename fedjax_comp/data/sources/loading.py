@@ -41,7 +41,8 @@ def load_source(
     Args:
       source: the data set.
       data_dir: where prepared data is or is to be; None for the cache.
-      raw_dir: where raw files are; None for what `FEDJAX_COMP_RAW_DATA` names.
+      raw_dir: where raw files are; None for what `FEDJAX_COMP_RAW_DATA` names. With
+        it nothing is downloaded.
 
     Returns:
       The data set.
@@ -133,7 +134,8 @@ def _from_raw(
 def _from_download(
     source: Source, data_dir: Path | None, raw_dir: Path | None
 ) -> Splits | str:
-    del raw_dir
+    if raw_dir is not None:
+        return "not tried, since raw_dir was given"
     target = data_dir or cache_dir() / "download"
     kept = None if data_dir is not None else _in_cache(source, target)
     if kept is not None:

@@ -127,6 +127,8 @@ def test_the_error_names_three_ways_and_what_to_do(
         load_source(small_mnist, data_dir=None, raw_dir=raw_root)
     with pytest.raises(DataUnavailable, match=r"there is no folder .*nowhere"):
         load_source(small_mnist, data_dir=tmp_path / "nowhere", raw_dir=None)
+    with pytest.raises(DataUnavailable, match="download: not tried, since raw_dir"):
+        load_source(small_mnist, data_dir=None, raw_dir=tmp_path / "nowhere")
     assert isinstance(error.value, ValueError)
     assert list(tmp_path.rglob(".preparing-*")) == []
 
