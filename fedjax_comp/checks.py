@@ -101,8 +101,36 @@ def not_negative(name: str, value: float) -> None:
         raise ValueError(f"Expected {name}={value}, a finite number of at least 0.")
 
 
+def population(value: Any) -> int | None:
+    """`value`, how many clients there are; `ValueError` below one, None is not known.
+
+    >>> population(None), population(3)
+    (None, 3)
+    """
+    return None if value is None else integer("population", value, minimum=1)
+
+
+def fits_population(cohort_size: int, population: int | None) -> None:
+    """`ValueError` for a cohort of more clients than there are.
+
+    >>> fits_population(4, 3)
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected a cohort of at most population=3 clients, got 4.
+    """
+    if population is not None and cohort_size > population:
+        raise ValueError(
+            f"Expected a cohort of at most population={population} clients, got "
+            f"{cohort_size}."
+        )
+
+
 def gradients_alone(what: str, params: PyTree) -> None:
-    """Refuses running statistics where nothing but gradients moves a model.
+    """Refuses running statistics where they would not be averaged.
+
+    Args:
+      what: what would treat them as weights, or leave them as they began.
+      params: of the model.
 
     Raises:
       ValueError: for a model that has them.
@@ -111,11 +139,10 @@ def gradients_alone(what: str, params: PyTree) -> None:
     Traceback (most recent call last):
     ...
     ValueError: Expected a model without running statistics for lazy_gradients(), \
-which would leave them as they began: use GroupNorm in place of BatchNorm, or fed_avg().
+which would not average them: use GroupNorm in place of BatchNorm, or fed_avg().
     """
     if has_statistics(params):
         raise ValueError(
-            f"Expected a model without running statistics for {what}, which would "
-            "leave them as they began: use GroupNorm in place of BatchNorm, or "
-            "fed_avg()."
+            f"Expected a model without running statistics for {what}, which would not "
+            "average them: use GroupNorm in place of BatchNorm, or fed_avg()."
         )

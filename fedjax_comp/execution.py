@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from fedjax_comp import checks
 from fedjax_comp.base import ClientFn, CohortFn, Execution, PyTree
 from fedjax_comp.shards import over_devices
 from fedjax_comp.traced import traced_once
@@ -120,10 +121,9 @@ def chunked(size: int) -> Execution:
       An `Execution`.
 
     Raises:
-      ValueError: when `size` is below 1.
+      ValueError: when `size` is not an integer of at least 1.
     """
-    if size < 1:
-        raise ValueError(f"Expected size={size} >= 1 clients in a chunk.")
+    checks.integer("size", size, minimum=1)
 
     def execution(client_fn: ClientFn) -> CohortFn:
         def cohort_fn(shared: PyTree, clients: PyTree) -> tuple[PyTree, PyTree]:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import (
     Algorithm,
     Cohort,
@@ -82,7 +83,7 @@ def init_state(
       num_clients: `K`; each client gets a copy of the algorithm's client template.
 
     Raises:
-      ValueError: for a key that `fedjax_comp.keys.check_key` refuses.
+      ValueError: for a key that `keys.check_key` refuses, and for no client.
     """
     return for_everyone(first_state(key, algorithm, params), num_clients)
 
@@ -97,7 +98,8 @@ def first_state(key: jax.Array, algorithm: Algorithm, params: PyTree) -> TrainSt
 
 
 def for_everyone(state: TrainState, num_clients: int) -> TrainState:
-    """A `first_state` with a copy of the template for each of `K` clients."""
+    """A `first_state` with a copy of the template for each of `K` clients, `K >= 1`."""
+    checks.integer("num_clients", num_clients, minimum=1)
     clients = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (num_clients, *jnp.shape(x))), state.clients
     )
@@ -316,11 +318,8 @@ def _dispatched(
         ) -> tuple[TrainState, RoundInfo, dict[str, Messages]]:
             state, records, _ = carry
             state, info = run_round(state, data)
-            records = jax.tree.map(
-                lambda buffer, x: buffer.at[i].set(x),
-                records,
-                info._replace(messages={}),
-            )
+            new = info._replace(messages={})
+            records = jax.tree.map(lambda x, own: x.at[i].set(own), records, new)
             return state, records, info.messages
 
         state, records, messages = jax.lax.fori_loop(
@@ -373,11 +372,12 @@ def evaluation_program(
     Args:
       task: the model and its metrics.
       execution: how the batches are run: they are mapped as clients are.
-      batch_size: test examples in one batch.
+      batch_size: test examples in one batch; `ValueError` below one.
 
     Returns:
       `(params, examples) -> Evaluation`.
     """
+    checks.integer("batch_size", batch_size, minimum=1)
 
     def evaluate_batch(
         shared: tuple[PyTree, Examples], batch: tuple[jax.Array, jax.Array]

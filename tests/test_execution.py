@@ -157,6 +157,8 @@ def test_arrays_without_elements(name):
 def test_refuses_what_cannot_be_run():
     with pytest.raises(ValueError, match="size=0"):
         chunked(0)
+    with pytest.raises(ValueError, match=r"size=2\.5, an integer"):
+        chunked(2.5)
     with pytest.raises(ValueError, match="axis named 'clients'"):
         sharded(jax.make_mesh((1,), ("other",), devices=jax.devices()[:1]))
     uneven = {"a": jnp.zeros(2), "b": jnp.zeros(3)}

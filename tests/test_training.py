@@ -154,6 +154,19 @@ def test_evaluation_ignores_the_padding_of_its_last_batch():
         np.testing.assert_allclose(got.accuracy, sums["accuracy"] / 23, rtol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [0, -5, 2.5])
+def test_a_batch_of_no_examples_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+        evaluation_program(TASK, scanned(), batch_size=batch_size)
+
+
+def test_a_run_of_no_clients_is_refused():
+    algorithm = fed_avg(TASK, client_optimizer=optax.sgd(0.2))
+    params = TASK.init(jax.random.key(3))
+    with pytest.raises(ValueError, match="num_clients=0 >= 1"):
+        init_state(jax.random.key(4), algorithm, params, 0)
+
+
 @pytest.mark.thorough
 def test_memory_for_many_clients_differs_by_index_lists_only():
     def argument_bytes(num_clients):

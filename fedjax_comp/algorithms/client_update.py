@@ -124,6 +124,7 @@ def send(
     info: LocalInfo,
     instead: PyTree | None = None,
     scale: jax.Array | None = None,
+    sound: jax.Array | None = None,
     keep_message: bool,
 ) -> tuple[Summand, tuple[LinkState, Sent]]:
     """Sends what a client has to say and adds it to the cohort's sum.
@@ -142,6 +143,8 @@ def send(
       instead: what the encoder sees in place of a value that is not finite (its memory
         would keep the NaN); zeros when None.
       scale: multiplies what was decoded and not its weight; nothing when None.
+      sound: bool scalar, False where something else of the client is not finite, such
+        as an optimizer's state that lasts: it stays silent then, too.
       keep_message: keep the message itself, for an audit.
     """
 
@@ -153,8 +156,11 @@ def send(
         info: LocalInfo,
         instead: PyTree | None,
         scale: jax.Array | None,
+        sound: jax.Array | None,
     ) -> tuple[Summand, LinkState, jax.Array, PyTree, PyTree]:
         healthy = tree.all_finite(value)
+        if sound is not None:
+            healthy = healthy & sound
         speaks = batches.active & healthy
         harmless = optax.tree.zeros_like(value) if instead is None else instead
         payload, sender = uplink.encode(
@@ -175,7 +181,7 @@ def send(
         return summand, remembered, speaks, payload, decoded if keep_message else None
 
     summand, remembered, speaks, payload, decoded = in_turn(through)(
-        context, value, link, batches, info, instead, scale
+        context, value, link, batches, info, instead, scale, sound
     )
     # Its length is that of many short steps where it is coded: those of all clients
     # are done at once.

@@ -20,6 +20,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.graphs import Graph, is_connected, metropolis_weights
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     EVERYONE,
     Algorithm,
@@ -39,7 +40,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.wire.accounting import num_bits
 
@@ -115,7 +115,7 @@ def consensus_sgd(
         )
     if rounds < 1:
         raise ValueError(f"Expected rounds={rounds} >= 1.")
-    link = identity() if compressor is None else compressor
+    link = given("compressor", compressor)
     run_nodes = scanned() if execution is None else execution
     weights = metropolis_weights(graph)
     num_nodes = graph.num_nodes

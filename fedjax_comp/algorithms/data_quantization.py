@@ -38,6 +38,7 @@ from fedjax_comp.algorithms.links.example_link import (
     example_link,
     weight_of,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -55,7 +56,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, mean_loss
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import (
     WeightedSum,
@@ -173,7 +173,7 @@ def data_quantization(
         weighted=importance is not None,
         cache=cache,
     )
-    down = identity() if downlink is None else downlink
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     needs_model = refinement is not None or importance is not None
 

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -29,12 +31,11 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, local_steps
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, heard_by_all
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.tree import where
+from fedjax_comp.tree import all_finite, where
 
 
 class ServerState(NamedTuple):
@@ -78,7 +79,7 @@ def diloco(
 
     `w'` is what the workers decoded of `w`; with `changes` it is `w' + C(w - w')`, so
     that what a message loses is in the next one. A worker whose update does not count
-    keeps the optimizer state that it had.
+    keeps the optimizer state that it had; one whose state is not finite does not count.
 
     Args:
       task: the model and its loss.
@@ -100,9 +101,10 @@ def diloco(
       An `Algorithm` of `ServerState` and `Worker`.
 
     Raises:
-      ValueError: for `changes` without a `population`; from `init` for a downlink
-        whose receiver has memory without one; from `round` when `changes` would not
-        be heard by all.
+      ValueError: for a `population` below one and for `changes` without one; from
+        `init` for a downlink whose receiver has memory without one; from `round` when
+        `changes` would not be heard by all, and for a cohort larger than the
+        population.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -115,12 +117,13 @@ def diloco(
     if outer is None:
         outer = optax.sgd(0.7, momentum=0.9, nesterov=True)
     update_server = outer
+    checks.population(population)
     if changes and population is None:
         raise ValueError(
             "Expected population=K with changes=True: all workers hear every change."
         )
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     train = local_steps(task, client_optimizer)
 
@@ -136,8 +139,9 @@ def diloco(
     ) -> tuple[ServerState, Worker, RoundInfo]:
         down_key, up_key = jax.random.split(key)
         news = server.model.params
+        (here,) = cohort.clients.active.shape
+        checks.fits_population(here, population)
         if changes:
-            (here,) = cohort.clients.active.shape
             if here != population:
                 raise ValueError(
                     "Expected everybody in every round with changes=True, got "
@@ -165,6 +169,7 @@ def diloco(
                 worker.uplink,
                 batches=batches,
                 info=info,
+                sound=all_finite(learner.optimizer_state),
                 keep_message=keep_messages,
             )
             counted = summand.update.weight > 0

@@ -20,6 +20,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -35,7 +36,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.corrections import pulled
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -104,8 +104,8 @@ def ditto(
     if not (math.isfinite(pull) and pull >= 0):
         raise ValueError(f"Expected a finite pull={pull} >= 0.")
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    down = identity() if downlink is None else downlink
-    up = identity() if uplink is None else uplink
+    down = given("downlink", downlink)
+    up = given("uplink", uplink)
     run_cohort = scanned() if execution is None else execution
     common = update_and_send(
         local_sgd(task, client_optimizer), up, keep_messages=keep_messages

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import (
     Sent,
     Start,
@@ -20,6 +21,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -34,9 +36,13 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
-from fedjax_comp.server.aggregate import WeightedSum, weighted, weighted_mean
+from fedjax_comp.server.aggregate import (
+    WeightedSum,
+    majority_vote,
+    weighted,
+    weighted_mean,
+)
 from fedjax_comp.server.broadcast import broadcast, heard_by_all
 from fedjax_comp.server.robust import Aggregator, require_clients
 from fedjax_comp.server.unicast import Listener, new_listener, tell
@@ -110,7 +116,7 @@ def fed_avg(
         `fedjax_comp.server.robust`, such as `median()`, that bad clients cannot lead.
         `majority_vote` with the uplink `sign_sgd()` and one local step of
         `optax.sgd(1.0)` is signSGD with majority vote (Bernstein et al. 2018, algorithm
-        1), the server's rate its own.
+        1), the server's rate its own; running statistics cannot be voted on.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.
       unroll: local steps unrolled into one scan iteration: how fast, never what.
@@ -126,8 +132,10 @@ def fed_avg(
       `Client` with `unicast`.
 
     Raises:
-      ValueError: from `init` for a broadcast with memory and no `population`; from a
-        round for a cohort that is too small for the `Aggregator`.
+      ValueError: for a `population` below one; from `init` for a broadcast with memory
+        and no `population`, and for running statistics with `majority_vote`; from a
+        round for a cohort that is too small for the `Aggregator` or larger than the
+        population.
 
     >>> import jax, optax
     >>> from fedjax_comp.models import classification, linear
@@ -138,10 +146,11 @@ def fed_avg(
     650
     """
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     robust = aggregation if isinstance(aggregation, Aggregator) else None
+    checks.population(population)
     client_update = update_and_send(
         local_sgd(task, client_optimizer, proximal=proximal, unroll=unroll),
         up,
@@ -151,6 +160,8 @@ def fed_avg(
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, PyTree]:
         del key
+        if aggregation is majority_vote:
+            checks.gradients_alone("a majority_vote", params)
         model = Model(params, update_server.init(params))
         if unicast:
             client = Client(up.init(params), new_listener(down, params))
@@ -166,6 +177,7 @@ def fed_avg(
         cohort: Cohort,
     ) -> tuple[ServerState, PyTree, RoundInfo]:
         active = cohort.clients.active
+        checks.fits_population(active.shape[0], population)
         if robust is not None:
             require_clients(robust, active.shape[0])
         down_key, up_key = jax.random.split(key)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import (
     Sent,
     Start,
@@ -24,6 +25,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     Bits,
@@ -41,7 +43,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -125,8 +126,9 @@ def fed_buff(
       round is the broadcast of that round's model, from which later ones began.
 
     Raises:
-      ValueError: for a negative `max_staleness` or `exponent`; from `init` for a
-        downlink whose receiver has memory.
+      ValueError: for a `max_staleness` that is no integer of at least 0 and an
+        `exponent` that is negative or not finite; from `init` for a downlink whose
+        receiver has memory.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -135,13 +137,11 @@ def fed_buff(
     >>> sum(x.size for x in jax.tree.leaves(server.versions.received)) // 650
     4
     """
-    if max_staleness < 0 or exponent < 0:
-        raise ValueError(
-            f"Expected max_staleness={max_staleness} >= 0 and exponent={exponent} >= 0."
-        )
+    checks.integer("max_staleness", max_staleness, minimum=0)
+    checks.not_negative("exponent", exponent)
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     client_update = update_and_send(
         local_sgd(task, client_optimizer, proximal=proximal),

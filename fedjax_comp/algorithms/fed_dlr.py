@@ -26,6 +26,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -129,8 +130,8 @@ def fed_dlr(
     >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
     2410
     """
-    up = truncation(0.95) if uplink is None else uplink
-    down = truncation(0.95) if downlink is None else downlink
+    up = given("uplink", uplink, truncation(0.95))
+    down = given("downlink", downlink, truncation(0.95))
     run_cohort = scanned() if execution is None else execution
     apart = None if factor_rank is None else low_rank(factor_rank)
 

@@ -21,6 +21,7 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.algorithms.links.shared_bases import (
     Factors,
     Trained,
@@ -50,9 +51,8 @@ from fedjax_comp.base import (
     Task,
     make_context,
 )
-from fedjax_comp.client.corrections import shifted, summed
+from fedjax_comp.client.corrections import mean_gradient, shifted, summed
 from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -128,8 +128,8 @@ def fed_dlrt(
     602
     """
     rank = checks.integer("rank", rank, minimum=1)
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
@@ -184,8 +184,7 @@ def fed_dlrt(
             learner, info = local_steps(task._replace(loss=loss), watch)(
                 Learner(factors, watch.init(factors)), examples, batches
             )
-            steps = jnp.maximum(info.steps, 1).astype(jnp.float32)
-            found = jax.tree.map(lambda g: g / steps, learner.optimizer_state[0])
+            found = mean_gradient(learner.optimizer_state[0], info.steps, factors)
             value = Widened(
                 tuple(f.left for f in found),
                 tuple(f.right for f in found),

@@ -15,6 +15,7 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -29,8 +30,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.corrections import shifted
-from fedjax_comp.client.sgd import Learner, local_steps
-from fedjax_comp.compress import identity
+from fedjax_comp.client.sgd import Learner, local_steps, refuse_schedules
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -87,8 +87,10 @@ def fed_dyn(
       An `Algorithm` of `ServerState` and `ClientState`; messages are FedAvg's.
 
     Raises:
-      ValueError: for an `alpha` that is not above 0 and finite; from `init` for a
-        downlink whose receiver has memory.
+      ValueError: for an `alpha` that is not above 0 and finite, a `population` below
+        one and a client optimizer with a schedule; from `init` for a downlink whose
+        receiver has memory and a model with running statistics; from a round for a
+        cohort larger than the population.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -99,12 +101,15 @@ def fed_dyn(
     """
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"Expected a finite alpha={alpha} > 0.")
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    checks.integer("population", population, minimum=1)
+    refuse_schedules(client_optimizer)
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         checks.gradients_alone("fed_dyn()", params)
+        refuse_schedules(client_optimizer, params)
         del key
         nothing = optax.tree.zeros_like(params)
         server = ServerState(params, nothing, partly_heard(down, params))
@@ -113,6 +118,7 @@ def fed_dyn(
     def run_round(
         key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
     ) -> tuple[ServerState, ClientState, RoundInfo]:
+        checks.fits_population(cohort.clients.active.shape[0], population)
         down_key, up_key = jax.random.split(key)
         said = broadcast(
             down, make_context(down_key, 0), server.params, server.downlink

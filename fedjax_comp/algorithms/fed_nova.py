@@ -55,7 +55,8 @@ def fed_nova(
       An `Algorithm` of `synchronous.Server` and, per client, the uplink's `LinkState`.
 
     Raises:
-      ValueError: from `init` for a downlink whose receiver has memory.
+      ValueError: from `init` for a downlink whose receiver has memory, and for a model
+        with running statistics, which are not to be divided by steps.
 
     >>> from fedjax_comp.keys import make_key
     >>> from fedjax_comp.models import classification, linear

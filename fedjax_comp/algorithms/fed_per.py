@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -29,7 +30,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -101,8 +101,8 @@ def fed_per(
     """
     names = (personal,) if isinstance(personal, str) else tuple(personal)
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     train = local_sgd(task, client_optimizer)
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -29,7 +30,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import flattened, identity
+from fedjax_comp.compress import flattened
 from fedjax_comp.compress.sketch import count_sketch, sketch, unsketch
 from fedjax_comp.compress.sparsify import selection
 from fedjax_comp.execution import scanned
@@ -129,8 +130,8 @@ def fetch_sgd(
 
     Raises:
       ValueError: for a number out of its range; from `init` for a sketch that is no
-        smaller than the model, for more than `n` coordinates, or for a downlink with
-        memory.
+        smaller than the model, for more than `n` coordinates, for a downlink with
+        memory, or for a model with running statistics.
 
     >>> import jax, optax
     >>> from fedjax_comp.models import classification, linear
@@ -146,14 +147,14 @@ def fetch_sgd(
         raise ValueError(f"Expected momentum={momentum} in [0, 1).")
     if not 0.0 < learning_rate < float("inf"):
         raise ValueError(f"Expected a finite learning_rate={learning_rate} > 0.")
-    if k < 1:
-        raise ValueError(f"Expected k={k} >= 1.")
+    checks.integer("k", k, minimum=1)
     up = sketch_link(rows=rows, columns=columns)
-    down = identity() if downlink is None else downlink
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     train_locally = local_sgd(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
+        checks.gradients_alone("fetch_sgd()", params)
         n = tree.size(params)
         if rows * columns >= n:
             raise ValueError(

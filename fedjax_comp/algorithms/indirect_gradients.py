@@ -35,6 +35,7 @@ from fedjax_comp.algorithms.links.dense_factors import (
     factors_of,
     gradient_of,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -166,7 +167,7 @@ def indirect_gradients(
     1210
     """
     up = factor_link(factors, rest)
-    down = identity() if downlink is None else downlink
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, PyTree]:

@@ -35,6 +35,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     sent_to_server,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -144,8 +145,8 @@ def lazy_gradients(
     if not weights or any(not (math.isfinite(x) and x >= 0) for x in weights):
         raise ValueError(f"Expected weights={weights}, one or more, all >= 0.")
     max_silence = checks.integer("max_silence", max_silence, minimum=0)
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     gradient_of = jax.value_and_grad(task.loss)
     xi = tuple(float(x) for x in weights)

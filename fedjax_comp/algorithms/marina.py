@@ -14,6 +14,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -108,8 +109,9 @@ def marina(
       `RoundInfo.observed["in_full"]` tells whether the round was one in full.
 
     Raises:
-      ValueError: for a probability out of its range; from `init` for an uplink with
-        memory, or one whose messages are of no known size or not below the model's.
+      ValueError: for a probability or a `population` out of its range; from `init` for
+        an uplink with memory, or one whose messages are of no known size or not below
+        the model's; from a round for a cohort larger than the population.
 
     >>> import jax, optax
     >>> from fedjax_comp.compress import random_k
@@ -126,11 +128,11 @@ def marina(
     >>> bool(server.started)
     False
     """
-    if not 0.0 < probability <= 1.0:
-        raise ValueError(f"Expected probability={probability} in (0, 1].")
+    checks.fraction("probability", probability)
+    checks.population(population)
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = ladder(uplink, identity())
-    down = identity() if downlink is None else downlink
+    up = ladder(checks.compressor("uplink", uplink), identity())
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     train_locally = local_sgd(task, client_optimizer)
 
@@ -154,6 +156,7 @@ def marina(
         clients: LinkState,
         cohort: Cohort,
     ) -> tuple[ServerState, LinkState, RoundInfo]:
+        checks.fits_population(cohort.clients.active.shape[0], population)
         down_key, up_key, coin_key = jax.random.split(key, 3)
         said = broadcast(
             down, make_context(down_key, 0), server.model.params, server.downlink

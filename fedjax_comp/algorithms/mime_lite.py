@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -29,9 +30,8 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.checks import number
-from fedjax_comp.client.corrections import shifted, summed
+from fedjax_comp.client.corrections import mean_gradient, shifted, summed
 from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -71,7 +71,8 @@ def mime_lite(
         w <- w + sum_i p_i (y_i - w),   m <- b m + (1 - b) sum_i p_i g_i(w)
 
     with `g_i(w)` the mean gradient over a client's batches at the model it heard and
-    `p_i` its share of the examples.
+    `p_i` its share of the examples. A client without a step has no gradient and is
+    silent.
 
     Args:
       task: the model and its loss.
@@ -101,8 +102,8 @@ def mime_lite(
     """
     kept = number("momentum", momentum, minimum=0.0, below=1.0)
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     watch = optax.chain(summed(), optax.set_to_zero())
     # What stands still sees its running statistics move on when it trains.
@@ -129,7 +130,6 @@ def mime_lite(
             (start, moving), up_key, examples = shared
             batches, link, rank = client
             seen, passed = look(Learner(start, watch.init(start)), examples, batches)
-            steps = jnp.maximum(passed.steps, 1).astype(jnp.float32)
             optimizer = optax.chain(
                 optax.scale(1 - kept),
                 shifted(jax.tree.map(lambda m: kept * m, moving)),
@@ -138,16 +138,14 @@ def mime_lite(
             local, info = local_sgd(task, optimizer)(start, examples, batches)
             found = Moving(
                 optax.tree.sub(local, start),
-                jax.tree.map(
-                    lambda g: g / steps.astype(g.dtype), seen.optimizer_state[0]
-                ),
+                mean_gradient(seen.optimizer_state[0], passed.steps, start),
             )
             return send(
                 up,
                 make_context(up_key, batches.client_id, rank),
                 found,
                 link,
-                batches=batches,
+                batches=batches._replace(active=batches.active & (info.steps > 0)),
                 info=info,
                 keep_message=keep_messages,
             )

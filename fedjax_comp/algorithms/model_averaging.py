@@ -20,6 +20,7 @@ import optax
 from fedjax_comp import tree
 from fedjax_comp.algorithms.client_update import Sent, sent_to_server
 from fedjax_comp.algorithms.links import notices
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -36,7 +37,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.wire.traffic import to_client, to_server
@@ -149,9 +149,10 @@ def model_averaging(
     A round is `S` local updates of every learner (the paper's b), then the trigger. A
     learner's optimizer state stays with it: it is neither sent nor averaged. Models
     travel as differences to r, which both ends know, so that a compressor may be put on
-    either link; triggers see what would be decoded. A learner whose model is no longer
-    finite starts again from r, which it knows, and takes no part in that average; its
-    loss of the round is left out of the sums, and it is counted as dropped. An average
+    either link; triggers see what would be decoded. A learner whose model or whose
+    optimizer's state is no longer finite starts again from r, which it knows, with a
+    new state, and takes no part in that average; its loss of the round is left out of
+    the sums, and it is counted as dropped. An average
     with which r would not be finite is refused: its members are dropped alike. While a
     learner is not active no synchronisation is full, since r must be common to all.
 
@@ -173,8 +174,8 @@ def model_averaging(
       ValueError: from `init` for a downlink whose receiver has memory, since not every
         learner hears every broadcast.
     """
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_learners = scanned() if execution is None else execution
     train = local_steps(task, optimizer)
 
@@ -204,7 +205,7 @@ def model_averaging(
             reference, examples = shared
             batches, state = client
             learner, info = train(state.learner, examples, batches)
-            healthy = tree.all_finite(learner.params)
+            healthy = tree.all_finite(learner)
             afresh = Learner(reference, optimizer.init(reference))
             learner = tree.where(healthy, learner, afresh)
             context = make_context(up_key, batches.client_id)

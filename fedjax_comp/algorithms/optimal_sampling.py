@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import (
     Sent,
     Summand,
@@ -20,6 +21,7 @@ from fedjax_comp.algorithms.client_update import (
     send,
     sent_to_server,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     MODELS_TOLD,
     UPDATES_SENT,
@@ -36,7 +38,6 @@ from fedjax_comp.base import (
     Task,
     make_context,
 )
-from fedjax_comp.checks import number
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
@@ -134,7 +135,8 @@ def optimal_sampling(
 
     Raises:
       ValueError: for `expected` below one; from `init` for a downlink whose receiver
-        has memory.
+        has memory, and for a model with running statistics: what is unbiased may be
+        longer than any mean.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -144,15 +146,16 @@ def optimal_sampling(
     >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
     650
     """
-    wanted = number("expected", expected, minimum=1.0, below=float("inf"))
+    wanted = checks.number("expected", expected, minimum=1.0, below=float("inf"))
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     train = local_sgd(task, client_optimizer)
     plain = identity()
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
+        checks.gradients_alone("optimal_sampling()", params)
         del key
         model = Model(params, update_server.init(params))
         return ServerState(model, partly_heard(down, params)), up.init(params)

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -27,14 +29,13 @@ from fedjax_comp.base import (
     Task,
     make_context,
 )
-from fedjax_comp.client.corrections import shifted, summed
-from fedjax_comp.client.sgd import Learner, local_steps
-from fedjax_comp.compress import identity
+from fedjax_comp.client.corrections import mean_gradient, shifted, summed
+from fedjax_comp.client.sgd import Learner, local_steps, refuse_schedules
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
-from fedjax_comp.tree import where
+from fedjax_comp.tree import all_finite, where
 
 
 class Controlled(NamedTuple):
@@ -78,7 +79,8 @@ def scaffold(
 
     with `p_i` the share of a client in the examples of the `C` that counted. A client
     adds to `c_i` what the server decodes, so that with clients of one size `c` stays
-    the mean of all `c_i`, whatever a lossy compressor makes of the messages.
+    the mean of all `c_i`, whatever a lossy compressor makes of the messages. A client
+    without a step has met no gradient: it is silent and keeps its `c_i`.
 
     Args:
       task: the model and its loss.
@@ -95,7 +97,9 @@ def scaffold(
       as FedAvg's.
 
     Raises:
-      ValueError: from `init` for a downlink whose receiver has memory.
+      ValueError: for a `population` below one and a client optimizer with a schedule;
+        from `init` for a downlink whose receiver has memory; from a round for a cohort
+        larger than the population.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
@@ -104,13 +108,16 @@ def scaffold(
     >>> sum(x.size for x in jax.tree.leaves(server.control))
     650
     """
+    checks.integer("population", population, minimum=1)
+    refuse_schedules(client_optimizer)
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         del key
+        refuse_schedules(client_optimizer, params)
         nothing = optax.tree.zeros_like(params)
         both = Controlled(params, nothing)
         model = Model(params, update_server.init(params))
@@ -120,6 +127,7 @@ def scaffold(
     def run_round(
         key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
     ) -> tuple[ServerState, ClientState, RoundInfo]:
+        checks.fits_population(cohort.clients.active.shape[0], population)
         down_key, up_key = jax.random.split(key)
         own = Controlled(server.model.params, server.control)
         said = broadcast(down, make_context(down_key, 0), own, server.downlink)
@@ -135,10 +143,7 @@ def scaffold(
             learner, info = local_steps(task, optimizer)(
                 Learner(start, optimizer.init(start)), examples, batches
             )
-            steps = jnp.maximum(info.steps, 1).astype(jnp.float32)
-            mean = jax.tree.map(
-                lambda g: g / steps.astype(g.dtype), learner.optimizer_state[0]
-            )
+            mean = mean_gradient(learner.optimizer_state[0], info.steps, start)
             change = Controlled(
                 optax.tree.sub(learner.params, start),
                 optax.tree.sub(mean, state.control),
@@ -148,14 +153,15 @@ def scaffold(
                 make_context(up_key, batches.client_id, rank),
                 change,
                 state.uplink,
-                batches=batches,
+                batches=batches._replace(active=batches.active & (info.steps > 0)),
                 info=info,
                 keep_message=True,
             )
             assert sent.messages is not None  # as they are kept
             followed = optax.tree.add(state.control, sent.messages.used.control)
             counted = summand.update.weight > 0
-            kept = ClientState(where(counted, followed, state.control), link)
+            follows = counted & all_finite(followed)
+            kept = ClientState(where(follows, followed, state.control), link)
             if not keep_messages:
                 sent = sent._replace(messages=None)
             return (summand, counted.astype(jnp.float32)), (kept, sent)
@@ -166,7 +172,7 @@ def scaffold(
             (said.received, up_key, cohort.examples), (cohort.clients, clients, ranks)
         )
         mean: Controlled = weighted_mean(total.update)
-        model, refused = step_towards(
+        stepped, beyond = step_towards(
             update_server, server.model, mean.params, total.update.weight > 0
         )
         moved = jax.tree.map(
@@ -174,6 +180,7 @@ def scaffold(
             server.control,
             mean.control,
         )
+        refused = beyond | ~all_finite(moved)
         info = round_info(
             total,
             sent,
@@ -181,7 +188,8 @@ def scaffold(
             said.messages(cohort.clients.active.any()) if keep_messages else None,
             refused,
         )
-        control = where(refused, server.control, moved)
+        before = server.model, server.control
+        model, control = where(refused, before, (stepped, moved))
         states = states._replace(
             control=where(refused, clients.control, states.control)
         )

@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedjax_comp import tree
+from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, round_info, sent_to_server
 from fedjax_comp.algorithms.fed_avg import ServerState
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     MODELS_TOLD,
     SERVER,
@@ -42,7 +43,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.privacy.distributed import bits_for_noise
 from fedjax_comp.privacy.integers import (
@@ -167,10 +167,10 @@ def secure_fed_avg(
       `observed["lost_sums"]` counts rounds without a sum.
 
     Raises:
-      ValueError: for one of `levels` and `limit` without the other, or beside noise;
-        from `init` for an uplink whose messages do not add, with the reason; from a
-        round for fewer than 2 clients, a threshold out of its range, or a sum beyond
-        31 bits.
+      ValueError: for one of `levels` and `limit` without the other, or beside noise,
+        and for a `population` below one; from `init` for an uplink whose messages do
+        not add, with the reason; from a round for fewer than 2 clients or more than the
+        population, a threshold out of its range, or a sum beyond 31 bits.
 
     >>> import jax, optax
     >>> from fedjax_comp.compress import common_range
@@ -184,9 +184,10 @@ def secure_fed_avg(
     LinkState(sender=(), receiver=())
     """
     grid = _grid(levels, limit, noise)
+    checks.population(population)
     update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     train = local_sgd(task, client_optimizer, proximal=proximal)
 
@@ -209,6 +210,7 @@ def secure_fed_avg(
         key: jax.Array, server: ServerState, clients: LinkState, cohort: Cohort
     ) -> tuple[ServerState, LinkState, RoundInfo]:
         agreed, ids = cohort.clients.active, cohort.clients.client_id
+        checks.fits_population(agreed.shape[0], population)
         wide = tree.widened(server.model.params)
         template = payload_like(up, wide)
         n = length_of(template)

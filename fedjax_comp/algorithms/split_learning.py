@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.algorithms.links.no_peek import Penalty
 from fedjax_comp.algorithms.links.split_exchange import (
     Batch,
@@ -47,7 +48,13 @@ from fedjax_comp.base import (
     RoundInfo,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
+from fedjax_comp.client.sgd import (
+    Learner,
+    LocalInfo,
+    at_rate,
+    mean_loss,
+    refuse_schedules,
+)
 from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.models.split import SplitTask
@@ -78,7 +85,7 @@ class _Said(NamedTuple):
     """The messages of a batch, or of a hand-over, and whether they were sent."""
 
     sent: dict[str, Sent]
-    spoke: jax.Array
+    spoke: dict[str, jax.Array]
 
 
 _Spoken = tuple[_Said, _Said]
@@ -94,7 +101,7 @@ def _hand_over(
     _, received = send(identity(), context, before, to_client(client))
     _, returned = send(identity(), context, after, to_server(client))
     sent = {"weights_down": received, "weights_up": returned}
-    return _Said(sent, batches.active)
+    return _Said(sent, dict.fromkeys(sent, batches.active))
 
 
 def split_learning(
@@ -113,9 +120,12 @@ def split_learning(
 
     A turn goes through a client's batches. Before it the client receives its parts'
     weights (with the optimizer's state, in turns), after it they are sent on: both are
-    paid for. A batch whose gradients are not finite changes nothing, its client is
-    counted as dropped, and nothing of it is sent when the activations are not finite.
-    A short batch is filled up with zeros, which travel as the others do; labels do not.
+    paid for. A batch whose gradients are not finite, or that would lead to parts that
+    are not, changes nothing, and its client is counted as dropped; of its messages only
+    those are sent that come before what is not finite. In parallel a client that has
+    learnt from no batch has no weight in the average. A short batch is filled up with
+    zeros, which travel as the others do; labels do not. `ClientBatches.rate` multiplies
+    the steps of all parts.
 
     Args:
       task: the model in two parts, or in three with the labels at the client.
@@ -137,8 +147,9 @@ def split_learning(
       `gradients`, with two cuts `outputs` and `output_gradients` too, once a batch.
 
     Raises:
-      ValueError: for another schedule; from `init` for another number of parts; from a
-        round for a compressor with memory.
+      ValueError: for another schedule, and in parallel, where all optimizers begin anew
+        every round, for one with a schedule of rates; from `init` for another number of
+        parts; from a round for a compressor with memory.
 
     >>> from fedjax_comp.models import mlp
     >>> from fedjax_comp.models.split import split_classification
@@ -156,8 +167,12 @@ def split_learning(
             f"Expected schedule={schedule!r} to be 'round_robin' or 'parallel'."
         )
     optimizers = Places(client_optimizer, server_optimizer or client_optimizer)
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    in_parallel = schedule == "parallel"
+    if in_parallel:
+        for place, one in zip(Places._fields, optimizers, strict=True):
+            refuse_schedules(one, what=f"{place} optimizer")
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
 
     def fresh(params: Places) -> Places:
@@ -167,9 +182,13 @@ def split_learning(
 
     def init(key: jax.Array, params: PyTree) -> tuple[Places, tuple[()]]:
         del key
-        return fresh(divide(task, params)), ()
+        places = divide(task, params)
+        if in_parallel:
+            for place, one, own in zip(Places._fields, optimizers, places, strict=True):
+                refuse_schedules(one, own, what=f"{place} optimizer")
+        return fresh(places), ()
 
-    def learn(learners: Places, gradients: Places) -> Places:
+    def learn(learners: Places, gradients: Places, rate: jax.Array | None) -> Places:
         learnt = []
         for learner, own, optimizer in zip(
             learners, gradients, optimizers, strict=True
@@ -177,7 +196,7 @@ def split_learning(
             updates, state = optimizer.update(
                 own, learner.optimizer_state, learner.params
             )
-            params = optax.apply_updates(learner.params, updates)
+            params = optax.apply_updates(learner.params, at_rate(updates, rate))
             learnt.append(Learner(params, state))
         return Places(*learnt)
 
@@ -196,7 +215,8 @@ def split_learning(
                 task, up, down, context, batches.client_id, params, batch, penalty
             )
             present = batches.active & jnp.any(mask)
-            learns = present & finite(outcome)
+            learnt = learn(learners, outcome.gradients, batches.rate)
+            learns = present & finite(outcome) & trees.all_finite(learnt)
             examples_used = jnp.sum(mask, dtype=jnp.float32)
             after = Turn(
                 turn.loss_sum + outcome.loss.astype(jnp.float32) * examples_used,
@@ -204,11 +224,10 @@ def split_learning(
                 turn.steps + 1,
                 turn.broken,
             )
-            kept = trees.where(
-                learns, (learn(learners, outcome.gradients), after), (learners, turn)
-            )
+            kept = trees.where(learns, (learnt, after), (learners, turn))
             broken = kept[1]._replace(broken=turn.broken | (present & ~learns))
-            return (kept[0], broken), _Said(outcome.sent, learns)
+            spoke = {kind: present & sent for kind, sent in outcome.spoke.items()}
+            return (kept[0], broken), _Said(outcome.sent, spoke)
 
         steps = jnp.arange(batches.rows.shape[0], dtype=jnp.uint32)
         nothing = Turn(
@@ -251,19 +270,24 @@ def split_learning(
                     for learner, before in zip(learners, start, strict=True)
                 )
             )
-            weight = share(batches.num_examples)
-            return weighted(moved, weight, batches.active), (turn, (handed, said))
+            weight, sound = share(batches.num_examples), trees.all_finite(moved)
+            turn = turn._replace(broken=turn.broken | (batches.active & ~sound))
+            counts = batches.active & (turn.steps > 0) & sound
+            return weighted(moved, weight, counts), (turn, (handed, said))
 
         total, (turns, spoken) = run_cohort(client_fn)(
             (start, cohort.examples, key), cohort.clients
         )
         moved = optax.tree.add(start, weighted_mean(total, start))
-        return fresh(moved), turns, spoken
+        sound = trees.all_finite(moved)
+        broken = turns.broken | (~sound & cohort.clients.active)
+        after = trees.where(sound, moved, start)
+        return fresh(after), turns._replace(broken=broken), spoken
 
     def run_round(
         key: jax.Array, learners: Places, clients: tuple[()], cohort: Cohort
     ) -> tuple[Places, tuple[()], RoundInfo]:
-        train = in_turns if schedule == "round_robin" else at_once
+        train = at_once if in_parallel else in_turns
         trained, turns, spoken = train(key, learners, cohort)
         active = cohort.clients.active
         info = RoundInfo(
@@ -273,13 +297,13 @@ def split_learning(
             client_steps=turns.steps.sum(dtype=jnp.int32),
             dropped=jnp.sum(turns.broken, dtype=jnp.int32),
             traffic={
-                kind: one.traffic(said.spoke)
+                kind: one.traffic(said.spoke[kind])
                 for said in spoken
                 for kind, one in said.sent.items()
             },
             observed={"turns": Observed(active.sum(dtype=jnp.int32))},
             messages={
-                kind: one.messages(said.spoke)
+                kind: one.messages(said.spoke[kind])
                 for said in spoken
                 for kind, one in said.sent.items()
                 if keep_messages

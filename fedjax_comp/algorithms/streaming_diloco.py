@@ -16,6 +16,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     MODELS_TOLD,
     UPDATES_SENT,
@@ -33,7 +34,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
@@ -145,7 +145,7 @@ def streaming_diloco(
     A round first hears of the last fragment of the round before; the first of all
     rounds hears of the initial one, and pays for it as for all others. With one
     fragment and neither delay nor mixing it is `diloco`. A worker whose update does not
-    count goes on from what it had.
+    count, or whose optimizer's state is not finite, goes on from what it had.
 
     Args:
       task: the model and its loss.
@@ -181,7 +181,7 @@ def streaming_diloco(
     checks.integer("delay", delay, minimum=0)
     checks.number("mixing", mixing, minimum=0.0, below=1.0)
     outer = server_optimizer or optax.sgd(0.7, momentum=0.9, nesterov=True)
-    up, down = uplink or identity(), downlink or identity()
+    up, down = given("uplink", uplink), given("downlink", downlink)
     run_cohort = execution or scanned()
     train = local_steps(task, client_optimizer)
 
@@ -239,6 +239,7 @@ def streaming_diloco(
                 worker.uplinks[part],
                 batches=batches,
                 info=jax.tree.map(lambda *each: sum(each), info, *before),
+                sound=tree.all_finite(learner),
                 keep_message=keep_messages,
             )
             counted = summand.update.weight > 0

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import (
     Sent,
     Start,
@@ -25,6 +26,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -39,10 +41,10 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo
-from fedjax_comp.compress import identity
 from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
+from fedjax_comp.server.update import averaged_statistics
 from fedjax_comp.tree import all_finite, where
 
 
@@ -98,7 +100,8 @@ def synchronous(
       step: `(params, memory, mean, beside) -> Step`. `mean` is that of the decoded
         updates, by shares of examples, in float32 at least, and zeros when nobody
         counted; `beside` the sum over the cohort. A step to what is not finite is not
-        taken, and its round counts everyone as dropped.
+        taken, and its round counts everyone as dropped; nor is one when nobody counted.
+        Running statistics are averaged, whatever the step makes of them.
       scale: `(batches) -> float32 scalar` that multiplies a client's decoded update,
         and not its weight; nothing when None.
       beside: `(summand, batches) -> tree` of what else is added up. `summand.update` is
@@ -116,7 +119,8 @@ def synchronous(
       An `Algorithm` of `Server` and, per client, the uplink's `LinkState`.
 
     Raises:
-      ValueError: from `init` for a downlink whose receiver has memory.
+      ValueError: from `init` for a downlink whose receiver has memory, and with `scale`
+        for a model with running statistics.
 
     Example: federated averaging.
       >>> import optax
@@ -131,13 +135,15 @@ def synchronous(
       >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
       650
     """
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     run_cohort = scanned() if execution is None else execution
     update = update_and_send(train, up, keep_messages=keep_messages)
 
     def init(key: jax.Array, params: PyTree) -> tuple[Server, LinkState]:
         del key
+        if scale is not None:
+            checks.gradients_alone("scaled updates", params)
         link = partly_heard(down, params)
         return Server(params, memory(params), link), up.init(params)
 
@@ -166,17 +172,19 @@ def synchronous(
         )
         mean = weighted_mean(total.update)
         stepped = step(server.params, server.memory, mean, also)
-        moved = stepped.params, stepped.memory
-        sound = all_finite(moved)
+        params = averaged_statistics(stepped.params, server.params, mean)
+        moved = params, stepped.memory
+        anyone, sound = total.update.weight > 0, all_finite(moved)
         info = round_info(
             total,
             sent,
             said.traffic(active, ids),
             said.messages(active.any()) if keep_messages else None,
-            ~sound,
+            anyone & ~sound,
             **stepped.observed,
         )
-        params, kept = where(sound, moved, (server.params, server.memory))
+        before = server.params, server.memory
+        params, kept = where(anyone & sound, moved, before)
         return Server(params, kept, said.link), links, info
 
     return Algorithm(init, run_round, params=lambda server: server.params)

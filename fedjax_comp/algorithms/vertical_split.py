@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.links.given import given
 from fedjax_comp.algorithms.links.split_exchange import (
     Batch,
     Sent,
@@ -30,8 +31,7 @@ from fedjax_comp.base import (
     RoundInfo,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
-from fedjax_comp.compress import identity
+from fedjax_comp.client.sgd import Learner, LocalInfo, at_rate, mean_loss
 from fedjax_comp.models.vertical import VerticalTask, bottom_name, take_block
 from fedjax_comp.wire.traffic import to_client, to_server
 
@@ -40,11 +40,12 @@ class _Outcome(NamedTuple):
     loss: jax.Array
     gradients: PyTree
     sent: dict[str, Sent]
+    spoke: dict[str, jax.Array]
 
 
 class _Said(NamedTuple):
     sent: dict[str, Sent]
-    spoke: jax.Array
+    spoke: dict[str, jax.Array]
 
 
 def vertical_split(
@@ -58,7 +59,9 @@ def vertical_split(
     """Split learning of `M` holders of different features.
 
     A cohort has one client: the examples, which all holders have in the same order.
-    A batch of which something is not finite changes nothing.
+    A batch of which something is not finite, or that would lead to parts that are not,
+    changes nothing, and no gradient is sent unless the server's numbers are all finite.
+    `ClientBatches.rate` multiplies the steps of all parts.
 
     Args:
       task: the model in vertical parts.
@@ -94,8 +97,8 @@ def vertical_split(
     >>> trees.size(learner.params)
     29
     """
-    up = identity() if uplink is None else uplink
-    down = identity() if downlink is None else downlink
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
     holders = range(len(task.blocks))
 
     def init(key: jax.Array, params: PyTree) -> tuple[Learner, tuple[()]]:
@@ -103,8 +106,9 @@ def vertical_split(
         return Learner(params, optimizer.init(params)), ()
 
     def exchange(key: jax.Array, params: PyTree, batch: Batch) -> _Outcome:
-        x = batch.x * jnp.asarray(task.scale, batch.x.dtype)
+        x = batch.x.astype(jnp.float32) * task.scale
         sent: dict[str, Sent] = {}
+        spoke: dict[str, jax.Array] = {}
         pulls, received = [], []
         contexts = [make_context(key, i) for i in holders]
         for i, block in enumerate(task.blocks):
@@ -117,6 +121,7 @@ def vertical_split(
             decoded, sent[f"activations_{i}"] = send(
                 up, contexts[i], hidden, to_server(i)
             )
+            spoke[f"activations_{i}"] = trees.all_finite(hidden)
             pulls.append(pull)
             received.append(decoded)
 
@@ -128,13 +133,16 @@ def vertical_split(
             params["top"], received
         )
         gradients = {"top": of_top}
+        answers = trees.all_finite((received, loss, of_top, of_hidden))
+        answers = answers & jnp.all(jnp.stack(list(spoke.values())))
         back = jax.random.fold_in(key, len(task.blocks))
         for i in holders:
             returned, sent[f"gradients_{i}"] = send(
                 down, make_context(back, i), of_hidden[i], to_client(i)
             )
+            spoke[f"gradients_{i}"] = answers
             (gradients[bottom_name(i)],) = pulls[i](returned)
-        return _Outcome(loss, gradients, sent)
+        return _Outcome(loss, gradients, sent, spoke)
 
     def run_round(
         key: jax.Array, learner: Learner, clients: tuple[()], cohort: Cohort
@@ -156,9 +164,14 @@ def vertical_split(
             batch = front(Batch(examples.x[rows], examples.y[rows], mask))
             outcome = exchange(jax.random.fold_in(key, index), learner.params, batch)
             present = batches.active & jnp.any(mask)
-            learns = present & trees.all_finite((outcome.loss, outcome.gradients))
             updates, state = optimizer.update(
                 outcome.gradients, learner.optimizer_state, learner.params
+            )
+            updates = at_rate(updates, batches.rate)
+            trained = Learner(optax.apply_updates(learner.params, updates), state)
+            spoke = {kind: present & sent for kind, sent in outcome.spoke.items()}
+            learns = jnp.all(jnp.stack(list(spoke.values()))) & trees.all_finite(
+                (outcome.loss, outcome.gradients, trained)
             )
             used = jnp.sum(mask, dtype=jnp.float32)
             after = LocalInfo(
@@ -166,9 +179,8 @@ def vertical_split(
                 info.examples_used + used,
                 info.steps + 1,
             )
-            trained = Learner(optax.apply_updates(learner.params, updates), state)
             kept = trees.where(learns, (trained, after), (learner, info))
-            return kept, (_Said(outcome.sent, learns), present & ~learns)
+            return kept, (_Said(outcome.sent, spoke), present & ~learns)
 
         steps = jnp.arange(batches.rows.shape[0], dtype=jnp.uint32)
         nothing = LocalInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
@@ -179,10 +191,12 @@ def vertical_split(
             train_loss=mean_loss(info),
             client_steps=info.steps * len(task.blocks),
             dropped=jnp.any(broken).astype(jnp.int32),
-            traffic={kind: one.traffic(said.spoke) for kind, one in said.sent.items()},
+            traffic={
+                kind: one.traffic(said.spoke[kind]) for kind, one in said.sent.items()
+            },
             observed={},
             messages={
-                kind: one.messages(said.spoke)
+                kind: one.messages(said.spoke[kind])
                 for kind, one in said.sent.items()
                 if keep_messages
             },

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import (
     EVERYONE,
     MODELS_TOLD,
@@ -119,9 +120,10 @@ def gathered(algorithm: Algorithm, *, population: int) -> Algorithm:
       initial model follows from a seed that all know.
 
     Raises:
-      ValueError: from `round` for a smaller cohort, and for an algorithm with other
-        kinds of messages.
+      ValueError: for a `population` below two; from `round` for another cohort, and for
+        an algorithm with other kinds of messages.
     """
+    checks.integer("population", population, minimum=2)
 
     def run_round(
         key: jax.Array, server: PyTree, clients: PyTree, cohort: Cohort

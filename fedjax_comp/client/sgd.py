@@ -91,36 +91,66 @@ def local_sgd(
     (0.75, 2)
     """
     train = local_steps(task, optimizer, proximal=proximal, unroll=unroll)
-    # As early as can be: most optimizers say what they keep of any parameters.
-    kept: PyTree = ()
-    with contextlib.suppress(TypeError, KeyError, AttributeError, ValueError):
-        kept = jax.eval_shape(optimizer.init, jnp.zeros(1))
-    _refuse_schedules(kept)
+    refuse_schedules(optimizer)
 
     def update(
         params: PyTree, examples: Examples, batches: ClientBatches
     ) -> tuple[PyTree, LocalInfo]:
-        fresh = optimizer.init(params)
-        _refuse_schedules(fresh)
-        learner, info = train(Learner(params, fresh), examples, batches)
+        refuse_schedules(optimizer, params)
+        learner, info = train(
+            Learner(params, optimizer.init(params)), examples, batches
+        )
         return learner.params, info
 
     return update
 
 
-def _refuse_schedules(state: PyTree) -> None:
+def refuse_schedules(
+    optimizer: optax.GradientTransformation,
+    params: PyTree | None = None,
+    *,
+    what: str = "client optimizer",
+) -> None:
+    """Refuses an optimizer with a schedule where its state begins anew every round.
+
+    Args:
+      optimizer: what is started afresh.
+      params: on what; None where a factory has yet to see them. An optimizer that says
+        nothing without them, such as `optax.multi_transform`, passes then.
+      what: its name, for the message.
+
+    Raises:
+      ValueError: for such an optimizer.
+    """
+    kept: PyTree = ()
+    with contextlib.suppress(TypeError, LookupError, AttributeError, ValueError):
+        kept = jax.eval_shape(
+            optimizer.init, jnp.zeros(1) if params is None else params
+        )
+
     def is_schedule(one: object) -> bool:
         # The second is `optax.inject_hyperparams`, where a hyperparameter is one.
         injected = getattr(one, "hyperparams_states", None)
         return isinstance(one, optax.ScaleByScheduleState) or bool(injected)
 
-    if any(map(is_schedule, jax.tree.leaves(state, is_leaf=is_schedule))):
+    if any(map(is_schedule, jax.tree.leaves(kept, is_leaf=is_schedule))):
         raise ValueError(
-            "Expected a client optimizer without a schedule: its state begins anew "
-            "every round, and so would the schedule. Give a number for its rate, and "
-            "the schedule over the rounds as --client_schedule (`scheduled_rates`); a "
-            "server optimizer may have one itself."
+            f"Expected a {what} without a schedule: its state begins anew every round, "
+            "and so would the schedule. Give a number for its rate, and the schedule "
+            "over the rounds as --client_schedule (`scheduled_rates`); an optimizer "
+            "whose state lasts, as that of fed_avg's server, may have one itself."
         )
+
+
+def at_rate(updates: PyTree, rate: jax.Array | None) -> PyTree:
+    """An optimizer's step times `ClientBatches.rate`, which is 1 where it is None.
+
+    >>> at_rate(jnp.array([2.0]), jnp.float32(0.5)).tolist()
+    [1.0]
+    """
+    if rate is None:
+        return updates
+    return jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
 
 
 def local_steps(
@@ -169,9 +199,7 @@ def local_steps(
                     lambda g, w, w0: g + proximal * (w - w0), grads, params, start
                 )
             updates, opt_state = optimizer.update(grads, opt_state, params)
-            if batches.rate is not None:
-                rate = batches.rate
-                updates = jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
+            updates = at_rate(updates, batches.rate)
             used = jnp.sum(mask, dtype=jnp.float32)
             info = LocalInfo(
                 loss_sum=info.loss_sum + loss.astype(jnp.float32) * used,

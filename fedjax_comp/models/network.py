@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.errors import InvalidRngError
 
+from fedjax_comp import checks
 from fedjax_comp.base import STATISTICS, PyTree, has_statistics
 
 if TYPE_CHECKING:
@@ -145,8 +146,8 @@ def takes_train(module: nn.Module) -> bool:
     return "train" in inspect.signature(type(module).__call__).parameters
 
 
-def check_drawless(what: str, module: nn.Module, inputs: jax.ShapeDtypeStruct) -> None:
-    """Refuses a module with dropout where nothing tells it that it trains.
+def check_plain(what: str, module: nn.Module, inputs: jax.ShapeDtypeStruct) -> None:
+    """Refuses a module that must be told that it trains where nothing tells it.
 
     Args:
       what: whose model it is, for the message.
@@ -154,8 +155,10 @@ def check_drawless(what: str, module: nn.Module, inputs: jax.ShapeDtypeStruct) -
       inputs: their shape and dtype.
 
     Raises:
-      ValueError: when it would draw in training.
+      ValueError: when it keeps running statistics, or would draw in training.
     """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    checks.gradients_alone(what, jax.eval_shape(module.init, key, inputs))
     if not takes_train(module):
         return
 
@@ -164,7 +167,7 @@ def check_drawless(what: str, module: nn.Module, inputs: jax.ShapeDtypeStruct) -
         return module.apply({**variables}, inputs, train=True)
 
     try:
-        jax.eval_shape(train, jax.eval_shape(lambda: jax.random.key(0)), inputs)
+        jax.eval_shape(train, key, inputs)
     except InvalidRngError as error:
         raise ValueError(
             f"Expected a model without dropout for {what}, which draws nothing in "

@@ -1,7 +1,8 @@
 """Regression as a `Task`: a model and its squared error.
 
 The model maps inputs `[B, ...]` to `[B]`, `[B, 1]` or `[B, D]`; targets are numbers of
-the same count, `[B]` or `[B, D]`. Best of order one: divide by their deviation.
+the same count, `[B]` or `[B, D]`. Best centred and of order one: subtract their mean
+and divide by their deviation.
 """
 
 import math
@@ -14,6 +15,9 @@ from flax import linen as nn
 from fedjax_comp.base import Examples, PyTree, Sums, Task
 from fedjax_comp.models.network import Network, of_linen
 from fedjax_comp.tree import along
+
+_LEAST_VARIANCE = 1e-4
+"""Of the mean square: a thousand times what float32 rounds it by."""
 
 
 class _Errors(NamedTuple):
@@ -43,6 +47,9 @@ def regression(
     Returns:
       A `Task`; beside loss and accuracy it is evaluated by "rmse", "absolute_error"
       (the mean) and "r_squared", the share of the targets' variance that is explained.
+      The variance is that of sums in float32, `E[y^2] - E[y]^2`, and nothing is left of
+      it where targets stand far from 0: below 1e-4 of `E[y^2]` (a mean of a hundred
+      deviations) "r_squared" is NaN.
 
     Raises:
       ValueError: for a `within` or a `scale` that is not positive and finite, and for
@@ -106,11 +113,12 @@ def regression(
 
     def derived(means: Sums) -> Sums:
         variance = means["squared_target"] - jnp.square(means["target"])
+        known = variance > _LEAST_VARIANCE * means["squared_target"]
         unexplained = means["loss"] / variance
         return {
             "absolute_error": means["absolute_error"],
             "rmse": jnp.sqrt(means["loss"]),
-            "r_squared": jnp.where(variance > 0, 1 - unexplained, jnp.nan),
+            "r_squared": jnp.where(known, 1 - unexplained, jnp.nan),
         }
 
     return Task(init, loss, evaluate, derived=derived)

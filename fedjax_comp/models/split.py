@@ -17,9 +17,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend.core import Literal
 
+from fedjax_comp import checks
 from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.keys import make_key
-from fedjax_comp.models.network import check_drawless
+from fedjax_comp.models.network import check_plain
 from fedjax_comp.models.task import classification
 
 
@@ -84,7 +85,8 @@ def cuts(
       Their names, those of the module's parameters.
 
     Raises:
-      ValueError: if the module has parameters of its own, outside of any layer.
+      ValueError: if the module has parameters of its own, outside of any layer, or
+        running statistics.
 
     >>> from fedjax_comp.models.cnn import cnn
     >>> cuts(cnn()(10), input_shape=(28, 28, 1))
@@ -114,7 +116,8 @@ def split(
 
     Raises:
       ValueError: for a cut that does not exist, naming those that do, for cuts out of
-        order, and where a layer or a value of one part is used again in a later one.
+        order, where a layer or a value of one part is used again in a later one, and
+        for a model with running statistics.
 
     >>> from fedjax_comp.models.mlp import mlp
     >>> module = mlp(16)(10)
@@ -178,7 +181,7 @@ def split_classification(
       A `SplitTask`.
 
     Raises:
-      ValueError: as `classification` and `split`.
+      ValueError: as `classification` and `split`, and for a model with dropout.
 
     >>> from fedjax_comp.models.mlp import mlp
     >>> digits = split_classification(
@@ -196,7 +199,7 @@ def split_classification(
         ignore_label=ignore_label,
     )
     inputs = jax.ShapeDtypeStruct((1, *input_shape), dtype)
-    check_drawless("split learning", module, inputs)
+    check_plain("split learning", module, inputs)
     first, *rest = split(module, cuts, input_shape=input_shape, input_dtype=dtype)
     scored = classification(
         _Logits(), input_shape=(num_classes,), ignore_label=ignore_label
@@ -257,7 +260,9 @@ def _trace(
 
     def init(key: jax.Array, x: jax.Array) -> PyTree:
         with nn.intercept_methods(note):
-            return module.init(key, x)["params"]
+            variables = module.init(key, x)
+        checks.gradients_alone("split()", variables)
+        return variables["params"]
 
     params = jax.eval_shape(init, make_key(0), one)
     outside = set(params) - {call.name for call in calls}

@@ -38,6 +38,27 @@ class ModelFn(Protocol):
         ...
 
 
+def rank_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many logits stand above a label's own, int32 `[...]`.
+
+    Of equal ones the first stands above, as `jnp.argmax` has it; so does one that is
+    NaN. Above a logit that is not finite itself there is no end of others.
+
+    Args:
+      logits: `[..., L]`.
+      labels: `[...]`; outside of `[0, L)` there is no logit, and none is finite.
+
+    >>> rank_of(jnp.array([[0.0, 2.0, 2.0]]), jnp.array([2])).tolist()
+    [1]
+    """
+    own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    places = jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    not_above = (logits < own) | ((logits == own) & (places >= labels[..., None]))
+    rank = jnp.sum(~not_above, axis=-1, dtype=jnp.int32)
+    found = jnp.isfinite(own[..., 0]) & (labels >= 0)
+    return jnp.where(found, rank, jnp.iinfo(jnp.int32).max)
+
+
 class _Scored(NamedTuple):
     """Of each label: its logits, itself (0 where it does not count), loss, whether."""
 
@@ -73,7 +94,8 @@ def classification(
       ignore_label: a label that is padding and never counts, such as that which fills
         up a short sequence; None where every label counts.
       top: `evaluate` also counts the labels among so many largest logits, as
-        `"top_5_accuracy"`; not when None.
+        `"top_5_accuracy"`; not when None. Of equal logits the first is the larger, as
+        for "accuracy"; one that is not finite is no hit.
       perplexity: `evaluate` also tells `exp` of the mean loss, as `"perplexity"`.
 
     Returns:
@@ -163,14 +185,13 @@ def classification(
 
     def evaluate(params: PyTree, examples: Examples, mask: jax.Array) -> Sums:
         logits, labels, losses, counted = scored(params, examples, mask, None)
+        above = rank_of(logits, labels)
         found = {
             "count": counted,
             "loss": losses,
-            "accuracy": (jnp.argmax(logits, axis=-1) == labels) & counted,
+            "accuracy": (above < 1) & counted,
         }
         if top is not None:
-            own = jnp.take_along_axis(logits, labels[..., None], axis=-1)
-            above = jnp.sum(logits > own, axis=-1)
             found[f"top_{top}_accuracy"] = (above < top) & counted
         return {name: x.sum(dtype=jnp.float32) for name, x in found.items()}
 

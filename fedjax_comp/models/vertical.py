@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from fedjax_comp import checks
 from fedjax_comp.base import Task
-from fedjax_comp.models.network import check_drawless
+from fedjax_comp.models.network import check_plain
 from fedjax_comp.models.task import ModelFn, classification
 
 
@@ -132,7 +132,7 @@ def vertical_classification(
 
     Raises:
       ValueError: for an empty block or none, a feature that does not exist or is in two
-        blocks, fewer than one output, and a model with dropout.
+        blocks, fewer than one output, and a model with dropout or running statistics.
 
     >>> from fedjax_comp.models import linear, mlp
     >>> halves = vertical_classification(
@@ -159,8 +159,8 @@ def vertical_classification(
     bottoms = tuple(bottom(num_outputs) for _ in blocks)
     server = top(num_classes)
     for one, block in zip(bottoms, fixed, strict=True):
-        check_drawless("a vertical split", one, _row(len(block)))
-    check_drawless("a vertical split", server, _row(len(fixed) * num_outputs))
+        check_plain("a vertical split", one, _row(len(block)))
+    check_plain("a vertical split", server, _row(len(fixed) * num_outputs))
     return VerticalTask(
         task=classification(
             Vertical(bottoms, server, fixed), input_shape=(num_features,), scale=scale

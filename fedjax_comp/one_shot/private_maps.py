@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp import checks
+from fedjax_comp.keys import MAX_SEED, make_key
 
 
 class PrivateMap(NamedTuple):
@@ -104,18 +105,19 @@ def random_orthogonal(components: int, *, seed: int | None = None) -> FitMap:
       A `FitMap`.
 
     Raises:
-      ValueError: for `components < 1`; on use, for more components than inputs.
+      ValueError: for `components < 1` and a seed outside `[0, 2^32)`; on use, for more
+        components than inputs.
     """
     _check_components(components)
     if seed is not None:
-        checks.integer("seed", seed, minimum=0)
+        checks.integer("seed", seed, minimum=0, maximum=MAX_SEED)
 
     def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
         if components > x.shape[1]:
             raise ValueError(
                 f"Expected components={components} <= {x.shape[1]} inputs."
             )
-        own = key if seed is None else jax.random.key(seed)
+        own = key if seed is None else make_key(seed)
         drawn = jax.random.normal(own, (x.shape[1], components), x.dtype)
         return PrivateMap(jnp.zeros_like(x[0]), jnp.linalg.qr(drawn)[0])
 

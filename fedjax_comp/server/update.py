@@ -33,6 +33,27 @@ class Stepped(NamedTuple):
     refused: jax.Array
 
 
+def averaged_statistics(params: PyTree, before: PyTree, mean_update: PyTree) -> PyTree:
+    """The model with its running statistics where the mean update alone moves them.
+
+    They are no weights: their mean is what they are, whatever an optimizer does.
+
+    Args:
+      params: after a step.
+      before: before it.
+      mean_update: what the clients' models moved by on average, in any float dtype.
+
+    >>> averaged_statistics({"w": 1.0}, {"w": 0.0}, {"w": 0.5})
+    {'w': 1.0}
+    """
+    if not has_statistics(params):
+        return params
+    own = jax.tree.map(
+        lambda w, d: w + d.astype(w.dtype), before[STATISTICS], mean_update[STATISTICS]
+    )
+    return {**params, STATISTICS: own}
+
+
 def step_towards(
     optimizer: optax.GradientTransformation,
     model: Model,
@@ -61,10 +82,7 @@ def step_towards(
         gradient, model.optimizer_state, model.params
     )
     params = optax.apply_updates(model.params, updates)
-    if has_statistics(params):
-        # No gradients: their mean is what they are, whatever the optimizer does.
-        own = optax.tree.sub(model.params[STATISTICS], gradient[STATISTICS])
-        params = {**params, STATISTICS: own}
+    params = averaged_statistics(params, model.params, mean_update)
     moved = Model(params, optimizer_state)
     sound = all_finite(moved)
     return Stepped(where(anyone & sound, moved, model), anyone & ~sound)

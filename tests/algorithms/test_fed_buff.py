@@ -150,7 +150,7 @@ def test_memory_of_a_client_that_is_away_is_kept():
 
 def test_what_cannot_be_is_refused():
     for options in ({"max_staleness": -1}, {"exponent": -0.5}):
-        with pytest.raises(ValueError, match="Expected max_staleness"):
+        with pytest.raises(ValueError, match=f"Expected {next(iter(options))}=-"):
             buffered(**options)
     with pytest.raises(ValueError, match="without memory"):
         buffered(downlink=differenced(top_k(0.5))).init(jax.random.key(0), PARAMS)

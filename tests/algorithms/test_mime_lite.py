@@ -77,6 +77,22 @@ def test_it_learns_through_lossy_messages():
     assert off < 0.1 * np.abs(exact.model.params["w"]).max()
 
 
+def test_a_client_without_a_step_is_as_one_that_is_not_there():
+    algorithm = make(momentum=0.5)
+    server, _ = run(algorithm, 2)
+    _, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    clients, step = stack_clients(client, 3), jax.jit(algorithm.round)
+    every = make_cohort([1, 1, 1], batch_size=1, epochs=STEPS)
+    every = every._replace(examples=Examples(jnp.asarray(TARGETS), CURVES))
+    idle = every.clients._replace(mask=every.clients.mask.at[0].set(False))
+    away = every.clients._replace(active=jnp.array([False, True, True]))
+    found, expected = (
+        step(jax.random.key(9), server, clients, every._replace(clients=one))[0]
+        for one in (idle, away)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_a_momentum_of_one_is_refused():
     with pytest.raises(ValueError, match=r"momentum=1.0 in \[0.0, 1.0\)"):
         make(momentum=1.0)

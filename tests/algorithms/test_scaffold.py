@@ -104,6 +104,22 @@ def test_the_servers_control_is_the_mean_of_the_clients_whatever_is_lost(uplink)
     assert np.abs(mean).max() > 1e-3
 
 
+def test_a_client_without_a_step_keeps_its_control():
+    algorithm = make(scaffold)
+    server, clients, _ = run(algorithm, 2)
+    step, every = jax.jit(algorithm.round), cohort()
+    idle = every.clients._replace(mask=every.clients.mask.at[0].set(False))
+    after = step(jax.random.key(9), server, clients, every._replace(clients=idle))
+    kept = after[1].control["w"][0]
+    np.testing.assert_array_equal(kept, clients.control["w"][0])
+    # As if it were not there.
+    active = jnp.array([False, True, True])
+    away = every._replace(clients=every.clients._replace(active=active))
+    expected = step(jax.random.key(9), server, clients, away)
+    jax.tree.map(np.testing.assert_array_equal, after[:2], expected[:2])
+    assert int(after[2].dropped) == 0
+
+
 def test_a_message_is_twice_as_long():
     algorithm = make(scaffold)
     server, client = algorithm.init(jax.random.key(0), quadratics().init(None))

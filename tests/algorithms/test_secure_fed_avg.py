@@ -1,5 +1,6 @@
 """A sum under masks in a run: that in the clear, what is sent, what is caught."""
 
+import importlib
 import os
 
 import jax
@@ -8,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_comp.algorithms import secure_fed_avg as module
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.base import make_context
 from fedjax_comp.client.sgd import local_sgd
@@ -27,6 +27,9 @@ from fedjax_comp.privacy.secure_sum import Step
 from fedjax_comp.privacy.traced_noise import ClientNoise, client_noise
 from fedjax_comp.wire.traffic import totals
 from tests.problems import make_cohort, softmax_task, stack_clients
+
+# Its package offers the function under the same name.
+module = importlib.import_module("fedjax_comp.algorithms.secure_fed_avg")
 
 SIZES = [6, 3, 9, 4, 5]
 N = 18

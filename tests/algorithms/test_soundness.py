@@ -9,6 +9,7 @@ import pytest
 from fedjax_comp.algorithms.approximate_synchronous import approximate_synchronous
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
+from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
@@ -19,6 +20,8 @@ from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.links.significance import relative
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.model_averaging import Moved, mean_of, model_averaging
+from fedjax_comp.algorithms.scaffold import scaffold
+from fedjax_comp.algorithms.streaming_diloco import streaming_diloco
 from fedjax_comp.base import Cohort, Compressor, Examples, LinkState, Task
 from fedjax_comp.compress import error_feedback, identity
 from fedjax_comp.execution import scanned, vmapped
@@ -74,7 +77,8 @@ EVERY = {
     "fed_buff": lambda task, up: fed_buff(task, **SGD, uplink=up, max_staleness=1),
     "fed_exp": lambda task, up: fed_exp(task, **SGD, uplink=up),
     "fed_nova": lambda task, up: fed_nova(task, **SGD, uplink=up),
-    "fed_dlr": lambda task, up: fed_dlr(task, **SGD, uplink=up),
+    # A vector has no low rank to be truncated to.
+    "fed_dlr": lambda task, up: fed_dlr(task, **SGD, uplink=up, downlink=identity()),
     "marina": lambda task, up: marina(task, **SGD, uplink=identity(), probability=1.0),
 }
 
@@ -255,6 +259,55 @@ def test_without_a_server_too(name):
     after, _, info = run(algorithm, back, server=server, clients=states)
     assert bool(jnp.all(algorithm.params(after) < params))
     assert int(info.dropped) == 0
+
+
+def test_a_control_variate_that_would_not_be_finite_is_refused():
+    algorithm = scaffold(
+        pull_task(),
+        client_optimizer=optax.sgd(1e-38),
+        uplink=times(1.1),
+        population=1,
+    )
+    near = pulled([-1.3e38], [1])  # a gradient of 1.3e38
+    server, client = algorithm.init(make_key(0), jnp.zeros(SIZE))
+    # The control variate says 2e38 already; the link makes 1.43e38 of what is new.
+    server = server._replace(control=jnp.full(SIZE, 2e38))
+    clients = stack_clients(client, 1)
+    after, states, info = run(algorithm, near, server=server, clients=clients)
+    assert int(info.dropped) == 1
+    jax.tree.map(np.testing.assert_array_equal, after, server)
+    np.testing.assert_array_equal(states.control, clients.control)
+
+
+LASTING = {
+    "diloco": lambda task, own: diloco(task, client_optimizer=own),
+    "streaming_diloco": lambda task, own: streaming_diloco(
+        task, client_optimizer=own, fragments=1
+    ),
+    "averaging": lambda task, own: model_averaging(task, periodic(), optimizer=own),
+    "gaia": lambda task, own: approximate_synchronous(
+        task, num_centres=2, optimizer=own, select=relative(lambda done: 0.0)
+    ),
+}
+"""Algorithms whose clients keep their optimizer's state."""
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_an_optimizer_that_is_not_finite_is_not_kept(name):
+    """Adam squares 1e20, divides by the root of infinity, and learns no more."""
+    with jax.numpy_dtype_promotion("standard"):
+        algorithm = LASTING[name](pull_task(), optax.adam(0.1))
+        server, states, info = run(algorithm, pulled([1e20, 1.0], [1, 1]))
+        assert int(info.dropped) == 1
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(states))
+        # The other goes on, and so does the first in the next round.
+        assert bool((algorithm.params(server) > 0).all())
+        _, after, info = run(
+            algorithm, pulled([1.0, 1.0], [1, 1]), server=server, clients=states
+        )
+    assert int(info.dropped) == 0
+    pairs = zip(*map(jax.tree.leaves, (after, states)), strict=True)
+    assert any(bool((new[0] != old[0]).any()) for new, old in pairs)
 
 
 def test_a_message_that_did_not_count_is_forgotten_at_both_ends():

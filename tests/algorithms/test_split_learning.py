@@ -243,6 +243,71 @@ def test_silent_and_broken_clients(schedule):
     )  # its weights, but no activations
 
 
+@pytest.mark.parametrize(
+    ("cuts", "broken", "expected"),
+    [
+        (VANILLA, "Dense_1", {"activations": 6, "gradients": 0}),
+        (
+            U_SHAPED,
+            "Dense_1",
+            {"activations": 6, "outputs": 0, "output_gradients": 0, "gradients": 0},
+        ),
+        (
+            U_SHAPED,
+            "Dense_2",
+            {"activations": 6, "outputs": 6, "output_gradients": 0, "gradients": 0},
+        ),
+    ],
+)
+def test_what_was_sent_before_something_broke_is_counted(cuts, broken, expected):
+    algorithm = split_learning(split_task(cuts), client_optimizer=optax.sgd(0.3))
+    params = start()
+    params[broken] = jax.tree.map(lambda w: w + jnp.inf, params[broken])
+    server, _ = algorithm.init(jax.random.key(1), params)
+    after, _, info = jax.jit(algorithm.round)(
+        jax.random.key(0), server, (), make_cohort(SIZES, BATCH)
+    )
+    spoke = {kind: int(one.spoke.sum()) for kind, one in info.traffic.items()}
+    assert spoke == {**expected, "weights_down": 3, "weights_up": 3}
+    assert int(info.dropped) == 3
+    jax.tree.map(np.testing.assert_array_equal, after, server)
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "parallel"])
+def test_a_step_to_what_is_not_finite_is_not_taken(schedule):
+    cohort = make_cohort(SIZES, BATCH)
+    examples = cohort.examples._replace(x=1e3 * cohort.examples.x)
+    params, info = run(
+        VANILLA,
+        cohort._replace(examples=examples),
+        schedule=schedule,
+        client_optimizer=optax.sgd(1e38),
+    )
+    assert int(info.dropped) == 3
+    jax.tree.map(np.testing.assert_array_equal, params, start())
+
+
+def test_who_learnt_nothing_has_no_weight_in_parallel():
+    cohort = make_cohort(SIZES, BATCH)
+    active = jnp.array([True, False, True])
+    away = cohort._replace(clients=cohort.clients._replace(active=active))
+    expected, _ = run(VANILLA, away, schedule="parallel")
+    x = cohort.examples.x.at[SIZES[0] : sum(SIZES[:2])].set(jnp.nan)
+    broken = cohort._replace(examples=cohort.examples._replace(x=x))
+    params, info = run(VANILLA, broken, schedule="parallel")
+    assert int(info.dropped) == 1
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+@pytest.mark.parametrize("schedule", ["round_robin", "parallel"])
+def test_a_rate_is_that_of_every_part(schedule):
+    cohort = make_cohort(SIZES, BATCH)
+    rated = cohort.clients._replace(rate=jnp.full(3, 0.5))
+    ours, _ = run(VANILLA, cohort._replace(clients=rated), schedule=schedule)
+    half, _ = run(VANILLA, schedule=schedule, client_optimizer=optax.sgd(0.15))
+    close(ours, half)
+
+
 def test_labels_behind_the_count_do_not_travel():
     link = with_labels(identity(), num_classes=NUM_CLASSES)
     sent = Labelled(jnp.ones((3, 2)), jnp.array([2, 1, 2]), jnp.uint32(2))

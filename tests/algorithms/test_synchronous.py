@@ -106,6 +106,23 @@ def test_a_step_to_what_is_not_finite_is_not_taken():
     assert int(info.dropped) == 3
 
 
+def test_a_round_of_nobody_moves_nothing():
+    """Momentum of the rounds before would."""
+    algorithm = synchronous(
+        local_sgd(TASK, optax.sgd(0.3)), momentum_step, memory=OUTER.init
+    )
+    cohort = make_cohort([6, 3], batch_size=3)
+    server, client = algorithm.init(jax.random.key(0), TASK.init(jax.random.key(1)))
+    clients, step = stack_clients(client, 2), jax.jit(algorithm.round)
+    server, clients, _ = step(jax.random.key(0), server, clients, cohort)
+    idle = cohort.clients._replace(active=jnp.zeros(2, bool))
+    after, _, info = step(
+        jax.random.key(1), server, clients, cohort._replace(clients=idle)
+    )
+    jax.tree.map(np.testing.assert_array_equal, after, server)
+    assert int(info.dropped) == 0
+
+
 def test_messages_are_kept_where_an_audit_wants_them():
     algorithm = synchronous(
         local_sgd(TASK, optax.sgd(0.3)),

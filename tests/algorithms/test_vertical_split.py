@@ -1,6 +1,7 @@
 """Vertical split learning: without compression it is training in one place."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -77,6 +78,69 @@ def test_compressed_messages_decode_from_their_bytes():
         ends = to_server if way == "activations" else to_client
         expected = list(ends(np.full(3, int(holder))))
         jax.tree.map(np.testing.assert_array_equal, list(messages.ends), expected)
+
+
+def step_of(cohort, params, task=None, optimizer=None):
+    """One round from these parameters."""
+    task = task or vertical_task()
+    algorithm = vertical_split(task, optimizer=optimizer or optax.sgd(0.3))
+    learner, _ = algorithm.init(jax.random.key(1), params)
+    learner, _, info = jax.jit(algorithm.round)(jax.random.key(2), learner, (), cohort)
+    return algorithm.params(learner), info
+
+
+def start(task=None):
+    return (task or vertical_task()).task.init(jax.random.key(0))
+
+
+def test_integers_are_scaled_as_the_numbers_they_are():
+    task = vertical_task(scale=1 / 16)
+    cohort = make_cohort([8], BATCH)
+    stored = np.random.default_rng(0).integers(0, 17, cohort.examples.x.shape)
+    found = []
+    for dtype in (np.float32, np.uint8):
+        examples = cohort.examples._replace(x=jnp.asarray(stored, dtype))
+        found.append(step_of(cohort._replace(examples=examples), start(task), task))
+    jax.tree.map(np.testing.assert_array_equal, found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1].train_loss, found[1][1].train_loss)
+
+
+def test_a_rate_is_that_of_every_part():
+    cohort = make_cohort([8], BATCH)
+    rated = cohort.clients._replace(rate=jnp.array([0.5]))
+    ours, _ = step_of(cohort._replace(clients=rated), start())
+    half, _ = step_of(cohort, start(), optimizer=optax.sgd(0.15))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, half)
+
+
+def sent(info):
+    return {kind: int(one.spoke.sum()) for kind, one in info.traffic.items()}
+
+
+def test_what_was_sent_before_something_broke_is_counted():
+    cohort, params = make_cohort([BATCH], BATCH), start()
+    beyond = {**params, "top": jax.tree.map(lambda w: 1e39 * w, params["top"])}
+    after, info = step_of(cohort, beyond)
+    activations = {"activations_0": 1, "activations_1": 1}
+    assert sent(info) == {**activations, "gradients_0": 0, "gradients_1": 0}
+    assert int(info.dropped) == 1
+    jax.tree.map(np.testing.assert_array_equal, after, beyond)
+    # The other holder does not know that the first one's features are broken.
+    x = cohort.examples.x.at[:, BLOCKS[0]].set(jnp.inf)
+    broken = cohort._replace(examples=cohort.examples._replace(x=x))
+    _, info = step_of(broken, params)
+    assert sent(info)["activations_0"] == 0
+    assert sent(info)["activations_1"] == 1
+    assert sent(info)["gradients_1"] == 0
+
+
+def test_a_step_to_what_is_not_finite_is_not_taken():
+    cohort, params = make_cohort([8], BATCH), start()
+    x = 1e3 * cohort.examples.x
+    far = cohort._replace(examples=cohort.examples._replace(x=x))
+    after, info = step_of(far, params, optimizer=optax.sgd(1e38))
+    assert int(info.dropped) == 1
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(after))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,24 @@ def test_federated_averaging_finds_the_least_squares():
     np.testing.assert_allclose(found, best, atol=1e-3)
 
 
+@pytest.mark.parametrize("centre", [0.0, 20.0, 2000.0])
+def test_a_variance_that_float32_cannot_tell_is_not_told(centre):
+    z = RNG.normal(size=(5000, 1)).astype(np.float32)
+    y = (centre + z[:, 0] + 0.5 * RNG.normal(size=5000)).astype(np.float32)
+    params = {"kernel": jnp.ones((1, 1)), "bias": jnp.full(1, centre)}
+    task = regression(nn.Dense(1), input_shape=(1,), within=0.5)
+    found = jax.jit(evaluation_program(task, scanned(), batch_size=100))(
+        params, Examples(jnp.asarray(z), jnp.asarray(y))
+    )
+    told = float(found.others["r_squared"])
+    if centre > 100:
+        assert np.isnan(told)
+    else:
+        wide = y.astype(np.float64)
+        true = 1 - np.mean((wide - centre - z[:, 0]) ** 2) / wide.var()
+        np.testing.assert_allclose(told, true, atol=1e-3)
+
+
 def test_mistakes_are_named():
     for name in ("within", "scale"):
         arguments = {"input_shape": (4,), "within": 0.5, name: -1.0}

@@ -9,6 +9,7 @@ from flax import linen as nn
 from fedjax_comp import models
 from fedjax_comp.base import Examples
 from fedjax_comp.models.split import cuts, params_of, split, split_classification
+from fedjax_comp.models.vertical import vertical_classification
 
 ZOO = {
     "mlp": (models.mlp(8, 6), (5,), "float32"),
@@ -127,6 +128,48 @@ class Own(nn.Module):
 def test_impossible_cuts_are_refused(module, at, message):
     with pytest.raises(ValueError, match=message):
         split(module, at, input_shape=(4,))
+
+
+class Normalized(nn.Module):
+    """Running statistics between two layers."""
+
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(4)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: cuts(Normalized(), input_shape=(4,)),
+        lambda: split(Normalized(), ["Dense_1"], input_shape=(4,)),
+        lambda: split_classification(
+            Normalized(), ["Dense_1"], num_classes=3, input_shape=(4,)
+        ),
+        lambda: vertical_classification(
+            Normalized,
+            models.linear(),
+            blocks=[[0, 1], [2]],
+            num_outputs=2,
+            num_classes=3,
+            num_features=3,
+        ),
+        lambda: vertical_classification(
+            models.linear(),
+            Normalized,
+            blocks=[[0, 1], [2]],
+            num_outputs=2,
+            num_classes=3,
+            num_features=3,
+        ),
+    ],
+)
+def test_running_statistics_are_refused(make):
+    with pytest.raises(ValueError, match=r"without running statistics .* GroupNorm"):
+        make()
 
 
 def test_a_cut_that_nothing_passes_by_is_found_behind_a_shortcut():

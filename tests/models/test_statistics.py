@@ -8,14 +8,25 @@ import pytest
 from flax import linen as nn
 from flax import nnx
 
-from fedjax_comp.algorithms import fed_avg, fed_dyn, lazy_gradients
+from fedjax_comp.algorithms import (
+    fed_avg,
+    fed_dyn,
+    fed_nova,
+    fetch_sgd,
+    lazy_gradients,
+    optimal_sampling,
+    synchronous,
+)
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
+from fedjax_comp.algorithms.synchronous import Step
 from fedjax_comp.base import STATISTICS, Examples
+from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import qsgd
 from fedjax_comp.models import classification
 from fedjax_comp.models.augment import augmented
 from fedjax_comp.models.frozen import frozen, low_rank_adapted
 from fedjax_comp.models.network import of_nnx
+from fedjax_comp.server.aggregate import majority_vote
 from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort, stack_clients
 
 MOMENTUM = 0.9
@@ -129,6 +140,25 @@ def test_a_server_optimizer_averages_them():
     assert min(jax.tree.leaves(moved)) > 0
 
 
+def test_a_step_of_ones_own_leaves_them_to_their_mean():
+    cohort, task = make_cohort([4, 4], batch_size=2), TASKS["linen"]
+    params, train = task.init(KEY), local_sgd(task, optax.sgd(0.1))
+    plain = one_round(fed_avg(task, client_optimizer=optax.sgd(0.1)), params, cohort)
+    algorithm = synchronous(
+        train, lambda w, memory, mean, beside: Step(optax.tree.add_scale(w, 3.0, mean))
+    )
+    extrapolated = one_round(algorithm, params, cohort)
+    np.testing.assert_allclose(statistics(extrapolated), statistics(plain), rtol=1e-6)
+    moved, threefold = (
+        optax.tree.sub(x["params"], params["params"]) for x in (plain, extrapolated)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(3 * a, b, rtol=1e-4, atol=1e-6),
+        moved,
+        threefold,
+    )
+
+
 def test_a_variance_below_zero_is_none():
     task = TASKS["linen"]
     params = task.init(KEY)
@@ -153,11 +183,23 @@ def test_a_variance_below_zero_is_none():
         lambda task: lazy_gradients(task, optimizer=optax.sgd(0.1)).init(
             KEY, task.init(KEY)
         ),
+        lambda task: fed_avg(
+            task, client_optimizer=optax.sgd(0.1), aggregation=majority_vote
+        ).init(KEY, task.init(KEY)),
+        lambda task: fed_nova(task, client_optimizer=optax.sgd(0.1)).init(
+            KEY, task.init(KEY)
+        ),
+        lambda task: fetch_sgd(
+            task, client_optimizer=optax.sgd(0.1), rows=1, columns=3, k=1
+        ).init(KEY, task.init(KEY)),
+        lambda task: optimal_sampling(
+            task, client_optimizer=optax.sgd(0.1), expected=1
+        ).init(KEY, task.init(KEY)),
         lambda task: frozen(task, task.init(KEY), "params"),
         lambda task: low_rank_adapted(task, task.init(KEY), rank=1),
     ],
 )
-def test_what_would_leave_them_as_they_began_is_refused(use):
+def test_what_would_not_average_them_is_refused(use):
     with pytest.raises(ValueError, match=r"without running statistics .* GroupNorm"):
         use(TASKS["linen"])
 

@@ -119,6 +119,12 @@ def test_wrong_arguments_are_named(arguments, message):
         classification(nn.Dense(2), **{"input_shape": (8,), **arguments})
 
 
+class _Passed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x
+
+
 class Normalized(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -141,6 +147,26 @@ def test_a_module_that_keeps_statistics_or_draws_is_refused(module, told):
     task = classification(module, input_shape=(2, 2))
     with pytest.raises(ValueError, match=told):
         task.init(jax.random.key(0))
+
+
+@pytest.mark.parametrize("top", [1, 2, 5, 9])
+def test_labels_are_ranked_as_the_largest_logit_is_found(top):
+    """Ties by place, as a stable sort has them; what is not finite is no hit."""
+    some = np.random.default_rng(0).integers(0, 3, (40, 5)).astype(np.float32)
+    logits = np.concatenate([some, np.zeros((5, 5), np.float32)])
+    logits[::7, 3] = np.nan
+    logits[1::7, 2] = np.inf
+    labels = np.arange(45) % 5
+    labels[-2:] = (-1, 5)  # no labels at all
+    order = np.argsort(-np.where(np.isnan(logits), np.inf, logits), 1, kind="stable")
+    places = np.argmax(order == labels[:, None], axis=1)
+    finite = np.isfinite(logits[np.arange(45), labels % 5]) & (labels // 5 == 0)
+    task = classification(_Passed(), input_shape=(5,), top=top)
+    sums = jax.jit(task.evaluate)(
+        {}, Examples(jnp.asarray(logits), jnp.asarray(labels)), jnp.ones(45, bool)
+    )
+    assert float(sums[f"top_{top}_accuracy"]) == ((places < top) & finite).sum()
+    assert float(sums["accuracy"]) == ((places < 1) & finite).sum()
 
 
 def test_perplexity_is_that_of_the_mean_loss():

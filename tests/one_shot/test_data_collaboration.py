@@ -51,6 +51,16 @@ def test_the_other_maps():
     assert not np.allclose(plain, hidden)
 
 
+def test_directions_that_all_share_are_those_of_the_seed_alone():
+    fit, x = maps.random_orthogonal(2, seed=3), inputs()
+    here = fit(KEY, x).matrix
+    with jax.default_prng_impl("rbg"):
+        there = fit(KEY, x).matrix
+    np.testing.assert_array_equal(here, there)
+    with pytest.raises(ValueError, match="seed=4294967296"):
+        maps.random_orthogonal(2, seed=2**32)
+
+
 def singular_values(x):
     return np.linalg.svd(np.asarray(x) - np.asarray(x).mean(0), compute_uv=False)
 

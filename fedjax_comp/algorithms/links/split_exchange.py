@@ -98,11 +98,14 @@ class Exchange(NamedTuple):
       loss: mean loss over its examples.
       gradients: of the parts' parameters.
       sent: the messages, by name.
+      spoke: bool scalars by name, which of these are sent: none from where something is
+        not finite.
     """
 
     loss: jax.Array
     gradients: Places
     sent: dict[str, Sent]
+    spoke: dict[str, jax.Array]
 
 
 class Labelled(NamedTuple):
@@ -300,7 +303,14 @@ def _exchange_vanilla(
     )
     wanted = _with_penalty(penalty, batch, hidden, returned)
     gradients = Places((pull(wanted)[0],), of_top)
-    return Exchange(loss, gradients, {"activations": sent_up, "gradients": sent_down})
+    asks = trees.all_finite(hidden)
+    at_server = (received.activations, loss, of_top, of_hidden)
+    return Exchange(
+        loss,
+        gradients,
+        {"activations": sent_up, "gradients": sent_down},
+        {"activations": asks, "gradients": asks & trees.all_finite(at_server)},
+    )
 
 
 def _exchange_u_shaped(
@@ -336,7 +346,17 @@ def _exchange_u_shaped(
         downlink, fold_context(context, 1), of_hidden, down
     )
     wanted = _with_penalty(penalty, batch, hidden, returned)
-    return Exchange(loss, Places((pull(wanted)[0], of_tail), of_middle), sent)
+    # In the order in which they are sent, with what each is made of.
+    made_of = {
+        "activations": hidden,
+        "outputs": (received, outputs),
+        "output_gradients": (heard, loss, of_tail, of_outputs),
+        "gradients": (answered, of_middle, of_hidden),
+    }
+    spoke, so_far = {}, jnp.asarray(True)
+    for name, values in made_of.items():
+        spoke[name] = so_far = so_far & trees.all_finite(values)
+    return Exchange(loss, Places((pull(wanted)[0], of_tail), of_middle), sent, spoke)
 
 
 def _forward(
@@ -356,5 +376,6 @@ def _with_penalty(
 
 
 def finite(outcome: Exchange) -> jax.Array:
-    """Whether the batch may be learnt from."""
-    return trees.all_finite((outcome.loss, outcome.gradients))
+    """Whether the batch may be learnt from: all was sent, and all is finite."""
+    all_sent = jnp.all(jnp.stack(list(outcome.spoke.values())))
+    return all_sent & trees.all_finite((outcome.loss, outcome.gradients))

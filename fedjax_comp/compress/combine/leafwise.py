@@ -99,8 +99,9 @@ def require_open(
     if len(leaves) == 1 and is_open(leaves[0]) and len(leaves[0].shape) == 1:
         raise ValueError(
             f"Expected leaves that {name} acts on, got one vector of "
-            f"{leaves[0].shape[0]} numbers, which would travel as it is: give it the "
-            "tree, without flattened(), blockwise() or a rotation before it."
+            f"{leaves[0].shape[0]} numbers, which would travel as it is: leave out "
+            "flattened(), blockwise() or the rotation around it, or, where the model is "
+            "no more than that, choose another."
         )
     if any(is_field(leaf) for leaf in leaves):
         raise ValueError(
