@@ -36,10 +36,11 @@ from fedjax_comp.row_file import NOTHING, Mark, RowFile, read_marked
 from fedjax_comp.run_directory import (
     Json,
     RunDirectoryError,
+    begin_growth,
     check_format,
     make_entries_durable,
 )
-from fedjax_comp.training import TrainState
+from fedjax_comp.training import Dispatch, TrainState
 
 FORMAT = 2
 """Of checkpoints; raised whenever an older one could not be resumed."""
@@ -59,7 +60,8 @@ def saved() -> Hook:
     """Resumes a run from its last checkpoint, saves the next ones, and keeps the rows.
 
     It stands first: what it restores is there for all others to begin with, and what
-    they have put into the ledger is there when it saves (`fedjax_comp.hooks`).
+    they have put into the ledger is there when it saves (`fedjax_comp.hooks`). A run
+    that had finished and goes on has not finished any more after a further round.
     """
     opened: list[tuple[Checkpoints, RowFile]] = []
 
@@ -76,6 +78,10 @@ def saved() -> Hook:
         opened[:] = [(checkpoints, rows)]
         return state
 
+    def after(live: Live, state: TrainState, dispatch: Dispatch) -> None:
+        del state, dispatch
+        live.directory = begin_growth(live.directory)
+
     def row(live: Live, row: Row) -> None:
         del live
         _, rows = opened[0]
@@ -91,7 +97,11 @@ def saved() -> Hook:
         if live.store is not None:
             live.store.committed()
 
-    return Hook(begin=begin, row=row, checkpoint=checkpoint)
+    def finish(live: Live, params: PyTree) -> None:
+        del params
+        live.directory = begin_growth(live.directory)
+
+    return Hook(begin=begin, after=after, row=row, checkpoint=checkpoint, finish=finish)
 
 
 _Array = np.ndarray | ByRows
@@ -214,24 +224,29 @@ class Checkpoints:
 
         Raises:
           RunDirectoryError: for a checkpoint of another format or of another state, and
-            when none of them is sound.
+            when none of them is sound or has its rows.
         """
         damaged: list[int] = []
+        folder = self._path / FOLDER
+        refusal = f"Every checkpoint in {folder} is damaged; delete that folder"
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 arrays, ledger, mark = self._read(step)
+            except _RowsChanged as error:
+                damaged.append(step)
+                refusal = f"{error}: restore it, or delete {folder}"
+                print(f"checkpoint {step} cannot be used: {error}.", file=sys.stderr)
+                continue
             except _Damaged as error:
                 damaged.append(step)
                 print(f"checkpoint {step} is damaged: {error}.", file=sys.stderr)
                 continue
-            where = self._path / FOLDER / str(step)
-            state = _from_arrays(where, arrays, template)
+            state = _from_arrays(folder / str(step), arrays, template)
             self._put_aside(damaged, f"round {step} is resumed instead")
             return Restored(state, ledger, mark)
         if damaged:
             raise RunDirectoryError(
-                f"Every checkpoint in {self._path / FOLDER} is damaged; delete that "
-                "folder to start from the first round, or choose another --workdir."
+                f"{refusal} to start from the first round, or choose another --workdir."
             )
         return None
 
@@ -255,7 +270,7 @@ class Checkpoints:
         try:
             rows = read_marked(self._path / "metrics.jsonl", mark)
         except RunDirectoryError as error:
-            raise _Damaged(str(error).rstrip(".")) from error
+            raise _RowsChanged(str(error).rstrip(".")) from error
         return arrays, Ledger(**kept, rows=rows), mark
 
     def _rows(self, step: int, told: Json) -> dict[str, ByRows]:
@@ -313,6 +328,10 @@ def _told_once() -> Iterator[None]:
 
 class _Damaged(Exception):
     """A checkpoint is not what was written; the message says in what."""
+
+
+class _RowsChanged(Exception):
+    """The checkpoint is sound, and the rows that it counts on are not there."""
 
 
 def _sha256(arrays: Mapping[str, np.ndarray], ledger: Json) -> str:

@@ -1,6 +1,7 @@
 """The factories' checks of their arguments, in one wording."""
 
 import math
+import numbers
 import operator
 from typing import Any
 
@@ -24,8 +25,13 @@ def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) 
 
 
 def fraction(name: str, value: Any) -> float:
-    """`value` as a float; `ValueError` unless it lies in (0, 1]."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    """`value` as a float; `ValueError` unless it lies in (0, 1].
+
+    >>> import numpy as np
+    >>> fraction("share", np.float32(0.5))
+    0.5
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not 0.0 < value <= 1.0:
         raise ValueError(f"Expected {name}={value!r} in (0, 1].")
     return float(value)
@@ -33,7 +39,7 @@ def fraction(name: str, value: Any) -> float:
 
 def number(name: str, value: Any, *, minimum: float, below: float) -> float:
     """`value` as a float; `ValueError` unless it lies in [minimum, below)."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not minimum <= value < below:
         raise ValueError(f"Expected {name}={value!r} in [{minimum}, {below}).")
     return float(value)
@@ -83,7 +89,7 @@ def memoryless(compressor: Compressor, like: PyTree, why: str) -> LinkState:
 
 def between(name: str, value: Any, *, above: float, at_most: float) -> float:
     """`value` as a float; `ValueError` unless it lies in (above, at_most]."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not is_number or not above < value <= at_most:
         raise ValueError(f"Expected {name}={value!r} in ({above:g}, {at_most:g}].")
     return float(value)

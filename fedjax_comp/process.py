@@ -16,14 +16,14 @@ import jax
 from fedjax_comp import strict_json
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.run_directory import (
+    AGAIN,
     Json,
     RunDirectory,
-    RunDirectoryError,
     describe_code,
+    unreadable,
     write_text,
 )
 from fedjax_comp.training import TrainState
-from fedjax_comp.wording import one_line
 
 STARTS = "starts.jsonl"
 
@@ -120,7 +120,7 @@ def read_starts(directory: RunDirectory) -> list[Json]:
         text = path.read_text(encoding="utf-8")
         return strict_json.parse_lines(text, {"versions": dict})
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
+        raise unreadable(path, error, AGAIN) from error
 
 
 def _now() -> str:

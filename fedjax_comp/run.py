@@ -23,6 +23,7 @@ from fedjax_comp.audit.hooks import audited
 from fedjax_comp.audit.recorder import params_sha256
 from fedjax_comp.base import MODELS_TOLD, UPDATES_SENT, PyTree
 from fedjax_comp.checkpoint import saved
+from fedjax_comp.ending import failures_of, note_last_round, updates_made
 from fedjax_comp.hooks import Hook, Live, events_kept
 from fedjax_comp.metrics import (
     Ledger,
@@ -246,6 +247,7 @@ def _drive(
         state, dispatch = step(state, num_rounds)
         dispatch = distributed.to_here(dispatch)
         ledger.record(dispatch)
+        note_last_round(ledger, dispatch)
         limit = _next_limit(num_rounds, time.perf_counter() - dispatched, most)
         for hook in hooks:
             hook.after(live, distributed.to_here(state), dispatch)
@@ -298,33 +300,6 @@ def _reached(live: Live, rows: Sequence[Row]) -> bool:
     return first_at_target(rows, live.schedule.target_accuracy) is not None
 
 
-def failures_of(ledger: Ledger, is_untrained: bool) -> list[str]:
-    """Why a run that came to its end has taught its model nothing; `[]` if it has.
-
-    Args:
-      ledger: of the whole run.
-      is_untrained: whether the model is that of before the first round.
-
-    Returns:
-      A line for each reason.
-
-    >>> failures_of(Ledger(rounds=2, dropped=6, client_steps=9), is_untrained=True)
-    ['all updates were dropped (6 in 2 rounds): the model is what it was at the start.']
-    """
-    found = []
-    rounds = f"{ledger.rounds} rounds" if ledger.rounds != 1 else "1 round"
-    if ledger.dropped and is_untrained:
-        found.append(
-            f"all updates were dropped ({ledger.dropped} in {rounds}): the model is "
-            "what it was at the start."
-        )
-    elif ledger.rounds and not ledger.client_steps and not ledger.uplink_messages:
-        found.append(f"nobody arrived in {rounds}: no client trained or sent anything.")
-    if ledger.rows and ledger.rows[-1]["test_loss"] is None:
-        found.append("the test loss at the end is not finite.")
-    return found
-
-
 def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
     """The measured part of `summary.json`."""
     ledger, target = live.ledger, live.schedule.target_accuracy
@@ -357,6 +332,7 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
         "downlink_messages": ledger.downlink_messages,
         "overhead_bytes": ledger.overhead_bytes,
         "dropped_updates": ledger.dropped,
+        "updates_made": updates_made(dropped=ledger.dropped, sent=updates, told=models),
         "observed": dict(ledger.observed),
         "simulated_seconds": ledger.simulated_seconds,
         "joules": ledger.joules,

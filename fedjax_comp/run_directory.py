@@ -10,7 +10,7 @@
     checkpoints-rows/   clients' states in the checkpoints of several processes
 
 Every file is written under another name and renamed, so a reader or a killed run never
-sees half of one (`metrics.jsonl` grows by whole lines and is rewritten on resuming).
+sees half of one (`metrics.jsonl` grows by whole lines and is cut back on resuming).
 JSON files carry the number of their format, `FORMAT`; one of another is refused.
 """
 
@@ -44,6 +44,12 @@ SPEED_ONLY_FLAGS = frozenset(
 """Flags that say where things lie, how they are shown or which processes do the work,
 not what a run is."""
 
+RESULTS = ("metrics.jsonl", "summary.json", "checkpoints/*")
+"""What must not be taken for another run's."""
+
+AGAIN = "delete it; the command of the run makes it again"
+"""The way out for a file without which a run is still whole."""
+
 FORMAT = 1
 """Of JSON files; raised whenever an older one would be misread."""
 
@@ -68,7 +74,7 @@ class RunDirectory(NamedTuple):
       path: the directory.
       config: what `config.json` holds.
       finished: the summary, when the run has already ended, else None.
-      grown: whether `config` asks for more than what is there.
+      grown: whether `config` asks for more than what is there, and is not written yet.
       lock: what keeps other processes out, once `begin_run` has been called.
     """
 
@@ -116,11 +122,13 @@ def find_run(
 
     Raises:
       RunDirectoryError: when it holds a run of another experiment, with other flags
-        (named in the message) or of another format.
+        (named in the message) or of another format, or results of one that it does not
+        name.
     """
     path = Path(workdir)
     config_path, summary_path = path / "config.json", path / "summary.json"
     if not config_path.exists():
+        _check_no_results(path)
         return RunDirectory(path, _describe(experiment, flags), None)
     config = read_json(config_path, _CONFIG)
     grown = {
@@ -132,12 +140,16 @@ def find_run(
     if grown:
         larger = {**config, "flags": {**config["flags"], **grown}}
         return RunDirectory(path, larger, None, grown=True)
-    finished = read_json(summary_path) if summary_path.exists() else None
+    known = summary_path.exists()
+    finished = read_json(summary_path, way_out=AGAIN) if known else None
     return RunDirectory(path, config, finished)
 
 
 def begin_run(directory: RunDirectory) -> RunDirectory:
     """Makes a directory that `find_run` found, with its `config.json`, and locks it.
+
+    A run that has grown and has checkpoints keeps what it had finished until
+    `begin_growth`: it may be that it cannot be restored.
 
     Returns:
       The directory; no other process can begin a run in it for as long as this lives.
@@ -159,16 +171,25 @@ def begin_run(directory: RunDirectory) -> RunDirectory:
         raise RunDirectoryError(
             f"--workdir={path} cannot be written: {error.strerror or error}."
         ) from error
-    config = directory.config
+    config, directory = directory.config, directory._replace(lock=lock)
     if directory.grown:
-        # The run has not finished any more, whatever happens next.
-        (path / "summary.json").unlink(missing_ok=True)
-    elif config_path.exists():
+        has_state = any(path.glob("checkpoints/*"))
+        return directory if has_state else begin_growth(directory)
+    if config_path.exists():
         there = read_json(config_path, _CONFIG)
         _check_same(path, there, config["experiment"], config["flags"], ())
-    if directory.grown or not config_path.exists():
+    else:
         write_json(config_path, config)
-    return directory._replace(lock=lock)
+    return directory
+
+
+def begin_growth(directory: RunDirectory) -> RunDirectory:
+    """Writes what a run that has grown is now: it has not finished any more."""
+    if not directory.grown:
+        return directory
+    (directory.path / "summary.json").unlink(missing_ok=True)
+    write_json(directory.path / "config.json", directory.config)
+    return directory._replace(grown=False)
 
 
 def open_run(
@@ -208,12 +229,15 @@ def write_json(path: Path, value: Json) -> None:
     write_text(path, strict_json.to_text(numbered, indent=2) + "\n")
 
 
-def read_json(path: Path, fields: Mapping[str, Shape] | None = None) -> Json:
+def read_json(
+    path: Path, fields: Mapping[str, Shape] | None = None, *, way_out: str = ""
+) -> Json:
     """What `write_json` has written, without the number of its format.
 
     Args:
       path: of the file.
       fields: what it must have, as for `strict_json.check_fields`.
+      way_out: what the user can do with one that cannot be read.
 
     Raises:
       RunDirectoryError: when it cannot be read, is of another format or lacks a field.
@@ -226,7 +250,17 @@ def read_json(path: Path, fields: Mapping[str, Shape] | None = None) -> Json:
     except RunDirectoryError:
         raise
     except (OSError, ValueError) as error:
-        raise RunDirectoryError(f"{path} cannot be read: {one_line(error)}.") from error
+        raise unreadable(path, error, way_out) from error
+
+
+def unreadable(path: Path, error: Exception, way_out: str = "") -> RunDirectoryError:
+    """What is told of a file that cannot be read.
+
+    >>> str(unreadable(Path("a/summary.json"), ValueError("no JSON"), "delete it"))
+    'a/summary.json cannot be read: no JSON; delete it.'
+    """
+    out = f"; {way_out}" if way_out else ""
+    return RunDirectoryError(f"{path} cannot be read: {one_line(error)}{out}.")
 
 
 def check_format(
@@ -288,6 +322,14 @@ def describe_code() -> Json:
 
 def _jsonable(flags: Mapping[str, Any]) -> Json:
     return json.loads(json.dumps(dict(flags)))
+
+
+def _check_no_results(path: Path) -> None:
+    if any(any(path.glob(name)) for name in RESULTS):
+        raise RunDirectoryError(
+            f"--workdir={path} holds results but no config.json; restore it or choose "
+            "another one."
+        )
 
 
 def _is_larger(new: object, old: object) -> bool:

@@ -157,6 +157,24 @@ def test_rows_that_were_changed_since_make_the_one_before_count(two, capsys):
     assert "metrics.jsonl has been changed since" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_rows_that_are_lost_are_to_be_restored(two, damaged, capsys):
+    path, *_ = two
+    rows = path / "metrics.jsonl"
+    text = rows.read_text()
+    rows.write_text(text[text.index("\n") + 1 :])
+    if damaged:
+        (path / "checkpoints" / "9" / "ledger" / "metadata").write_text("[]")
+    with Checkpoints(path) as checkpoints:
+        with pytest.raises(RunDirectoryError, match="changed since: restore") as error:
+            checkpoints.restore(STATE)
+        assert str(rows) in str(error.value)
+        assert "damaged" not in str(error.value)
+        assert "checkpoint 4 cannot be used" in capsys.readouterr().err
+        rows.write_text(text)
+        assert checkpoints.restore(STATE).ledger.rounds == (4 if damaged else 9)
+
+
 @pytest.mark.parametrize("number", [None, 0, 1])
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, number):
     with Checkpoints(tmp_path) as checkpoints:

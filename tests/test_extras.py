@@ -140,13 +140,15 @@ def test_raw_files_are_read_without_the_extra_data(tmp_path):
     out, _ = run(
         f"folder = {str(tmp_path)!r}"
         """
+import os
 from pathlib import Path
 from fedjax_comp.data.sources import load
 from fedjax_comp.data.sources.contract import DataUnavailable
 
 folder = Path(folder)
+os.environ.pop("FEDJAX_COMP_RAW_DATA", None)
 try:
-    load("mnist", raw_dir=folder, data_dir=folder / "prepared")
+    load("mnist", data_dir=folder / "prepared")
 except DataUnavailable as error:
     print(error)
 (folder / "tabular").mkdir()

@@ -10,6 +10,7 @@ import pytest
 from fedjax_comp.hooks import Hook
 from fedjax_comp.process import STARTS, TERMINATED, Terminated, differing
 from fedjax_comp.run import Schedule
+from fedjax_comp.run_directory import RunDirectoryError
 from tests.test_hooks import go
 
 
@@ -82,6 +83,17 @@ def test_a_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, capsys):
     ledger, *_ = go(tmp_path, [], Schedule(3))
     assert "no checkpoint yet; begins anew" in capsys.readouterr().err
     assert [row["round"] for row in ledger.rows] == [0, 1, 2, 3]
+
+
+def test_a_damaged_record_of_starts_may_be_deleted(tmp_path):
+    go(tmp_path, [])
+    starts = tmp_path / STARTS
+    starts.write_text(starts.read_text()[:30] + "\n")
+    with pytest.raises(RunDirectoryError, match="delete it; the command of the run"):
+        go(tmp_path, [])
+    starts.unlink()
+    go(tmp_path, [])
+    assert json.loads(starts.read_text())["round"] == 6
 
 
 def test_differences_are_of_values_that_are_gone_too():

@@ -52,6 +52,18 @@ def test_every_experiment_is_listed():
         assert readme.relative_to(ROOT).as_posix() in text
 
 
+def test_every_module_has_its_place_in_the_architecture():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    package = ROOT / "fedjax_comp"
+    for path in [*package.glob("*.py"), *package.glob("algorithms/*.py")]:
+        if path.name.startswith("__"):
+            continue
+        name = path.name if path.parent == package else path.stem
+        assert f"`{name}`" in text, name
+    for path in package.glob("*/__init__.py"):
+        assert f"`{path.parent.name}/`" in text, path.parent.name
+
+
 def test_the_tracker_of_the_readme_hears_every_evaluation(tmp_path):
     tracked, heard = run_block("forwarded(log)", "fedjax_comp/README.md")["tracked"], {}
     tracked(

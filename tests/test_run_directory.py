@@ -7,6 +7,7 @@ import pytest
 from fedjax_comp.run_directory import (
     RunDirectoryError,
     append_row,
+    begin_growth,
     begin_run,
     find_run,
     open_run,
@@ -85,6 +86,40 @@ def test_a_flag_that_may_grow_takes_up_a_finished_run_again(tmp_path):
     begin_run(longer)
     assert find(6).finished is None
     assert find(6).config["flags"] == {**FLAGS, "num_rounds": 6}
+
+
+def test_what_has_finished_stays_until_a_grown_run_goes_on(tmp_path):
+    def find(num_rounds):
+        flags = {**FLAGS, "num_rounds": num_rounds}
+        return find_run(tmp_path, "a", flags, growing=("num_rounds",))
+
+    begin_run(find(5))
+    write_json(tmp_path / "summary.json", {"rounds": 5})
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    longer = begin_run(find(6))
+    # It may be that the checkpoint cannot be restored.
+    assert find(5).finished == {"rounds": 5}
+    assert not begin_growth(longer).grown
+    assert find(6).config["flags"] == {**FLAGS, "num_rounds": 6}
+    assert not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "summary.json", "checkpoints/5"])
+def test_results_of_nobody_knows_what_are_refused(tmp_path, name):
+    path = tmp_path / "run"
+    (path / name).parent.mkdir(parents=True)
+    (path / name).write_text("{}")
+    with pytest.raises(RunDirectoryError, match=r"holds results but no config\.json"):
+        find_run(path, "a", FLAGS)
+    (path / name).unlink()
+    assert find_run(path, "a", FLAGS).finished is None
+
+
+def test_a_damaged_summary_may_be_deleted(tmp_path):
+    begin_run(find_run(tmp_path, "a", FLAGS))
+    (tmp_path / "summary.json").write_text('{"format": 1, "rou')
+    with pytest.raises(RunDirectoryError, match="delete it; the command of the run"):
+        find_run(tmp_path, "a", FLAGS)
 
 
 def test_another_command_that_began_in_between_is_noticed(tmp_path):

@@ -9,9 +9,10 @@ Every array of a state and of `Exchanged` has a leading axis of devices: `[w, ..
 outside and `[1, ...]` on each, so that `PartitionSpec(axis_name)` is the spec of both.
 
 `shard_map` follows what differs between devices, and refuses a loop inside a compressor
-that begins with a constant and goes on with data, and a mean that depends on a memory at
-the receivers (`differenced`), which are alike though it cannot know; `check_vma=False`
-lets both pass. Then nobody looks whether the key is the same on all devices.
+that begins with a constant and goes on with data, and a mean that depends on a memory
+at the receivers (`differenced`), which are alike though it cannot know;
+`check_vma=False` lets both pass. Then nobody looks whether the key is the same on all
+devices.
 
 A number that is not finite, on any device, is seen in the mean, as a compressor's
 contract has it; `Exchanged.finite` says so, and every device then keeps the state that

@@ -326,21 +326,36 @@ def _in_words(summary: Json) -> Json:
 def print_summary(summary: Json, directory: RunDirectory) -> None:
     """The end of a run, for its reader."""
     up = summary["uplink_bytes"]
-    fewer = (
-        f" ({summary['dense_uplink_bytes'] / up:.1f}x fewer than dense)" if up else ""
+    smaller = (
+        f" (messages {summary['dense_uplink_bytes'] / up:.1f}x smaller than dense)"
+        if up
+        else ""
     )
     Console().print(
         f"accuracy {summary['test_accuracy']:.4f} "
         f"(best {summary['best_test_accuracy']:.4f}) after {summary['rounds']} rounds, "
-        f"up {format_bytes(up)}{fewer}, "
+        f"up {format_bytes(up)}{smaller}, "
         f"down {format_bytes(summary['downlink_bytes'])}, "
         f"{on_clock(summary)}{summary['seconds_total']:.1f} s\n"
-        f"{spent(summary)}"
+        f"{dropped(summary)}{spent(summary)}"
         f"report: {directory.path / 'report.html'}",
         soft_wrap=True,
         highlight=False,
         markup=False,
     )
+
+
+def dropped(summary: Json) -> str:
+    r"""How many of the clients' updates were left out; nothing when none were.
+
+    >>> dropped({"dropped_updates": 110, "updates_made": 200})
+    '110 of 200 updates dropped\n'
+    """
+    count, made = summary.get("dropped_updates"), summary.get("updates_made")
+    if not count or not isinstance(count, int):
+        return ""
+    of = f" of {made:,}" if isinstance(made, int) else ""  # not in older summaries
+    return f"{count:,}{of} updates dropped\n"
 
 
 def spent(summary: Json) -> str:

@@ -195,7 +195,8 @@ def print_claims(claims: Sequence[Json]) -> None:
         word = "holds" if one["holds"] else "DOES NOT HOLD"
         word += " by construction" * bool(one.get("by_construction"))
         spread = f" ± {one['sd']}" if one.get("sd") else ""
-        bound = f"{one['bound'].replace('_', ' ')} {one['target']}"
+        # Summaries of an earlier version do not tell which bound it is.
+        bound = f"{one.get('bound', '').replace('_', ' ')} {one['target']}".strip()
         print(f"{word}: {one['name']}: {one['measured']}{spread} ({bound})")
 
 

@@ -44,7 +44,7 @@ def define() -> flags.FlagValues:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the page, and says where it is.
+    """Writes the page, and says where it is and which runs are not in it.
 
     Args:
       argv: the command line; `sys.argv` when None.
@@ -132,6 +132,8 @@ def _print_found(found: Found, grouping: Grouping) -> None:
         f"{len(found.runs)} runs in {len(grouping.groups)} groups"
         + f", {unfinished} of them not finished or failed" * bool(unfinished)
     )
+    for why in found.damaged:
+        print(f"{NAME}: left out: {why}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,8 @@ def _sentences(
             "Nothing was evaluated round by round in "
             f"{', '.join(map(str, found.passed))}."
         )
+    if found.damaged:
+        told.append(f"Left out: {' '.join(found.damaged)}")
     return told
 
 

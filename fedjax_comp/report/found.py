@@ -52,10 +52,12 @@ class Found(NamedTuple):
         the comparison that they belong to.
       passed: directories of a run without an evaluation, or of measurements without
         rounds: there is nothing to compare.
+      damaged: what cannot be read, in words that name the file; the run is left out.
     """
 
     runs: Sequence[FoundRun]
     passed: Sequence[Path]
+    damaged: Sequence[str] = ()
 
 
 def find_runs(directories: Iterable[str | Path]) -> Found:
@@ -65,14 +67,15 @@ def find_runs(directories: Iterable[str | Path]) -> Found:
       directories: where to look; a run below two of them is found once.
 
     Returns:
-      The runs, at least one below each directory.
+      The runs, at least one, and what was left out because it is damaged.
 
     Raises:
-      RunDirectoryError: when there is no run below a directory, or a file of one is
-        damaged; the message names it.
+      RunDirectoryError: when there is no run below a directory, or none that can be
+        read; the message names the file.
     """
     runs: dict[Path, FoundRun] = {}
     passed: dict[Path, Path] = {}
+    damaged: dict[Path, str] = {}
     for below in directories:
         some = False
         for folder, names, files in os.walk(below):
@@ -80,9 +83,14 @@ def find_runs(directories: Iterable[str | Path]) -> Found:
             names[:] = sorted(name for name in names if name not in _PARTS)
             if "config.json" not in files:
                 continue
-            if "metrics.jsonl" not in files and "summary.json" in files:
-                names.sort(key=_place_among(read_json(path / "summary.json")))
-            run = _read(path, str(below), files)
+            try:
+                if "metrics.jsonl" not in files and "summary.json" in files:
+                    names.sort(key=_place_among(read_json(path / "summary.json")))
+                run = _read(path, str(below), files)
+            except RunDirectoryError as error:
+                damaged[path.resolve()] = str(error)
+                some = True
+                continue
             if run is not None:
                 runs.setdefault(path.resolve(), run)
                 some = True
@@ -93,7 +101,9 @@ def find_runs(directories: Iterable[str | Path]) -> Found:
                 f"no run below {str(below)!r}: expected a directory with config.json "
                 "and evaluations in metrics.jsonl."
             )
-    return Found(list(runs.values()), list(passed.values()))
+    if damaged and not runs:
+        raise RunDirectoryError(next(iter(damaged.values())))
+    return Found(list(runs.values()), list(passed.values()), list(damaged.values()))
 
 
 def _is_comparison(path: Path, names: Sequence[str]) -> bool:

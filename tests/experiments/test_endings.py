@@ -53,7 +53,7 @@ def test_a_target_met_before_the_first_round_is_an_end(tmp_path, capsys):
     summary = summary_of(tmp_path)
     assert (summary["rounds"], summary["rounds_to_target"]) == (0, 0)
     assert summary["seconds_per_round"] is None
-    assert "fewer than dense" not in capsys.readouterr().out
+    assert "smaller than dense" not in capsys.readouterr().out
     go(tmp_path, *flags)
     assert "has finished" in capsys.readouterr().out
 
@@ -77,6 +77,27 @@ def test_a_finished_run_may_be_made_longer(tmp_path, capsys):
     assert "--num_rounds: 6 there, 4 now" in capsys.readouterr().err
 
 
+def test_a_longer_run_that_is_refused_leaves_what_had_finished(tmp_path, capsys):
+    go(tmp_path)
+    kept = {n: (tmp_path / n).read_bytes() for n in ("config.json", "summary.json")}
+    metrics = tmp_path / "metrics.jsonl"
+    rows = metrics.read_text()
+    metrics.write_text(rows[rows.index("\n") + 1 :])
+    with pytest.raises(SystemExit) as stop:
+        go(tmp_path, "--num_rounds=6")
+    assert stop.value.code == 2
+    assert f"{metrics} has been changed since" in capsys.readouterr().err
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    go(tmp_path)
+    assert "has finished; nothing was changed" in capsys.readouterr().out
+    metrics.write_text(rows)
+    go(tmp_path, "--num_rounds=6")
+    assert summary_of(tmp_path)["rounds"] == 6
+    capsys.readouterr()
+    go(tmp_path, "--num_rounds=6")
+    assert "has finished; nothing was changed" in capsys.readouterr().out
+
+
 @pytest.mark.thorough
 def test_a_logged_run_may_be_made_longer(tmp_path):
     for rounds in (2, 3):
@@ -96,6 +117,10 @@ ENDINGS = {
         ["--client_optimizer=sgd(1e37)", "--batch_size=0"],
         "the test loss at the end is not finite",
     ),
+    "diverged": (
+        ["--client_optimizer=sgd(-0.5)", "--model=mlp(32, 32)", "--num_rounds=9"],
+        "all updates of the last round were dropped",
+    ),
     "nobody": (
         ["--network=lognormal()", "--deadline_seconds=0.000001"],
         "nobody arrived in 4 rounds",
@@ -106,13 +131,16 @@ ENDINGS = {
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_run_that_taught_nothing_says_so_and_ends_with_1(tmp_path, capsys, name):
     flags, said = ENDINGS[name]
-    for _ in range(2):  # and again when it has finished
+    for start in range(3):
+        if start == 2:  # it has finished before, and now was killed just before it did
+            (tmp_path / "summary.json").unlink()
         with pytest.raises(SystemExit) as stop:
             go(tmp_path, *flags)
         assert stop.value.code == 1
         told = capsys.readouterr()
-        assert said in told.err.strip()
-        assert len(told.err.strip().splitlines()) == 1
+        *before, line = told.err.strip().splitlines()
+        assert said in line
+        assert not before or start == 2  # which may go on at another commit
         assert "0.0x" not in told.out
     summary = summary_of(tmp_path)
     assert said in " ".join(summary["failures"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fedjax_comp.experiment.finish import read_rows
+from fedjax_comp.experiment.finish import print_summary, read_rows
 from fedjax_comp.experiment.finished import COMPARED, MEASURED, check_finished
 from fedjax_comp.run_directory import RunDirectory, RunDirectoryError
 
@@ -59,6 +59,18 @@ def test_a_summary_of_another_shape_is_refused(tmp_path, changed, words):
         check_finished(directory, MEASURED)
     assert str(tmp_path / "summary.json") in str(error.value)
     assert "Delete it" in str(error.value)
+
+
+def test_closing_lines_are_of_messages_and_of_what_was_dropped(tmp_path, capsys):
+    directory = RunDirectory(tmp_path, {}, None)
+    print_summary({**SUMMARY, "dropped_updates": 0, "updates_made": 40}, directory)
+    told = capsys.readouterr().out
+    assert "up 5 B (messages 10.0x smaller than dense), down 7 B" in told
+    assert "dropped" not in told
+    print_summary({**SUMMARY, "dropped_updates": 2, "updates_made": 40}, directory)
+    assert "\n2 of 40 updates dropped\n" in capsys.readouterr().out
+    print_summary({**SUMMARY, "dropped_updates": 2}, directory)
+    assert "\n2 updates dropped\n" in capsys.readouterr().out
 
 
 def test_rows_are_read_whole_or_named(tmp_path):

@@ -48,6 +48,8 @@ def report() -> dict[str, Parser]:
                 reference=grouping.groups[0],
                 target_accuracy=0.5,
             )
+            for why in found.damaged:  # and the page was written
+                raise RunDirectoryError(why)
         finally:
             restore()
 

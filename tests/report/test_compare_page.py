@@ -145,11 +145,21 @@ def test_a_mistake_is_one_line_and_exit_status_2(runs, capsys, arguments, words)
     assert told.count("\n") == 1
 
 
-def test_a_damaged_file_is_named(runs, capsys):
-    (runs / "sign" / "seed-0" / "config.json").write_text("{")
-    with pytest.raises(SystemExit):
+def test_a_damaged_file_is_named_and_the_other_runs_are_there(tmp_path, runs, capsys):
+    path = runs / "sign" / "seed-0" / "config.json"
+    path.write_text(path.read_text()[:40])
+    page = report(tmp_path, runs)
+    told = capsys.readouterr()
+    assert "3 runs in 2 groups" in told.out
+    assert f"left out: {path} cannot be read" in told.err
+    assert told.err.count("\n") == 1
+    assert f"Left out: {path} cannot be read" in page.text
+    for other in runs.glob("*/*/config.json"):
+        other.write_text("{")
+    with pytest.raises(SystemExit) as caught:
         main(["", str(runs)])
-    assert "sign/seed-0/config.json" in capsys.readouterr().err
+    assert caught.value.code == 2
+    assert "config.json cannot be read" in capsys.readouterr().err
 
 
 def test_the_command_needs_neither_jax_nor_matplotlib(tmp_path, runs):

@@ -64,12 +64,27 @@ def test_what_has_no_rounds_is_passed_over(tmp_path):
         ("metrics.jsonl", "\x00\n"),
     ],
 )
-def test_a_damaged_file_is_named(tmp_path, name, text):
+def test_a_damaged_run_is_named_and_left_out(tmp_path, name, text):
     run = write_run(tmp_path / "a", ROWS)
     (run / name).write_text(text)
     with pytest.raises(RunDirectoryError, match=name) as caught:
-        find_runs([tmp_path])
+        find_runs([tmp_path])  # nothing else is there
     assert "\n" not in str(caught.value)
+    write_run(tmp_path / "b", ROWS)
+    for directories in ([tmp_path], [run, tmp_path / "b"]):
+        found = find_runs(directories)
+        assert [one.path.name for one in found.runs] == ["b"]
+        assert found.damaged == [str(caught.value)]
+
+
+def test_a_comparison_with_a_damaged_summary_still_has_its_runs(tmp_path):
+    for name in ("dense", "alpha"):
+        write_run(tmp_path / name, ROWS)
+    write_json(tmp_path / "config.json", {"experiment": "c", "flags": {}})
+    (tmp_path / "summary.json").write_text("{")
+    found = find_runs([tmp_path])
+    assert [run.path.name for run in found.runs] == ["alpha", "dense"]
+    assert "summary.json cannot be read" in found.damaged[0]
 
 
 def test_what_is_not_finite_is_not_known(tmp_path):

@@ -100,8 +100,8 @@ def require_open(
         raise ValueError(
             f"Expected leaves that {name} acts on, got one vector of "
             f"{leaves[0].shape[0]} numbers, which would travel as it is: leave out "
-            "flattened(), blockwise() or the rotation around it, or, where the model is "
-            "no more than that, choose another."
+            "flattened(), blockwise() or the rotation around it, or, where the model "
+            "is no more than that, choose another."
         )
     if any(is_field(leaf) for leaf in leaves):
         raise ValueError(
