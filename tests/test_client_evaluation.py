@@ -48,6 +48,7 @@ def by_loop(params, examples, lists):
     return np.array(found).T
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "execution",
     [scanned(), vmapped(), chunked(3), auto()],

@@ -61,6 +61,7 @@ def test_one_worker_with_a_plain_outer_step_is_its_inner_optimizer():
     close(jax.tree.map(lambda x: x[0], workers.optimizer_state), state)
 
 
+@pytest.mark.thorough
 def test_one_step_of_sgd_is_data_parallel_training():
     cohort = make_cohort([4, 2], batch_size=4)
     algorithm = diloco(
@@ -76,6 +77,7 @@ def test_one_step_of_sgd_is_data_parallel_training():
     close(got, params)
 
 
+@pytest.mark.thorough
 def test_the_outer_step_is_nesterovs_on_the_mean_change():
     cohort = make_cohort([2, 2], batch_size=2)
     algorithm = diloco(TASK, client_optimizer=optax.sgd(0.3))

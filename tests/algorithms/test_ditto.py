@@ -67,6 +67,7 @@ def test_without_a_pull_a_client_trains_alone():
     close(jax.tree.map(lambda x: x[0], clients.own), server.model.params)
 
 
+@pytest.mark.thorough
 def test_a_strong_pull_is_the_common_model():
     # A step of rate a and pull 1 / a lands on w - a g: one gradient away from it.
     one = make_cohort([2, 2, 2], batch_size=2)
@@ -82,6 +83,7 @@ def test_a_strong_pull_is_the_common_model():
     assert bool(jnp.isfinite(server.model.params["kernel"]).all())
 
 
+@pytest.mark.thorough
 def test_who_differs_is_served_by_a_model_of_its_own():
     # The last client has other labels than the rest.
     y = COHORT.examples.y.at[6:].set((COHORT.examples.y[6:] + 1) % 3)

@@ -101,6 +101,7 @@ def test_it_is_its_algorithm_in_numpy(correction):
     assert np.linalg.matrix_rank(params["kernel"], tol=1e-4) == RANK
 
 
+@pytest.mark.thorough
 def test_the_correction_is_one_of_the_drift_of_uneven_clients():
     target = RNG.normal(size=(3, M, RANK)) @ RNG.normal(size=(3, RANK, N))
     same = {}
@@ -143,6 +144,7 @@ def test_what_travels_is_what_the_docstring_says():
     assert message_bits(cost) == 32 * RANK * (M + N)
 
 
+@pytest.mark.thorough
 def test_it_learns_through_lossy_links():
     kernel = np.mean(CURVES[:, None, None] * TARGETS, axis=0) / CURVES.mean()
     best = np.sum(np.linalg.svd(kernel)[1][RANK:] ** 2)

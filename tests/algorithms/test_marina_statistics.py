@@ -93,6 +93,7 @@ def test_the_step_is_unbiased(steps, exact):
     assert is_unbiased(steps(1.0), exact)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("factor", [1 - FAULT, 1 + FAULT])
 def test_a_step_that_is_off_by_two_percent_is_caught(steps, exact, factor):
     assert not is_unbiased(steps(factor), exact)

@@ -252,6 +252,7 @@ def test_a_key_that_broadcasts_share_is_caught(monkeypatch, name):
         check_rounds(BROADCASTS[name])
 
 
+@pytest.mark.thorough
 def test_a_broadcast_encoded_a_round_ahead_has_a_key_of_its_own(monkeypatch):
     """FedDLR's server keeps what it will say: two rounds end with the same model."""
 

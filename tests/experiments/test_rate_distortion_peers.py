@@ -214,6 +214,7 @@ def test_an_interpreter_without_it_is_a_mistake(tmp_path, capsys, program):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.thorough
 def test_the_published_code_of_eden_is_sent_packed(tmp_path, torch):
     table = run(tmp_path / "run", *torch)
     assert names_of(EDEN) < set(table)

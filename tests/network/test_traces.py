@@ -213,6 +213,7 @@ def test_a_direction_without_the_other_is_named(tmp_path):
         pairs_of(tmp_path, "a.", ".down")
 
 
+@pytest.mark.thorough
 def test_recordings(raw_data_dir):
     norway = read_traces(raw_data_dir / "traces/norway_hsdpa.tar.gz")
     assert len(norway) == 210

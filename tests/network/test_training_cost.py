@@ -55,6 +55,7 @@ def test_loops_are_multiplied_out_however_they_are_nested():
     )
 
 
+@pytest.mark.thorough
 def test_a_recurrence_pays_for_every_step():
     def cost(steps):
         task = classification(

@@ -153,6 +153,7 @@ def test_sampling_helps_and_epsilon_grows_with_rounds():
     assert values[0] < values[-1] / 5
 
 
+@pytest.mark.thorough
 @needs_library
 @pytest.mark.parametrize("rounds", [1, 10, 200])
 def test_a_larger_sample_is_never_more_private(rounds):

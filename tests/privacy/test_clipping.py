@@ -88,6 +88,7 @@ def test_narrow_numbers_are_no_longer_than_the_clip(dtype, size, norm):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "compressor",
     [identity(), error_feedback(qsgd(1))],

@@ -111,6 +111,7 @@ def in_the_clear(compressor, updates):
     return jax.jit(jax.vmap(client))(jnp.arange(len(updates)), stacked)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*LINEAR, *ON_A_RANGE])
 def test_a_secure_round_is_the_plain_sum(name):
     """Integers to the last bit; decoded, the sum of decoded updates up to the grid."""

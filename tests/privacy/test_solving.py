@@ -70,6 +70,7 @@ def test_the_least_noise_is_enough_and_no_less_would_be():
         assert epsilon_of(z) <= epsilon < epsilon_of(0.998 * z)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not has_library(), reason="needs dp-accounting")
 def test_a_part_of_the_clients_never_takes_more_noise_than_all():
     setting = {"rounds": 10, "delta": 1e-5, "population": 100}

@@ -105,6 +105,7 @@ def test_a_repeat_costs_its_number_and_decodes_to_the_same_bits():
     assert new - bits == 1 * example - 1 * 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "quantizer",
     [
