@@ -224,7 +224,8 @@ def check_links(values: flags.FlagValues, variants: Sequence[Variant]) -> None:
       UsageError: when one is given.
     """
     for name in ("uplink", "downlink"):
-        if name in values and values[name].present and hasattr(variants[0], name):
+        is_theirs = any(hasattr(variant, name) for variant in variants)
+        if is_theirs and name in values and values[name].present:
             raise UsageError(
                 f"--{name}={values[name].value}: every variant names its own, e.g. "
                 "--pipeline='NAME: UPLINK | DOWNLINK'."
