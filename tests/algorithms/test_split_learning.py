@@ -200,6 +200,7 @@ def test_a_turn_begins_with_what_the_last_one_handed_over():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[1:], b[:-1]), down, up)
 
 
+@pytest.mark.thorough
 def test_gradients_go_straight_through_the_compressor():
     # One batch, activations doubled on the way: the top learns from the doubled ones,
     # the bottom from the top's gradient as if it were that of its own activations.

@@ -63,6 +63,7 @@ def in_numpy(cohort, *, rounds, delay, mixing, rate=0.3):
     return server, own
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("delay", "mixing"), [(0, 0.0), (1, 0.5)])
 def test_two_fragments_with_delay_and_mixing(delay, mixing):
     cohort = make_cohort([8, 8], batch_size=2)

@@ -271,6 +271,7 @@ def test_large_numbers_have_their_mean():
         np.testing.assert_allclose(found[0], [3e38, 2.0], rtol=1e-6)
 
 
+@pytest.mark.thorough
 def test_references_at_both_ends_follow_what_does_not_change():
     x = jax.random.normal(jax.random.key(3), (2, 8))
     collective = collective_mean(differenced(top_k(0.5)), axis_name=AXIS)

@@ -36,6 +36,7 @@ LINEAR = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_decoded_sum_is_the_sum_of_the_decoded(name):
     compressor = LINEAR[name]()

@@ -32,6 +32,7 @@ def test_the_sketch_is_one_signed_column_a_row_for_every_coordinate():
     )
 
 
+@pytest.mark.thorough
 def test_columns_and_signs_are_used_evenly():
     n, columns = 60_000, 6
     table = sketch(KEY, jnp.ones(n), rows=4, columns=columns)
@@ -42,6 +43,7 @@ def test_columns_and_signs_are_used_evenly():
     assert abs(share - 0.5) <= 6 * 0.5 / np.sqrt(4000)
 
 
+@pytest.mark.thorough
 def test_the_median_finds_heavy_coordinates_where_one_row_does_not():
     rng = np.random.default_rng(5)
     x = 0.01 * rng.standard_normal(2000).astype(np.float32)

@@ -5,7 +5,7 @@ import pytest
 from tests.conformance.algorithm_checks import CHECKS
 from tests.conformance.algorithm_table import ALGORITHMS
 
-THOROUGH = ("executions agree", "half precision")  # each a program of its own
+THOROUGH = ("executions agree", "half precision", "one trace")  # programs of their own
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_a_finished_run_may_be_made_longer(tmp_path, capsys):
     assert "--num_rounds: 6 there, 4 now" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_a_longer_run_that_is_refused_leaves_what_had_finished(tmp_path, capsys):
     go(tmp_path)
     kept = {n: (tmp_path / n).read_bytes() for n in ("config.json", "summary.json")}
@@ -128,6 +129,7 @@ ENDINGS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ENDINGS)
 def test_a_run_that_taught_nothing_says_so_and_ends_with_1(tmp_path, capsys, name):
     flags, said = ENDINGS[name]

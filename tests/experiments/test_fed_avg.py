@@ -48,6 +48,7 @@ ROW_KEYS = {
 }
 
 
+@pytest.mark.thorough
 def test_quick_run_leaves_everything_behind(tmp_path, capsys):
     flags = [
         f"--workdir={tmp_path}",

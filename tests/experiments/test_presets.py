@@ -29,6 +29,7 @@ def command_of(preset):
     return values, comparison
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "preset", PRESETS, ids=[f"{path.parts[-3]}-{path.stem}" for path in PRESETS]
 )

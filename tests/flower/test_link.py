@@ -53,6 +53,7 @@ def test_dense_links_carry_bits():
     assert len(seal(data, OWN)) == 65 * 4 + OVERHEAD_BYTES
 
 
+@pytest.mark.thorough
 def test_a_message_is_the_compressor_s_and_costs_what_the_ledger_says():
     """Both ends derive one context, whose keys a shared random-k needs."""
     uplink = random_k(0.3, shared=True)

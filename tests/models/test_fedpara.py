@@ -49,6 +49,7 @@ def test_with_ones_for_the_second_factor_it_is_a_plain_low_rank_kernel():
     np.testing.assert_allclose(kernel, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("model", "shape"),
     [

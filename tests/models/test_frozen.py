@@ -50,6 +50,7 @@ def test_frozen_layers_are_not_sent_and_the_others_follow_their_own_gradient():
         )
 
 
+@pytest.mark.thorough
 def test_adapters_begin_at_the_model_and_are_their_product():
     task = low_rank_adapted(TASK, PARAMS, rank=1, alpha=3.0)
     params = task.init(KEY)

@@ -55,6 +55,7 @@ def test_the_parts_compute_what_the_whole_does_at_every_cut(name):
         assert not below & above
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "model", [models.resnet(14, width=8), models.vgg((4, 4), hidden=5)]
 )
@@ -176,6 +177,7 @@ def test_a_cut_that_nothing_passes_by_is_found_behind_a_shortcut():
     assert len(split(Around(), ["Dense_2"], input_shape=(4,))) == 2
 
 
+@pytest.mark.thorough
 def test_the_parts_of_a_task_have_its_loss_and_gradient():
     task = split_classification(
         models.mlp(6)(NUM_CLASSES),

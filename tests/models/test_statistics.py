@@ -91,6 +91,7 @@ def test_they_are_those_of_the_batches_in_numpy(name):
     np.testing.assert_allclose(statistics(after)[1], var, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TASKS)
 def test_evaluation_reads_them_and_changes_nothing(name):
     task = TASKS[name]
@@ -159,6 +160,7 @@ def test_a_step_of_ones_own_leaves_them_to_their_mean():
     )
 
 
+@pytest.mark.thorough
 def test_a_variance_below_zero_is_none():
     task = TASKS["linen"]
     params = task.init(KEY)

@@ -80,6 +80,7 @@ def test_nothing_unmasked_is_zero_with_zero_gradient():
     assert [float(sums[name]) for name in NAMES] == [0, 0, 0]
 
 
+@pytest.mark.thorough
 def test_tokens_are_labels_and_padding_is_not():
     vocabulary, padding = 6, 5
     task = classification(

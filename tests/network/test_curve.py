@@ -16,6 +16,7 @@ HOST = Device("host", 1e9, 1e9, 1.0)
 UPDATE = {"w": jax.random.t(make_key(0), 3.0, (500,))}
 
 
+@pytest.mark.thorough
 def test_the_curve_of_a_ladder_has_its_rungs():
     rungs = tuple(map(eden_fixed_rate, (0.5, 1, 4)))
     measured = measure_curve(steered(ladder(*rungs)), UPDATE, HOST)

@@ -87,6 +87,7 @@ def go(path, problem, setting, rounds, *, stop=None):
     )
 
 
+@pytest.mark.thorough
 def test_seconds_and_joules_are_those_of_each_stage(tmp_path, population):
     problem = make_problem(population, identity())
     size = 650 * 4

@@ -154,6 +154,7 @@ def test_refusals_name_the_value(make):
         budgeted_quantize(17)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("compressor", "least"),
     [

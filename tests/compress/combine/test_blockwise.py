@@ -22,6 +22,7 @@ CONTEXT = make_context(jax.random.key(0), 0)
 X = jnp.asarray(np.random.default_rng(0).standard_normal((5, 7)), jnp.float32)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [1, 8, 35, 99])
 def test_every_block_has_its_own_scale(size: int):
     compressor = blockwise(size, scaled_sign())

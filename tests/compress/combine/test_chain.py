@@ -43,6 +43,7 @@ def test_a_later_stage_refines_what_is_open_and_passes_the_rest():
     assert_equal(decoded, expected)
 
 
+@pytest.mark.thorough
 def test_identity_in_a_chain_changes_nothing():
     payloads = [
         roundtrip(chain(*stages), TREE)

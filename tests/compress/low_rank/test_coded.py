@@ -159,6 +159,7 @@ def test_no_more_is_lost_than_was_there(step):
     assert error(decoded, tree) <= 1 + 1e-6
 
 
+@pytest.mark.thorough
 def test_levels_are_worth_their_bits():
     tree = to_jax({"w": product(150, 100, 40, 0.9), "b": RNG.laplace(size=200)})
     squares = sum(float(jnp.sum(x * x)) for x in tree.values())

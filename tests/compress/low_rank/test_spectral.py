@@ -135,6 +135,7 @@ def test_power_sgd_survives_zeros_and_keeps_the_subspace():
     assert [q.shape for q in memory.sender] == [(10, 2)]
 
 
+@pytest.mark.thorough
 def test_a_random_subspace_with_power_iterations_is_near_the_best():
     x = matrix_of(2.0 ** -np.arange(10), 30, 20)
     best = error(low_rank(3), x)

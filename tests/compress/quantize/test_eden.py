@@ -187,6 +187,7 @@ def means_over_draws(compressor, x, draws: int):
     return decoded.mean(0), errors.mean(), decoded.std(0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("bits", [1, 2, 1.5, 0.5])
 def test_an_axis_has_a_scale_for_each_index(bits: float):
     rng = np.random.default_rng(8)

@@ -38,6 +38,7 @@ def test_eight_bits_lose_nothing_of_stored_images():
         np.testing.assert_array_equal(np.round(np.asarray(decoded) * 255), stored)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rounding", ["stochastic", "subtractive"])
 def test_dithers_are_unbiased_and_have_their_variance(rounding):
     draws, step = 40_000, 1 / 3

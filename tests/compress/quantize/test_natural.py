@@ -34,6 +34,7 @@ def test_natural_ends_of_the_range():
     assert not np.isfinite(send(natural_compression(), np.float32([np.nan]))[1])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("levels", [1, 2, 8, 126])
 def test_dithering_rounds_to_a_level_beside(levels: int):
     x = X[:50]
@@ -53,6 +54,7 @@ def test_exact_powers_of_the_norm_stay():
     np.testing.assert_array_equal(send(natural_dithering(4), x)[1], x)
 
 
+@pytest.mark.thorough
 def test_nuqsgd_is_natural_dithering_with_one_level_more():
     np.testing.assert_array_equal(
         send(nuqsgd(3), X)[1], send(natural_dithering(4), X)[1]

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import one_bit, sign_sgd
@@ -18,6 +19,7 @@ def send(compressor, x):
     return payload, np.asarray(compressor.decode(CONTEXT, payload, ())[0], np.float64)
 
 
+@pytest.mark.thorough
 def test_one_bit_sends_the_means_of_both_signs():
     expected = np.where(X >= 0, X[X >= 0].mean(), X[X < 0].mean())
     np.testing.assert_allclose(send(one_bit(), X)[1], expected, rtol=1e-5)

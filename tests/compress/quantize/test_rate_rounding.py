@@ -35,6 +35,7 @@ def drawn(sigma):
     return sigma * RNG.laplace(size=4000) / np.sqrt(2), sizes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sigma", [0.125, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("weight", [0.0, 0.15])
 def test_levels_are_nearly_the_best_of_all(sigma, weight):

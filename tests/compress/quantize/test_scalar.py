@@ -19,6 +19,7 @@ def message(compressor, x):
     return payload.parts[0], np.asarray(decoded, np.float64)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("levels", [2, 3, 256, 257, 65536])
 def test_uniform_levels(levels: int):
     step = (X.max().astype(np.float64) - X.min()) / (levels - 1)

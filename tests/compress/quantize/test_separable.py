@@ -83,6 +83,7 @@ def ideal_bits(z, classes, theta):
     return -np.log2(np.maximum(share, 1e-99)).sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("step", "share"), [(2.0, 16), (0.3, 4)])
 def test_symbols_classes_and_bits_are_those_of_the_formulas(step, share):
     field, _, bits, decoded = sent(

@@ -16,6 +16,7 @@ def send(compressor, x):
     return payload, np.asarray(decoded, np.float64)
 
 
+@pytest.mark.thorough
 def test_it_is_its_equation():
     x = np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
     decoded = send(terngrad(), x)[1]

@@ -70,6 +70,7 @@ def test_dgc_sums_the_momentum_of_what_waits():
     assert float(sender.memory[0][1]) == 1 + 1.5 + 1.75
 
 
+@pytest.mark.thorough
 def test_demo_keeps_what_is_weak_and_lets_it_decay():
     chunk, decay = 8, 0.5
     uplink = demo(1, chunk=chunk, decay=decay)
@@ -107,6 +108,7 @@ def test_sparse_loco_is_its_algorithm_in_numpy():
         np.testing.assert_allclose(sender.memory[0], owed, atol=1e-5)
 
 
+@pytest.mark.thorough
 def test_demo_and_the_sign_of_the_sum_are_decoupled_momentum_in_numpy():
     # Peng et al., algorithm 1, two workers: `demo` is the link, `sign_sgd` the step.
     chunk, k, decay, rate = 4, 1, 0.5, 0.1
@@ -136,6 +138,7 @@ def test_demo_and_the_sign_of_the_sum_are_decoupled_momentum_in_numpy():
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_random_masks_cost_no_index_and_sketched_updates_one_symbol_each():
     x = jnp.ones(64)
     payload, _ = random_mask(0.25).encode(CONTEXT, x, ())

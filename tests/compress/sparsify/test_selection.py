@@ -61,6 +61,7 @@ def test_positions_of_marks_equal_flatnonzero(n: int):
     np.testing.assert_array_equal(selection.positions_of(words, ranks), where)
 
 
+@pytest.mark.thorough
 def test_random_indices_are_distinct_and_inside():
     for n in (1, 2, 7, 64, 65):
         for k in sorted({(n + 1) // 2, n}):

@@ -11,6 +11,7 @@ from fedjax_comp.compress.transform.rotate import rotation
 from tests.as_on_tpu import as_on_tpu
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 63, 100])
 def test_rotation_is_orthogonal_and_the_inverse_undoes_it(n: int):
     key = jax.random.key(n)

@@ -44,6 +44,7 @@ def test_windows_are_the_shift_registers(windows: int, branches: int):
     np.testing.assert_array_equal(found, np.stack(expected, axis=1))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("width, v, n", [(1, 1, 7), (2, 1, 4), (1, 2, 13)])
 def test_no_message_is_nearer(width: int, v: int, n: int):
     """Every message there is, decoded by ten lines of NumPy."""
@@ -110,6 +111,7 @@ def test_blocks_are_apart_and_their_number_costs_nothing_but_precision():
     assert relative_error(blocks[2], x) < relative_error(blocks[0], x) < 0.43
 
 
+@pytest.mark.thorough
 def test_the_mean_over_rotations_is_the_vector():
     """Heavy tails and one coordinate above all, so that it takes two rotations.
 

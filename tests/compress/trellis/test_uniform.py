@@ -28,6 +28,7 @@ def test_the_polynomials_are_a_code(states: int):
     assert h1 > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("states", [4, 64, 4096])
 def test_magnitudes_tell_the_levels(states: int):
     t = 3 * jax.random.normal(jax.random.key(1), (40, 3))
@@ -36,6 +37,7 @@ def test_magnitudes_tell_the_levels(states: int):
     np.testing.assert_array_equal(signed_levels(r, states), levels)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("states", [4, 8])
 def test_no_sequence_of_levels_is_nearer(states: int):
     """All sequences of six magnitudes up to 7/2, as the decoder reads them."""
