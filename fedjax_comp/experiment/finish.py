@@ -326,11 +326,8 @@ def _in_words(summary: Json) -> Json:
 def print_summary(summary: Json, directory: RunDirectory) -> None:
     """The end of a run, for its reader."""
     up = summary["uplink_bytes"]
-    smaller = (
-        f" (messages {summary['dense_uplink_bytes'] / up:.1f}x smaller than dense)"
-        if up
-        else ""
-    )
+    times = f"{summary['dense_uplink_bytes'] / up:.1f}" if up else "1.0"
+    smaller = f" (messages {times}x smaller than dense)" if times != "1.0" else ""
     Console().print(
         f"accuracy {summary['test_accuracy']:.4f} "
         f"(best {summary['best_test_accuracy']:.4f}) after {summary['rounds']} rounds, "
