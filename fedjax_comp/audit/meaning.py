@@ -140,9 +140,12 @@ def _summary_faults(run: Path, entries: Sequence[Entry]) -> list[str]:
         )
         return [fault]
     known = _known(run / "metrics.jsonl")
-    tables = [summary, *summary.get("runs", [])[:1]]
+    runs = summary.get("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
+        return [f"{path} cannot be read: its runs are no objects."]
+    tables = [summary, *runs[:1]]
     return [
-        f"{path} has {name} {table[name]!r}, the logged rows say {value!r}."
+        f"{path} has {name} {table[name]!r:.40}, the logged rows say {value!r:.40}."
         for table in tables
         for name, value in known.items()
         if name in table and table[name] != value
@@ -154,7 +157,8 @@ def _known(path: Path) -> dict[str, object]:
     try:
         rows = [
             strict_json.parse(line)
-            for line in path.read_text(encoding="utf-8").splitlines()
+            for line in path.read_text(encoding="utf-8").split("\n")
+            if line
         ]
     except (OSError, ValueError):
         return {}  # that is a fault of the rows
@@ -164,6 +168,7 @@ def _known(path: Path) -> dict[str, object]:
     accuracies = [row.get("test_accuracy") for row in rows]
     if all(isinstance(x, int | float) for x in accuracies):
         last["best_test_accuracy"] = max(accuracies)
-    if {"uplink_bytes", "downlink_bytes"} <= last.keys():
-        last["total_bytes"] = last["uplink_bytes"] + last["downlink_bytes"]
+    sent = last.get("uplink_bytes"), last.get("downlink_bytes")
+    if all(isinstance(x, int | float) for x in sent):
+        last["total_bytes"] = sum(sent)
     return last

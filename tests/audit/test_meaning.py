@@ -129,6 +129,22 @@ def test_the_summary_says_what_its_rows_say(tmp_path, name, value):
         assert f"has {name} {value + 0.25}, the logged rows say {value}" in fault
 
 
+@pytest.mark.parametrize("runs", [3, {"a": 1}, [3], None, "runs"])
+def test_runs_that_are_none_are_a_fault_and_no_traceback(tmp_path, runs):
+    run = evaluated(tmp_path / "run")
+    path = run / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "runs": runs}))
+    (fault,) = faults(run)
+    assert "its runs are no objects" in fault
+
+
+@pytest.mark.parametrize("value", [None, "many", [1], {}])
+def test_bytes_that_are_no_number_are_a_fault_and_no_traceback(tmp_path, value):
+    run = evaluated(tmp_path / "run")
+    rows = [*ROWS[:2], {**ROWS[2], "uplink_bytes": value, "test_accuracy": value}]
+    assert "row 2 of " in faults(write_rows(run, rows))[0]
+
+
 def test_a_run_in_progress_may_be_ahead_of_its_rows_or_behind(tmp_path):
     run = evaluated(tmp_path / "run", ended=False)
     (run / "summary.json").unlink()
