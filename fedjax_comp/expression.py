@@ -80,7 +80,7 @@ class _Reader:
 
     def read(self) -> object:
         if not self._text:
-            raise self._error("expected a call such as", 0, f" {self._example()}")
+            raise self._error("expected a call", 0, f", such as {self._example()}")
         if self._bracket_depth() > MAX_DEPTH:
             raise self._error(f"brackets more than {MAX_DEPTH} deep", 0)
         try:
@@ -98,7 +98,7 @@ class _Reader:
             )
         if not isinstance(body, ast.Call):
             raise self._error(
-                "expected a call such as", self._column(body), f" {self._example()}"
+                "expected a call", self._column(body), f", such as {self._example()}"
             )
         return self._evaluate(body, MAX_DEPTH)
 

@@ -197,7 +197,10 @@ def check_asked_for(values: flags.FlagValues) -> None:
         for name in ("dp_epsilon", "dp_noise_multiplier", "dp_delta"):
             if is_set(name) or (name in values and values[name].present):
                 raise UsageError(f"--{name} needs --dp_clip: nothing is private yet.")
-    elif is_set("dp_epsilon") and is_set("dp_noise_multiplier"):
+        return
+    if not (values.dp_clip > 0 and math.isfinite(values.dp_clip)):
+        raise UsageError(f"--dp_clip={values.dp_clip}: a norm above 0 was expected.")
+    if is_set("dp_epsilon") and is_set("dp_noise_multiplier"):
         raise UsageError(
             "--dp_epsilon and --dp_noise_multiplier: the one follows from the other; "
             "leave one out."

@@ -1,17 +1,19 @@
 """The names that flags may use in their Python expressions."""
 
+import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 import optax
 from absl import flags
 
-from fedjax_comp import compress, data, execution, models, network
+from fedjax_comp import checks, compress, data, execution, models, network
 from fedjax_comp.base import Compressor
 from fedjax_comp.compress.low_rank.coded import low_rank_coder
 from fedjax_comp.compress.quantize.separable import coder
@@ -27,8 +29,24 @@ _SCHEDULES = (
     "piecewise_constant_schedule",
     "warmup_cosine_decay_schedule",
 )
+
+
+def _uphill(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """The factory, which refuses a learning rate below 0: optax takes it silently."""
+
+    @functools.wraps(factory)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = inspect.signature(factory).bind(*args, **kwargs).arguments
+        rate = given.get("learning_rate", 0.0)
+        if not callable(rate):
+            checks.number("learning_rate", rate, minimum=0, below=math.inf)
+        return factory(*args, **kwargs)
+
+    return checked
+
+
 OPTIMIZERS = {
-    name: getattr(optax, name)
+    name: _uphill(getattr(optax, name))
     for name in (
         "adabelief",
         "adadelta",
@@ -73,9 +91,10 @@ def _factories() -> dict[str, object]:
 
 
 COMPRESSORS = {
-    **{name: getattr(codes, name) for name in codes.__all__},
+    "identity": compress.identity,  # what a message of a mistake proposes is the first
     "by_rank": compress.by_rank,
     **_factories(),
+    **{name: getattr(codes, name) for name in codes.__all__},
 }
 """The compressors, found where they are written, and what their arguments name."""
 

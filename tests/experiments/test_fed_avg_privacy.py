@@ -117,7 +117,8 @@ def test_a_secure_sum_by_its_flag_costs_what_it_sends(tmp_path):
 def test_a_mistake_is_one_line_and_code_2(tmp_path, capsys):
     mistakes = [
         (["--dp_delta=1e-6"], "--dp_delta needs --dp_clip"),
-        (["--dp_clip=-1"], "norm=-1"),
+        (["--dp_clip=-1"], "--dp_clip=-1"),
+        (["--dp_clip=0"], "--dp_clip=0"),
         (["--dp_clip=1", "--dp_noise_multiplier=-1"], "noise_multiplier=-1"),
         (["--dp_clip=1", "--dp_delta=2"], "delta=2"),
         (["--dp_epsilon=2"], "--dp_epsilon needs --dp_clip"),

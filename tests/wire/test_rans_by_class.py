@@ -146,6 +146,34 @@ def test_one_symbol_is_a_message():
     assert round_trip(field, code_of(1)) <= 6 + 32 + 16
 
 
+def test_fields_beyond_four_gigabits_are_counted_in_parts(monkeypatch):
+    # 20 million symbols of 24 bits could take 1.8 Gbit, 200 million more than a uint32.
+    def shape(n):
+        return Classified(
+            Symbols(jax.ShapeDtypeStruct((n,), jnp.uint8), 64),
+            Symbols(jax.ShapeDtypeStruct((n,), jnp.uint32), 2**24),
+        )
+
+    counts = [
+        len(jax.eval_shape(code_of(1).num_bits, shape(n)).variable)
+        for n in (20_000_000, 200_000_000)
+    ]
+    assert counts == [2, 17]
+    # The same at a size at which it can be written: `round_trip` has the exact length.
+    rng = np.random.default_rng(1)
+    for most, n in ((1000, 100), (300, 1000), (100, 1001)):
+        monkeypatch.setattr("fedjax_comp.wire.codes.rans_by_class._MOST_BITS", most)
+        field = Classified(
+            Symbols(jnp.asarray(rng.integers(0, SIZES, n), jnp.uint8), 64),
+            Symbols(jnp.asarray(rng.integers(0, 2**12, n), jnp.uint32), 2**24),
+        )
+        bits = code_of(2).num_bits(field)
+        assert len(bits.variable) > 5
+        if n * 88 // most < 16:
+            assert max(map(int, bits.variable)) < 2 * most
+        round_trip(field, code_of(2))
+
+
 def test_an_escape_beyond_the_symbols_is_refused():
     side = Symbols(jnp.asarray([0], jnp.uint8), 64)
     wide = Classified(side, Symbols(jnp.asarray([900], jnp.uint16), 1000))

@@ -33,6 +33,9 @@ from fedjax_comp.wire.fields import Code, Coded, Symbols
 from fedjax_comp.wire.message import pack_body, unpack_body
 
 
+_MOST_BITS = 1 << 31  # of one count
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Choice:
@@ -50,9 +53,17 @@ class Choice:
 
 
 def _choice_bits(field: Choice) -> Bits:
-    sizes = jnp.asarray(np.array(field.sizes, np.uint32))
-    chosen = sizes.at[field.rung].get(mode="clip")
-    return Bits(bit_width(len(field.sizes)), (chosen,))
+    # A size may be beyond a uint32: as many counts as the largest needs.
+    starts = range(0, max(field.sizes), _MOST_BITS)
+    counts = [
+        [min(max(size - start, 0), _MOST_BITS) for size in field.sizes]
+        for start in starts
+    ]
+    chosen = tuple(
+        jnp.asarray(count, jnp.uint32).at[field.rung].get(mode="clip")
+        for count in counts
+    )
+    return Bits(bit_width(len(field.sizes)), chosen)
 
 
 def _pack_choice(field: Choice, writer: BitWriter) -> None:

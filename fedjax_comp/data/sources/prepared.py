@@ -148,9 +148,11 @@ def read(folder: Path) -> Splits:
 def unfinished(data_dir: Path) -> Iterator[Path]:
     """A scratch folder beside prepared data, removed in the end.
 
-    A killed process leaves it behind, under a name that is never taken for data; the
-    next preparation removes those older than a day.
+    So are the folders made for it, where nothing was prepared in them. A killed process
+    leaves it behind, under a name that is never taken for data; the next preparation
+    removes those older than a day.
     """
+    made = [folder for folder in (data_dir, *data_dir.parents) if not folder.exists()]
     data_dir.mkdir(parents=True, exist_ok=True)
     for old in data_dir.glob(f"{_UNFINISHED}*"):
         with contextlib.suppress(OSError):
@@ -161,6 +163,9 @@ def unfinished(data_dir: Path) -> Iterator[Path]:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # at the first that holds something
+            for folder in made:
+                folder.rmdir()
 
 
 def _library() -> ModuleType:

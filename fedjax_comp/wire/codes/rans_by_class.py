@@ -13,6 +13,7 @@ symbol takes its interval from another table, and nothing is sorted.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -26,7 +27,6 @@ from fedjax_comp.wire.bitstream import BitReader, BitWriter, UInt64Array
 from fedjax_comp.wire.codes.elias import gamma_length, read_gamma, write_gamma
 from fedjax_comp.wire.codes.fixed_width import (
     bit_width,
-    check_worst_bits,
     checked_values,
     rebuilt,
 )
@@ -45,6 +45,8 @@ from fedjax_comp.wire.codes.weibull import Tables
 from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Code, Symbols, write_all
 from fedjax_comp.wire.raw import size_of
+
+_MOST_BITS = 1 << 31  # of one count, at the worst
 
 A = TypeVar("A", jax.Array, np.ndarray)
 
@@ -98,8 +100,6 @@ def rans_by_class(
 
     def num_bits(field: Classified) -> Bits:
         n, lanes = size_of(field.symbols.values), _lanes(field, per_lane)
-        width = bit_width(field.symbols.cardinality)
-        check_worst_bits(field.symbols, n * (16 + 3 * width) + 32 * lanes)
         side = rans().num_bits(field.side)
         classes = class_of(field.side.values)
         z = field.symbols.values.ravel().astype(jnp.uint32)
@@ -113,8 +113,10 @@ def rans_by_class(
         chosen = jnp.asarray(intervals.reshape(-1)).at[place].get(mode="clip")
         words = words_of_intervals(chosen, lanes)
         escaped = jnp.where(high >= escape, gamma_length(high - token + 1), 0)
-        rest = jnp.sum(shift + escaped, dtype=jnp.uint32)
-        return Bits(side.fixed + 32 * lanes, (*side.variable, 16 * words + rest))
+        rest = shift + escaped
+        worst = 16 + 3 * bit_width(field.symbols.cardinality)
+        counts = _in_counts(words, rest, 1 + n * worst // _MOST_BITS)
+        return Bits(side.fixed + 32 * lanes, (*side.variable, *counts))
 
     def classes_on_host(side: Symbols) -> np.ndarray:
         # By the very function of the length inside jit; it is all integers.
@@ -149,6 +151,33 @@ def rans_by_class(
         return Classified(side, rebuilt(symbols, template.symbols))
 
     return Code(name, num_bits, pack, unpack, pack_all)
+
+
+def _in_counts(words: jax.Array, rest: jax.Array, number: int) -> list[jax.Array]:
+    """Bits of words and of what follows them, in counts that each fit a uint32.
+
+    Args:
+      words: of 16 bits, uint32 scalar.
+      rest: bits of each symbol, uint32 `[n]`.
+      number: of counts that would do at the worst.
+
+    >>> words, rest = jnp.uint32(5), jnp.arange(10, dtype=jnp.uint32)
+    >>> [int(count) for count in _in_counts(words, rest, 1)]
+    [125]
+    >>> [int(count) for count in _in_counts(words, rest, 2)]
+    [50, 75]
+    """
+    size = -(-rest.shape[0] // number)
+    sums = [
+        jnp.sum(rest[start : start + size], dtype=jnp.uint32)
+        for start in range(0, rest.shape[0], size)
+    ]
+    # Sixteen equal counts are as many bits as one of words.
+    shares = min(16, 1 << (number - 1).bit_length())
+    of_words = [words * (16 // shares)] * shares
+    return [
+        a + b for a, b in itertools.zip_longest(sums, of_words, fillvalue=jnp.uint32(0))
+    ]
 
 
 class _Split(NamedTuple):

@@ -97,6 +97,15 @@ def test_a_killed_preparation_leaves_nothing_half_made(
     assert_same(prepared.read(prepared.find(data_dir, "mnist").readable), splits)
 
 
+def test_a_failed_preparation_leaves_no_folder_behind(tmp_path):
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for data_dir in (tmp_path / "mistyped" / "below", kept):
+        with pytest.raises(OSError, match="no network"), prepared.unfinished(data_dir):
+            raise OSError("no network")
+    assert list(tmp_path.iterdir()) == [kept]
+
+
 def test_reads_what_tfds_prepared_itself(official_dir, idx_arrays, cache):
     folder = prepared.find(official_dir, "mnist").readable
     assert folder == official_dir / "mnist" / "3.0.1"
