@@ -32,7 +32,6 @@ from fedjax_comp.wire.errors import WireError
 from fedjax_comp.wire.fields import Code, Coded, Symbols
 from fedjax_comp.wire.message import pack_body, unpack_body
 
-
 _MOST_BITS = 1 << 31  # of one count
 
 
