@@ -171,6 +171,19 @@ def _known(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def as_written(share: jax.typing.ArrayLike) -> float:
+    """A share as the shortest decimal that its floating-point number is written as.
+
+    342 of 360 are .95, the nearest float32 to which is less than .95: in double
+    precision a target that was just reached would be missed.
+
+    >>> import numpy as np
+    >>> float(np.float32(342 / 360)) >= 0.95, as_written(np.float32(342 / 360)) >= 0.95
+    (False, True)
+    """
+    return float(str(np.asarray(share)[()]))
+
+
 def first_at_target(rows: Sequence[Row], target: float | None) -> Row | None:
     """The first evaluation that has a target: what "to target" means everywhere.
 

@@ -28,6 +28,7 @@ from fedjax_comp.hooks import Hook, Live, events_kept
 from fedjax_comp.metrics import (
     Ledger,
     Row,
+    as_written,
     first_at_target,
     interpolated_rounds_to_target,
     to_target,
@@ -227,7 +228,7 @@ def _drive(
         found = evaluate(live.problem.algorithm.params(state.server))
         ledger.seconds = before + time.perf_counter() - clock
         row = ledger.add_row(
-            test_accuracy=float(found.accuracy),
+            test_accuracy=as_written(found.accuracy),
             test_loss=float(found.loss),
             others={name: float(x) for name, x in found.others.items()},
         )

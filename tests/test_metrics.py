@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from fedjax_comp.base import Bits, Observed, RoundInfo, Traffic
-from fedjax_comp.metrics import Ledger, interpolated_rounds_to_target, to_target
+from fedjax_comp.metrics import (
+    Ledger,
+    as_written,
+    interpolated_rounds_to_target,
+    to_target,
+)
 from fedjax_comp.training import Dispatch
 from fedjax_comp.wire.traffic import to_client, to_server
 
@@ -122,3 +127,16 @@ def test_the_cost_of_a_target_is_that_of_the_first_evaluation_with_it():
     assert to_target(curve, 0.1)["total_bytes_to_target"] == 0
     for nothing in (to_target(curve, None), to_target([], 0.5), to_target(curve, 1.1)):
         assert nothing == dict.fromkeys(found)
+
+
+def test_a_target_that_is_just_reached_is_reached():
+    seen = 0
+    for count in (100, 113, 360, 500, 1000, 2000, 4088, 10_000):
+        shares = np.arange(count + 1, dtype=np.float32) / np.float32(count)
+        for right in range(1, count + 1):
+            target = right / count
+            if target == round(target, 4):  # as people write targets
+                seen += float(shares[right]) < target
+                assert as_written(shares[right - 1]) < target
+                assert as_written(shares[right]) >= target
+    assert seen > 1000  # which are less as they are

@@ -13,7 +13,7 @@ from experiments.approximate_synchronous.protocols import Rule, Variant
 from fedjax_comp.base import PyTree
 from fedjax_comp.checkpoint import Checkpoints
 from fedjax_comp.experiment.outcome import add_ratios
-from fedjax_comp.metrics import Row, first_at_target
+from fedjax_comp.metrics import Row, as_written, first_at_target
 from fedjax_comp.network.region_clock import total_link_bytes
 from fedjax_comp.network.regions import REGIONS
 from fedjax_comp.problem import Problem
@@ -100,7 +100,7 @@ def final_centres(
     state: TrainState = restored[0]
     models = _models(state, problem, rule)
     evaluate = jax.jit(problem.evaluate)
-    accuracies = [float(evaluate(one, problem.test).accuracy) for one in models]
+    accuracies = [as_written(evaluate(one, problem.test).accuracy) for one in models]
     return Centre(accuracies, total_link_bytes(state.server))
 
 

@@ -15,7 +15,7 @@ from fedjax_comp.base import Examples, PyTree, Task
 from fedjax_comp.data import Dataset, federated_data, make_batches
 from fedjax_comp.execution import scanned
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.metrics import Ledger
+from fedjax_comp.metrics import Ledger, as_written
 from fedjax_comp.models import classification
 from fedjax_comp.one_shot.independent import independent_models
 from fedjax_comp.training import (
@@ -111,6 +111,6 @@ def learning(values: flags.FlagValues, width: int, num_classes: int) -> Learning
         return averaging.params(state.server), ledger
 
     def score(params: PyTree, examples: Examples) -> float:
-        return float(evaluate(params, examples).accuracy)
+        return as_written(evaluate(params, examples).accuracy)
 
     return Learning(task, train, score, average)

@@ -15,6 +15,7 @@ from fedjax_comp.base import ClientBatches, Examples, PyTree, Sums, Task
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.keys import make_key
+from fedjax_comp.metrics import as_written
 from fedjax_comp.models import classification
 from fedjax_comp.one_shot.data_dispatch import (
     Dispatcher,
@@ -155,7 +156,7 @@ def measure(
     return {
         "num_clients": num_machines,
         "trial": trial,
-        "test_accuracy": float(scored.accuracy),
+        "test_accuracy": as_written(scored.accuracy),
         "test_loss": float(scored.loss),
         "uplink_bytes": sent_bytes,
         "model_bytes": message_bytes(machines.task.init(init_key)),

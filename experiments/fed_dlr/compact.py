@@ -9,6 +9,7 @@ from flax import linen as nn
 from experiments.fed_dlr.timing import apply_jitted, latency_seconds
 from fedjax_comp.base import Examples, PyTree
 from fedjax_comp.execution import scanned
+from fedjax_comp.metrics import as_written
 from fedjax_comp.models import Compact, classification, factorize
 from fedjax_comp.run_directory import Json
 from fedjax_comp.saved_model import load_model, save_model
@@ -88,4 +89,4 @@ def accuracy(module: nn.Module, params: PyTree, test: Examples, scale: float) ->
     """Share of test examples that the network labels correctly."""
     task = classification(module, input_shape=test.x.shape[1:], scale=scale)
     evaluate = jax.jit(evaluation_program(task, scanned(), batch_size=500))
-    return float(evaluate(params, test).accuracy)
+    return as_written(evaluate(params, test).accuracy)
