@@ -36,7 +36,6 @@ QUICK = {
     "condition": ["3g: markov()", "constant: constant(0.2)"],
     "method": ["fixed-1", "fixed-4", "water-filling", "hardware-aware"],
     "rung": ["0.25", "1", "4"],
-    "num_seeds": 1,
 }
 """What `--quick` sets unless it is given by hand."""
 
@@ -83,7 +82,4 @@ def define() -> flags.FlagValues:
         flag_values=values,
     )
     _define_rungs(values)
-    flags.DEFINE_integer(
-        "num_seeds", 2, "Runs of each method.", flag_values=values, lower_bound=1
-    )
     return values

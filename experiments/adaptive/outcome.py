@@ -1,11 +1,12 @@
-"""What each method cost to the target, and what the methods are held to."""
+"""What each method cost to the target, and what the methods are held to.
+
+All of it is of one seed: means, deviations and whether a claim is beyond the noise of
+seeds are the comparison's (`fedjax_comp.experiment.seeds`).
+"""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 
 from experiments.adaptive.methods import EVERYONE, FIXED, OURS, OVER_SELECTED
 from fedjax_comp.experiment.conditions import accuracy_against_time
@@ -14,7 +15,12 @@ from fedjax_comp.experiment.outcome import claim, failure_claims, ratio
 from fedjax_comp.report import Figure, Run
 from fedjax_comp.run_directory import Json
 
-MEANS = (
+COLUMNS = (
+    "condition",
+    "method",
+    "reached",
+    "simulated_seconds_to_target_ratio",
+    "uplink_share",
     "rounds_to_target",
     "simulated_seconds_to_target",
     "uplink_bytes_to_target",
@@ -32,46 +38,23 @@ MEANS = (
     "simulated_seconds",
     "joules",
 )
-COLUMNS = (
-    "condition",
-    "method",
-    "seeds",
-    "reached",
-    "simulated_seconds_to_target_ratio",
-    "uplink_share",
-    *MEANS,
-)
-"""Of `table.csv`: means over seeds, of which the share `reached` came to the target.
-`simulated_seconds_to_target_ratio` is the time of the best fixed setting for all of the
-same condition over one's own; `uplink_share` that of the bytes to the target."""
+"""Of `table.csv`. `reached` is 1 where the target was, so that its mean over seeds is
+the share of these; `simulated_seconds_to_target_ratio` is the time of the best fixed
+setting for all of the same condition over one's own; `uplink_share` is of the bytes to
+the target."""
 
 SOONER = 1.5
 NOT_SLOWER = 0.95
 
 
-class Curve(NamedTuple):
-    """The evaluations of a method's first seed."""
-
-    condition: str
-    run: Run
-
-
-def mean_row(seeds: Sequence[Json]) -> Json:
-    """The mean over seeds; a figure is None when one of them has none.
-
-    So a cost to the target is None unless every seed has reached it.
-
-    Args:
-      seeds: the row of each seed's own run.
-    """
-    reached = [one["rounds_to_target"] is not None for one in seeds]
-    row: Json = {"seeds": len(seeds), "reached": float(np.mean(reached))}
-    for name in MEANS:
-        each = [one[name] for one in seeds]
-        row[name] = None if None in each else float(np.mean(each))
+def told(row: Json) -> Json:
+    """A run's row with what of it is told beside: `reached` and `uplink_share`."""
     up, total = row["uplink_bytes_to_target"], row["total_bytes_to_target"]
-    row["uplink_share"] = up / total if total else None
-    return row
+    return {
+        **{name: row[name] for name in COLUMNS if name in row},
+        "reached": int(row["rounds_to_target"] is not None),
+        "uplink_share": up / total if total else None,
+    }
 
 
 def compare(rows: Sequence[Json]) -> None:
@@ -122,27 +105,38 @@ def claims_of(rows: Sequence[Json], *, quick: bool) -> list[Json]:
 
 
 def against_fixed(rows: Sequence[Json]) -> list[Json]:
-    """Ours against the best fixed setting of each condition."""
+    """Ours, and the soonest that lets everyone speak, against the best fixed setting.
+
+    What differs between seeds, which setting was the best, stands in brackets.
+    """
     made: list[Json] = []
     for own in _by_condition(rows):
         condition = own[0]["condition"]
-        spoken = soonest_of(own, EVERYONE)
         target = NOT_SLOWER if condition.startswith("constant") else SOONER
-        for over_selected in (False, True):
-            best = best_fixed(own, over_selected=over_selected)
-            if best is None or (over_selected and best["method"] not in OVER_SELECTED):
+        held = [(one["method"], target, one) for one in own if one["method"] in OURS]
+        spoken = soonest_of(own, EVERYONE)
+        if spoken is not None:
+            held.append((f"the soonest of everyone ({spoken['method']})", 1.0, spoken))
+        for among in ("for all", "over-selection among them"):
+            over_selected = among != "for all"
+            if over_selected and not _are_any(own, OVER_SELECTED):
                 continue
-            against = "over-selection, too" if over_selected else "settings for all"
-            for one in own:
-                if one["method"] in OURS or one is spoken:
-                    made += claim(
-                        f"{condition}: {one['method']} sooner than the best fixed "
-                        f"({best['method']}; {against})",
-                        target if one["method"] in OURS else 1.0,
-                        ratio(_seconds(best), _seconds(one)),
-                        at_least=True,
-                    )
+            best = best_fixed(own, over_selected=over_selected)
+            if best is None:
+                continue
+            for name, least, one in held:
+                made += claim(
+                    f"{condition}: {name} sooner than the best fixed setting, {among} "
+                    f"({best['method']})",
+                    least,
+                    ratio(_seconds(best), _seconds(one)),
+                    at_least=True,
+                )
     return made
+
+
+def _are_any(rows: Sequence[Json], methods: Sequence[str]) -> bool:
+    return any(one["method"] in methods for one in rows)
 
 
 def soonest(row: Json) -> tuple[str, float]:
@@ -152,28 +146,40 @@ def soonest(row: Json) -> tuple[str, float]:
 
 
 def draw_figures(
-    rows: Sequence[Json], curves: Sequence[Curve], folder: Path
+    rows: Sequence[Json], curves: Sequence[Run], folder: Path
 ) -> list[Figure]:
     """One figure a condition: the best fixed setting, and all that are not fixed.
 
     Args:
       rows: of all methods and conditions.
-      curves: of those that did not fail.
+      curves: of those that did not fail, named `CONDITION/METHOD`.
       folder: where to write.
     """
     made = []
     for own in _by_condition(rows):
         condition, best = own[0]["condition"], best_fixed(own)
-        runs = [curve.run for curve in curves if curve.condition == condition]
-        names = {run.name for run in runs if run.name not in FIXED}
-        if best is not None:
-            names.add(best["method"])
+        runs = {one["method"]: _of(curves, one["name"]) for one in own}
         shown = [
-            Run(run.name, [row for row in run.rows if row.get("simulated_seconds")])
-            for run in sorted(runs, key=lambda run: run.name not in OURS)
-            if run.name in names
+            _timed(run._replace(name=method))
+            for method, run in runs.items()
+            if run is not None
+            and (method not in FIXED or (best and method == best["method"]))
         ]
         if shown:
+            shown.sort(key=lambda run: run.name not in OURS)
             path = accuracy_against_time(shown, folder / f"{condition}.png", log_x=True)
             made.append(Figure(f"Test accuracy against time, {condition}", path))
     return made
+
+
+def _of(curves: Sequence[Run], name: str) -> Run | None:
+    return next((run for run in curves if run.name == name), None)
+
+
+def _timed(run: Run) -> Run:
+    """Without what was evaluated at time 0, which a logarithmic axis does not have."""
+    keep = [i for i, row in enumerate(run.rows) if row.get("simulated_seconds")]
+    return run._replace(
+        rows=[run.rows[i] for i in keep],
+        spread=[run.spread[i] for i in keep] if run.spread else run.spread,
+    )

@@ -1,8 +1,8 @@
 """Time, bytes and joules to a target accuracy: every controller on every network.
 
-Each method is run on each network, once for each seed, in a directory of its own below
-`--workdir`; what has finished is not run again. All share one compiled program, since
-budgets are its arguments, and one measurement of what the compressors cost.
+Each method is run on each network in a directory of its own below `--workdir`; what has
+finished is not run again. All share one compiled program, since budgets are its
+arguments, and one measurement of what the compressors cost.
 """
 
 import contextlib
@@ -16,19 +16,17 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.adaptive.flags import QUICK, define, define_run
 from experiments.adaptive.measure import as_ladder, given_ladder, measured_ladder
-from experiments.adaptive.methods import METHODS, RUNGS, make_uplink
+from experiments.adaptive.methods import METHODS, OURS, RUNGS, make_uplink
 from experiments.adaptive.outcome import (
     COLUMNS,
-    Curve,
-    against_fixed,
     claims_of,
     compare,
     draw_figures,
-    mean_row,
     soonest,
+    told,
 )
 from fedjax_comp.algorithms.fed_avg import fed_avg
-from fedjax_comp.experiment.comparison import Comparison, run_of
+from fedjax_comp.experiment.comparison import Comparison
 from fedjax_comp.experiment.conditions import (
     build_setting,
     counted_training,
@@ -51,29 +49,22 @@ from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.network.codec_cost import fixed_bytes
 from fedjax_comp.network.simulate import simulate
 from fedjax_comp.problem import Problem
-from fedjax_comp.report import format_bytes
+from fedjax_comp.report import Run, format_bytes
 from fedjax_comp.run_directory import Json, write_json
 from fedjax_comp.training import TrainState, evaluation_program
 
+LADDER_FILE = "ladder.json"
+"""What the messages cost, beside the runs."""
+
 
 class Variant(NamedTuple):
-    """A method on a network, `name` being the directory of its runs."""
+    """A method on a network, `name` being the directory of its run."""
 
     name: str
     condition: str
     method: str
     network: str
     report_goal: int | None
-
-
-class Seed(NamedTuple):
-    """One run: the flags in which it differs, `name` being its directory."""
-
-    name: str
-    method: str
-    network: str
-    report_goal: int | None
-    seed: int
 
 
 def parse(values: flags.FlagValues) -> list[Variant]:
@@ -135,34 +126,31 @@ def compiled_once(folder: Path) -> Iterator[None]:
         compilation_cache.reset_cache()
 
 
-def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Curve]:
-    """All seeds of a method, those run that have not finished before."""
-    workdir = Path(values.workdir)
-    with compiled_once(workdir / "compiled"):
-        rows = [
-            run_seed(variant, seed, values)
-            for seed in range(values.seed, values.seed + values.num_seeds)
-        ]
-    first = run_of(variant.method, workdir / variant.name / str(values.seed))
-    return mean_row(rows), Curve(variant.condition, first)
-
-
-def run_seed(variant: Variant, seed: int, values: flags.FlagValues) -> Json:
+def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
     """One run, or its row when it has finished before."""
-    name, _, method, network, goal = variant
-    own = flags_of(
-        Seed(f"{name}/{seed}", method, network, goal, seed), values, define_run()
-    )
-    costs = Path(values.workdir) / "ladder.json"
-    summary = execute(
-        f"{COMPARISON.name}.run",
-        own,
-        lambda: build_problem(own),
-        lambda summary: [],
-        clock=lambda problem: steering_clock(own, problem, costs),
-    )
+    own = flags_of(variant, values, define_run())
+    folder = shared_folder(values)
+    with compiled_once(folder / "compiled"):
+        summary = execute(
+            f"{COMPARISON.name}.run",
+            own,
+            lambda: build_problem(own),
+            lambda summary: [],
+            clock=lambda problem: steering_clock(own, problem, folder / LADDER_FILE),
+        )
     rows = read_rows(Path(own.workdir))
-    return {**summary["runs"][0], **fairness_of(rows, own.target_accuracy)}
+    row = {**summary["runs"][0], **fairness_of(rows, own.target_accuracy)}
+    return told(row), Run(variant.name, rows)
+
+
+def shared_folder(values: flags.FlagValues) -> Path:
+    """Where programs and costs are kept that all seeds of a command share.
+
+    It is the directory of the first; the others lie below it, in `seed-S`.
+    """
+    path = Path(values.workdir)
+    is_below = path.name == f"seed-{values.seed}"
+    return path.parent if is_below and (path.parent / LADDER_FILE).exists() else path
 
 
 def steering_clock(
@@ -242,7 +230,7 @@ COMPARISON = Comparison(
     name="adaptive",
     define=define,
     quick=QUICK,
-    repeated=("method", "condition", "num_seeds"),
+    repeated=("method", "condition"),
     variants=parse,
     describe=lambda one: one.network,
     run=run_variant,
@@ -254,7 +242,9 @@ COMPARISON = Comparison(
     ),
     title=lambda values: f"Time to {values.target_accuracy:.1%} on {values.dataset}",
     headlines=lambda rows: {
-        one["name"]: one["measured"] for one in against_fixed(rows)
+        f"{one['name']}_sooner_ratio": one["simulated_seconds_to_target_ratio"]
+        for one in rows
+        if one["method"] in OURS
     },
     word="method",
     shown={

@@ -12,7 +12,7 @@ from experiments.diloco.plot import loss_against_bytes
 from experiments.diloco.seconds import Costs, seconds_to
 from experiments.diloco.table import Variant, parse_variants, warm_variant
 from experiments.diloco.warm import compressor_of, heard, loaded, saved
-from experiments.fed_avg.run import build_problem
+from experiments.fed_avg.run import build_problem as build_fed_avg
 from fedjax_comp.algorithms.wrappers import gathered
 from fedjax_comp.base import PyTree
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
@@ -57,6 +57,7 @@ RATIOS = ("worker_bytes_ratio", "after_warm_start_ratio")
 """How many times fewer bytes: with the warm start's, and without them. A claim of so
 many times fewer needs both, since the second phase alone is what a pipeline is."""
 
+_LOST = 700.0  # a loss whose exponential is beyond every float
 HIGHER_PERCENT = 2.0
 """How much higher than the first pipeline's a loss may be, for claims."""
 SECONDS_PERCENT = (HIGHER_PERCENT, 5.0)
@@ -70,7 +71,7 @@ def parse(values: flags.FlagValues) -> list[Variant]:
         if not values.warm_steps and values[name].present:
             raise UsageError(f"--{name} needs --warm_steps above 0.")
     compressor_of(values)
-    build_problem(_flags_of(variants[0], values))
+    build_fed_avg(_flags_of(variants[0], values))
     return variants
 
 
@@ -111,7 +112,7 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
         **row,
         "name": variant.name,
         "test_loss": loss,
-        "perplexity": None if loss is None else math.exp(loss),
+        "perplexity": None if loss is None or loss > _LOST else math.exp(loss),
         "worker_bytes": costs.bytes_at(last),
         "worker_bytes_sent": last["uplink_bytes"] / variant.num_clients,
         "worker_bytes_received": last["downlink_bytes"] / variant.num_clients,
@@ -146,7 +147,7 @@ def build_run(own: flags.FlagValues, start: Path | None) -> tuple[Problem, Json]
       own: the flags.
       start: the directory of the run from whose model it begins, as that is told.
     """
-    problem = build_problem(own)
+    problem = build_fed_avg(own)
     params, told = problem.params, 0
     if start is not None:
         params, told = heard(loaded(start), compressor_of(own), own.seed)

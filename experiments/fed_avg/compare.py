@@ -7,7 +7,11 @@ from absl import flags
 from experiments.fed_avg.flags import define as define_run
 from experiments.fed_avg.privacy import privacy_spent
 from experiments.fed_avg.run import build_problem, check_task, claims
-from fedjax_comp.experiment.clients import CLIENT_COLUMNS, accuracy_of_clients
+from fedjax_comp.experiment.clients import (
+    CLIENT_COLUMNS,
+    CLIENTS_FILE,
+    accuracy_of_clients,
+)
 from fedjax_comp.experiment.comparison import Comparison, Results, run_of
 from fedjax_comp.experiment.finish import SPENT, execute
 from fedjax_comp.experiment.outcome import (
@@ -121,10 +125,13 @@ def figures(results: Results) -> list[Figure]:
         Figure("Test accuracy against bytes sent, both ways", both),
     ]
     if results.values.evaluate_clients is not None:
-        of_each = {run.name: results.directory.path / run.name for run in runs}
-        path = accuracy_of_clients(of_each, folder / "client_accuracy.png")
+        of_each = {run.name: results.workdirs[run.name] for run in runs}
+        # One that failed with the first seed has a curve all the same, of the others.
+        known = {n: p for n, p in of_each.items() if (p / CLIENTS_FILE).exists()}
         words = f"Accuracy of each client, the lowest first, seed {results.values.seed}"
-        drawn.append(Figure(words, path))
+        if known:
+            path = accuracy_of_clients(known, folder / "client_accuracy.png")
+            drawn.append(Figure(words, path))
     return drawn
 
 

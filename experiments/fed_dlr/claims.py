@@ -92,7 +92,8 @@ def claims(results: Results) -> list[Json]:
     )
     others = rivals(results.rows)
     rival, times = best["rival"], best["rival_bytes_ratio"]
-    if rival is None:  # Nobody came there in its rounds: the cheapest of the near ones.
+    if rival is None and others:
+        # Nobody came there in its rounds: the cheapest of the near ones.
         nearly = best["compact_accuracy"] - TOLERANCE
         near = [one for one in others if one["best_test_accuracy"] >= nearly]
         if not near:

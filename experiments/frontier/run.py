@@ -89,15 +89,21 @@ def headlines(rows: Sequence[Json]) -> Json:
 
 
 def frontier_claims(results: Results) -> list[Json]:
-    """That nothing failed, and that compression saves bytes both ways."""
-    ratios = [one["total_bytes_to_target_ratio"] for one in results.rows]
+    """That nothing failed, and that compression saves bytes both ways.
+
+    The best of the others is looked at; where none came to the target, none is saved.
+    """
+    first, *others = results.rows
+    ratios = [one["total_bytes_to_target_ratio"] for one in others]
+    known = [one for one in ratios if one is not None]
+    nothing = 0.0 if others and first["rounds_to_target"] is not None else None
     return [
         *failure_claims("pipeline", results.rows),
         *claim(
             "largest ratio of the first pipeline's bytes, both ways",
             1.0,
-            max((one for one in ratios if one is not None), default=None),
-            at_least=True,
+            max(known, default=nothing),
+            above=True,
         ),
     ]
 

@@ -88,7 +88,7 @@ def _unbiasedness(rows: Sequence[Json]) -> list[Json]:
         if row["unbiased"] and row["bias_score"] is not None
     ]
     name = "largest bias of what declares none, in standard errors"
-    return claim(name, MAX_SCORE, max(scores, default=0.0), at_most=True)
+    return claim(name, MAX_SCORE, max(scores, default=None), at_most=True)
 
 
 def _is_enough(row: Json) -> bool:

@@ -58,6 +58,9 @@ class Measurement(NamedTuple):
     n: int
 
 
+_CERTAIN = 1e9  # standard errors: finite, so that rows and claims keep it
+
+
 class MeasurementError(ValueError):
     """A compressor cannot be measured; the message is one line that says why."""
 
@@ -180,7 +183,8 @@ def bias_score(sum_squares: np.ndarray, squares: np.ndarray, trials: int) -> flo
       trials: `T`.
 
     Returns:
-      The score; NaN for one client, 0 when there is no error at all.
+      The score; NaN for one client, 0 when there is no error at all, and a billion for
+      a bias that is the same for every client.
 
     >>> score = bias_score(np.array([8.0, 9.0]), np.array([4.0, 4.0]), trials=2)
     >>> round(score, 6)  # estimates 2 and 2.5: mean 2.25, standard error 0.25
@@ -192,7 +196,7 @@ def bias_score(sum_squares: np.ndarray, squares: np.ndarray, trials: int) -> flo
     error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
     mean = float(np.mean(estimates))
     if error == 0:
-        return math.copysign(math.inf, mean) if mean else 0.0
+        return math.copysign(_CERTAIN, mean) if mean else 0.0
     return mean / error
 
 

@@ -44,6 +44,8 @@ from fedjax_comp.training import init_state
 
 NAME = "split_learning"
 
+_AT_THE_END = 1_000_000_000  # a period: what has one is due after the last round too
+
 
 def parse(values: flags.FlagValues) -> list[Variant]:
     """Every method for every number of clients; finds mistakes in what is asked for."""
@@ -80,7 +82,7 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
         for name in ("num_rounds", "eval_every", "audit_every"):
             own[name].value = method.steps * int(own.get_flag_value(name, 0))
     # The last state is read back, for the leakage, from the last checkpoint.
-    own["checkpoint_every"].value = own.checkpoint_every or own.num_rounds
+    own["checkpoint_every"].value = own.checkpoint_every or _AT_THE_END
     build_own = functools.partial(build_problem, own)
     summary = execute(NAME, own, build_own, lambda run: failure_claims("run", [run]))
     setting, links = build_setting(values), links_of(values)

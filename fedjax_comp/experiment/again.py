@@ -50,6 +50,11 @@ def run_again(
             f"There is no module {path} here ({error}); run this where the experiment "
             "lies, or name its module."
         ) from error
+    if not hasattr(experiment, "build_problem"):
+        raise UsageError(
+            f"{run} cannot be repeated: {path} has no build_problem, since its flags "
+            "alone do not say what a run begins from."
+        )
     define = getattr(experiment, "define_run", None) or experiment.define
     values = define()
     values([name])

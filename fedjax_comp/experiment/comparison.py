@@ -73,6 +73,7 @@ class Results(NamedTuple):
       others: the rows of every other seed, on which a setting may be chosen that is
         graded on this one.
       rated: the rate of each variant, where `--rate_grid` had it chosen.
+      workdirs: where the run of each variant lies, by its name.
     """
 
     values: flags.FlagValues
@@ -82,6 +83,7 @@ class Results(NamedTuple):
     facts: Mapping[str, Any] = MappingProxyType({})
     others: Sequence[list[Json]] = ()
     rated: Sequence[Rated] = ()
+    workdirs: Mapping[str, Path] = MappingProxyType({})
 
     @property
     def figures_path(self) -> Path:
@@ -196,7 +198,13 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
         directory = find_run(values.workdir, comparison.name, settings, growing=growing)
         if directory.finished is not None and not directory.is_writable:
             distributed.tell({"do": "end"})
-            return read_only(check_finished(directory, COMPARED), directory, variants)
+            return read_only(
+                check_finished(directory, COMPARED),
+                directory,
+                variants,
+                seeds=range(values.seed, values.seed + count),
+                rates=grid.rates,
+            )
         directory = begin_run(directory)
         distributed.tell({"do": "variants"})
     elif distributed.hear()["do"] == "end":
@@ -265,7 +273,12 @@ def _run_all(
     """Every variant with one seed."""
     rated = [one.rated for one in planned]
     tried = any(one.tried for one in rated)
-    results = Results(values, [], [], directory, rated=rated)
+    where = {one.variant.name: one.values.workdir for one in planned}
+    results = Results(
+        *(values, [], [], directory),
+        rated=rated,
+        workdirs={name: Path(workdir) / name for name, workdir in where.items()},
+    )
     for variant, own, chosen in planned:
         print(f"{variant.name}: {comparison.describe(variant)}", flush=True)
         done, reason = attempt(

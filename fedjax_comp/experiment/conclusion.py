@@ -2,6 +2,7 @@
 seeds `finish_seeds`."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 LEADING, TRAILING = ("name",), ("reason",)
 """Columns that every table has, before and behind an experiment's own."""
 
+_SEEDS_FILE = "seeds.csv"
+
 
 def finish_seeds(
     comparison: "Comparison", values: flags.FlagValues, each: Sequence["Results"]
@@ -65,19 +68,46 @@ def finish_seeds(
         for seed, one in zip(seeds, each, strict=True)
         for row in one.rows
     ]
-    write_text(results.directory.path / "seeds.csv", to_csv(columns, single))
+    write_text(results.directory.path / _SEEDS_FILE, to_csv(columns, single))
     # Curves of an experiment's own kind have no mean that is known here.
     drawn = "mean ± deviation" if are_runs else f"seed {seeds[0]} alone"
     tables = [table_of("Seeds", columns, single)]
-    return finish(comparison, results, claims, tables, drawn)
+    return finish(comparison, results, claims, tables, drawn, _by_seed(each))
+
+
+def _by_seed(each: Sequence["Results"]) -> Json:
+    """The facts that differ between seeds: a list of each seed's own."""
+    of_each = [one.facts for one in each]
+    return {
+        name: [facts.get(name) for facts in of_each]
+        for name, value in of_each[0].items()
+        if any(facts.get(name) != value for facts in of_each)
+    }
 
 
 def read_only(
-    finished: Json, directory: RunDirectory, variants: Sequence[Variant]
+    finished: Json,
+    directory: RunDirectory,
+    variants: Sequence[Variant],
+    *,
+    seeds: Sequence[int],
+    rates: Sequence[float],
 ) -> Json:
-    """What a directory that cannot be written has to say."""
+    """What a directory that cannot be written has to say.
+
+    Args:
+      finished: its summary.
+      directory: the directory.
+      variants: what is asked for.
+      seeds: likewise.
+      rates: likewise; none without a grid.
+    """
     held = {row["name"] for row in finished["runs"] if not row["reason"]}
     missing = [one.name for one in variants if one.name not in held]
+    there = finished.get("seeds", seeds[:1])
+    missing += [f"seed {seed}" for seed in seeds if seed not in there]
+    tried = {row["rate"] for row in finished.get("rates", ())}
+    missing += [f"rate {rate:g}" for rate in rates if rate not in tried]
     if missing:
         raise RunDirectoryError(
             f"--workdir={directory.path} cannot be written, and {', '.join(missing)} "
@@ -94,6 +124,7 @@ def finish(
     claims: list[Json],
     tables: Sequence[Table] = (),
     drawn: str = "",
+    by_seed: Mapping[str, object] = MappingProxyType({}),
 ) -> Json:
     """Writes and prints what the variants came to.
 
@@ -103,6 +134,7 @@ def finish(
       claims: about them.
       tables: further ones of the report.
       drawn: what curves of the report are of, where there are several seeds.
+      by_seed: what the summary has in place of facts of one seed.
     """
     measured = (
         name
@@ -119,10 +151,13 @@ def finish(
     summary: Json = {
         "experiment": comparison.name,
         **results.facts,
+        **by_seed,
         **({"rates": tried} if tried else {}),
         "runs": results.rows,
         "claims": claims,
     }
+    if "seeds" not in results.facts:  # but for those of more seeds, asked for before
+        (results.directory.path / _SEEDS_FILE).unlink(missing_ok=True)
     plural = f"{comparison.word}s".capitalize()
     write_outcome(
         results.directory,

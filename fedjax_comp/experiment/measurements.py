@@ -269,10 +269,12 @@ def measure(experiment: Measurements, values: flags.FlagValues) -> Json:
         del settings[name]
     directory = find_run(values.workdir, experiment.name, settings)
     jobs = experiment.jobs(values)
-    is_complete = jobs.keys() <= read_measurements(directory).keys()
-    if directory.finished is not None and is_complete:
+    taken_before = read_measurements(directory)
+    # A call that was killed behind its last measurement has not told of it.
+    is_told = (directory.finished or {}).get("measured") == len(taken_before)
+    if is_told and jobs.keys() <= taken_before.keys():
         print(f"{directory.path} has finished; nothing was changed.")
-        return directory.finished
+        return directory.finished or {}
     directory = begin_run(directory)
     show = experiment.show if values.progress else None
     taken, failures = measure_missing(directory, jobs, show=show)

@@ -127,8 +127,9 @@ def _over_seeds(name: str, ones: Sequence[Json], num_seeds: int) -> Json:
     # A target may be each seed's own, such as the first variant's accuracy.
     sign = -1 if ones[0]["bound"] == "at_most" else 1
     margins = [sign * (one["measured"] - one["target"]) for one in ones]
-    spread = statistics.stdev(margins) if len(margins) > 1 else 0.0
-    holds = all(one["holds"] for one in ones)
+    is_finite = all(map(math.isfinite, margins))
+    spread = statistics.stdev(margins) if is_finite and len(margins) > 1 else 0.0
+    holds = is_finite and all(one["holds"] for one in ones)
     if spread > 0:
         quantile = STUDENT[min(len(margins) - 1, len(STUDENT)) - 1]
         error = spread / math.sqrt(len(margins))
@@ -141,10 +142,16 @@ def _over_seeds(name: str, ones: Sequence[Json], num_seeds: int) -> Json:
         "name": name + told,
         "target": _rounded(statistics.fmean(one["target"] for one in ones)),
         "measured": _rounded(statistics.fmean(measured)),
-        "sd": _rounded(statistics.stdev(measured)) if len(measured) > 1 else 0,
+        "sd": _rounded(_deviation(measured)),
         "holds": bool(holds and len(ones) == num_seeds),
         "bound": ones[0]["bound"],
     }
+
+
+def _deviation(values: Sequence[float]) -> float:
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _rounded(value: float) -> Number:

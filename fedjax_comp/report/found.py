@@ -18,6 +18,8 @@ from fedjax_comp.wording import one_line
 _CONFIG: Mapping[str, Shape] = {"experiment": str, "flags": dict}
 _PARTS = frozenset({"audit", "checkpoints", "checkpoints-rows", "events", "figures"})
 """Folders of a run in which there is no other run."""
+_TUNING = "tuning"
+"""The folder of a comparison with the runs by which a rate was chosen: no results."""
 
 
 class FoundRun(NamedTuple):
@@ -63,6 +65,9 @@ class Found(NamedTuple):
 def find_runs(directories: Iterable[str | Path]) -> Found:
     """Looks for `config.json` beside `metrics.jsonl`, at any depth.
 
+    Runs by which a comparison chose a rate are left out: they are of another seed, and
+    were evaluated on what was held out.
+
     Args:
       directories: where to look; a run below two of them is found once.
 
@@ -83,6 +88,8 @@ def find_runs(directories: Iterable[str | Path]) -> Found:
             names[:] = sorted(name for name in names if name not in _PARTS)
             if "config.json" not in files:
                 continue
+            if _TUNING in names and not (path / _TUNING / "config.json").exists():
+                names.remove(_TUNING)
             try:
                 if "metrics.jsonl" not in files and "summary.json" in files:
                     names.sort(key=_place_among(read_json(path / "summary.json")))

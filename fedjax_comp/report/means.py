@@ -1,5 +1,6 @@
 """Means over seeds of what runs measured, and standard deviations."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
@@ -28,8 +29,8 @@ def _short(value: float) -> float:
 def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
     """Means of a variant's rows, and `<column>_sd`, their standard deviations.
 
-    What is not known of every seed is not known of all: a cost to a target that one of
-    them did not reach has no mean.
+    What is not known of every seed, or not finite, is not known of all: a cost to a
+    target that one of them did not reach has no mean.
 
     Args:
       rows: one a seed.
@@ -43,12 +44,12 @@ def mean_row(rows: Sequence[Mapping[str, object]]) -> Json:
     found: Json = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         each = [row.get(name) for row in rows]
-        numbers = [x for x in each if is_number(x)]
+        numbers = [x for x in each if is_number(x) and math.isfinite(x)]
         if len(numbers) == len(each):
             found[name] = _mean(numbers)
             if len(numbers) > 1:
                 found[f"{name}_sd"] = _short(statistics.stdev(numbers))
-        elif numbers:
+        elif any(is_number(x) for x in each):
             found[name] = None
         else:
             found[name] = each[0] if all(x == each[0] for x in each) else None

@@ -75,6 +75,8 @@ def format_value(name: str, value: object) -> str:
     ('5.32 kB', '97.31 %')
     >>> format_value("rounds_to_target", None), format_value("rounds", 1200)
     ('–', '1,200')
+    >>> format_value("dense_over_compact_seconds", 0.98)
+    '0.98×'
     """
     if value is None:
         return "–"
@@ -88,7 +90,7 @@ def format_value(name: str, value: object) -> str:
     if "per" in words:
         # `steps_per_second` counts steps; `seconds_per_round` counts seconds.
         words = words[: words.index("per")]
-    if "ratio" in words:  # also of bytes or seconds
+    if "ratio" in words or "over" in words:  # also of bytes or seconds
         return f"{_three_digits(value)}×"
     if "bytes" in words:
         return format_bytes(value)

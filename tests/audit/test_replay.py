@@ -200,6 +200,10 @@ def test_what_cannot_be_run_again(tmp_path, capsys):
     path.write_text(json.dumps(config))
     with pytest.raises(UsageError, match=r"no module experiments\.none\.such"):
         run_again(tmp_path, tmp_path / "again")
+    # What begins from another run's model is not told by its flags.
+    path.write_text(json.dumps({**config, "experiment": "diloco"}))
+    with pytest.raises(UsageError, match=r"experiments\.diloco\.run has no build_prob"):
+        run_again(tmp_path, tmp_path / "again")
     path.write_text(
         json.dumps({**config, "experiment": "fed_avg", "flags": {"gone": 1}})
     )

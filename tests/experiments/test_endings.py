@@ -18,6 +18,7 @@ from fedjax_comp.audit.log import read_log
 from fedjax_comp.experiment.finish import read_rows
 from fedjax_comp.experiment.outcome import print_table
 from fedjax_comp.run_directory import RunDirectory
+from tests.experiments.small import mistake
 from tests.test_run import TIMED
 
 SMALL = [
@@ -119,7 +120,7 @@ ENDINGS = {
         "the test loss at the end is not finite",
     ),
     "diverged": (
-        ["--client_optimizer=sgd(-0.5)", "--model=mlp(32, 32)", "--num_rounds=9"],
+        ["--client_optimizer=sgd(1000.0)", "--model=mlp(32, 32)", "--num_rounds=9"],
         "all updates of the last round were dropped",
     ),
     "nobody": (
@@ -153,6 +154,7 @@ def test_a_run_that_taught_nothing_says_so_and_ends_with_1(tmp_path, capsys, nam
 
 
 COMPARED = [*SMALL, "--pipeline=a: identity() | identity()"]
+SEEDS = "--num_seeds=3"
 
 
 def test_a_finished_comparison_is_read_where_it_cannot_be_written(
@@ -164,6 +166,8 @@ def test_a_finished_comparison_is_read_where_it_cannot_be_written(
     monkeypatch.setattr(RunDirectory, "is_writable", False)
     compare.main(["", f"--workdir={tmp_path}", *COMPARED])
     assert "has finished; it cannot be written" in capsys.readouterr().out
+    line = mistake(compare.main, capsys, [f"--workdir={tmp_path}", *COMPARED, SEEDS])
+    assert "cannot be written, and seed 1, seed 2 has not been run there" in line
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
     with pytest.raises(SystemExit) as stop:
         compare.main(

@@ -172,6 +172,13 @@ def test_what_nothing_else_reached_is_held_to_the_cheapest_that_came_near(
     assert (told["measured"], told["holds"]) == (times, False)
 
 
+def test_without_a_rival_there_is_no_claim_against_one():
+    rows = [{**row, "algorithm": "fed_dlr()"} for row in _rows()[2:3]]
+    names = [one["name"] for one in claims(_compared(rows, RUNS[2:3]))]
+    assert any("operations" in name for name in names)
+    assert not any("rival" in name for name in names)
+
+
 def test_the_most_accurate_is_graded_when_none_is_accurate_enough():
     rows = [_rows()[0], _outcome("low", 0.6, total_bytes=1), _rows()[3]]
     results = _compared(rows, [RUNS[0], _run("low"), RUNS[3]])

@@ -2,13 +2,17 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
+from absl import flags
 
 from experiments.frontier.pareto import pareto_front
-from experiments.frontier.run import COLUMNS, compare, main
+from experiments.frontier.run import COLUMNS, compare, frontier_claims, main
 from experiments.frontier.table import PIPELINES, QUICK_PIPELINES
+from fedjax_comp.experiment.comparison import Results
 from fedjax_comp.experiment.pipelines import parse_pipelines
+from fedjax_comp.run_directory import RunDirectory
 from tests.experiments.small import read_runs
 
 
@@ -100,6 +104,34 @@ def test_one_failed_pipeline_does_not_lose_the_others(tmp_path, capsys):
     main(["frontier", *flags])
     assert "nothing was changed" in capsys.readouterr().out
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(
+    ("bytes_to_target", "measured"),
+    [((200, 50, 900), 4.0), ((200, 900, None), 0.2222), ((200, None, None), 0.0)],
+)
+def test_the_claim_is_of_what_is_compressed(bytes_to_target, measured):
+    rows = [
+        {
+            "name": str(place),
+            "reason": "",
+            "rounds_to_target": None if cost is None else 3,
+            "uplink_bytes_to_target": cost,
+            "total_bytes_to_target": cost,
+        }
+        for place, cost in enumerate(bytes_to_target)
+    ]
+    compare(rows)
+    values = flags.FlagValues()
+    results = Results(values, rows, [], RunDirectory(Path(), {}, None))
+    _, saved = frontier_claims(results)
+    assert saved["measured"] == pytest.approx(measured, abs=1e-4)
+    assert saved["holds"] == (measured > 1)
+    # Without the first there is nothing to be less than, and nothing is claimed.
+    rows[0] |= {"rounds_to_target": None, "total_bytes_to_target": None}
+    rows[0]["uplink_bytes_to_target"] = None
+    compare(rows)
+    assert len(frontier_claims(results)) == 1
 
 
 @pytest.mark.parametrize(

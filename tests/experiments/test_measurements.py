@@ -115,6 +115,25 @@ def test_what_is_left_behind(tmp_path, capsys):
     assert [row["name"] for row in table] == ["good", "lost"]
 
 
+def test_what_a_killed_call_measured_and_did_not_tell_is_told(tmp_path, capsys):
+    jobs = {"one": lambda: {"total_bytes": 1}}
+    measure(experiment(jobs, ("import",)), parsed(tmp_path))
+    more = {**jobs, "two": lambda: {"total_bytes": 2}}
+
+    def killed(measured):
+        raise KeyboardInterrupt
+
+    stopped = experiment(more, ("import",))._replace(facts=killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(stopped, parsed(tmp_path))
+    summary = measure(experiment(more, ("import",)), parsed(tmp_path))
+    assert summary["measured"] == 2
+    assert json.loads((tmp_path / "summary.json").read_text())["measured"] == 2
+    capsys.readouterr()
+    measure(experiment(more, ("import",)), parsed(tmp_path))
+    assert "nothing was changed" in capsys.readouterr().out
+
+
 def test_a_finished_directory_takes_what_failed_and_nothing_else(tmp_path, capsys):
     calls = []
 

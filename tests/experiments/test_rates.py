@@ -73,6 +73,14 @@ def test_the_best_rate_is_recorded_with_every_seed(tmp_path, capsys):
     assert "Rates tried" in (folder / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.thorough
+def test_clients_are_drawn_from_where_the_runs_lie(tmp_path):
+    folder = tmp_path / "run"
+    small = [*QUICK[:-2], QUICK[-1], "--num_rounds=2", "--eval_every=2", *GRID]
+    COMPARISON.main(["", f"--workdir={folder}", *small, "--evaluate_clients=train"])
+    assert (folder / "figures" / "client_accuracy.png").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [

@@ -79,6 +79,9 @@ def test_more_seeds_are_added_to_a_run(tmp_path):
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "<dt>curves</dt>" in report
     assert "mean ± deviation" in report
+    # Of one seed again, nothing is left that speaks of more.
+    COMPARISON.main(command)
+    assert not (folder / "seeds.csv").exists()
     configs = [
         json.loads((path / "dense" / "config.json").read_text())["flags"]["seed"]
         for path in (folder, folder / "seed-4", folder / "seed-5")
@@ -105,6 +108,13 @@ def test_a_bound_from_above_and_one_that_all_meet_alike():
     assert not claims_over_seeds(loss)[0]["holds"]
     tie = [claim("gain", 1.0, 1.0, above=True)] * 2
     assert not claims_over_seeds(tie)[0]["holds"]
+
+
+def test_what_is_not_finite_has_no_mean_and_holds_for_nobody():
+    assert mean_rows([[{"a": x, "reason": ""}] for x in (1.0, np.inf)])[0]["a"] is None
+    for x in (np.inf, np.nan):
+        (one,) = claims_over_seeds(gain([1.5, float(x), 1.4]))
+        assert not one["holds"]
 
 
 def test_what_was_not_measured_with_every_seed_does_not_hold():

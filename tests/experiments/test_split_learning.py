@@ -90,6 +90,11 @@ def test_runs_leave_everything_behind(tmp_path, capsys):
     assert [line["name"] for line in table] == ["split-3", "fedavg-3"]
     main(["split_learning", *flags])
     assert "nothing was changed" in capsys.readouterr().out
+    # More rounds go on from the last, which was a checkpoint.
+    main(["split_learning", *flags, "--num_rounds=2"])
+    longer = json.loads((tmp_path / "summary.json").read_text())["runs"]
+    assert [row["reason"] for row in longer] == ["", ""]
+    assert longer[0]["uplink_bytes"] == 2 * split["uplink_bytes"]
 
 
 @pytest.mark.thorough

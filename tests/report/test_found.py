@@ -30,6 +30,19 @@ def test_the_runs_of_a_comparison_are_in_its_order(tmp_path):
     assert [run.path.name for run in found.runs] == ["dense", "alpha", "seed-1"]
 
 
+def test_runs_that_chose_a_rate_are_no_results(tmp_path):
+    write_json(tmp_path / "config.json", {"experiment": "c", "flags": {}})
+    for name in ("rate-0.1/dense", "tuning/rate-0.1/dense", "tuning/rate-1/dense"):
+        write_run(tmp_path / name, ROWS)
+    (run,) = find_runs([tmp_path]).runs
+    assert run.path == tmp_path / "rate-0.1" / "dense"
+    # Who names the folder wants it, and a run may have that name.
+    assert len(find_runs([tmp_path / "tuning"]).runs) == 2
+    write_run(tmp_path / "other" / "tuning", ROWS)
+    write_json(tmp_path / "other" / "config.json", {"experiment": "c", "flags": {}})
+    assert len(find_runs([tmp_path / "other"]).runs) == 1
+
+
 def test_a_run_that_did_not_finish_is_marked(tmp_path):
     run = write_run(tmp_path / "a", ROWS, finished=False)
     with (run / "metrics.jsonl").open("a") as file:
