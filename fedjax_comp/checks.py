@@ -1,13 +1,22 @@
 """The factories' checks of their arguments, in one wording."""
 
+import inspect
 import math
 import numbers
 import operator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import optax
 
-from fedjax_comp.base import Compressor, LinkState, PyTree, has_statistics
+from fedjax_comp.base import (
+    ClientBatches,
+    Compressor,
+    LinkState,
+    PyTree,
+    has_statistics,
+)
 
 
 def integer(name: str, value: Any, *, minimum: int, maximum: int | None = None) -> int:
@@ -54,6 +63,59 @@ def compressor(name: str, value: Any) -> Compressor:
     raise ValueError(
         f"Expected {name} to be a compressor, not {called or repr(value)}{way_out}."
     )
+
+
+def takes(name: str, value: Any, count: int) -> Any:
+    """`value`; `ValueError` unless it is a function of so many positional arguments.
+
+    >>> takes("partition", lambda a, b: a, 2)(1, 2)
+    1
+    """
+    try:
+        inspect.signature(value).bind(*[None] * count)
+    except TypeError:
+        called = getattr(value, "__name__", None)
+        way_out = f"; write it as a call: {called}(...)" if called else ""
+        some = f"{count} argument" + "s" * (count > 1)
+        raise ValueError(
+            f"Expected {name} as a function of {some}, not {called or repr(value)}"
+            f"{way_out}."
+        ) from None
+    except ValueError:  # It has no signature, and nothing is known of it.
+        pass
+    return value
+
+
+def optimizer(name: str, value: Any) -> optax.GradientTransformation:
+    """`value`; `ValueError` with the way out when it is no optax transformation."""
+    if isinstance(value, optax.GradientTransformation):
+        return value
+    called = getattr(value, "__name__", None)
+    way_out = f"{called}(...)" if called else f"optax.sgd({value!r})"
+    raise ValueError(
+        f"Expected {name} as an optax optimizer, not {called or repr(value)}; write it "
+        f"as a call: {way_out}."
+    )
+
+
+def floats(params: PyTree) -> None:
+    """Refuses parameters that no gradient is taken of, such as counters.
+
+    >>> import numpy as np
+    >>> floats({"w": np.ones(2), "step": np.int32(0)})
+    Traceback (most recent call last):
+    ...
+    ValueError: Expected float parameters, got int32 at ['step']: they are what is \
+trained; keep counters and tables in the loss.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"Expected float parameters, got {dtype} at "
+                f"{jax.tree_util.keystr(path)}: they are what is trained; keep "
+                "counters and tables in the loss."
+            )
 
 
 def memoryless(compressor: Compressor, like: PyTree, why: str) -> LinkState:
@@ -128,6 +190,24 @@ def fits_population(cohort_size: int, population: int | None) -> None:
         raise ValueError(
             f"Expected a cohort of at most population={population} clients, got "
             f"{cohort_size}."
+        )
+
+
+def no_rates(what: str, clients: ClientBatches) -> None:
+    """Refuses rates of clients' steps where clients take none.
+
+    Args:
+      what: whose clients send gradients or data.
+      clients: of a round.
+
+    Raises:
+      ValueError: for a cohort with `ClientBatches.rate`.
+    """
+    if clients.rate is not None:
+        raise ValueError(
+            f"Expected clients without rates for {what}, whose clients take no step of "
+            "their own: leave scheduled_rates (--client_schedule) out, and give a "
+            "schedule to the server's optimizer."
         )
 
 

@@ -83,13 +83,15 @@ def init_state(
       num_clients: `K`; each client gets a copy of the algorithm's client template.
 
     Raises:
-      ValueError: for a key that `keys.check_key` refuses, and for no client.
+      ValueError: for a key that `keys.check_key` refuses, for no client, and for
+        parameters that are no floats, which nothing could train.
     """
     return for_everyone(first_state(key, algorithm, params), num_clients)
 
 
 def first_state(key: jax.Array, algorithm: Algorithm, params: PyTree) -> TrainState:
     """`init_state` whose `clients` are the template of one client, without an axis."""
+    checks.floats(params)
     init_key, run_key = jax.random.split(check_key(key))
     server, template = algorithm.init(init_key, params)
     # A copy, because the round program donates its state and `params` is the caller's.
@@ -225,18 +227,40 @@ def round_program(
     Returns:
       `(state, data, num_rounds) -> (state, Dispatch)`; of more than `max_rounds`, as
       an int32 scalar that is traced, only so many are run.
+
+    Raises:
+      ValueError: for `max_rounds` below one; from the program for a state of another
+        number of clients than the data have, and rounds that are no integer.
     """
+    checks.integer("max_rounds", max_rounds, minimum=1)
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:
         sample_key, round_key = round_keys(state.key, state.round)
         cohort = sample(sample_key, state.round, data)
         ids = cohort.clients.client_id
+        if rows is WHOLE:
+            _check_population(state.clients, data)
         own = rows.take(state.clients, ids)
         server, clients, info = algorithm.round(round_key, state.server, own, cohort)
         everyone = rows.put(state.clients, ids, clients)
         return TrainState(state.key, state.round + 1, server, everyone), info
 
     return _dispatched(one_round, max_rounds)
+
+
+def _check_population(clients: PyTree, data: PyTree) -> None:
+    """Refuses states of fewer or more clients than the data have.
+
+    The rows of those who are missing would be those of the last.
+    """
+    if not isinstance(data, FederatedData):
+        return
+    for state in jax.tree.leaves(clients):
+        if state.shape[0] != data.spec.num_clients:
+            raise ValueError(
+                f"Expected a state of num_clients={data.spec.num_clients}, as many as "
+                f"the data have, got {state.shape[0]}."
+            )
 
 
 class Seated(NamedTuple):
@@ -305,6 +329,8 @@ def _dispatched(
     def run(
         state: TrainState, data: PyTree, num_rounds: jax.Array
     ) -> tuple[TrainState, Dispatch]:
+        if not jnp.issubdtype(jnp.result_type(num_rounds), jnp.integer):
+            raise ValueError(f"Expected num_rounds={num_rounds} as an integer.")
         count = jnp.clip(jnp.int32(num_rounds), 0, max_rounds)
         run_round, (_, shapes) = traced_once(one_round, state, data)
         records = jax.tree.map(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
+from fedjax_comp.algorithms.links.given import given_execution
 from fedjax_comp.algorithms.links.significance import (
     Select,
     Update,
@@ -44,7 +45,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
-from fedjax_comp.execution import scanned
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.fields import Code
 
@@ -184,7 +184,7 @@ def approximate_synchronous(
         raise ValueError(f"Expected delay={delay} >= 0 rounds.")
     if not barrier_bits >= 0:
         raise ValueError(f"Expected barrier_bits={barrier_bits} >= 0.")
-    run_centres = scanned() if execution is None else execution
+    run_centres = given_execution(execution)
     train = local_steps(task, optimizer)
     link = significant_link(code)
 
@@ -195,7 +195,9 @@ def approximate_synchronous(
             lambda x: jnp.broadcast_to(x, (num_centres, *jnp.shape(x))), params
         )
         own = CentreState(
-            jnp.zeros(size), jnp.zeros((delay, size)), optimizer.init(params)
+            jnp.zeros(size, jnp.float32),
+            jnp.zeros((delay, size), jnp.float32),
+            optimizer.init(params),
         )
         return Centres(params, replicas, jnp.zeros((), jnp.int32)), own
 

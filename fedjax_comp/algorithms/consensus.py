@@ -20,7 +20,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.graphs import Graph, is_connected, metropolis_weights
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     EVERYONE,
     Algorithm,
@@ -39,8 +39,7 @@ from fedjax_comp.base import (
     Traffic,
     make_context,
 )
-from fedjax_comp.client.sgd import Learner, LocalInfo, mean_loss
-from fedjax_comp.execution import scanned
+from fedjax_comp.client.sgd import Learner, LocalInfo, at_rate, mean_loss
 from fedjax_comp.wire.accounting import num_bits
 
 
@@ -77,7 +76,8 @@ def consensus_sgd(
 
     Args:
       task: the model and its loss.
-      graph: who talks to whom; node `i` is the cohort's client `i`.
+      graph: who talks to whom; node `i` is the client with the `i`-th smallest id of
+        the cohort, whatever its order: where all clients take part, client `i`.
       rounds: `R`, rounds of consensus for one minibatch.
       optimizer: of every node.
       compressor: of what a node tells its neighbours, the same to each of them, without
@@ -116,7 +116,7 @@ def consensus_sgd(
     if rounds < 1:
         raise ValueError(f"Expected rounds={rounds} >= 1.")
     link = given("compressor", compressor)
-    run_nodes = scanned() if execution is None else execution
+    run_nodes = given_execution(execution)
     weights = metropolis_weights(graph)
     num_nodes = graph.num_nodes
 
@@ -179,8 +179,11 @@ def consensus_sgd(
         (info, dropped), (h, able) = run_nodes(gradient_of)(
             cohort.examples, (cohort.clients, nodes)
         )
+        place = jnp.argsort(ids).astype(jnp.int32)
+        node = jnp.argsort(place).astype(jnp.int32)
         both = able[:, None] & able[None, :] & ~jnp.eye(num_nodes, dtype=bool)
-        links = jnp.where(both, jnp.asarray(weights, jnp.float32), 0)
+        across = jnp.asarray(weights, jnp.float32)[node][:, node]
+        links = jnp.where(both, across, 0)
 
         def talk(h: PyTree, round_key: jax.Array) -> tuple[PyTree, _Said]:
             heard, said = tell(round_key, ids, h, able)
@@ -190,13 +193,15 @@ def consensus_sgd(
         updates, states = jax.vmap(optimizer.update)(
             h, nodes.optimizer_state, nodes.params
         )
+        if cohort.clients.rate is not None:
+            updates = jax.vmap(at_rate)(updates, cohort.clients.rate)
         stepped = Learner(optax.apply_updates(nodes.params, updates), states)
         sound = able & jax.vmap(tree.all_finite)(stepped)
         nodes = jax.tree.map(
             lambda new, old: jnp.where(tree.along(sound, new), new, old), stepped, nodes
         )
         mean = tree.mean_row(nodes.params)
-        spoke, neighbour = _spoken(graph, able)
+        spoke, neighbour = _spoken(graph, able, place, node)
         ends = Ends(jnp.broadcast_to(ids, spoke.shape), ids[neighbour])
         round_info = RoundInfo(
             train_loss=mean_loss(info),
@@ -237,18 +242,26 @@ def _exchange(links: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
     return exchange
 
 
-def _spoken(graph: Graph, able: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Which nodes send to their first, second, ... neighbour, and who that is.
+def _spoken(
+    graph: Graph, able: jax.Array, place: jax.Array, node: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Which clients send to their first, second, ... neighbour, and who that is.
+
+    Args:
+      graph: of the nodes.
+      able: bool `[N]`, of the clients in the cohort's order.
+      place: int32 `[N]`, where in the cohort each node's client is.
+      node: int32 `[N]`, which node each client is.
 
     Returns:
-      Bool and int32 `[degree, N]`.
+      Bool and int32 `[degree, N]`, in the cohort's order and of places in it.
     """
     slots, neighbours = [], []
     for slot in range(graph.max_degree):
         has = [len(near) > slot for near in graph.neighbours]
         to = [near[slot] if len(near) > slot else 0 for near in graph.neighbours]
-        neighbours.append(jnp.asarray(to, jnp.int32))
-        slots.append(jnp.asarray(has) & able & able[neighbours[-1]])
+        neighbours.append(place[jnp.asarray(to, jnp.int32)[node]])
+        slots.append(jnp.asarray(has)[node] & able & able[neighbours[-1]])
     return jnp.stack(slots), jnp.stack(neighbours)
 
 
@@ -272,4 +285,4 @@ def _disagreement(h: PyTree, able: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(here, x - mean[None], 0).astype(jnp.float32) ** 2)
 
     leaves = map(of_leaf, jax.tree.leaves(tree.widened(h)))
-    return sum(leaves, jnp.zeros(())) / count
+    return sum(leaves, jnp.zeros((), jnp.float32)) / count

@@ -38,7 +38,7 @@ from fedjax_comp.algorithms.links.example_link import (
     example_link,
     weight_of,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -56,7 +56,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, mean_loss
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import (
     WeightedSum,
     share,
@@ -174,7 +173,7 @@ def data_quantization(
         cache=cache,
     )
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     needs_model = refinement is not None or importance is not None
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
@@ -220,6 +219,7 @@ def data_quantization(
     def run_round(
         key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
     ) -> tuple[ServerState, ClientState, RoundInfo]:
+        checks.no_rates("data_quantization()", cohort.clients)
         down_key, up_key = jax.random.split(key)
         context, params = make_context(down_key, 0), server.model.params
         memory = server.downlink
@@ -333,7 +333,8 @@ def data_quantization(
             observed={"examples_sent": Observed(total.examples_sent)},
             messages=messages,
         )
-        return ServerState(model, said.link), states, info
+        downlink_after = said.link_after(memory, heard)
+        return ServerState(model, downlink_after), states, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

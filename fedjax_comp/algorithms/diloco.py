@@ -16,7 +16,7 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -31,7 +31,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, local_steps
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, heard_by_all
 from fedjax_comp.server.update import Model, step_towards
@@ -124,7 +123,7 @@ def diloco(
         )
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     train = local_steps(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, Worker]:
@@ -196,7 +195,9 @@ def diloco(
             said.messages(active.any()) if keep_messages else None,
             refused,
         )
-        heard = received if changes else ()
-        return ServerState(model, said.link, heard), workers, info
+        if changes:  # as all hear it
+            return ServerState(model, said.link, received), workers, info
+        link = said.link_after(server.downlink, active, population)
+        return ServerState(model, link, ()), workers, info
 
     return Algorithm(init, run_round, params=lambda server: server.model.params)

@@ -20,7 +20,11 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -36,7 +40,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.corrections import pulled
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -103,10 +106,10 @@ def ditto(
     """
     if not (math.isfinite(pull) and pull >= 0):
         raise ValueError(f"Expected a finite pull={pull} >= 0.")
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     down = given("downlink", downlink)
     up = given("uplink", uplink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     common = update_and_send(
         local_sgd(task, client_optimizer), up, keep_messages=keep_messages
     )
@@ -157,7 +160,8 @@ def ditto(
         )
         # Every client trains twice, the common model and its own.
         info = info._replace(client_steps=2 * info.client_steps)
-        return ServerState(model, said.link), states, info
+        link = said.link_after(server.downlink, cohort.clients.active)
+        return ServerState(model, link), states, info
 
     return Algorithm(
         init,

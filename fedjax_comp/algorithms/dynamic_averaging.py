@@ -209,4 +209,5 @@ def _squared_norm(difference: PyTree) -> jax.Array:
 
 def _places(draws: jax.Array, among: jax.Array) -> jax.Array:
     """Each one's place, from 0, when those of `among` are ordered by their draws."""
-    return jnp.argsort(jnp.argsort(jnp.where(among, draws, 2.0)))
+    order = jnp.argsort(jnp.where(among, draws, 2.0))
+    return jnp.argsort(order).astype(jnp.int32)

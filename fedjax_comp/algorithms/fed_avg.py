@@ -21,7 +21,11 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -36,7 +40,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import (
     WeightedSum,
     majority_vote,
@@ -145,11 +148,13 @@ def fed_avg(
     >>> sum(x.size for x in jax.tree.leaves(algorithm.params(server)))
     650
     """
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     robust = aggregation if isinstance(aggregation, Aggregator) else None
+    if robust is None:
+        checks.takes("aggregation", aggregation, 1)
     checks.population(population)
     client_update = update_and_send(
         local_sgd(task, client_optimizer, proximal=proximal, unroll=unroll),
@@ -184,7 +189,8 @@ def fed_avg(
         model, link = server.model.params, server.downlink
         if not unicast:
             said = broadcast(down, make_context(down_key, 0), model, link)
-            model, link = said.received, said.link
+            model = said.received
+            link = said.link_after(link, active, population)
 
         def client_fn(
             shared: _Shared, client: tuple[ClientBatches, PyTree, jax.Array]

@@ -25,7 +25,11 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     Bits,
@@ -43,7 +47,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -139,10 +142,10 @@ def fed_buff(
     """
     checks.integer("max_staleness", max_staleness, minimum=0)
     checks.not_negative("exponent", exponent)
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     client_update = update_and_send(
         local_sgd(task, client_optimizer, proximal=proximal),
         up,

@@ -26,7 +26,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -45,7 +45,6 @@ from fedjax_comp.base import (
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress.low_rank.factors import low_rank
 from fedjax_comp.compress.low_rank.truncation import truncation
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import Broadcast, broadcast, partly_heard
 from fedjax_comp.wire.fields import Coded, IndexSet, Symbols, fields
@@ -132,7 +131,7 @@ def fed_dlr(
     """
     up = given("uplink", uplink, truncation(0.95))
     down = given("downlink", downlink, truncation(0.95))
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     apart = None if factor_rank is None else low_rank(factor_rank)
 
     def truncate(key: jax.Array, model: PyTree, link: LinkState) -> ServerState:

@@ -21,7 +21,7 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.algorithms.links.shared_bases import (
     Factors,
     Trained,
@@ -53,7 +53,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.corrections import mean_gradient, shifted, summed
 from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.tree import all_finite, where
@@ -130,7 +129,7 @@ def fed_dlrt(
     rank = checks.integer("rank", rank, minimum=1)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         checks.gradients_alone("fed_dlrt()", params)
@@ -296,7 +295,9 @@ def fed_dlrt(
             info.messages["basis_downlink"] = wide.messages(still.active.any())
         return (
             ServerState(
-                where(anyone & sound, model, server.model), said.link, wide.link
+                where(anyone & sound, model, server.model),
+                said.link_after(server.downlink, active),
+                wide.link_after(server.basis_downlink, still.active),
             ),
             ClientState(basis_links, links),
             info,

@@ -15,7 +15,7 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -31,7 +31,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.corrections import shifted
 from fedjax_comp.client.sgd import Learner, local_steps, refuse_schedules
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.tree import all_finite, where
@@ -105,7 +104,7 @@ def fed_dyn(
     refuse_schedules(client_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         checks.gradients_alone("fed_dyn()", params)
@@ -185,7 +184,7 @@ def fed_dyn(
         after = ServerState(
             where(sound, moved, server.params),
             where(sound, drift, server.drift),
-            said.link,
+            said.link_after(server.downlink, active),
         )
         return after, states, info
 

@@ -15,7 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -30,7 +34,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -100,10 +103,10 @@ def fed_per(
     [(10,), (32, 10)]
     """
     names = (personal,) if isinstance(personal, str) else tuple(personal)
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     train = local_sgd(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
@@ -160,7 +163,8 @@ def fed_per(
             said.messages(cohort.clients.active.any()) if keep_messages else None,
             refused,
         )
-        return ServerState(model, said.link), states, info
+        link = said.link_after(server.downlink, cohort.clients.active)
+        return ServerState(model, link), states, info
 
     def model_of(server: ServerState, client: ClientState) -> PyTree:
         params = server.model.params

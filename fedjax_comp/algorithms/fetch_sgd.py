@@ -13,7 +13,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -33,7 +33,6 @@ from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import flattened
 from fedjax_comp.compress.sketch import count_sketch, sketch, unsketch
 from fedjax_comp.compress.sparsify import selection
-from fedjax_comp.execution import scanned
 from fedjax_comp.keys import make_key
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast
@@ -150,7 +149,7 @@ def fetch_sgd(
     checks.integer("k", k, minimum=1)
     up = sketch_link(rows=rows, columns=columns)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     train_locally = local_sgd(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
@@ -181,7 +180,7 @@ def fetch_sgd(
         n = tree.size(leaves)
         estimate = unsketch(key, owed, n)
         heaviest = selection.largest_indices(estimate, k)
-        applied = jnp.zeros(n).at[heaviest].set(estimate[heaviest])
+        applied = jnp.zeros(n, jnp.float32).at[heaviest].set(estimate[heaviest])
         owed = owed - sketch(key, applied, rows=rows, columns=columns)
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
         step = jax.tree.unflatten(structure, tree.unravel(applied, shapes))

@@ -93,7 +93,7 @@ def importance(
         del state
         return tau * jnp.exp(GAIN * (sent_rate - target))
 
-    return Importance(score, lambda: jnp.zeros(()), threshold, update)
+    return Importance(score, lambda: jnp.zeros((), jnp.float32), threshold, update)
 
 
 def probability_exponents(scores: jax.Array, tau: jax.Array) -> jax.Array:

@@ -35,7 +35,7 @@ from fedjax_comp.algorithms.links.dense_factors import (
     factors_of,
     gradient_of,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -53,7 +53,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.sgd import LocalInfo
 from fedjax_comp.compress import identity
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import share, weighted, weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -168,7 +167,7 @@ def indirect_gradients(
     """
     up = factor_link(factors, rest)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, PyTree]:
         checks.gradients_alone("indirect_gradients()", params)
@@ -179,6 +178,7 @@ def indirect_gradients(
     def run_round(
         key: jax.Array, server: ServerState, clients: PyTree, cohort: Cohort
     ) -> tuple[ServerState, PyTree, RoundInfo]:
+        checks.no_rates("indirect_gradients()", cohort.clients)
         down_key, up_key = jax.random.split(key)
         said = broadcast(
             down, make_context(down_key, 0), server.model.params, server.downlink
@@ -235,7 +235,8 @@ def indirect_gradients(
             said.messages(active.any()) if keep_messages else None,
             refused,
         )
-        return ServerState(model, said.link), clients, info
+        link = said.link_after(server.downlink, active)
+        return ServerState(model, link), clients, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

@@ -35,7 +35,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     sent_to_server,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -52,7 +52,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.sgd import LocalInfo
 from fedjax_comp.compress import identity
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import share, weighted, weighted_mean
 from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.update import Model, step_towards
@@ -147,7 +146,7 @@ def lazy_gradients(
     max_silence = checks.integer("max_silence", max_silence, minimum=0)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     gradient_of = jax.value_and_grad(task.loss)
     xi = tuple(float(x) for x in weights)
 
@@ -168,6 +167,7 @@ def lazy_gradients(
     def run_round(
         key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
     ) -> tuple[ServerState, ClientState, RoundInfo]:
+        checks.no_rates("lazy_gradients()", cohort.clients)
         down_key, up_key = jax.random.split(key)
         said = broadcast(
             down, make_context(down_key, 0), server.model.params, server.downlink

@@ -14,7 +14,11 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -32,7 +36,6 @@ from fedjax_comp.base import (
 from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.update import Model, step_towards
@@ -130,10 +133,10 @@ def marina(
     """
     checks.fraction("probability", probability)
     checks.population(population)
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = ladder(checks.compressor("uplink", uplink), identity())
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     train_locally = local_sgd(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:

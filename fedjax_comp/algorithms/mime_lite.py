@@ -15,7 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -32,7 +36,6 @@ from fedjax_comp.base import (
 from fedjax_comp.checks import number
 from fedjax_comp.client.corrections import mean_gradient, shifted, summed
 from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -101,10 +104,10 @@ def mime_lite(
     650
     """
     kept = number("momentum", momentum, minimum=0.0, below=1.0)
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     watch = optax.chain(summed(), optax.set_to_zero())
     # What stands still sees its running statistics move on when it trains.
     look = local_steps(task._replace(observe=None), watch)
@@ -173,6 +176,7 @@ def mime_lite(
         # Once to look and once to train.
         info = info._replace(client_steps=2 * info.client_steps)
         momentum = where(anyone & ~refused, moved, server.momentum)
-        return ServerState(model, momentum, said.link), links, info
+        link = said.link_after(server.downlink, cohort.clients.active)
+        return ServerState(model, momentum, link), links, info
 
     return Algorithm(init, run_round, params=lambda server: server.model.params)

@@ -20,7 +20,7 @@ import optax
 from fedjax_comp import tree
 from fedjax_comp.algorithms.client_update import Sent, sent_to_server
 from fedjax_comp.algorithms.links import notices
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -37,7 +37,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.wire.traffic import to_client, to_server
 
@@ -176,7 +175,7 @@ def model_averaging(
     """
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_learners = scanned() if execution is None else execution
+    run_learners = given_execution(execution)
     train = local_steps(task, optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[Coordinator, LearnerState]:

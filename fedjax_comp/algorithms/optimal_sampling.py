@@ -21,7 +21,11 @@ from fedjax_comp.algorithms.client_update import (
     send,
     sent_to_server,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     MODELS_TOLD,
     UPDATES_SENT,
@@ -40,7 +44,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
 from fedjax_comp.compress import identity
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import WeightedSum, share, weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -147,10 +150,10 @@ def optimal_sampling(
     650
     """
     wanted = checks.number("expected", expected, minimum=1.0, below=float("inf"))
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     train = local_sgd(task, client_optimizer)
     plain = identity()
 
@@ -209,7 +212,10 @@ def optimal_sampling(
         told = broadcast(plain, make_context(chance_key, 0), factor, _NOTHING)
         chances = jnp.minimum(told.received * trained.length, 1.0)
         coins = jax.vmap(lambda i: jax.random.fold_in(coin_key, i))(ids)
-        drawn = jax.vmap(jax.random.uniform)(coins) < chances
+        draws = jax.vmap(lambda coin: jax.random.uniform(coin, dtype=jnp.float32))(
+            coins
+        )
+        drawn = draws < chances
 
         def send_fn(
             up_key: jax.Array,
@@ -257,6 +263,7 @@ def optimal_sampling(
         if keep_messages:
             info.messages["norms"] = trained.sent.messages
             info.messages["chances"] = told.messages(trained.sound.any())
-        return ServerState(model, said.link), links, info
+        link = said.link_after(server.downlink, active)
+        return ServerState(model, link), links, info
 
     return Algorithm(init, run_round, params=lambda server: server.model.params)

@@ -15,7 +15,11 @@ import optax
 
 from fedjax_comp import checks
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -31,7 +35,6 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.client.corrections import mean_gradient, shifted, summed
 from fedjax_comp.client.sgd import Learner, local_steps, refuse_schedules
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -110,10 +113,10 @@ def scaffold(
     """
     checks.integer("population", population, minimum=1)
     refuse_schedules(client_optimizer)
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
         del key
@@ -193,6 +196,7 @@ def scaffold(
         states = states._replace(
             control=where(refused, clients.control, states.control)
         )
-        return ServerState(model, control, said.link), states, info
+        link = said.link_after(server.downlink, cohort.clients.active)
+        return ServerState(model, control, link), states, info
 
     return Algorithm(init, run_round, params=lambda server: server.model.params)

@@ -20,7 +20,11 @@ import optax
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, round_info, sent_to_server
 from fedjax_comp.algorithms.fed_avg import ServerState
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import (
+    given,
+    given_execution,
+    given_server_optimizer,
+)
 from fedjax_comp.base import (
     MODELS_TOLD,
     SERVER,
@@ -43,7 +47,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo, local_sgd
-from fedjax_comp.execution import scanned
 from fedjax_comp.privacy.distributed import bits_for_noise
 from fedjax_comp.privacy.integers import (
     Grid,
@@ -185,10 +188,10 @@ def secure_fed_avg(
     """
     grid = _grid(levels, limit, noise)
     checks.population(population)
-    update_server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    update_server = given_server_optimizer(server_optimizer)
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     train = local_sgd(task, client_optimizer, proximal=proximal)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
@@ -296,7 +299,8 @@ def secure_fed_avg(
                 MODELS_TOLD: Observed(jnp.sum(heard.spoke, dtype=jnp.float32)),
             },
         )
-        return ServerState(stepped, said.link), kept, info
+        link = said.link_after(server.downlink, agreed, population)
+        return ServerState(stepped, link), kept, info
 
     return Algorithm(
         init=init, round=run_round, params=lambda server: server.model.params

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import tree as trees
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.algorithms.links.no_peek import Penalty
 from fedjax_comp.algorithms.links.split_exchange import (
     Batch,
@@ -56,7 +56,6 @@ from fedjax_comp.client.sgd import (
     refuse_schedules,
 )
 from fedjax_comp.compress import identity
-from fedjax_comp.execution import scanned
 from fedjax_comp.models.split import SplitTask
 from fedjax_comp.server.aggregate import WeightedSum, share, weighted, weighted_mean
 from fedjax_comp.wire.traffic import to_client, to_server
@@ -173,7 +172,7 @@ def split_learning(
             refuse_schedules(one, what=f"{place} optimizer")
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
 
     def fresh(params: Places) -> Places:
         return Places(

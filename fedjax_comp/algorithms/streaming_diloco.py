@@ -16,7 +16,7 @@ import optax
 
 from fedjax_comp import checks, tree
 from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     MODELS_TOLD,
     UPDATES_SENT,
@@ -34,7 +34,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import Learner, LocalInfo, local_steps, mean_loss
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import Model, step_towards
@@ -182,7 +181,7 @@ def streaming_diloco(
     checks.number("mixing", mixing, minimum=0.0, below=1.0)
     outer = server_optimizer or optax.sgd(0.7, momentum=0.9, nesterov=True)
     up, down = given("uplink", uplink), given("downlink", downlink)
-    run_cohort = execution or scanned()
+    run_cohort = given_execution(execution)
     train = local_steps(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, Worker]:

@@ -26,7 +26,7 @@ from fedjax_comp.algorithms.client_update import (
     round_info,
     update_and_send,
 )
-from fedjax_comp.algorithms.links.given import given
+from fedjax_comp.algorithms.links.given import given, given_execution
 from fedjax_comp.base import (
     Algorithm,
     ClientBatches,
@@ -41,7 +41,6 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import LocalInfo
-from fedjax_comp.execution import scanned
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.server.update import averaged_statistics
@@ -137,7 +136,7 @@ def synchronous(
     """
     up = given("uplink", uplink)
     down = given("downlink", downlink)
-    run_cohort = scanned() if execution is None else execution
+    run_cohort = given_execution(execution)
     update = update_and_send(train, up, keep_messages=keep_messages)
 
     def init(key: jax.Array, params: PyTree) -> tuple[Server, LinkState]:
@@ -185,6 +184,10 @@ def synchronous(
         )
         before = server.params, server.memory
         params, kept = where(anyone & sound, moved, before)
-        return Server(params, kept, said.link), links, info
+        return (
+            Server(params, kept, said.link_after(server.downlink, active)),
+            links,
+            info,
+        )
 
     return Algorithm(init, run_round, params=lambda server: server.params)

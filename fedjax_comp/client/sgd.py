@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches, Examples, PyTree, Task
 
 
@@ -125,7 +126,7 @@ def refuse_schedules(
     kept: PyTree = ()
     with contextlib.suppress(TypeError, LookupError, AttributeError, ValueError):
         kept = jax.eval_shape(
-            optimizer.init, jnp.zeros(1) if params is None else params
+            optimizer.init, jnp.zeros(1, jnp.float32) if params is None else params
         )
 
     def is_schedule(one: object) -> bool:
@@ -175,8 +176,10 @@ def local_steps(
       `(learner, examples, batches) -> (learner, LocalInfo)`.
 
     Raises:
-      ValueError: for a proximal term that is negative or not finite.
+      ValueError: for a proximal term that is negative or not finite, and for what is
+        no optimizer.
     """
+    checks.optimizer("the client optimizer", optimizer)
     if not (math.isfinite(proximal) and proximal >= 0):
         raise ValueError(f"Expected a finite proximal={proximal} >= 0.")
 
@@ -229,7 +232,8 @@ def local_steps(
             )
             return taken, None
 
-        nothing = LocalInfo(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        zero = jnp.zeros((), jnp.float32)
+        nothing = LocalInfo(zero, zero, jnp.zeros((), jnp.int32))
         numbers = jnp.arange(batches.rows.shape[0], dtype=jnp.int32)
         batch = (batches.rows, batches.mask, numbers)
         trained, _ = jax.lax.scan(step, (learner, nothing), batch, unroll=unroll)

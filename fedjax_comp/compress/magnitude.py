@@ -29,7 +29,7 @@ def power_of_two(size: jax.Array) -> tuple[jax.Array, jax.Array]:
     >>> [float(x) for x in power_of_two(jnp.float32(5.0))]
     [4.0, 0.25]
     """
-    words = jax.lax.bitcast_convert_type(size, jnp.uint32)
+    words = jax.lax.bitcast_convert_type(size.astype(jnp.float32), jnp.uint32)
     stored = jnp.clip(words >> _MANTISSA_BITS, _LEAST, _MOST)
     power, inverse = (
         jax.lax.bitcast_convert_type(x << _MANTISSA_BITS, jnp.float32)

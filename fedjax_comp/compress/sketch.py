@@ -47,7 +47,9 @@ def sketch(key: jax.Array, x: jax.Array, *, rows: int, columns: int) -> jax.Arra
 
     def one_row(row_key: jax.Array) -> jax.Array:
         column, sign = _hashes(row_key, x.shape[0], columns)
-        return jnp.zeros(columns).at[column].add(sign * x.astype(jnp.float32))
+        return (
+            jnp.zeros(columns, jnp.float32).at[column].add(sign * x.astype(jnp.float32))
+        )
 
     # One row after another: all rows' hashes would be `rows` times the vector.
     return jax.lax.map(one_row, jax.random.split(key, rows))

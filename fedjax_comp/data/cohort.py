@@ -95,7 +95,8 @@ def make_batches(
       B)`. A client without examples is inactive.
 
     Raises:
-      ValueError: if `max_client_size < 1`, `epochs < 1` or `batch_size < 0`.
+      ValueError: if `max_client_size < 1`, `epochs < 1` or `batch_size < 0`, or one is
+        no integer.
 
     >>> order = jnp.array([4, 2, 7], jnp.int32)
     >>> batches = make_batches(
@@ -110,8 +111,7 @@ def make_batches(
     """
     checks.integer("max_client_size", max_client_size, minimum=1)
     checks.integer("epochs", epochs, minimum=1)
-    if batch_size < 0:
-        raise ValueError(f"Expected batch_size={batch_size} >= 0; 0 is all examples.")
+    checks.integer("batch_size", batch_size, minimum=0)
     batch = min(batch_size, max_client_size) or max_client_size
     steps = -(-max_client_size // batch)
     slots = jnp.arange(steps * batch, dtype=jnp.int32)

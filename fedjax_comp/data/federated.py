@@ -162,6 +162,7 @@ def federate(
     if isinstance(partition, InputPartition):
         inputs = np.asarray(dataset.train.x)
         return _on_device(dataset, partition.assign(inputs, num_clients, rng))
+    checks.takes("partition", partition, 4)
     labels = np.asarray(dataset.train.y)
     assignment = partition(labels, dataset.train_groups, num_clients, rng)
     return _on_device(dataset, assignment)

@@ -89,8 +89,8 @@ def iid(*, sigma: float = 0.0, size: int | None = None) -> Partition:
     """
     if not (np.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"Expected sigma={sigma} >= 0 and finite; 0 is equal sizes.")
-    if size is not None and size < 1:
-        raise ValueError(f"Expected size={size} >= 1; leave it out to deal data once.")
+    if size is not None:
+        checks.integer("size", size, minimum=1)
     if size is not None and sigma > 0:
         raise ValueError(
             f"Expected size={size} or sigma={sigma}, not both: a size has no spread."

@@ -130,6 +130,11 @@ def classification(
     if top is not None:
         checks.integer("top", top, minimum=1)
     network = of_linen(model) if isinstance(model, nn.Module) else model
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"Expected model as a flax.linen module or a Network, not {model!r}; a "
+            "model of this package takes its number of classes: mlp(200, 200)(10)."
+        )
 
     def init(key: jax.Array) -> PyTree:
         return network.init(key, jnp.zeros((1, *input_shape), dtype))
@@ -169,6 +174,12 @@ def classification(
         inputs = inputs_of(params, examples, mask, training=key is not None)
         logits = network.apply(params, inputs, key)
         labels = examples.y.astype(jnp.int32)
+        if logits.shape[:-1] != labels.shape:
+            raise ValueError(
+                f"Expected a label for each of the logits {list(logits.shape)}, "
+                f"[..., classes], got labels {list(labels.shape)}; labels [N, 1] are "
+                "[N] by y.reshape(-1)."
+            )
         counted = jnp.broadcast_to(along(mask, labels), labels.shape)
         if ignore_label is not None:
             counted = counted & (labels != ignore_label)

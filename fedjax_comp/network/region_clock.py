@@ -63,11 +63,11 @@ class Timed(NamedTuple):
 
 def new_clock(num_centres: int, delay: int) -> Clock:
     """All centres about to begin."""
-    zeros = jnp.zeros(num_centres)
+    zeros = jnp.zeros(num_centres, jnp.float32)
     return Clock(
         zeros,
-        jnp.zeros((delay + 1, num_centres)),
-        jnp.zeros((num_centres, num_centres)),
+        jnp.zeros((delay + 1, num_centres), jnp.float32),
+        jnp.zeros((num_centres, num_centres), jnp.float32),
         jnp.asarray(False),
     )
 

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import checks
+from fedjax_comp.algorithms.links.given import given_execution
 from fedjax_comp.base import Examples, Execution, PyTree, Sums, Task
 from fedjax_comp.data.clusters import balanced_clusters, squared_distances
 from fedjax_comp.data.partition import Assignment, from_lists
-from fedjax_comp.execution import scanned
 from fedjax_comp.wire.fields import Raw, Symbols
 
 
@@ -140,7 +140,7 @@ def routed_evaluation(
       `(models, examples, machine) -> Sums` with models `[K, ...]`, examples `[M, ...]`
       and `machine` int32 `[M]`.
     """
-    run_machines = scanned() if execution is None else execution
+    run_machines = given_execution(execution)
 
     def evaluate(models: PyTree, examples: Examples, machine: jax.Array) -> Sums:
         def one_machine(

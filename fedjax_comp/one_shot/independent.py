@@ -10,9 +10,9 @@ from collections.abc import Callable
 import jax
 import optax
 
+from fedjax_comp.algorithms.links.given import given_execution
 from fedjax_comp.base import ClientBatches, Examples, Execution, PyTree, Task
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.execution import scanned
 
 MakeBatches = Callable[[jax.Array, PyTree], ClientBatches]
 """`(key, data) -> ClientBatches[K, ...]`: every machine's work."""
@@ -52,7 +52,7 @@ def independent_models(
     >>> train(jax.random.key(0), jnp.array(0.0), examples, ()).tolist()
     [1.0, 3.0]
     """
-    run_machines = scanned() if execution is None else execution
+    run_machines = given_execution(execution)
     train_locally = local_sgd(task, optimizer)
 
     def train(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from fedjax_comp import checks
-from fedjax_comp.base import Cohort, PyTree
+from fedjax_comp.base import Cohort, PyTree, has_statistics
 from fedjax_comp.server.aggregate import UNIT, WeightedSum
 
 Sampler = Callable[[jax.Array, jax.Array, PyTree], Cohort]
@@ -48,7 +48,8 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
       An optax transform.
 
     Raises:
-      ValueError: when `stddev` is not as above.
+      ValueError: when `stddev` is not as above; from `init` for a model with running
+        statistics, which no optimizer steps along.
 
     >>> noisy = gaussian_noise(jax.random.key(0), stddev=0.0)
     >>> noisy.update(jnp.ones(2), noisy.init(jnp.ones(2)))[0]
@@ -57,7 +58,12 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
     stddev = checks.number("stddev", stddev, minimum=0.0, below=float("inf"))
 
     def init(params: PyTree) -> NoiseState:
-        del params
+        if has_statistics(params):
+            raise ValueError(
+                "Expected a model without running statistics for gaussian_noise(): "
+                "they are averaged beside the optimizer and would be published without "
+                "noise. Use GroupNorm in place of BatchNorm."
+            )
         return NoiseState(key)
 
     def update(

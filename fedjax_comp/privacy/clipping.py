@@ -28,12 +28,12 @@ def l2_norm(tree: PyTree) -> jax.Array:
 def _in_units(tree: PyTree) -> tuple[list[jax.Array], jax.Array, jax.Array]:
     """The floats as multiples of one power of two, their norm in it, and the power."""
     leaves = [leaf.astype(jnp.float32) for leaf in open_leaves(tree)]
-    largest = jnp.zeros(())
+    largest = jnp.zeros((), jnp.float32)
     for leaf in leaves:
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
     power, inverse = power_of_two(largest)
     unit = [leaf * inverse for leaf in leaves]
-    squares = jnp.zeros(())
+    squares = jnp.zeros((), jnp.float32)
     for leaf in unit:
         squares += jnp.sum(leaf**2)
     return unit, jnp.sqrt(squares), power

@@ -131,7 +131,9 @@ def round_bounded_in_jit(
     longest = rounding.bound**2 * (1 - _SLACK)
 
     def draw(trial: jax.Array) -> jax.Array:
-        u = jax.random.uniform(jax.random.fold_in(key, trial), scaled.shape)
+        u = jax.random.uniform(
+            jax.random.fold_in(key, trial), scaled.shape, scaled.dtype
+        )
         return low + (u < scaled - low).astype(jnp.float32)
 
     def too_long(state: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -14,6 +14,7 @@ from fedjax_comp.base import (
     PyTree,
     Traffic,
 )
+from fedjax_comp.tree import where
 from fedjax_comp.wire.traffic import broadcast_traffic, to_client
 
 
@@ -48,9 +49,26 @@ class Broadcast(NamedTuple):
           client: int32 `[C]`, the cohort's ids.
           population: `K`; whoever has memory of the downlink hears every message.
         """
-        if population is not None and jax.tree.leaves(self.state):
-            return self.traffic(jnp.ones(population, bool))
+        if self._is_for_all(population):
+            return self.traffic(jnp.ones(population or 0, bool))
         return self.traffic(active, client)
+
+    def link_after(
+        self, before: LinkState, active: jax.Array, population: int | None = None
+    ) -> LinkState:
+        """The link's memory after the round: as it was where nobody was there to hear.
+
+        Args:
+          before: the memory before.
+          active: bool `[C]`, who of the cohort hears it.
+          population: as for `traffic_of_round`.
+        """
+        if self._is_for_all(population):
+            return self.link
+        return where(active.any(), self.link, before)
+
+    def _is_for_all(self, population: int | None) -> bool:
+        return population is not None and bool(jax.tree.leaves(self.state))
 
     def messages(self, spoke: jax.Array) -> Messages:
         """The message for an audit, `[1]`, whoever heard it; `spoke` is a scalar."""

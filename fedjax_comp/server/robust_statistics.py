@@ -26,12 +26,12 @@ def clip_to_norm(update: PyTree, norm: float) -> PyTree:
     Array([0.3, 0.4], dtype=float32)
     """
     leaves = jax.tree.leaves(update)
-    largest = jnp.zeros(())
+    largest = jnp.zeros((), jnp.float32)
     for leaf in leaves:
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
     # A power of two and no quotient: 1 / 3e38 is subnormal, which XLA takes for 0.
     unit = jnp.where(largest > 2.0**20, 2.0**-80, 1.0)
-    squares = jnp.zeros(())
+    squares = jnp.zeros((), jnp.float32)
     for leaf in leaves:
         squares += jnp.sum((unit * leaf) ** 2)
     length = jnp.sqrt(squares)
@@ -119,7 +119,7 @@ def squared_distances(updates: PyTree) -> jax.Array:
                 jnp.sum((x - y[None]) ** 2, axis=1)
                 for x, y in zip(flat, own, strict=True)
             ),
-            start=jnp.zeros(flat[0].shape[0]),
+            start=jnp.zeros(flat[0].shape[0], jnp.float32),
         )
 
     return jax.lax.map(from_one, flat)

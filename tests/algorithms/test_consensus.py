@@ -79,6 +79,47 @@ def test_compressed_messages_keep_the_mean_too():
     assert totals(info.traffic).uplink_bytes < 3 * 10 * 18 * 4 / 2
 
 
+def test_nodes_are_clients_whatever_the_order_of_their_cohort():
+    graph, rounds = graphs.edges(5, [(0, 1), (1, 2), (2, 3), (3, 4), (1, 4)]), 2
+    algorithm = make(graph, rounds)
+    cohort = make_cohort([3, 4, 2, 5, 3], batch_size=5)
+    _, nodes, info = one_round(algorithm, cohort)
+    # The second round begins with models that differ, so that who hears whom matters.
+    order = np.array([3, 0, 4, 2, 1])
+    turned = cohort._replace(clients=jax.tree.map(lambda x: x[order], cohort.clients))
+    expected = one_round(algorithm, cohort, nodes)
+    got = one_round(algorithm, turned, jax.tree.map(lambda x: x[order], nodes))
+    for mine, theirs in zip(
+        jax.tree.leaves(got[1]), jax.tree.leaves(expected[1]), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs[order], rtol=1e-5, atol=1e-6)
+    paths = {(0, 1), (1, 2), (2, 3), (3, 4), (1, 4)}
+    for one in (info, got[2], expected[2]):
+        sent = one.traffic["neighbours"]
+        ends = np.stack([sent.ends.sender, sent.ends.receiver], axis=1)[sent.spoke]
+        assert {tuple(sorted(pair)) for pair in ends.tolist()} == paths
+        assert len(ends) == 2 * rounds * len(paths)
+
+
+def test_a_rate_multiplies_every_step():
+    algorithm = make(graphs.ring(3), 1)
+    cohort = make_cohort([3] * 3, batch_size=3)
+    start = softmax_task().init(jax.random.key(0))
+    moved = []
+    for rate in (1.0, 0.5, 0.0):
+        rates = np.full(3, rate, np.float32)
+        own = cohort._replace(clients=cohort.clients._replace(rate=rates))
+        mean, _, _ = one_round(algorithm, own)
+        moved.append(jax.tree.map(lambda a, b: a - b, mean, start))
+    jax.tree.map(
+        lambda one, half, none: (
+            np.testing.assert_allclose(half, one / 2, rtol=1e-4, atol=1e-7),
+            np.testing.assert_allclose(none, 0, atol=1e-7),
+        ),
+        *moved,
+    )
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="connected graph: its 4 nodes"):
         make(graphs.edges(4, [(0, 1), (2, 3)]), 1)

@@ -193,3 +193,22 @@ def test_mistakes():
         gaussian_noise(jax.random.key(0), stddev=-1.0)
     with pytest.raises(ValueError, match="cohort_size"):
         mean_over(0)
+
+
+def test_clipping_is_in_float32_where_a_program_has_float64_on():
+    with jax.enable_x64(True):
+        tree = {
+            "a": jnp.array([30.0, 40.0], jnp.float32),
+            "b": jnp.ones(3, jnp.float64),
+        }
+        assert float(l2_norm({"a": tree["a"]})) == 50.0
+        short = clip_by_l2(tree, 5.0)
+        np.testing.assert_allclose(float(l2_norm(short)), 5.0, rtol=1e-6)
+        assert (short["a"].dtype, short["b"].dtype) == (jnp.float32, jnp.float64)
+        assert jnp.ndim(l2_norm(jnp.ones(5, jnp.float32))) == 0
+
+
+def test_statistics_would_be_published_without_noise():
+    noise = gaussian_noise(jax.random.key(0), stddev=1.0)
+    with pytest.raises(ValueError, match="without running statistics for gaussian_no"):
+        noise.init({"params": {"w": jnp.ones(2)}, "batch_stats": {"mean": jnp.ones(2)}})

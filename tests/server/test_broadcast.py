@@ -3,14 +3,26 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from fedjax_comp.algorithms import (
+    diloco,
+    ditto,
+    fed_avg,
+    fed_dyn,
+    fed_nova,
+    mime_lite,
+    optimal_sampling,
+    scaffold,
+)
 from fedjax_comp.base import EVERYONE, SERVER, make_context
 from fedjax_comp.compress import differenced, error_feedback, top_k
 from fedjax_comp.keys import make_key
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.traffic import bytes_by_client
+from tests.problems import make_cohort, softmax_task, stack_clients
 
 TREE = jnp.array([1.0, -8.0, 2.0])
 CONTEXT = make_context(make_key(0), 0)
@@ -49,3 +61,46 @@ def test_who_misses_a_message_must_need_none_of_those_before():
         partly_heard(differenced(top_k(k=1)), TREE)
     memory = partly_heard(error_feedback(top_k(k=1)), TREE)
     assert [x.shape for x in jax.tree.leaves(memory)] == [TREE.shape]
+
+
+SGD = optax.sgd(0.1)
+DOWN = error_feedback(top_k(0.3))
+HEARD = {
+    "fed_avg": lambda task, **own: fed_avg(task, client_optimizer=SGD, **own),
+    "fed_nova": lambda task, **own: fed_nova(task, client_optimizer=SGD, **own),
+    "fed_dyn": lambda task, **own: fed_dyn(
+        task, client_optimizer=SGD, alpha=0.1, population=9, **own
+    ),
+    "scaffold": lambda task, **own: scaffold(
+        task, client_optimizer=SGD, population=9, **own
+    ),
+    "mime_lite": lambda task, **own: mime_lite(task, client_optimizer=SGD, **own),
+    "ditto": lambda task, **own: ditto(task, client_optimizer=SGD, pull=0.1, **own),
+    "diloco": lambda task, **own: diloco(task, client_optimizer=SGD, **own),
+    "optimal_sampling": lambda task, **own: optimal_sampling(
+        task, client_optimizer=SGD, expected=2, **own
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEARD)
+def test_what_nobody_hears_was_not_said(name):
+    task = softmax_task()
+    algorithm = HEARD[name](task, downlink=DOWN)
+    cohort = make_cohort([4, 5], batch_size=5)
+    server, client = algorithm.init(jax.random.key(0), task.init(jax.random.key(1)))
+    clients = stack_clients(client, 2)
+
+    def memory_after(active):
+        own = cohort.clients._replace(active=jnp.array(active))
+        after, _, info = jax.jit(algorithm.round)(
+            jax.random.key(2), server, clients, cohort._replace(clients=own)
+        )
+        assert bool(info.traffic["downlink"].spoke.any()) == any(active)
+        return jax.tree.leaves(after.downlink)
+
+    before = jax.tree.leaves(server.downlink)
+    for mine, theirs in zip(memory_after([False, False]), before, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    heard = zip(memory_after([False, True]), before, strict=True)
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in heard)

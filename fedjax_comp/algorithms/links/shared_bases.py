@@ -97,7 +97,7 @@ def factored(x: jax.Array, rank: int) -> Spectral | jax.Array:
         return x
     matrix = to_matrix(low_rank_start(x, rank, scheme=_SCHEME), _SCHEME)
     found = truncated_svd(matrix, rank)
-    core = jnp.eye(rank)
+    core = jnp.eye(rank, dtype=jnp.float32)
     return cut_to(Factors(found.left, core, found.right.T), shape_of(x), rank)
 
 

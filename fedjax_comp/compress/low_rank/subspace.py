@@ -68,7 +68,7 @@ def leading_triples(x: jax.Array, count: int) -> Triples:
         basis = orthonormal(to_narrow(to_long(_signs(narrow, columns))))
         seen = to_long(basis)
     else:
-        basis, seen = jnp.eye(narrow), x if m >= n else x.T
+        basis, seen = jnp.eye(narrow, dtype=x.dtype), x if m >= n else x.T
     # Of `x` what the basis spans, by the Gram matrix of its few columns.
     squares, turn = eigh(matmul(seen.T, seen))
     turn = turn[:, ::-1][:, :count]

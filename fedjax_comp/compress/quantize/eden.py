@@ -70,7 +70,7 @@ def level_of(index: jax.Array, codebook: Codebook) -> jax.Array:
     """
     levels = codebook.levels.astype(np.float32)
     if levels.size <= _MAX_SELECTED:
-        number = jnp.full(index.shape, levels[-1])
+        number = jnp.full(index.shape, levels[-1], jnp.float32)
         for i in reversed(range(levels.size - 1)):
             number = jnp.where(index == i, levels[i], number)
         return number

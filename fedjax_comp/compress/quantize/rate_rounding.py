@@ -196,7 +196,7 @@ def rounded_rows(
         sampled(each(jnp.asarray(of_size[:number])[sizes]))
         for of_size in (tables.shifts, tables.escapes)
     )
-    start = sampled(each((jnp.asarray(owner * number) + sizes) * TOKENS))
+    start = sampled(each((jnp.asarray(owner * number, jnp.int32) + sizes) * TOKENS))
     bits = jnp.asarray(token_bits(DEAD_ZONE)).reshape(len(SHAPES), -1)
     ends = np.cumsum([part.size for part in parts])[:-1]
 
