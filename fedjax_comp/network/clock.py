@@ -106,17 +106,28 @@ def as_visit(
     """
     start, downloaded, trained, encoded, arrived = times
     leaves = leaves_at(link.presence, start)
+    came = arrived if arrived <= leaves else math.inf
+    whole = Visit(start, downloaded, trained, encoded, came, 0.0)
+    return whole._replace(joules=spent(device, whole, leaves))
+
+
+def spent(device: Device, seen: Visit, until: float) -> float:
+    """Joules of a client's device on its way through a round, up to a moment.
+
+    Args:
+      device: the device.
+      seen: when it would reach each stage; its joules are not read.
+      until: seconds at which it stops, be it that it goes or that the round is closed.
+    """
 
     def lasted(begin: float, end: float) -> float:
-        return max(0.0, min(end, leaves) - min(begin, leaves))
+        return max(0.0, min(end, until) - min(begin, until))
 
-    joules = (
-        device.receive_watts * lasted(start, downloaded)
-        + device.compute_watts * lasted(downloaded, encoded)
-        + device.transmit_watts * lasted(encoded, arrived)
+    return (
+        device.receive_watts * lasted(seen.began, seen.downloaded)
+        + device.compute_watts * lasted(seen.downloaded, seen.encoded)
+        + device.transmit_watts * lasted(seen.encoded, seen.arrived)
     )
-    came = arrived if arrived <= leaves else math.inf
-    return Visit(start, downloaded, trained, encoded, came, joules)
 
 
 class Policy(NamedTuple):
@@ -154,16 +165,25 @@ class Closed(NamedTuple):
     in_time: np.ndarray
 
 
-def close_round(start: float, arrivals: np.ndarray, policy: Policy) -> Closed:
+def close_round(
+    start: float,
+    arrivals: np.ndarray,
+    policy: Policy,
+    *,
+    gone: np.ndarray | None = None,
+) -> Closed:
     """When a round ends and whose messages count in it.
 
     The round ends with the last message the server waits for, and not after the
-    deadline; with clients that never arrive and no deadline, when all others have.
+    deadline. That a client has gone the server learns when it goes, as from a
+    connection that is closed, and does not wait for it any longer.
 
     Args:
       start: seconds.
       arrivals: seconds `[C]`; `inf` for a client that never arrives.
       policy: what the server waits for.
+      gone: seconds `[C]` at which clients that never arrive have gone; `-inf` for one
+        that was not there to begin with, as all are when None.
 
     Returns:
       The end, and who was in time. Messages under way at the end are late: dropped, or
@@ -176,12 +196,16 @@ def close_round(start: float, arrivals: np.ndarray, policy: Policy) -> Closed:
     """
     deadline = start + policy.deadline_seconds
     come = np.isfinite(arrivals)
-    expected = int(come.sum()) if policy.report_goal is None else policy.report_goal
+    left = [] if gone is None else gone[~come & np.isfinite(gone)].tolist()
     in_order = np.sort(arrivals[come])
-    if 0 < expected <= in_order.size and in_order[expected - 1] <= deadline:
-        end = float(in_order[expected - 1])
-    elif math.isfinite(deadline):
-        end = deadline
+    last = max([start, *in_order.tolist(), *left])  # when the server has heard of all
+    goal = policy.report_goal
+    if goal is None:
+        end = min(last, deadline) if in_order.size else last
+        if not in_order.size and math.isfinite(deadline):
+            end = deadline
+    elif goal <= in_order.size and in_order[goal - 1] <= deadline:
+        end = float(in_order[goal - 1])
     else:
-        end = float(in_order[-1]) if in_order.size else start
-    return Closed(end, arrivals <= end)
+        end = deadline if math.isfinite(deadline) else last
+    return Closed(float(end), arrivals <= end)

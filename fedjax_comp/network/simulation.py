@@ -9,10 +9,10 @@ its seconds and joules.
 
 What is expected is exact where sizes are fixed. Where they depend on values it is the
 mean of the round before, so that a client may be let in and then arrive a little after
-the deadline; its message counts and the round is longer by that. A late client has
-spent its energy, and the round lasts until the deadline. Its bytes are not in the
-ledger's uplink and downlink, which hold the messages that count, but in
-`observed["late_bytes"]`.
+the deadline; its message counts and the round is longer by that. A late client spends
+energy until the round is closed, and the round lasts until the deadline. What it was
+told is not in the ledger's downlink, which holds the messages that count, but in
+`observed["late_bytes"]`; what it had sent of its own message by then is in neither.
 """
 
 import math
@@ -26,7 +26,7 @@ from fedjax_comp.algorithms.wrappers import Present, admit
 from fedjax_comp.base import PyTree, RoundInfo
 from fedjax_comp.invited import Invited
 from fedjax_comp.metrics import Ledger
-from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round
+from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round, spent
 from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
 from fedjax_comp.network.devices import roofline_seconds
 from fedjax_comp.network.estimates import (
@@ -40,7 +40,7 @@ from fedjax_comp.network.estimates import (
     visits_of,
     work_of,
 )
-from fedjax_comp.network.links import arrival, is_present
+from fedjax_comp.network.links import arrival, is_present, leaves_at
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.steering import heard_energies, steer
 from fedjax_comp.training import TrainState
@@ -165,7 +165,9 @@ class Simulation:
             visits[i] = one
         arrivals = np.array([v.arrived if v else math.inf for v in visits])
         arrivals = np.where(silent, math.inf, arrivals)
-        closed = close_round(start, arrivals, setting.policy)
+        gone = np.array([self._goes(k, v) for k, v in zip(ids, visits, strict=True)])
+        gone = np.where(silent, -math.inf, gone)
+        closed = close_round(start, arrivals, setting.policy, gone=gone)
         in_time = closed.in_time
         if budgets is None and sizes[0] is None:
             # Nothing is known of the first messages: they show how long they are.
@@ -221,7 +223,6 @@ class Simulation:
         for i, k in enumerate(plan.ids):
             expected = plan.visits[i]
             if plan.late[i] and expected is not None:
-                joules += expected.joules
                 ledger.observed["late_bytes"] = ledger.observed.get(
                     "late_bytes", 0.0
                 ) + (expected_bytes(setting, ledger, "downlink_bytes") or 0)
@@ -241,6 +242,7 @@ class Simulation:
                 cost = setting.uplink.decode[plan.rungs[i]]
                 last_decode = max(last_decode, roofline_seconds(cost, setting.server))
             learn(setting, ledger, k, seen, down[i], up[i])
+        joules += sum(self._spent_in_vain(plan, i, end) for i in range(len(plan.ids)))
         joules += self._listeners(ledger, moved.received, plan)
         self._count_rungs(plan, ledger)
         ledger.observed["late_clients"] = ledger.observed.get(
@@ -277,6 +279,25 @@ class Simulation:
             works.append(work_of(setting, plan.examples[i], plan.rungs[i], *sizes))
         visits = visits_of(setting, ledger, plan.ids[there], plan.start, works)
         return dict(zip(there, visits, strict=True))
+
+    def _goes(self, client: int, seen: Visit | None) -> float:
+        """When a client that was told to begin goes; `-inf` for one that was not."""
+        if seen is None:
+            return -math.inf
+        return leaves_at(self._setting.links[client].presence, seen.began)
+
+    def _spent_in_vain(self, plan: _Plan, place: int, end: float) -> float:
+        """Joules of a late client: until the round is closed, it goes, or gives up.
+
+        One that a controller has told to be silent sends nothing, once it has trained.
+        """
+        client, seen = plan.ids[place], plan.visits[place]
+        if seen is None or not plan.late[place]:
+            return 0.0
+        until = min(end, self._goes(client, seen))
+        if plan.silent[place]:
+            until = min(until, seen.trained)
+        return spent(self._setting.devices[client], seen, until)
 
     def _count_rungs(self, plan: _Plan, ledger: Ledger) -> None:
         """Counts the messages within each budget that the controller gave."""

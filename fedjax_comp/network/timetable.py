@@ -44,11 +44,13 @@ class Trip(NamedTuple):
       seconds: when the server has its update, or knows that there will be none.
       came: whether it has.
       joules: spent by the client's device.
+      told: whether it was there to be told to begin.
     """
 
     seconds: float
     came: bool
     joules: float
+    told: bool = True
 
 
 TripOf = Callable[[int, float], Trip]
@@ -109,7 +111,7 @@ def trips(
     def trip(client: int, start: float) -> Trip:
         link, begin = setting.links[client], start + served
         if not is_present(link.presence, begin):
-            return Trip(start + IDLE_SECONDS, False, 0.0)
+            return Trip(start + IDLE_SECONDS, False, 0.0, told=False)
         count = examples[client]
         work = Work(
             download_bytes,
@@ -192,7 +194,9 @@ def _buffered_steps(
     order = [int(client) for client in random.permutation(num_clients)]
     idle = order[concurrency:]
     # (when, client, version it began from, came, joules)
-    busy = [_leave(trip_of, client, 0.0, 0) for client in order[:concurrency]]
+    busy = [
+        _under_way(client, 0, trip_of(client, 0.0)) for client in order[:concurrency]
+    ]
     heapq.heapify(busy)
     version, failures, discarded, joules = 0, 0, 0, 0.0
     buffer: list[tuple[int, int]] = []
@@ -212,7 +216,7 @@ def _buffered_steps(
             idle += [client for client, _ in buffer]
             version, buffer = version + 1, []
         following = idle.pop(int(random.integers(len(idle))))
-        heapq.heappush(busy, _leave(trip_of, following, now, version))
+        heapq.heappush(busy, _under_way(following, version, trip_of(following, now)))
 
 
 def carried(
@@ -271,9 +275,12 @@ def carried(
         at_work = {client for _, client, *_ in late}
         idle = [client for client in range(num_clients) if client not in at_work]
         invited = random.permutation(idle)[:cohort_size]
-        sent_out = [_leave(trip_of, int(c), start, version) for c in invited]
-        arrivals = np.array([t if came else math.inf for t, _, _, came, _ in sent_out])
-        end = close_round(start, arrivals, policy).end
+        trips_of = {int(c): trip_of(int(c), start) for c in invited}
+        sent_out = [_under_way(c, version, trip) for c, trip in trips_of.items()]
+        own = trips_of.values()
+        arrivals = np.array([t.seconds if t.came else math.inf for t in own])
+        gone = np.array([t.seconds if t.told else -math.inf for t in own])
+        end = close_round(start, arrivals, policy, gone=gone).end
         if end <= start:
             # Nobody came: the server waits for whoever is under way, or asks again.
             waiting = [t for t, _, _, came, _ in [*late, *sent_out] if came]
@@ -297,10 +304,9 @@ def carried(
     return _table(steps, num_clients)
 
 
-def _leave(
-    trip_of: TripOf, client: int, start: float, version: int
+def _under_way(
+    client: int, version: int, trip: Trip
 ) -> tuple[float, int, int, bool, float]:
-    trip = trip_of(client, start)
     return trip.seconds, client, version, trip.came, trip.joules
 
 

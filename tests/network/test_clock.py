@@ -8,9 +8,11 @@ import pytest
 from fedjax_comp.network.clock import (
     Closed,
     Policy,
+    Visit,
     Work,
     check_policy,
     close_round,
+    spent,
     visit,
 )
 from fedjax_comp.network.devices import NOTHING, Cost, Device
@@ -73,6 +75,30 @@ def test_close_round_against_waiting(seed):
             closed = close_round(10.0, arrivals, policy)
             assert closed.end == end
             assert closed.in_time.tolist() == [t <= end for t in arrivals]
+
+
+def test_a_client_that_goes_is_waited_for_until_it_does():
+    arrivals, never = np.array([1.0, 2.0, math.inf]), -math.inf
+    for deadline, left, end in (
+        (5.0, 4.5, 4.5),
+        (5.0, 1.5, 2.0),
+        (5.0, 9.0, 5.0),
+        (5.0, never, 2.0),  # it was not there, and was told nothing
+        (math.inf, 4.5, 4.5),
+    ):
+        gone = np.array([math.inf, math.inf, left])
+        closed = close_round(0.0, arrivals, Policy(deadline), gone=gone)
+        assert closed.end == end
+        assert closed.in_time.tolist() == [True, True, False]
+    # A goal that was reached is not waited beyond.
+    goal = close_round(0.0, arrivals, Policy(5.0, 2), gone=np.array([9.0, 9.0, 4.5]))
+    assert goal.end == 2.0
+
+
+def test_what_is_spent_ends_with_the_round():
+    seen = Visit(1.0, 2.0, 4.0, 5.0, 9.0, 0.0)
+    for until, joules in ((0.5, 0), (1.5, 0.5), (3.0, 6.0), (7.0, 20.0), (99.0, 24.0)):
+        assert spent(DEVICE, seen, until) == pytest.approx(joules)
 
 
 def test_a_round_without_clients():

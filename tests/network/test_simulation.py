@@ -120,6 +120,12 @@ def test_seconds_and_joules_are_those_of_each_stage(tmp_path, population):
     assert summary["uplink_messages"] == 2 * 3
     assert ledger.observed["late_clients"] == 2
     assert ledger.observed["late_bytes"] == 2 * size
+    # It sends until the round is closed, and no longer.
+    begun = down + sizes[3] * 1e-4 + 0.2
+    sending = sum(bits(size) / rate + 0.1 for rate in (1e5, 5e4, 2e4))
+    energy = 4 * down + computing + 2 * (sending + limit - begun)
+    assert 0 < limit - begun < up
+    assert summary["joules"] == pytest.approx(2 * energy)
 
 
 @pytest.mark.thorough

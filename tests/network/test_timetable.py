@@ -160,7 +160,7 @@ def test_a_trip_by_hand():
     assert seen.joules == pytest.approx(download + 9 * 5 + upload * 2)
     assert seen == trip(0, 7.0)
     # Away when it is asked; and gone before it has arrived.
-    assert trip(1, 2.0) == Trip(3.0, False, 0.0)
+    assert trip(1, 2.0) == Trip(3.0, False, 0.0, told=False)
     gone = trip(1, 0.5)
     assert (gone.seconds, gone.came) == (5.0, False)
     assert gone.joules == pytest.approx(download + 5 * (0.5 - download))
