@@ -171,8 +171,9 @@ def krasulina_task(dimension: int) -> Task:
 
     Returns:
       A `Task` with params `v`, float32 `[d]`, uniform on the unit sphere at first. Its
-      loss is half the mean squared error of `x` projected on `v`; `evaluate` sums that
-      error and, as what is correct, the part of `||x||^2` that `v` captures.
+      loss is the mean squared error of `x` projected on `v`, with the gradient above;
+      `evaluate` sums that error and, as what is correct, the part of `||x||^2` that `v`
+      captures.
 
     Raises:
       ValueError: for `dimension < 2`.
@@ -207,10 +208,10 @@ def krasulina_task(dimension: int) -> Task:
         whole, along = energies(v, examples, mask)
         count = jnp.maximum(mask.sum(dtype=jnp.float32), 1).astype(v.dtype)
         quotient = jax.lax.stop_gradient(along.sum() / count / (v @ v))
-        # Krasulina's direction is not a gradient; this has it as one, and a value of
-        # its own that gradients do not see.
+        # Krasulina's direction is not a gradient; this has it as one, and the error as
+        # its value, which gradients do not see.
         direction = -(along.sum() / count - quotient * (v @ v)) / 2
-        value = (whole.sum() / count - quotient) / 2
+        value = whole.sum() / count - quotient
         return jax.lax.stop_gradient(value - direction) + direction
 
     def evaluate(v: jax.Array, examples: Examples, mask: jax.Array) -> Sums:

@@ -44,6 +44,7 @@ class ServerState(NamedTuple):
 
     params: PyTree
     optimizer_states: tuple[PyTree, ...]
+    downlinks: tuple[LinkState, ...]
 
 
 class Worker(NamedTuple):
@@ -166,8 +167,8 @@ def streaming_diloco(
 
     Raises:
       ValueError: for a number that is not as above; from `init` for a model with
-        running statistics or too few leaves, and for a downlink with memory; from
-        `round` for a part that has no steps, or fewer than `delay`.
+        running statistics or too few leaves, and for a downlink with memory at the
+        receiver; from `round` for a part that has no steps, or fewer than `delay`.
 
     >>> from fedjax_comp.models import classification, mlp
     >>> task = classification(mlp(16)(num_classes=10), input_shape=(8, 8, 1))
@@ -188,11 +189,11 @@ def streaming_diloco(
         del key
         checks.gradients_alone("streaming_diloco()", params)
         parts = [taken(params, each) for each in fragments_of(params, fragments)]
-        for part in parts:
-            partly_heard(down, part)
+        downlinks = tuple(partly_heard(down, part) for part in parts)
         learner = Learner(params, client_optimizer.init(params))
         worker = Worker(learner, params, tuple(up.init(part) for part in parts))
-        return ServerState(params, tuple(outer.init(part) for part in parts)), worker
+        states = tuple(outer.init(part) for part in parts)
+        return ServerState(params, states, downlinks), worker
 
     def run_part(
         key: jax.Array,
@@ -206,7 +207,8 @@ def streaming_diloco(
         own, late = places[part], places[part - 1]
         down_key, up_key = jax.random.split(key)
         news = taken(server.params, late)
-        said = broadcast(down, make_context(down_key, 0), news, down.init(news))
+        before = server.downlinks[part - 1]
+        said = broadcast(down, make_context(down_key, 0), news, before)
 
         def listen(learner: Learner, received: list[jax.Array]) -> Learner:
             mine = taken(learner.params, late)
@@ -221,12 +223,12 @@ def streaming_diloco(
         ) -> tuple[Summand, tuple[Worker, Sent]]:
             received, up_key, examples = shared
             batches, worker, rank = client
-            learner, before = worker.learner, []
+            learner, waiting = worker.learner, []
             if delay:
                 learner, info = train(
                     learner, examples, _during(batches, steps[:delay])
                 )
-                before.append(info)
+                waiting.append(info)
             learner, info = train(
                 listen(learner, received), examples, _during(batches, steps[delay:])
             )
@@ -237,7 +239,7 @@ def streaming_diloco(
                 optax.tree.sub(taken(learner.params, own), taken(heard, own)),
                 worker.uplinks[part],
                 batches=batches,
-                info=jax.tree.map(lambda *each: sum(each), info, *before),
+                info=jax.tree.map(lambda *each: sum(each), info, *waiting),
                 sound=tree.all_finite(learner),
                 keep_message=keep_messages,
             )
@@ -267,6 +269,12 @@ def streaming_diloco(
         server = ServerState(
             put(server.params, own, params),
             (*states[:part], state, *states[part + 1 :]),
+            tuple(
+                said.link_after(link, active)
+                if place == (part - 1) % fragments
+                else link
+                for place, link in enumerate(server.downlinks)
+            ),
         )
         return server, workers, _of_part(info, part, (part - 1) % fragments), total.info
 

@@ -33,6 +33,7 @@ from fedjax_comp.audit.note import (
     ED25519,
     Note,
     NoteError,
+    Signature,
     Verifier,
     format_note,
     format_verifier,
@@ -138,7 +139,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _verify(arguments: argparse.Namespace) -> int:
     if arguments.proof is not None:
+        if arguments.run is not None or arguments.against:
+            raise ValueError(
+                "a proof is verified by itself: give --proof, or a run directory and "
+                "--against, not both."
+            )
         return _verify_proof(arguments)
+    if arguments.entry is not None:
+        raise ValueError("--entry is of a --proof: give both, or none.")
     if arguments.run is None:
         raise ValueError("give a run directory, or --proof with --entry and --key.")
     run = Path(arguments.run)
@@ -220,10 +228,12 @@ def _verify_proof(arguments: argparse.Namespace) -> int:
 def _prove(arguments: argparse.Namespace) -> int:
     stored = read_log(Path(arguments.run) / FOLDER)
     note = _last_note(stored)
-    leaves = _covered(stored, note)
     if arguments.entry is not None:
+        note = _cosigned_note(stored, note, arguments.entry)
+        leaves = _covered(stored, note)
         text = format_inclusion(prove_inclusion(leaves, arguments.entry, note))
     else:
+        leaves = _covered(stored, note)
         text = format_request(make_request(leaves, arguments.old_size, note))
     sys.stdout.write(text)
     return FINE
@@ -299,6 +309,29 @@ def _last_note(stored: Stored) -> Note:
     if not stored.notes:
         raise LogError("The log has no checkpoint yet.")
     return parse_note(stored.notes[-1])
+
+
+def _cosigned_note(stored: Stored, last: Note, entry: int) -> Note:
+    """The checkpoint to prove an entry by, with the signatures of all its witnesses.
+
+    It is the last one, or the largest that witnesses have cosigned if that is not it.
+    """
+    origin = parse_checkpoint(last.text).origin
+    signatures: dict[str, set[Signature]] = {}
+    for text in stored.cosigned:
+        try:
+            note = parse_note(text)
+            found = parse_checkpoint(note.text)
+        except NoteError:
+            continue
+        if found.origin == origin and entry < found.size <= len(stored.lines):
+            signatures.setdefault(note.text, set()).update(note.signatures)
+    if not signatures:
+        return last
+    text = max(signatures, key=lambda text: parse_checkpoint(text).size)
+    own = last.signatures if text == last.text else ()
+    rest = sorted(signatures[text] - set(own), key=lambda one: one.name)
+    return Note(text, (*own, *rest))
 
 
 def _covered(stored: Stored, note: Note) -> list[bytes]:

@@ -73,20 +73,24 @@ class Stored(NamedTuple):
 def read_log(folder: Path) -> Stored:
     """Reads a log's folder; files that are missing are empty.
 
+    It may be written meanwhile. What is signed is read before what it signs, which was
+    written before it: so an entry that is signed here is here.
+
     Raises:
       LogError: when there is no log.
     """
     if not (folder / LOG).exists():
         raise LogError(f"There is no log at {folder / LOG}.")
-    *lines, torn = (folder / LOG).read_bytes().split(b"\n")
+    cosigned, notes = (_read_text(folder / name) for name in (COSIGNED, CHECKPOINTS))
     packed = _read(folder / HASHES)
     whole = len(packed) // HASH_BYTES * HASH_BYTES
+    *lines, torn = (folder / LOG).read_bytes().split(b"\n")
     return Stored(
         lines=lines,
         torn=torn,
         hashes=[packed[i : i + HASH_BYTES] for i in range(0, whole, HASH_BYTES)],
-        notes=split_notes(_read_text(folder / CHECKPOINTS)),
-        cosigned=split_notes(_read_text(folder / COSIGNED)),
+        notes=split_notes(notes),
+        cosigned=split_notes(cosigned),
     )
 
 
@@ -265,7 +269,7 @@ def add_cosigned(folder: Path, note: Note) -> None:
 
 def _without_torn(file: int, notes: list[str]) -> list[str]:
     """The notes of a file, the last one removed from both where it is not whole."""
-    if notes and not _is_whole(notes[-1]):
+    if notes and not is_whole(notes[-1]):
         notes = notes[:-1]
         os.ftruncate(file, sum(len(_encode(x)) for x in notes))
     return notes
@@ -327,7 +331,8 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", errors="surrogateescape")
 
 
-def _is_whole(note: str) -> bool:
+def is_whole(note: str) -> bool:
+    """Whether a note is one, and not what a kill left of it."""
     try:
         parse_note(note)
     except NoteError:

@@ -19,7 +19,7 @@ from fedjax_comp.audit.checkpoint import (
 )
 from fedjax_comp.audit.differences import first_difference
 from fedjax_comp.audit.entry import RESULT, describe, parse_entry
-from fedjax_comp.audit.log import COSIGNED, FOLDER, Stored, read_log
+from fedjax_comp.audit.log import COSIGNED, FOLDER, Stored, is_whole, read_log
 from fedjax_comp.audit.meaning import SUMMARY, meaning_faults
 from fedjax_comp.audit.merkle import CompactRange, extend, leaf_hash, root_of
 from fedjax_comp.audit.note import NoteError, Verifier, parse_note
@@ -65,13 +65,18 @@ def verify_run(
     Raises:
       LogError: when there is no log at all.
     """
+    has_summary = (run / SUMMARY).exists()  # before the log, which it follows
     stored = read_log(run / FOLDER)
+    notes_end = stored.notes[-1:]
+    cut_short = not has_summary and not all(map(is_whole, notes_end))
+    if cut_short:
+        stored = stored._replace(notes=stored.notes[:-1])
     leaves = [leaf_hash(line) for line in stored.lines]
     checkpoints, faults = _signed_checkpoints(stored, key)
     signed = checkpoints[-1].size if checkpoints else 0
-    has_result, has_summary = _has_result(stored.lines), (run / SUMMARY).exists()
+    has_result = _has_result(stored.lines)
     finished = has_summary or has_result
-    faults += _history_faults(stored, leaves, checkpoints, finished)
+    faults += _history_faults(stored, leaves, checkpoints, has_summary)
     if not faults:
         faults += meaning_faults(run, stored.lines, checkpoints[-1].origin, key)
     origin = checkpoints[-1].origin if checkpoints else ""
@@ -85,6 +90,8 @@ def verify_run(
         faults.append(f"none of the checkpoints from outside is of {origin}.")
     faults += _witness_faults(stored, leaves, checkpoints, key, witnesses)
     remarks = _remarks(stored, signed, finished, witnesses, notes)
+    if cut_short:
+        remarks.append("the last checkpoint is not whole; opening the log removes it.")
     if has_result and not has_summary:
         remarks.append(
             f"the log ends with a result, and there is no {SUMMARY}: it was removed, "
@@ -122,9 +129,12 @@ def _history_faults(
     stored: Stored,
     leaves: list[bytes],
     checkpoints: list[Checkpoint],
-    finished: bool,
+    has_summary: bool,
 ) -> list[str]:
-    """How entries and stored hashes differ from what was signed."""
+    """How entries and stored hashes differ from what was signed.
+
+    A run writes its summary last: what is not signed by then was added.
+    """
     if not checkpoints:
         return []
     signed = checkpoints[-1].size
@@ -136,7 +146,7 @@ def _history_faults(
         difference = first_difference(leaves, stored.hashes[:named])
         where, what = difference if difference is not None else (named, "altered")
         return [f"{_entry(stored.lines, where)} was {what}."]
-    if finished and (len(leaves) > signed or stored.torn):
+    if has_summary and (len(leaves) > signed or stored.torn):
         return [f"{_entry(stored.lines, signed)} was inserted after the last one."]
     difference = first_difference(stored.hashes, leaves)
     short = difference is not None and difference.position == len(stored.hashes)

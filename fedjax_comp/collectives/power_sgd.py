@@ -138,10 +138,11 @@ def power_sgd_mean(
             next(averages if factored(leaf) else rest).reshape(leaf.shape)
             for leaf in leaves
         ]
-        finite = trees.all_finite(found)
         average = jax.tree.unflatten(jax.tree.structure(tree), found)
+        average = trees.cast_like(average, tree)
+        finite = trees.all_finite(average)
         return (
-            trees.cast_like(average, tree),
+            average,
             unless_broken(finite, PowerState(tuple(start), tuple(memory)), old),
             Exchanged(
                 traffic={

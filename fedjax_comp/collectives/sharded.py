@@ -136,10 +136,13 @@ def sharded_mean(
             second, to_everybody, average, old.gather, axis_name
         )
         vector = heard.reshape(-1)[:n]
-        finite = trees.all_finite(vector)
         shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves]
+        found = jax.tree.unflatten(
+            jax.tree.structure(tree), trees.unravel(vector, shapes)
+        )
+        finite = trees.all_finite(found)  # in the dtypes of the leaves
         return (
-            jax.tree.unflatten(jax.tree.structure(tree), trees.unravel(vector, shapes)),
+            found,
             unless_broken(finite, ShardedState(scatter, gather), old),
             Exchanged(
                 traffic={

@@ -87,9 +87,10 @@ def summed_mean(compressor: Compressor, *, axis_name: AxisName) -> Collective:
         summed, num_words = psum_mean(payload, axis_name)
         total = trees.cast_like(summed, payload)
         decoded = decode_sum(compressor, make_context(key, 0), total, old.receiver)
-        finite = trees.all_finite(decoded)
+        found = trees.cast_like(decoded, tree)
+        finite = trees.all_finite(found)
         return (
-            trees.cast_like(decoded, tree),
+            found,
             unless_broken(finite, LinkState(sender, old.receiver), old),
             Exchanged(
                 {"sum": around_the_ring(num_words, axis_name)}, finite[None], 0, 0

@@ -95,6 +95,7 @@ def squared_distances(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
     array([[1.],
            [1.]], dtype=float32)
     """
+    x, centres = _floats(x), _floats(centres)
     squares = np.sum(x * x, axis=1)[:, None] + np.sum(centres * centres, axis=1)
     return np.maximum(squares - 2 * (x @ centres.T), 0)
 
@@ -216,6 +217,7 @@ def balanced_centres(
         smallest=smallest,
         largest=largest,
     )
+    sample = _floats(sample)
     centres = k_means_plus_plus(sample, num_clusters, rng)
     before = None
     for _ in range(steps):
@@ -258,7 +260,7 @@ def balanced_clusters(
     """Centres from a sample, and all examples assigned to them within the bounds.
 
     Args:
-      x: `[N, d]`, floats.
+      x: `[N, d]`, floats or the integers that they are stored as.
       num_clusters: `k`.
       rng: of the sample and the seeds.
       replication: `p`, clusters of each example.
@@ -298,6 +300,11 @@ def balanced_clusters(
         squared_distances(x, centres), bounds, replication=replication
     )
     return Clustering(centres, chosen)
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    """Floats as they are, and stored bytes as floats: their squares would wrap."""
+    return np.asarray(x, np.result_type(x, np.float32))
 
 
 def _cheapest(

@@ -19,6 +19,7 @@ from fedjax_comp.experiment.errors import RunFailed, UsageError
 from fedjax_comp.experiment.finish import execute
 from fedjax_comp.experiment.main import use_host_cores
 from fedjax_comp.experiment.own_names import offer_own
+from fedjax_comp.network.kept_costs import COSTS
 from fedjax_comp.run_directory import read_json
 
 NOT_REPEATED = {"audit_key": None, "checkpoint_every": 0, "progress": False}
@@ -65,6 +66,9 @@ def run_again(
         "workdir": str(into),
         "audit_log": True,
     }
+    if "costs" in values and (run / COSTS).exists():
+        # What compressors cost was measured: another measurement is another clock.
+        given["costs"] = str(run / COSTS)
     for flag, value in given.items():
         if flag in values:
             values[flag].value = value

@@ -131,7 +131,7 @@ def hashed(bits: int | None = None) -> Dispatcher:
         size_bounds(len(x), num_machines)
         width = bits or max(1, 2 * (num_machines - 1).bit_length())
         mean = x.mean(0)
-        planes = rng.standard_normal((x.shape[1], width)).astype(x.dtype)
+        planes = rng.standard_normal((x.shape[1], width)).astype(mean.dtype)
 
         def route(points: np.ndarray) -> np.ndarray:
             sides = ((points - mean) @ planes > 0).astype(np.int64)

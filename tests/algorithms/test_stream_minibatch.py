@@ -142,6 +142,15 @@ def test_dm_krasulina_is_its_formula():
         np.testing.assert_allclose(got[t], v, rtol=2e-4, atol=2e-5)
 
 
+def test_the_loss_of_training_is_that_of_evaluation():
+    task, v = krasulina_task(3), jnp.array([1.0, 2.0, -1.0])
+    x = Examples(jax.random.normal(jax.random.key(0), (5, 3)), jnp.zeros(5, jnp.int32))
+    mask = jnp.array([True, True, False, True, True])
+    sums = task.evaluate(v, x, mask)
+    loss = task.loss(v, x, mask, jax.random.key(1))
+    np.testing.assert_allclose(loss, sums["loss"] / sums["count"], rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_krasulinas_error_falls_as_one_over_the_arrivals():
     """On three spectra: the slope, and for large t the constant too.

@@ -25,6 +25,7 @@ def test_one_fragment_is_diloco():
     options = {
         "client_optimizer": optax.adamw(0.05),
         "uplink": error_feedback(top_k(0.3)),
+        "downlink": error_feedback(top_k(0.4)),
     }
     expected, theirs, info = run(diloco(TASK, **options), cohort, rounds=3)
     got, ours, seen = run(

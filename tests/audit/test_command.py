@@ -9,8 +9,9 @@ import pytest
 
 from fedjax_comp.audit.command import main
 from fedjax_comp.audit.configuration import origin_of
+from fedjax_comp.audit.log import Log
 from fedjax_comp.audit.note import format_verifier
-from tests.audit.logs import SIGNER, make_lines, make_run
+from tests.audit.logs import ORIGIN, SIGNER, make_lines, make_run
 
 KEY = format_verifier(SIGNER.verifier)
 
@@ -50,6 +51,38 @@ def test_prove_an_entry(run, tmp_path, capsys):
     assert main(verify) == 0
     line.write_bytes(line.read_bytes().replace(b"client 2", b"client 1"))
     assert main(verify) == 1
+
+
+def test_a_proof_has_the_signatures_of_witnesses(run, tmp_path, capsys):
+    proof, line = tmp_path / "proof", tmp_path / "line"
+    lines = (run / "audit" / "log.jsonl").read_bytes().split(b"\n")
+    verify = ["verify", f"--proof={proof}", f"--entry={line}", f"--key={KEY}"]
+    for name in ("one", "two"):
+        key = tmp_path / name
+        main(["keygen", str(key), f"--key_name={name}", "--witness"])
+        own = [f"--key={key}", f"--log_key={KEY}", f"--state={tmp_path / name}-state"]
+        assert main(["witness", str(run), *own]) == 0
+        verify.append(f"--witness_key={key}.pub")
+
+    def proved(entry):
+        line.write_bytes(lines[entry])
+        capsys.readouterr()
+        assert main(["prove", str(run), f"--entry={entry}"]) == 0
+        proof.write_text(capsys.readouterr().out)
+        return main(verify)
+
+    assert proved(12) == 0
+    # Entries that no witness has seen are proved without one; the others as before.
+    more = make_lines(60)[39:]
+    lines[39:] = more
+    with Log(run / "audit", SIGNER, ORIGIN) as log:
+        log.rewind(log.size)
+        log.append(more[:10])
+        log.checkpoint()
+    assert proved(12) == 0
+    lines[40:] = more[:10]
+    assert proved(45) == 1
+    assert "There is no cosignature by" in capsys.readouterr().out
 
 
 def test_witness_and_its_refusal(run, tmp_path, capsys):
@@ -143,6 +176,9 @@ def test_a_witness_that_never_sees_the_run(run, tmp_path, capsys):
         ["verify", "nowhere"],
         ["verify", "RUN", "--key=nowhere"],
         ["verify", "--proof=nowhere"],
+        ["verify", "RUN", "--proof=nowhere", "--entry=nowhere", f"--key={KEY}"],
+        ["verify", "--proof=p", "--entry=e", f"--key={KEY}", "--against=nowhere"],
+        ["verify", "RUN", "--entry=nowhere", f"--key={KEY}"],
         ["prove", "RUN"],
         ["prove", "RUN", "--entry=40"],
         ["prove", "RUN", "--old_size=41"],

@@ -194,6 +194,15 @@ def test_the_command_runs_an_experiment_again(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "seven")]) == 0
 
 
+@pytest.mark.thorough
+def test_a_run_on_a_clock_is_run_again_by_the_costs_that_it_measured(tmp_path):
+    run, again = tmp_path / "run", tmp_path / "again"
+    clock = ["--network=lognormal()", "--deadline_seconds=3", "--noprogress"]
+    fed_avg(["", f"--workdir={run}", *FLAGS, *clock])
+    run_again(run, again)
+    assert replayed(run, again).difference is None
+
+
 def test_what_cannot_be_run_again(tmp_path, capsys):
     config = {"format": 1, "experiment": "none.such", "flags": {}}
     path = tmp_path / "config.json"

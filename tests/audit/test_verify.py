@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from fedjax_comp.audit import log as log_module
 from fedjax_comp.audit.configuration import origin_of
 from fedjax_comp.audit.differences import Difference, first_difference
 from fedjax_comp.audit.entry import format_entry
@@ -273,6 +274,45 @@ def test_a_run_that_ended_before_its_summary_was_written_is_fine(run):
     assert not report.faults
     assert any("there is no summary.json" in x for x in report.remarks)
     assert not any("has not finished" in x for x in report.remarks)
+
+
+@pytest.mark.parametrize("left", ["no note", "half a note"])
+def test_a_run_killed_before_its_last_checkpoint_was_signed_is_fine(run, left):
+    path = run / "audit" / "checkpoints"
+    *notes, last = split_notes(path.read_text())
+    path.write_text("".join(notes) + (last[:-20] if left == "half a note" else ""))
+    assert faults(run)  # of a run that has finished it is one
+    (run / "summary.json").unlink()
+    report = verify_run(run, KEY)
+    assert not report.faults
+    assert (report.entries, report.signed) == (200, 190)
+    assert any("10 entries behind the last" in x for x in report.remarks)
+    cut = any("last checkpoint is not whole" in x for x in report.remarks)
+    assert cut == (left == "half a note")
+
+
+@pytest.mark.parametrize("name", ["cosigned", "checkpoints", "hashes"])
+def test_a_log_that_grows_while_it_is_read_is_fine(tmp_path, monkeypatch, name):
+    lines = make_lines(200)
+    run = make_run(tmp_path / "run", lines[:100])
+    (run / "summary.json").unlink()
+    real, grown = log_module._read, []
+
+    def read(path):
+        found = real(path)
+        if path.name == name and not grown:  # the run logs a round now
+            grown.append(path)
+            with Log(run / "audit", SIGNER, ORIGIN) as log:
+                log.rewind(log.size)
+                log.append(lines[100:110])
+                log.checkpoint()
+        return found
+
+    monkeypatch.setattr(log_module, "_read", read)
+    report = verify_run(run, KEY)
+    assert grown
+    assert not report.faults
+    assert (report.entries, report.signed) == (110, 110 if name == "cosigned" else 100)
 
 
 def test_another_key_did_not_sign(run):

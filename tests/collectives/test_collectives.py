@@ -264,6 +264,29 @@ def test_what_is_not_finite_is_seen_and_not_remembered(name, value):
             np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.parametrize(
+    "collective",
+    [
+        sharded_mean(error_feedback(top_k(0.5)), axis_name=AXIS),
+        summed_mean(random_k(0.5, shared=True), axis_name=AXIS),  # twice as large
+    ],
+)
+def test_a_mean_beyond_its_dtype_is_not_finite(collective):
+    width = 2
+    row = jnp.array([60000.0, 50000.0, 60000.0, 50000.0], jnp.float16)
+    trees, step = {"w": jnp.tile(row, (width, 1))}, mapped(collective, width)
+    state = collective.init({"w": row}, width)
+    for key in jax.random.split(make_key(0), 3):
+        found, after, exchanged = step(key, trees, state)
+        is_finite = bool(np.all(np.isfinite(np.asarray(found["w"], np.float32))))
+        assert np.all(exchanged.finite == is_finite)
+        if not is_finite:
+            jax.tree.map(np.testing.assert_array_equal, after, state)
+            return
+        state = after
+    pytest.fail("what feedback owes has to leave float16")
+
+
 def test_large_numbers_have_their_mean():
     x = jnp.array([[3e38, 1.0], [3e38, 3.0], [3e38, 2.0]])
     for name in ("identity, sharded", "identity, summed"):

@@ -130,3 +130,13 @@ def test_clusters_is_a_partition_for_every_experiment():
     for text in ("clusters(0)", "clusters(sample_size=0)"):
         with pytest.raises(ValueError, match="=0"):
             build("partition", text)
+
+
+def test_stored_bytes_are_clustered_as_the_numbers_that_they_are():
+    x = np.random.default_rng(0).integers(0, 256, (400, 64)).astype(np.uint8)
+    found = [
+        balanced_clusters(x.astype(dtype), 8, np.random.default_rng(1))
+        for dtype in (np.float32, np.uint8)
+    ]
+    np.testing.assert_array_equal(found[0].chosen, found[1].chosen)
+    np.testing.assert_allclose(found[0].centres, found[1].centres, rtol=1e-5)
