@@ -226,12 +226,22 @@ def some_slow(cases):
     ]
 
 
-@pytest.mark.parametrize("name", OF_CLIENTS)
+EVERY_TIME = ("fed_avg", "fed_buff", "consensus", "dynamic averaging")
+
+
+def mostly_thorough(cases):
+    return [
+        pytest.param(one, marks=[pytest.mark.thorough] * (one not in EVERY_TIME))
+        for one in cases
+    ]
+
+
+@pytest.mark.parametrize("name", mostly_thorough(OF_CLIENTS))
 def test_identical_clients_and_rounds_send_different_messages(name):
     check_clients(OF_CLIENTS[name])
 
 
-@pytest.mark.parametrize("name", BROADCASTS)
+@pytest.mark.parametrize("name", mostly_thorough(BROADCASTS))
 def test_two_rounds_broadcast_different_messages(name):
     check_rounds(BROADCASTS[name])
 

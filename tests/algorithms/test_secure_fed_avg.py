@@ -236,6 +236,7 @@ def test_a_quiet_mechanism_clips_rounds_and_divides_by_the_cohort():
     assert not jax.tree.leaves(after[1])
 
 
+@pytest.mark.thorough
 def test_the_noise_of_a_cohort_has_its_variance():
     """5 clients' noise on 18 numbers, 40 rounds; false alarm below 1e-6.
 

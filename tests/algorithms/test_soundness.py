@@ -83,13 +83,22 @@ EVERY = {
 }
 
 
-@pytest.mark.parametrize("execution", [scanned(), vmapped()], ids=["scan", "vmap"])
+HALVES = (
+    (jnp.float16, 12, 6_000, 1.0),  # the weights alone pass float16's 65,504
+    (jnp.float16, 100, 600, 2.0),
+    (jnp.bfloat16, 1_000, 1, 1.0),  # bfloat16 counts to 256
+)
+
+
 @pytest.mark.parametrize(
-    ("dtype", "clients", "weight", "move"),
+    ("execution", "dtype", "clients", "weight", "move"),
     [
-        (jnp.float16, 12, 6_000, 1.0),  # the weights alone pass float16's 65,504
-        (jnp.float16, 100, 600, 2.0),
-        (jnp.bfloat16, 1_000, 1, 1.0),  # bfloat16 counts to 256
+        *(pytest.param(vmapped(), *one) for one in HALVES),
+        pytest.param(scanned(), *HALVES[0]),
+        *(
+            pytest.param(scanned(), *one, marks=pytest.mark.thorough)
+            for one in HALVES[1:]
+        ),
     ],
 )
 def test_half_precision_is_averaged_in_float32(dtype, clients, weight, move, execution):

@@ -240,10 +240,19 @@ def test_power_sgd_loses_nothing_for_good():
     np.testing.assert_allclose(total + owed, exact, atol=1e-4)
 
 
+FEW = ("identity, sharded", "identity, summed", "top_k", "power_sgd")
+
+
 @pytest.mark.parametrize(
     "value", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", COLLECTIVES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.thorough] * (name not in FEW))
+        for name in COLLECTIVES
+    ],
+)
 def test_what_is_not_finite_is_seen_and_not_remembered(name, value):
     collective, width = COLLECTIVES[name], 3
     trees = gradients(width)

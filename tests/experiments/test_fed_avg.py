@@ -305,6 +305,7 @@ def test_pipeline_mistakes(tmp_path, capsys):
 CLIENTS = ["--quick", "--num_rounds=2", "--model=linear()", "--noprogress"]
 
 
+@pytest.mark.thorough
 def test_clients_are_evaluated_into_summary_table_and_figure(tmp_path):
     flags = [*CLIENTS, "--evaluate_clients=train", "--partition=dirichlet(0.1)"]
     main(["fed_avg", f"--workdir={tmp_path}", *flags])

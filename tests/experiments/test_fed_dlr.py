@@ -227,6 +227,7 @@ def test_with_seeds_a_claim_is_one_whoever_the_rival_was():
     assert not any("seeds" in one["name"] for one in over)
 
 
+@pytest.mark.thorough
 def test_latency_is_of_one_device_however_many_hold_the_parameters():
     devices = jax.devices()
     mesh = Mesh(np.array(devices), "d")

@@ -61,6 +61,7 @@ def test_only_the_first_clients_lie_and_in_a_new_way_every_round():
     assert abs(float(many.std()) - 2.0) < 5 * 2.0 / np.sqrt(2 * 10_000)
 
 
+@pytest.mark.thorough
 def test_labels_of_the_first_clients_are_flipped():
     population = data.federate(data.load("digits"), data.iid(), num_clients=5, seed=0)
     flipped = flip_labels(population, 2)
