@@ -193,21 +193,25 @@ def fits_population(cohort_size: int, population: int | None) -> None:
         )
 
 
-def no_rates(what: str, clients: ClientBatches) -> None:
-    """Refuses rates of clients' steps where clients take none.
+def no_rates(
+    what: str,
+    clients: ClientBatches,
+    why: str = "whose clients take no step of their own",
+) -> None:
+    """Refuses rates of clients' steps where a round's would not be that of its step.
 
     Args:
-      what: whose clients send gradients or data.
+      what: the algorithm.
       clients: of a round.
+      why: in the words that follow its name.
 
     Raises:
       ValueError: for a cohort with `ClientBatches.rate`.
     """
     if clients.rate is not None:
         raise ValueError(
-            f"Expected clients without rates for {what}, whose clients take no step of "
-            "their own: leave scheduled_rates (--client_schedule) out, and give a "
-            "schedule to the server's optimizer."
+            f"Expected clients without rates for {what}, {why}: leave scheduled_rates "
+            "(--client_schedule) out, and give a schedule to the server's optimizer."
         )
 
 

@@ -179,13 +179,23 @@ class ClientStore:
                 for rows, leaf in zip(found, self._template, strict=True):
                     rows[place] = leaf
                 continue
-            size = os.preadv(self._file, [self._bytes], slot * self.stride)
+            size = self._read_row(slot * self.stride)
             expected = int(self._index.checks[client])
             if size != self.row_bytes or zlib.crc32(self._bytes) != expected:
                 self._refuse(client, slot, size)
             for rows, part in zip(found, self._parts, strict=True):
                 rows[place] = part
         return jax.tree.unflatten(self._structure, found)
+
+    def _read_row(self, start: int) -> int:
+        """Reads a row, of which a call may give a part; how many bytes there were."""
+        size, view = 0, memoryview(self._bytes)
+        while size < self.row_bytes:
+            more = os.preadv(self._file, [view[size:]], start + size)
+            if more == 0:
+                break
+            size += more
+        return size
 
     def write(self, ids: np.ndarray, states: PyTree) -> None:
         """Writes the states of some clients, each once.

@@ -258,3 +258,18 @@ def test_states_without_anything_and_states_of_keys(tmp_path):
     assert store.path.stat().st_size == 0
     with pytest.raises(ValueError, match=r"got key<fry>.*on the device"):
         ClientStore(tmp_path, jax.random.key(0), 3)
+
+
+def test_a_row_may_be_read_in_parts(tmp_path, monkeypatch):
+    # Linux gives no more than 2 GiB a call.
+    real = os.preadv
+    with ClientStore(tmp_path, TEMPLATE, NUM_CLIENTS) as store:
+        ids, written = np.array([2]), states_of([2], [5])
+        store.write(ids, written)
+
+        def short(file, buffers, start):
+            return real(file, [memoryview(buffers[0])[:3]], start)
+
+        monkeypatch.setattr(os, "preadv", short)
+        found = store.read(ids)
+    jax.tree.map(np.testing.assert_array_equal, found, written)

@@ -160,6 +160,8 @@ def marina(
         cohort: Cohort,
     ) -> tuple[ServerState, LinkState, RoundInfo]:
         checks.fits_population(cohort.clients.active.shape[0], population)
+        why = "whose estimate lasts for rounds"
+        checks.no_rates("marina()", cohort.clients, why)
         down_key, up_key, coin_key = jax.random.split(key, 3)
         said = broadcast(
             down, make_context(down_key, 0), server.model.params, server.downlink

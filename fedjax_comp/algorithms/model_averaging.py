@@ -52,7 +52,7 @@ class Moved(NamedTuple):
 
     Attributes:
       difference: what would be decoded of each learner's difference to r, leaves
-        `[m, ...]`; of no meaning for those that are not able.
+        `[m, ...]`, finite; of no meaning for those that are not able.
       able: bool `[m]`, learners that can take part (active, of finite model).
       weights: float32 `[m]`, weights in an average.
       violations: int32 scalar, local violations since the last full synchronisation.
@@ -148,12 +148,12 @@ def model_averaging(
     A round is `S` local updates of every learner (the paper's b), then the trigger. A
     learner's optimizer state stays with it: it is neither sent nor averaged. Models
     travel as differences to r, which both ends know, so that a compressor may be put on
-    either link; triggers see what would be decoded. A learner whose model or whose
-    optimizer's state is no longer finite starts again from r, which it knows, with a
-    new state, and takes no part in that average; its loss of the round is left out of
-    the sums, and it is counted as dropped. An average
-    with which r would not be finite is refused: its members are dropped alike. While a
-    learner is not active no synchronisation is full, since r must be common to all.
+    either link; triggers see what would be decoded. A learner whose model, optimizer's
+    state or message is no longer finite starts again from r, which it knows, with a new
+    state, and takes no part in that average; its loss of the round is left out of the
+    sums, and it is counted as dropped. An average with which r would not be finite is
+    refused: its members are dropped alike, and no link remembers it. While a learner is
+    not active no synchronisation is full, since r must be common to all.
 
     Args:
       task: the model and its loss.
@@ -204,18 +204,23 @@ def model_averaging(
             reference, examples = shared
             batches, state = client
             learner, info = train(state.learner, examples, batches)
-            healthy = tree.all_finite(learner)
+            whole = tree.all_finite(learner)
             afresh = Learner(reference, optimizer.init(reference))
-            learner = tree.where(healthy, learner, afresh)
+            learner = tree.where(whole, learner, afresh)
             context = make_context(up_key, batches.client_id)
             payload, sender = up.encode(
                 context, optax.tree.sub(learner.params, reference), state.uplink.sender
             )
             difference, receiver = up.decode(context, payload, state.uplink.receiver)
+            # Neither may a message be, nor what is remembered of it.
+            link = LinkState(sender, receiver)
+            healthy = whole & tree.all_finite((difference, link))
+            learner = tree.where(healthy, learner, afresh)
+            nothing = optax.tree.zeros_like(difference)
             trained = _Trained(
                 learner=learner,
-                uplink=LinkState(sender, receiver),
-                difference=difference,
+                uplink=link,
+                difference=tree.where(healthy, difference, nothing),
                 healthy=healthy,
                 sent=sent_to_server(
                     context,
@@ -246,7 +251,9 @@ def model_averaging(
         # Those that began again have nothing to add, but must hear of the new r.
         everyone = anyone & jnp.all(members | (clients.active & ~trained.healthy))
         hearers = members | everyone
-        partial = violators.any() & jnp.any(able & ~members)
+        # Whom all know to be left out is no news; that somebody is away is.
+        known = ~violators.any() & jnp.any(able & ~members)
+        partial = anyone & ~everyone & ~known
 
         said = broadcast(
             down,
@@ -268,7 +275,7 @@ def model_averaging(
             )
         )
         links = jax.tree.map(
-            lambda new, old: jnp.where(tree.along(members, new), new, old),
+            lambda new, old: jnp.where(tree.along(members & sound, new), new, old),
             trained.uplink,
             states.uplink,
         )
@@ -280,7 +287,7 @@ def model_averaging(
             step=tree.where(
                 everyone, optax.tree.sub(received, reference), coordinator.step
             ),
-            downlink=tree.where(anyone, said.link, coordinator.downlink),
+            downlink=tree.where(anyone & sound, said.link, coordinator.downlink),
         )
         to_learners = to_client(clients.client_id)
         polls, poll_messages = notices.notices(notice_key, POLL, polled, to_learners)

@@ -173,7 +173,8 @@ def one_learner(stream: Stream) -> Stream:
     """The same stream to one learner: all examples, update by update.
 
     What all learners get at one update it gets in as many updates, in their order, so
-    that it learns `m` times as often from the same examples in the same order.
+    that it learns `m` times as often from the same examples in the same order, at the
+    rate of the first.
 
     Args:
       stream: a stream to `m` learners.
@@ -196,6 +197,7 @@ def one_learner(stream: Stream) -> Stream:
             num_examples=clients.num_examples.sum(dtype=jnp.int32, keepdims=True),
             active=clients.active[:1],
             key=clients.key[:1],
+            rate=None if clients.rate is None else clients.rate[:1],
         )
         return cohort._replace(clients=together)
 

@@ -58,7 +58,7 @@ class Factorized(nn.Module):
         """Gives this module the network's own scope: its paths and parameters."""
         nn.share_scope(self, self.network)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps what the network maps to what it maps it to."""
         ranks = dict(self.ranks)
 
@@ -70,7 +70,7 @@ class Factorized(nn.Module):
                 return _thin_conv(layer, rank, self.scheme, x)
             return _thin_dense(layer, rank, x) if isinstance(layer, nn.Dense) else None
 
-        return run_replaced(self, self.network, replace, x)
+        return run_replaced(self, self.network, replace, x, train=train, only=ranks)
 
 
 def _thin_dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array:
@@ -110,8 +110,8 @@ def factorize(
         kernel ~ left right, the truncated SVD with sqrt(s) to each.
 
     Args:
-      module: a network of `Conv` and `nn.Dense` layers, such as `cnn()(10)`; other
-        layers stay as they are.
+      module: a network of `Conv` and `nn.Dense` layers, such as `cnn()(10)`; layers
+        whose `kernel` has not two or four axes, or that have none, stay as they are.
       params: its parameters.
       energy: in (0, 1]; what a layer keeps of its squared singular values.
       max_rank: the most a factored layer may have; None for no bound.
@@ -122,7 +122,7 @@ def factorize(
 
     Raises:
       ValueError: when an argument is none of the above, or `module` is factorized
-        already.
+        already; from the module, for a factored layer that is neither of the two.
 
     >>> from fedjax_comp.models import mlp
     >>> module, x = mlp(64)(10), jnp.ones((1, 64))

@@ -1,6 +1,6 @@
 """A network run with other weights in some of its layers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ def run_replaced(
     x: jax.Array,
     *,
     train: bool = False,
+    only: Collection[str] = (),
 ) -> jax.Array:
     """Runs a network of `Conv` and `nn.Dense` layers, some of them replaced.
 
@@ -30,9 +31,13 @@ def run_replaced(
         layer in place of the layer's own.
       x: the network's input.
       train: whether it is training, for a network that is told.
+      only: paths of layers that are to be `Conv` or `nn.Dense`.
 
     Returns:
       Its output.
+
+    Raises:
+      ValueError: for another layer at one of these paths.
     """
 
     def intercept(
@@ -42,11 +47,19 @@ def run_replaced(
         context: nn.module.InterceptorContext,
     ) -> Any:
         layer = context.module
-        if isinstance(layer, Conv | nn.Dense) and context.method_name == "__call__":
-            path = "/".join(layer.path[len(module.path) :])
+        if context.method_name != "__call__":
+            return next_fun(*args, **kwargs)
+        path = "/".join(layer.path[len(module.path) :])
+        if isinstance(layer, Conv | nn.Dense):
             out = replace(layer, path, *args)
             if out is not None:
                 return out
+        elif path in only:
+            raise ValueError(
+                f"Expected {'/'.join(layer.path)} to be nn.Dense or the package's Conv "
+                f"(fedjax_comp.models.convolution), not {type(layer).__name__}: its "
+                "kernel was taken apart, and nothing else runs without one."
+            )
         return next_fun(*args, **kwargs)
 
     with nn.intercept_methods(intercept):

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from fedjax_comp import data, models, training
-from fedjax_comp.algorithms import ditto, fed_avg, lazy_gradients
+from fedjax_comp.algorithms import ditto, fed_avg, lazy_gradients, marina
 from fedjax_comp.base import Examples
+from fedjax_comp.compress import qsgd
 from fedjax_comp.execution import vmapped
 from fedjax_comp.schedules import scheduled_rates
 from fedjax_comp.server.robust import median
@@ -71,6 +72,10 @@ MISTAKES = {
     "num_rounds=.* as an integer": lambda: go(rounds=1.9, most=2),
     "labels [8, 1]; labels [N, 1] are [N] by y.reshape(-1)": lambda: go(
         dataset=DATASET._replace(train=COLUMN, test=COLUMN)
+    ),
+    "without rates for marina(), whose estimate lasts for rounds": lambda: go(
+        marina(TASK, client_optimizer=SGD, uplink=qsgd(8), probability=0.1),
+        sample=scheduled_rates(SAMPLE, optax.constant_schedule(0.5)),
     ),
     "without rates for lazy_gradients(), whose clients take no step": lambda: go(
         lazy_gradients(TASK, optimizer=SGD),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fedjax_comp.base import Examples
@@ -18,6 +19,7 @@ from fedjax_comp.data.streams import (
     rotated_images,
     synthetic_data,
 )
+from fedjax_comp.schedules import scheduled_rates
 
 COUNT = 48
 KEY = jax.random.key(0)
@@ -147,6 +149,8 @@ def test_one_learner_gets_everything_update_by_update(kind):
             a = batch(cohort, learner, update)
             b = batch(alone, 0, 3 * update + learner)
             jax.tree.map(np.testing.assert_array_equal, a, b)
+    halved = one_learner(scheduled_rates(stream, optax.constant_schedule(0.5)))
+    assert halved(KEY, jnp.int32(0), data).clients.rate.tolist() == [0.5]
 
 
 def test_mistakes_are_named():

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from fedjax_comp import models
+from fedjax_comp.base import Examples
 from fedjax_comp.models.factorized import factorize
 
 NETWORKS = {
@@ -128,3 +130,35 @@ def test_a_factorized_network_is_not_factorized_again():
     compact = factorize(models.mlp(3)(2), {}, energy=1.0)
     with pytest.raises(ValueError, match="not factorized yet"):
         factorize(compact.module, compact.params, energy=1.0)
+
+
+class OfFlax(nn.Module):
+    """With a convolution that is not the package's."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(32, (3, 3))(x))
+        return nn.Dense(3)(x.reshape(x.shape[0], -1))
+
+
+def test_a_layer_that_cannot_be_thin_is_named():
+    network, x = OfFlax(), jnp.ones((1, 8, 8, 16))
+    params = network.init(jax.random.key(0), x)["params"]
+    compact = factorize(network, params, energy=0.5)
+    with pytest.raises(
+        ValueError, match=r"Expected Conv_0 to be nn\.Dense or"
+    ):
+        compact.module.apply({"params": compact.params}, x)
+
+
+def test_a_thin_network_drops_what_the_dense_one_does():
+    network = models.char_transformer(32, depth=1, heads=2, dropout=0.5)(20)
+    task = models.classification(network, input_shape=(8,), input_dtype="int32")
+    compact = factorize(network, task.init(jax.random.key(0)), energy=0.3)
+    thin = models.classification(compact.module, input_shape=(8,), input_dtype="int32")
+    x = jnp.arange(16, dtype=jnp.int32).reshape(2, 8)
+    losses = [
+        float(thin.loss(compact.params, Examples(x, x), jnp.ones(2, bool), key))
+        for key in jax.random.split(jax.random.key(1), 2)
+    ]
+    assert losses[0] != losses[1]

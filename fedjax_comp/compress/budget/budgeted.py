@@ -42,8 +42,11 @@ from fedjax_comp.wire.raw import dtype_bits
 
 def _count(fits: jax.Array, capacity: int, x: jax.Array) -> jax.Array:
     """How many of a leaf travel, uint32: one of a broken one, which shall show."""
-    least = jnp.where(jnp.all(jnp.isfinite(x)), 0.0, 1.0)
-    return jnp.clip(fits, least, jnp.float32(capacity)).astype(jnp.uint32)
+    # Not a minimum of floats: float32 rounds some capacities above 2^24 up.
+    below = jnp.clip(fits, 0.0, 2.0**31).astype(jnp.uint32)
+    count = jnp.minimum(below, jnp.uint32(capacity))
+    least = jnp.where(jnp.all(jnp.isfinite(x)), jnp.uint32(0), jnp.uint32(1))
+    return jnp.maximum(count, jnp.minimum(least, jnp.uint32(capacity)))
 
 
 def _count_bits(max_fraction: float, like: jax.ShapeDtypeStruct) -> int:

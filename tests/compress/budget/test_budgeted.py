@@ -21,6 +21,7 @@ from fedjax_comp.compress import (
     partition,
     top_k,
 )
+from fedjax_comp.compress.budget.budgeted import _count
 from fedjax_comp.compress.budget.shares import shares
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
@@ -195,3 +196,12 @@ def test_a_leaf_that_the_budget_leaves_out_still_shows_that_it_is_broken(compres
         decoded = send(jnp.float32(budget))
         assert not np.all(np.isfinite(decoded["b"]))
         assert np.all(np.isfinite(decoded["w"]))
+
+
+def test_counts_are_whole_where_float32_is_not():
+    capacity = (1 << 24) + 3
+    x = jnp.ones(1)
+    for fits, expected in ((np.inf, capacity), (2e7, capacity), (12.9, 12), (-1.0, 0)):
+        found = jax.jit(_count, static_argnums=1)(jnp.float32(fits), capacity, x)
+        assert int(found) == expected
+    assert int(_count(jnp.float32(0), capacity, jnp.array([jnp.nan]))) == 1
