@@ -145,9 +145,7 @@ def test_a_layer_that_cannot_be_thin_is_named():
     network, x = OfFlax(), jnp.ones((1, 8, 8, 16))
     params = network.init(jax.random.key(0), x)["params"]
     compact = factorize(network, params, energy=0.5)
-    with pytest.raises(
-        ValueError, match=r"Expected Conv_0 to be nn\.Dense or"
-    ):
+    with pytest.raises(ValueError, match=r"Expected Conv_0 to be nn\.Dense or"):
         compact.module.apply({"params": compact.params}, x)
 
 
