@@ -149,6 +149,7 @@ def test_a_layer_that_cannot_be_thin_is_named():
         compact.module.apply({"params": compact.params}, x)
 
 
+@pytest.mark.thorough
 def test_a_thin_network_drops_what_the_dense_one_does():
     network = models.char_transformer(32, depth=1, heads=2, dropout=0.5)(20)
     task = models.classification(network, input_shape=(8,), input_dtype="int32")
