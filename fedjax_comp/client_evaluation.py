@@ -23,7 +23,7 @@ import numpy as np
 from fedjax_comp import checks
 from fedjax_comp.base import Examples, Execution, PyTree, Sums, Task
 from fedjax_comp.data import Dataset, FederatedData
-from fedjax_comp.training import means
+from fedjax_comp.evaluation import means
 
 QUANTILES = {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}
 """Of the clients' accuracies, in `accuracy_facts`."""

@@ -12,6 +12,7 @@ from absl import flags
 from fedjax_comp import data
 from fedjax_comp import tree as trees
 from fedjax_comp.base import ClientBatches, Examples, PyTree, Sums, Task
+from fedjax_comp.evaluation import means
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.keys import make_key
@@ -24,7 +25,6 @@ from fedjax_comp.one_shot.data_dispatch import (
 )
 from fedjax_comp.one_shot.independent import independent_models
 from fedjax_comp.run_directory import Json
-from fedjax_comp.training import means
 from fedjax_comp.wire.accounting import message_bytes
 
 

@@ -130,6 +130,11 @@ def spent(device: Device, seen: Visit, until: float) -> float:
     )
 
 
+def goes_at(link: Link, seen: Visit | None) -> float:
+    """When a client that was told to begin goes; `-inf` for one that was not."""
+    return -math.inf if seen is None else leaves_at(link.presence, seen.began)
+
+
 class Policy(NamedTuple):
     """What a server waits for.
 

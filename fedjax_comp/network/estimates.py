@@ -174,6 +174,12 @@ def round_of(ledger: Ledger) -> int:
     return int(as_float(ledger.conditions["simulated_rounds"]))
 
 
+def seconds_of(ledger: Ledger) -> float:
+    """The time that a controller has given the round; 0 where it gives none."""
+    state = ledger.conditions["controller"]
+    return as_float(state["seconds"]) if isinstance(state, dict) else 0.0
+
+
 def as_float(value: object) -> float:
     """A number of the ledger; `ValueError` when it is none."""
     if not isinstance(value, int | float):

@@ -26,7 +26,7 @@ from fedjax_comp.algorithms.wrappers import Present, admit
 from fedjax_comp.base import PyTree, RoundInfo
 from fedjax_comp.invited import Invited
 from fedjax_comp.metrics import Ledger
-from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round, spent
+from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round, goes_at, spent
 from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
 from fedjax_comp.network.devices import roofline_seconds
 from fedjax_comp.network.estimates import (
@@ -36,11 +36,12 @@ from fedjax_comp.network.estimates import (
     forget,
     learn,
     round_of,
+    seconds_of,
     update,
     visits_of,
     work_of,
 )
-from fedjax_comp.network.links import arrival, is_present, leaves_at
+from fedjax_comp.network.links import arrival, is_present
 from fedjax_comp.network.setting import Setting
 from fedjax_comp.network.steering import heard_energies, steer
 from fedjax_comp.training import TrainState
@@ -154,7 +155,7 @@ class Simulation:
             silent = here & np.isnan(totals)
             budgets = np.nan_to_num(budgets)
             if silent.any():
-                until = start + _seconds_of(ledger)
+                until = start + seconds_of(ledger)
         down = expected_bytes(setting, ledger, "downlink_bytes")
         there = np.flatnonzero(here)
         works = [work_of(setting, examples[i], rungs[i], down, sizes[i]) for i in there]
@@ -165,8 +166,8 @@ class Simulation:
             visits[i] = one
         arrivals = np.array([v.arrived if v else math.inf for v in visits])
         arrivals = np.where(silent, math.inf, arrivals)
-        gone = np.array([self._goes(k, v) for k, v in zip(ids, visits, strict=True)])
-        gone = np.where(silent, -math.inf, gone)
+        left = [goes_at(setting.links[k], v) for k, v in zip(ids, visits, strict=True)]
+        gone = np.where(silent, -math.inf, left)
         closed = close_round(start, arrivals, setting.policy, gone=gone)
         in_time = closed.in_time
         if budgets is None and sizes[0] is None:
@@ -223,9 +224,8 @@ class Simulation:
         for i, k in enumerate(plan.ids):
             expected = plan.visits[i]
             if plan.late[i] and expected is not None:
-                ledger.observed["late_bytes"] = ledger.observed.get(
-                    "late_bytes", 0.0
-                ) + (expected_bytes(setting, ledger, "downlink_bytes") or 0)
+                told = expected_bytes(setting, ledger, "downlink_bytes")
+                _add(ledger, "late_bytes", told or 0)
             if plan.silent[i] and expected is not None:
                 # It says so, with the times it saw, in a packet that nobody waits for.
                 update(ledger, "ready", k, expected.trained - expected.began)
@@ -245,9 +245,7 @@ class Simulation:
         joules += sum(self._spent_in_vain(plan, i, end) for i in range(len(plan.ids)))
         joules += self._listeners(ledger, moved.received, plan)
         self._count_rungs(plan, ledger)
-        ledger.observed["late_clients"] = ledger.observed.get(
-            "late_clients", 0.0
-        ) + float(plan.late.sum())
+        _add(ledger, "late_clients", float(plan.late.sum()))
         ledger.simulated_seconds = float(end + last_decode)
         ledger.joules = float((ledger.joules or 0.0) + joules)
         for name, sent in (("uplink_bytes", up), ("downlink_bytes", down)):
@@ -280,12 +278,6 @@ class Simulation:
         visits = visits_of(setting, ledger, plan.ids[there], plan.start, works)
         return dict(zip(there, visits, strict=True))
 
-    def _goes(self, client: int, seen: Visit | None) -> float:
-        """When a client that was told to begin goes; `-inf` for one that was not."""
-        if seen is None:
-            return -math.inf
-        return leaves_at(self._setting.links[client].presence, seen.began)
-
     def _spent_in_vain(self, plan: _Plan, place: int, end: float) -> float:
         """Joules of a late client: until the round is closed, it goes, or gives up.
 
@@ -294,7 +286,7 @@ class Simulation:
         client, seen = plan.ids[place], plan.visits[place]
         if seen is None or not plan.late[place]:
             return 0.0
-        until = min(end, self._goes(client, seen))
+        until = min(end, goes_at(self._setting.links[client], seen))
         if plan.silent[place]:
             until = min(until, seen.trained)
         return spent(self._setting.devices[client], seen, until)
@@ -306,8 +298,7 @@ class Simulation:
             return
         counts = np.bincount(plan.rungs[plan.allowed], minlength=ladder.bits.size)
         for bits, count in zip(ladder.bits, counts.tolist(), strict=True):
-            name = f"{WITHIN}{int(bits)}_bits"
-            ledger.observed[name] = ledger.observed.get(name, 0.0) + count
+            _add(ledger, f"{WITHIN}{int(bits)}_bits", count)
 
     def _observe(self, plan: _Plan, state: TrainState, ledger: Ledger) -> None:
         """The energies of the round's updates, what compression added taken off."""
@@ -397,9 +388,8 @@ class Simulation:
         return joules
 
 
-def _seconds_of(ledger: Ledger) -> float:
-    state = ledger.conditions["controller"]
-    return as_float(state["seconds"]) if isinstance(state, dict) else 0.0
+def _add(ledger: Ledger, name: str, amount: float) -> None:
+    ledger.observed[name] = ledger.observed.get(name, 0.0) + amount
 
 
 def _arrays(tree: PyTree) -> list[np.ndarray]:
