@@ -25,6 +25,7 @@ from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.model_averaging import model_averaging
 from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
+from fedjax_comp.algorithms.scaffnew import scaffnew
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import secure_fed_avg
 from fedjax_comp.algorithms.split_learning import split_learning
@@ -58,6 +59,7 @@ __all__ = [
     "minibatch_sgd",
     "model_averaging",
     "optimal_sampling",
+    "scaffnew",
     "scaffold",
     "secure_fed_avg",
     "split_learning",

@@ -143,6 +143,43 @@ def refuse_schedules(
         )
 
 
+def plain_rate(optimizer: optax.GradientTransformation, why: str) -> float:
+    """The rate of plain SGD, found by what becomes of a few gradients.
+
+    Args:
+      optimizer: `optax.sgd(rate)`, or another that multiplies by a number below 0.
+      why: whose it is, and why it must be plain, in the words that follow "as the
+        client optimizer ".
+
+    Raises:
+      ValueError: for one with memory, a decay, clipping, a schedule, rates that differ
+        between parameters, or no rate above 0.
+
+    >>> plain_rate(optax.sgd(0.5), "here")
+    0.5
+    """
+    checks.optimizer("the client optimizer", optimizer)
+    refuse_schedules(optimizer)
+    gradient = jnp.array([1.0, -2.0, 1e-3, 1e3], jnp.float32)
+    params = jnp.ones_like(gradient)
+    factors = jnp.zeros(1)
+    with contextlib.suppress(TypeError, LookupError, AttributeError, ValueError):
+        state = optimizer.init(params)
+        if not jax.tree.leaves(state):
+            moves = [
+                optimizer.update(size * gradient, state, params)[0] / (size * gradient)
+                for size in (1.0, 1e-6)
+            ]
+            factors = -jnp.concatenate(moves)
+    rate = float(factors[0])
+    if not (math.isfinite(rate) and rate > 0 and jnp.allclose(factors, rate, 1e-5, 0)):
+        raise ValueError(
+            f"Expected a plain optax.sgd(rate), rate > 0, as the client optimizer "
+            f"{why}: no memory, decay or clipping."
+        )
+    return rate
+
+
 def at_rate(updates: PyTree, rate: jax.Array | None) -> PyTree:
     """An optimizer's step times `ClientBatches.rate`, which is 1 where it is None.
 

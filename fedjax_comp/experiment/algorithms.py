@@ -29,6 +29,7 @@ from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
+from fedjax_comp.algorithms.scaffnew import scaffnew
 from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.algorithms.streaming_diloco import kind_of, streaming_diloco
@@ -139,6 +140,7 @@ OFFERED: dict[str, Offered] = {
     "marina": Offered(marina, _or_in_full),
     "mime_lite": Offered(mime_lite),
     "optimal_sampling": Offered(optimal_sampling, _with_numbers),
+    "scaffnew": Offered(scaffnew),
     "scaffold": Offered(scaffold),
     "secure_fed_avg": Offered(secure_fed_avg, _masked),
     "streaming_diloco": Offered(streaming_diloco, _streamed),

@@ -15,6 +15,7 @@ from fedjax_comp.algorithms import (
     marina,
     mime_lite,
     optimal_sampling,
+    scaffnew,
     scaffold,
     secure_fed_avg,
     split_learning,
@@ -62,6 +63,7 @@ POPULATED = {
     "marina": lambda k: marina(
         TASK, **SGD, uplink=random_k(0.4), probability=0.5, population=k
     ),
+    "scaffnew": lambda k: scaffnew(TASK, **SGD, population=k, probability=0.5),
     "scaffold": lambda k: scaffold(TASK, **SGD, population=k),
     "secure_fed_avg": lambda k: secure_fed_avg(
         TASK, **SGD, uplink=common_range(255, limit=0.1), population=k

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_comp.client.sgd import Learner, local_sgd, local_steps
+from fedjax_comp.client.sgd import Learner, local_sgd, local_steps, plain_rate
 from tests.problems import make_cohort, softmax_task
 
 TASK = softmax_task()
@@ -151,3 +151,39 @@ def test_mapped_clients_share_the_examples():
     copied = (4, *cohort.examples.x.shape)
     assert f"[{','.join(map(str, copied))}]" not in text
     assert f"[{','.join(map(str, cohort.examples.x.shape))}]" in text
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [optax.sgd(0.3), optax.scale(-0.3), optax.chain(optax.identity(), optax.sgd(0.3))],
+)
+def test_plain_sgd_has_a_rate(optimizer):
+    assert plain_rate(optimizer, "here") == pytest.approx(0.3, rel=1e-6)
+
+
+NOT_PLAIN = {
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "adaptive": optax.adam(0.1),
+    "decay": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
+    "clipped": optax.chain(optax.clip(1.0), optax.sgd(0.1)),
+    "clipped as a whole": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "signs": optax.chain(optax.scale_by_sign(), optax.sgd(0.1)),
+    "of parts": optax.multi_transform({"w": optax.sgd(0.1)}, {"w": "w"}),
+    "nothing": optax.sgd(0.0),
+    "uphill": optax.sgd(-0.1),
+    "no number": optax.sgd(float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_what_is_not_plain_has_none(name):
+    message = (
+        r"a plain optax.sgd\(rate\), rate > 0, as the client optimizer of mine: no"
+    )
+    with pytest.raises(ValueError, match=message):
+        plain_rate(NOT_PLAIN[name], "of mine")
+
+
+def test_a_schedule_has_no_rate():
+    with pytest.raises(ValueError, match="without a schedule"):
+        plain_rate(optax.sgd(optax.linear_schedule(0.1, 0.0, 5)), "of mine")

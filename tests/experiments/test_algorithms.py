@@ -35,6 +35,7 @@ CALLS = {
     "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
     "mime_lite": ["mime_lite(momentum=0.5)", "--uplink=qsgd(4)"],
     "optimal_sampling": ["optimal_sampling(expected=3)", "--uplink=qsgd(4)"],
+    "scaffnew": ["scaffnew(probability=0.5)", "--num_clients=3"],
     "scaffold": ["scaffold()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "secure_fed_avg": ["secure_fed_avg(levels=255, limit=1.0)"],
     "streaming_diloco": ["streaming_diloco(delay=1)", "--uplink=qsgd(64)"],

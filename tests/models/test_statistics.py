@@ -15,6 +15,7 @@ from fedjax_comp.algorithms import (
     fetch_sgd,
     lazy_gradients,
     optimal_sampling,
+    scaffnew,
     synchronous,
 )
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
@@ -196,6 +197,9 @@ def test_a_variance_below_zero_is_none():
         ).init(KEY, task.init(KEY)),
         lambda task: optimal_sampling(
             task, client_optimizer=optax.sgd(0.1), expected=1
+        ).init(KEY, task.init(KEY)),
+        lambda task: scaffnew(
+            task, client_optimizer=optax.sgd(0.1), population=2, probability=0.5
         ).init(KEY, task.init(KEY)),
         lambda task: frozen(task, task.init(KEY), "params"),
         lambda task: low_rank_adapted(task, task.init(KEY), rank=1),
