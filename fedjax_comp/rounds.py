@@ -27,6 +27,8 @@ from fedjax_comp.training import (
     TrainState,
     cohort_ids,
     cohort_program,
+    first_state,
+    for_everyone,
     round_program,
 )
 
@@ -40,6 +42,26 @@ Step = Callable[[TrainState, int], tuple[TrainState, Dispatch]]
 def is_eager() -> bool:
     """Whether JAX_DISABLE_JIT asks for no compilation."""
     return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
+
+
+def check_round(problem: Problem, key: jax.Array) -> None:
+    """Traces a round, so that what it refuses is told before anything is written.
+
+    Args:
+      problem: what is to be run.
+      key: the run's key.
+
+    Raises:
+      ValueError: what the algorithm refuses of its parameters, its cohort or both.
+    """
+    first = first_state(key, problem.algorithm, problem.params)
+    program = round_program(problem.algorithm, problem.sample, max_rounds=1)
+
+    def one_round(first: TrainState, data: PyTree) -> tuple[TrainState, Dispatch]:
+        state = for_everyone(first, problem.num_clients)
+        return program(state, data, jnp.int32(1))
+
+    jax.eval_shape(one_round, first, problem.data)
 
 
 def compiled_program(

@@ -12,6 +12,7 @@ from fedjax_comp.compress import differenced, error_feedback, qsgd, top_k
 from fedjax_comp.execution import scanned, sharded
 from fedjax_comp.hooks import Hook
 from fedjax_comp.problem import Problem, Schedule
+from fedjax_comp.rounds import check_round
 from fedjax_comp.run import run
 from fedjax_comp.run_directory import RunDirectoryError, open_run
 from fedjax_comp.training import Evaluation, uniform_cohorts
@@ -71,6 +72,27 @@ def go(path, what, client_store="disk", schedule=SCHEDULE, hooks=()):
     kept = {**vars(ledger), "seconds": None, "rows": None}
     rows = [{**row, "seconds": None} for row in ledger.rows]
     return kept, rows, summary["params_sha256"]
+
+
+def test_what_a_round_refuses_is_told_without_one(monkeypatch):
+    calls = []
+
+    def sample(key, round_index, data):
+        # What would be computed would have values, and be no tracer.
+        calls.append(isinstance(round_index, jax.core.Tracer))
+        return uniform_cohorts(cohort_size=3, epochs=1, batch_size=4)(
+            key, round_index, data
+        )
+
+    sound = problem("broadcast", sample)
+    check_round(sound, jax.random.key(1))
+    assert calls == [True]
+    fewer = {**ALGORITHMS["broadcast"], "population": 2}
+    monkeypatch.setitem(ALGORITHMS, "fewer", fewer)
+    with pytest.raises(ValueError, match="at most population=2 clients, got 3"):
+        check_round(problem("fewer"), jax.random.key(1))
+    with pytest.raises(ValueError, match=f"num_clients={NUM_CLIENTS}, .* got 1"):
+        check_round(sound._replace(num_clients=1), jax.random.key(1))
 
 
 def dies(after):

@@ -79,8 +79,6 @@ def build_problem(values: flags.FlagValues) -> Problem:
         "keep_messages": keeps_messages(values),
     }
     algorithm = make_algorithm(chosen, federation.task, given, as_dict(values))
-    if chosen.name == "secure_fed_avg":
-        algorithm.init(run_key, params)  # refuses an uplink before anything is written
     return Problem(
         algorithm=algorithm,
         sample=sample,

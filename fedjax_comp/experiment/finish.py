@@ -48,6 +48,7 @@ from fedjax_comp.report import (
     format_value,
     write_report,
 )
+from fedjax_comp.rounds import check_round
 from fedjax_comp.run import run
 from fedjax_comp.run_directory import (
     Json,
@@ -89,8 +90,8 @@ def execute(
 ) -> Json:
     """Runs or resumes an experiment and completes its directory.
 
-    All is built before anything is written: a mistake leaves no directory that would
-    refuse the corrected command.
+    All is built, and a round traced, before anything is written: a mistake leaves no
+    directory that would refuse the corrected command.
 
     Args:
       name: the experiment's name.
@@ -134,12 +135,15 @@ def _execute(
         print(f"{directory.path} has finished; nothing was changed.")
         print_summary(finished, directory)
         return finished
-    distributed.tell({"do": "run"})
+    is_new = not (directory.path / "config.json").exists()
+    distributed.tell({"do": "run", "new": is_new})
     check_audits(values)
     client_store(values)
     schedule = build_schedule(values)
     problem, clock_hooks = _on_clock(values, build_problem(), clock)
     _, run_key = initial_key(values)
+    if is_new:
+        check_round(problem, run_key)
     last = last_clients(values, problem, client_store(values))
     directory = begin_run(directory)
     ledger, params, measured = run(
@@ -180,6 +184,8 @@ def _follow(
         problem, clock_hooks = _on_clock(values, build_problem(), clock)
         directory = RunDirectory(Path(values.workdir), {"experiment": name}, None)
         _, run_key = initial_key(values)
+        if order["new"]:
+            check_round(problem, run_key)
         run(
             directory,
             problem,

@@ -92,6 +92,12 @@ def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, nam
             "at least 5 clients for this aggregator, got 3",
         ),
         (["--algorithm=fed_avg(aggregation=trimmed_mean(0.5))"], "fraction=0.5"),
+        # What a factory cannot know is told by its first round.
+        (["--algorithm=scaffnew(probability=0.5)"], "all population=6 clients"),
+        (
+            ["--algorithm=fed_dyn()", "--downlink=differenced(qsgd(4))"],
+            "without memory at the receiver",
+        ),
         (
             [
                 "--algorithm=fed_nova()",
