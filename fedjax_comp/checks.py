@@ -197,6 +197,7 @@ def no_rates(
     what: str,
     clients: ClientBatches,
     why: str = "whose clients take no step of their own",
+    instead: str = ", and give a schedule to the server's optimizer",
 ) -> None:
     """Refuses rates of clients' steps where a round's would not be that of its step.
 
@@ -204,6 +205,7 @@ def no_rates(
       what: the algorithm.
       clients: of a round.
       why: in the words that follow its name.
+      instead: what to do beside leaving them out, if anything.
 
     Raises:
       ValueError: for a cohort with `ClientBatches.rate`.
@@ -211,7 +213,7 @@ def no_rates(
     if clients.rate is not None:
         raise ValueError(
             f"Expected clients without rates for {what}, {why}: leave scheduled_rates "
-            "(--client_schedule) out, and give a schedule to the server's optimizer."
+            f"(--client_schedule) out{instead}."
         )
 
 

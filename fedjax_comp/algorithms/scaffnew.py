@@ -236,7 +236,8 @@ def _check_cohort(clients: ClientBatches, population: int) -> None:
             f"got {size}: control variates of a part of them do not sum to zero; make "
             f"it cohort_size={population}, or take scaffold()."
         )
-    checks.no_rates("scaffnew()", clients, "whose control variates last for rounds")
+    why = "whose control variates last for rounds"
+    checks.no_rates("scaffnew()", clients, why, instead="")
 
 
 _MEMORYLESS = LinkState(sender=(), receiver=())
