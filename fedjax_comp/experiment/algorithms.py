@@ -55,7 +55,7 @@ AGGREGATORS: Mapping[str, Callable[..., robust.Aggregator]] = {
 """What an algorithm's argument `aggregation` may be, where it has one."""
 
 FROM_FLAGS = {
-    "client_optimizer": None,
+    "client_optimizer": "sgd(0.1)",
     "execution": "auto()",
     "keep_messages": None,
     "noise": None,
@@ -66,8 +66,8 @@ FROM_FLAGS = {
     "server_optimizer": "sgd(1.0)",
     "proximal": 0.0,
 }
-"""Arguments that flags fill in, and the flag's value that asks for nothing: with any
-other one the algorithm must have the argument. None: it need not."""
+"""Arguments that flags fill in, and the flag's default, which asks for nothing: with
+any other value the algorithm must have the argument. None: there is no such flag."""
 
 
 class Chosen(NamedTuple):

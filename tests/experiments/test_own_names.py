@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from experiments.fed_avg.flags import define
 from experiments.fed_avg.run import main
 from fedjax_comp.experiment import algorithms, expressions, own_names
 from fedjax_comp.experiment.again import run_again
@@ -106,6 +107,33 @@ def test_an_installed_package_needs_no_flag(module, monkeypatch):
     own_names.offer_own(run_flags())
     assert expressions.build("uplink", "largest(0.1)") is not None
     assert "_hidden" not in expressions.COMPRESSORS
+
+
+STEADY = """
+import optax
+from fedjax_comp.algorithms import fed_avg
+from fedjax_comp.base import Algorithm, Task
+
+def steady(task: Task, *, rate: float = 0.1) -> Algorithm:
+    return fed_avg(task, client_optimizer=optax.sgd(rate))
+"""
+
+
+def test_an_algorithm_need_not_have_what_no_flag_asks_for(tmp_path, module, capsys):
+    flags = [module("users_steady", STEADY), "--algorithm=steady()", *QUICK]
+    own = [f"--workdir={tmp_path / 'run'}", "--client_optimizer=adam(0.1)", *flags]
+    told = "--client_optimizer=adam(0.1): steady() has no client_optimizer"
+    assert told in mistake(main, capsys, own)
+    values = define()
+    defaults = {name: values[name].default for name in values}
+    algorithms.check_asked(algorithms.Chosen("steady", {}), defaults)
+
+
+def test_a_default_asks_for_nothing():
+    values = define()
+    written = {x: values[x].default for x in algorithms.FROM_FLAGS if x in values}
+    assert {"client_optimizer", "execution", "uplink"} <= written.keys()
+    assert written == {name: algorithms.FROM_FLAGS[name] for name in written}
 
 
 @pytest.mark.parametrize(
