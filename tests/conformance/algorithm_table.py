@@ -225,20 +225,6 @@ def _consensus(compressor: Compressor) -> Entry:
     return Entry(make, {"neighbours": compressor})
 
 
-def _scaffnew() -> Entry:
-    def make(execution: Execution, keep_messages: bool) -> Algorithm:
-        return scaffnew(
-            softmax_task(),
-            client_optimizer=optax.sgd(0.3),
-            population=3,
-            probability=0.5,
-            execution=execution,
-            keep_messages=keep_messages,
-        )
-
-    return Entry(make, {"uplink": identity(), "downlink": identity()})
-
-
 def _secure(uplink: Compressor, downlink: Compressor) -> Entry:
     # Of the battery's three clients one may stay away, or break.
     entry = _fed_avg(uplink, downlink, secure_fed_avg, threshold=2)
@@ -390,7 +376,13 @@ ALGORITHMS = {
     "optimal sampling": _optimal_sampling(
         error_feedback(top_k(0.5)), stochastic_quantize(levels=64)
     ).under("sharded"),
-    "scaffnew": _scaffnew().under("chunked(2)"),
+    "scaffnew": _fed_avg(
+        identity(),
+        identity(),
+        lambda task, uplink, downlink, **own: scaffnew(task, **own),
+        population=3,
+        probability=0.5,
+    ).under("chunked(2)"),
     "scaffold": _fed_avg(
         error_feedback(top_k(0.5)),
         stochastic_quantize(levels=64),
