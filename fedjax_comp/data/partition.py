@@ -266,8 +266,9 @@ def natural() -> Partition:
                 f"Expected as many groups as labels, got {len(groups)} and "
                 f"{len(labels)}."
             )
+        checks.integer("num_clients", num_clients, minimum=0)
         names, owner = np.unique(groups, return_inverse=True)
-        if not 0 <= num_clients <= len(names):
+        if num_clients > len(names):
             raise ValueError(
                 f"Expected 0 <= num_clients={num_clients} <= {len(names)} natural "
                 "groups; 0 takes them all."
@@ -284,10 +285,8 @@ def natural() -> Partition:
 
 def check_num_clients(num_clients: int) -> None:
     """`ValueError` where a partition needs to be told how many clients there are."""
-    if num_clients < 1:
-        raise ValueError(
-            f"Expected num_clients={num_clients} >= 1; only natural() takes 0 (all)."
-        )
+    if checks.integer("num_clients", num_clients, minimum=0) == 0:
+        raise ValueError("Expected num_clients=0 >= 1; only natural() takes 0 (all).")
 
 
 def _check_labels(labels: np.ndarray, name: str) -> None:

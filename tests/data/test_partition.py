@@ -191,3 +191,13 @@ def test_errors_name_the_value(call, message):
 def test_from_lists_of_nothing():
     assert from_lists([]).offsets.tolist() == [0]
     assert from_lists([[], []]).offsets.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("num_clients", [10.0, 143.7, True, "3"])
+@pytest.mark.parametrize(
+    "partition",
+    [iid(), iid(sigma=1.0), iid(size=3), shards(2), dirichlet(0.3), natural()],
+)
+def test_a_number_of_clients_is_an_integer(partition, num_clients):
+    with pytest.raises(ValueError, match=f"num_clients={num_clients!r}, an integer"):
+        partition(LABELS, LABELS, num_clients, rng())
