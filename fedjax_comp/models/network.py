@@ -15,7 +15,7 @@ brought below zero is read as zero. Of skewed clients such a mean describes none
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,8 @@ from flax import linen as nn
 from flax.errors import InvalidRngError
 
 from fedjax_comp import checks
-from fedjax_comp.base import STATISTICS, PyTree, has_statistics
+from fedjax_comp.base import STATISTICS, Examples, PyTree, has_statistics
+from fedjax_comp.tree import where
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -43,6 +44,65 @@ class Network(NamedTuple):
     init: Callable[[jax.Array, jax.Array], PyTree]
     apply: Callable[[PyTree, jax.Array, jax.Array | None], jax.Array]
     observe: Callable[[PyTree, jax.Array, jax.Array], PyTree] | None = None
+
+
+class InputsOf(Protocol):
+    """`(params, examples, mask[B], training=...) -> [B, ...]`: what a model sees."""
+
+    def __call__(
+        self, params: PyTree, examples: Examples, mask: jax.Array, *, training: bool
+    ) -> jax.Array:
+        """What the model sees of a batch."""
+        ...
+
+
+def filled(inputs: jax.Array, mask: jax.Array) -> jax.Array:
+    """A batch whose rows that do not count are those that do, in turn.
+
+    So that a batch's statistics are of its examples, and of no padding.
+
+    Args:
+      inputs: `[B, ...]`.
+      mask: bool `[B]`.
+
+    Returns:
+      `[B, ...]`; without a row that counts all are the first.
+
+    >>> mask = jnp.array([False, True, False, True, False])
+    >>> filled(jnp.arange(5), mask).tolist()
+    [1, 1, 3, 3, 1]
+    """
+    places = jnp.arange(mask.shape[0], dtype=jnp.int32)
+    count = jnp.maximum(mask.sum(dtype=jnp.int32), 1)
+    counting = jnp.argsort(~mask).astype(jnp.int32)
+    turn = jnp.cumsum(~mask, dtype=jnp.int32) - 1
+    return inputs[jnp.where(mask, places, counting[turn % count])]
+
+
+def observation(
+    network: Network, inputs_of: InputsOf
+) -> Callable[[PyTree, PyTree, Examples, jax.Array, jax.Array], PyTree]:
+    """`Task.observe` of a task whose model is `network`.
+
+    Args:
+      network: the model.
+      inputs_of: what it sees of a batch.
+    """
+
+    def observe(
+        before: PyTree,
+        after: PyTree,
+        examples: Examples,
+        mask: jax.Array,
+        key: jax.Array,
+    ) -> PyTree:
+        if network.observe is None or not has_statistics(before):
+            return after
+        inputs = inputs_of(before, examples, mask, training=True)
+        seen = network.observe(before, inputs, key)[STATISTICS]
+        return {**after, STATISTICS: where(mask.any(), seen, before[STATISTICS])}
+
+    return observe
 
 
 def of_linen(module: nn.Module) -> Network:

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from fedjax_comp.base import Examples, PyTree, Sums, Task
-from fedjax_comp.models.network import Network, of_linen
+from fedjax_comp.base import Examples, PyTree, Sums, Task, has_statistics
+from fedjax_comp.models.network import Network, filled, observation, of_linen
 from fedjax_comp.tree import along
 
 _LEAST_VARIANCE = 1e-4
@@ -45,7 +45,8 @@ def regression(
       scale: inputs are multiplied by it.
 
     Returns:
-      A `Task`; beside loss and accuracy it is evaluated by "rmse", "absolute_error"
+      A `Task`, which moves running statistics on as that of `classification`; beside
+      loss and accuracy it is evaluated by "rmse", "absolute_error"
       (the mean) and "r_squared", the share of the targets' variance that is explained.
       The variance is that of sums in float32, `E[y^2] - E[y]^2`, and nothing is left of
       it where targets stand far from 0: below 1e-4 of `E[y^2]` (a mean of a hundred
@@ -71,13 +72,19 @@ def regression(
     def init(key: jax.Array) -> PyTree:
         return network.init(key, jnp.zeros((1, *input_shape)))
 
-    def errors(
-        params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array | None
-    ) -> _Errors:
+    def inputs_of(
+        params: PyTree, examples: Examples, mask: jax.Array, *, training: bool
+    ) -> jax.Array:
         inputs = scale * jnp.asarray(examples.x).astype(jnp.float32)
         # A masked row may hold anything, and zero times infinity is no zero.
         inputs = jnp.where(along(mask, inputs), inputs, 0)
-        predictions = network.apply(params, inputs, key)
+        return filled(inputs, mask) if training and has_statistics(params) else inputs
+
+    def errors(
+        params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array | None
+    ) -> _Errors:
+        inputs = inputs_of(params, examples, mask, training=key is not None)
+        predictions = network.apply(params, inputs, key).astype(jnp.float32)
         targets = jnp.asarray(examples.y).astype(jnp.float32)
         if predictions.size != targets.size:
             raise ValueError(
@@ -121,4 +128,4 @@ def regression(
             "r_squared": jnp.where(known, 1 - unexplained, jnp.nan),
         }
 
-    return Task(init, loss, evaluate, derived=derived)
+    return Task(init, loss, evaluate, observation(network, inputs_of), derived)

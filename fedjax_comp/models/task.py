@@ -15,16 +15,9 @@ import optax
 from flax import linen as nn
 
 from fedjax_comp import checks
-from fedjax_comp.base import (
-    STATISTICS,
-    Examples,
-    PyTree,
-    Sums,
-    Task,
-    has_statistics,
-)
-from fedjax_comp.models.network import Network, of_linen
-from fedjax_comp.tree import along, where
+from fedjax_comp.base import Examples, PyTree, Sums, Task, has_statistics
+from fedjax_comp.models.network import Network, filled, observation, of_linen
+from fedjax_comp.tree import along
 
 
 class ModelFn(Protocol):
@@ -147,32 +140,15 @@ def classification(
         # A masked row may hold anything: zero times the gradient of an overflow is NaN,
         # so such a row is replaced before it meets the parameters.
         inputs = jnp.where(along(mask, inputs), inputs, jnp.zeros((), dtype))
-        if not (training and has_statistics(params)):
-            return inputs
-        # A batch's statistics are to be of its examples: rows that do not count are
-        # filled with those that do, in turn.
-        places = jnp.arange(mask.shape[0], dtype=jnp.int32)
-        count = jnp.maximum(mask.sum(dtype=jnp.int32), 1)
-        return inputs[jnp.where(mask, places, jnp.argsort(~mask)[places % count])]
-
-    def observe(
-        before: PyTree,
-        after: PyTree,
-        examples: Examples,
-        mask: jax.Array,
-        key: jax.Array,
-    ) -> PyTree:
-        if network.observe is None or not has_statistics(before):
-            return after
-        inputs = inputs_of(before, examples, mask, training=True)
-        seen = network.observe(before, inputs, key)[STATISTICS]
-        return {**after, STATISTICS: where(mask.any(), seen, before[STATISTICS])}
+        return filled(inputs, mask) if training and has_statistics(params) else inputs
 
     def scored(
         params: PyTree, examples: Examples, mask: jax.Array, key: jax.Array | None
     ) -> _Scored:
         inputs = inputs_of(params, examples, mask, training=key is not None)
         logits = network.apply(params, inputs, key)
+        # Of bfloat16 a sum of losses would have three digits, and a count 257 no place.
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         labels = examples.y.astype(jnp.int32)
         if logits.shape[:-1] != labels.shape:
             raise ValueError(
@@ -211,4 +187,4 @@ def classification(
         return {**others, "perplexity": jnp.exp(means["loss"])}
 
     derived = with_perplexity if perplexity else None
-    return Task(init, loss, evaluate, observe, derived)
+    return Task(init, loss, evaluate, observation(network, inputs_of), derived)

@@ -27,6 +27,7 @@ from fedjax_comp.models import classification
 from fedjax_comp.models.augment import augmented
 from fedjax_comp.models.frozen import frozen, low_rank_adapted
 from fedjax_comp.models.network import of_nnx
+from fedjax_comp.models.regression import regression
 from fedjax_comp.server.aggregate import majority_vote
 from tests.problems import NUM_CLASSES, NUM_FEATURES, make_cohort, stack_clients
 
@@ -90,6 +91,24 @@ def test_they_are_those_of_the_batches_in_numpy(name):
         var = MOMENTUM * var + (1 - MOMENTUM) * rows.var(0)
     np.testing.assert_allclose(statistics(after)[0], mean, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(statistics(after)[1], var, rtol=1e-4, atol=1e-6)
+
+
+def test_a_regression_moves_them_on_and_counts_no_padding():
+    task = regression(MODELS["linen"], input_shape=(NUM_FEATURES,), within=0.1)
+    x = np.random.default_rng(0).normal(3, 2, (4, NUM_FEATURES)).astype(np.float32)
+    examples = Examples(jnp.asarray(x), jnp.zeros((4, NUM_CLASSES)))
+    params, mask = task.init(KEY), jnp.array([True, False, True, False])
+    after = task.observe(params, params, examples, mask, KEY)
+    mean, var = statistics(after)
+    np.testing.assert_allclose(mean, (1 - MOMENTUM) * x[::2].mean(0), rtol=1e-5)
+    own = MOMENTUM + (1 - MOMENTUM) * x[::2].var(0)
+    np.testing.assert_allclose(var, own, rtol=1e-5)
+    # The loss normalises by the same two examples: each feature is then -1 or 1.
+    layer = params["params"]["Dense_0"]
+    normal = np.sign(x[::2] - x[::2].mean(0))
+    expected = (normal @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])) ** 2
+    found = task.loss(params, examples, mask, KEY)
+    np.testing.assert_allclose(found, expected.mean(), rtol=1e-3)
 
 
 @pytest.mark.thorough

@@ -181,3 +181,14 @@ def test_perplexity_is_that_of_the_mean_loss():
         found.others["perplexity"], np.exp(found.loss), rtol=1e-6
     )
     assert found.others.keys() == {"perplexity", "top_2_accuracy"}
+
+
+def test_the_mean_of_bfloat16_logits_is_taken_in_float32():
+    # 257 is no bfloat16: a mean over so many would be one over 256.
+    task = classification(nn.Dense(10, dtype=jnp.bfloat16), input_shape=(4,))
+    params = jax.tree.map(jnp.zeros_like, task.init(KEY))
+    examples = Examples(jnp.ones((257, 4)), jnp.zeros(257, jnp.int32))
+    with jax.numpy_dtype_promotion("standard"):  # as flax's layers have it
+        loss = task.loss(params, examples, jnp.ones(257, bool), KEY)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, np.log(10), rtol=1e-6)
