@@ -128,8 +128,10 @@ def synthetic(
     if margin < 0:
         raise ValueError(f"Expected margin={margin} >= 0.")
     turn_key, weight_key, sample_key = jax.random.split(key, 3)
-    basis, _ = jnp.linalg.qr(jax.random.normal(turn_key, (len(values), len(values))))
-    direction = jax.random.normal(weight_key, (len(values),))
+    basis, _ = jnp.linalg.qr(
+        jax.random.normal(turn_key, (len(values), len(values)), jnp.float32)
+    )
+    direction = jax.random.normal(weight_key, (len(values),), jnp.float32)
     return Synthetic(
         key=sample_key,
         root=basis * jnp.sqrt(jnp.asarray(values, jnp.float32))[None],
@@ -151,7 +153,7 @@ def draw_synthetic(data: Synthetic, numbers: jax.Array) -> Examples:
 
     def one(number: jax.Array) -> jax.Array:
         key = jax.random.fold_in(data.key, number)
-        return jax.random.normal(key, (dimension + 1,))
+        return jax.random.normal(key, (dimension + 1,), jnp.float32)
 
     drawn = jax.vmap(one)(numbers)
     x = drawn[:, :dimension] @ data.root.T

@@ -80,6 +80,6 @@ def forest_model(
             for key, table in zip(keys[1:], logits, strict=True)
         ]
         x = jnp.concatenate([measured, *chosen], axis=1)
-        return Examples(x, y.astype(jnp.int32))
+        return Examples(x.astype(jnp.float32), y.astype(jnp.int32))
 
     return drawn_stream(spec, draw)

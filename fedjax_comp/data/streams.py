@@ -360,7 +360,9 @@ def _cohort(spec: StreamSpec, key: jax.Array, examples: Examples) -> Cohort:
         client_id=learners,
         rows=jnp.arange(math.prod(shape), dtype=jnp.int32).reshape(shape),
         mask=jnp.ones(shape, bool),
-        num_examples=jnp.full(spec.num_learners, spec.updates * spec.batch_size),
+        num_examples=jnp.full(
+            spec.num_learners, spec.updates * spec.batch_size, jnp.int32
+        ),
         active=jnp.ones(spec.num_learners, bool),
         key=jax.vmap(jax.random.fold_in, (None, 0))(key, learners),
     )

@@ -253,13 +253,23 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, ceil(H / s), ceil(W / t), O]`."""
+        if x.ndim != 4:
+            raise ValueError(
+                f"Expected images [B, H, W, C] to convolve, got inputs {list(x.shape)}:"
+                " mlp() and linear() take any shape, and images of one channel are "
+                "[H, W, 1]."
+            )
         kernel = self.param(
             "kernel",
             nn.initializers.lecun_normal(),
             (*self.kernel_size, x.shape[-1], self.features),
+            jnp.float32,
         )
+        dtype = jnp.promote_types(x.dtype, kernel.dtype)  # as `nn.Conv` has it
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
         out = strided(self.convolve or default_conv(), x, kernel, self.strides)
         if not self.use_bias:
             return out
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        zeros = nn.initializers.zeros_init()
+        bias = self.param("bias", zeros, (self.features,), jnp.float32)
         return out + lax.broadcast_in_dim(bias, (1, 1, 1, self.features), (3,))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.base import PyTree
 from fedjax_comp.models.convolution import Conv, default_conv
 from fedjax_comp.models.replaced import run_replaced, with_bias
@@ -75,8 +76,8 @@ class Factorized(nn.Module):
 
 def _thin_dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array:
     init = nn.initializers.lecun_normal()
-    left = layer.param("left", init, (x.shape[-1], rank))
-    right = layer.param("right", init, (rank, layer.features))
+    left = layer.param("left", init, (x.shape[-1], rank), jnp.float32)
+    right = layer.param("right", init, (rank, layer.features), jnp.float32)
     return with_bias(layer, x @ left @ right)
 
 
@@ -85,13 +86,15 @@ def _thin_conv(layer: Conv, rank: int, scheme: str, x: jax.Array) -> jax.Array:
     height, width = layer.kernel_size
     convolve = layer.convolve or default_conv()
     if scheme == "channel":
-        left = layer.param("left", init, (height, width, x.shape[-1], rank))
-        right = layer.param("right", init, (1, 1, rank, layer.features))
+        left = layer.param(
+            "left", init, (height, width, x.shape[-1], rank), jnp.float32
+        )
+        right = layer.param("right", init, (1, 1, rank, layer.features), jnp.float32)
         thin = strided(convolve, x, left, layer.strides)
         # A product of matrices, which a convolution of 1x1 is not told to be.
         return with_bias(layer, thin @ right[0, 0])
-    left = layer.param("left", init, (height, 1, x.shape[-1], rank))
-    right = layer.param("right", init, (1, width, rank, layer.features))
+    left = layer.param("left", init, (height, 1, x.shape[-1], rank), jnp.float32)
+    right = layer.param("right", init, (1, width, rank, layer.features), jnp.float32)
     thin = strided(convolve, x, left, (layer.strides[0], 1))
     return with_bias(layer, strided(convolve, thin, right, (1, layer.strides[1])))
 
@@ -121,8 +124,10 @@ def factorize(
       A `Factorized` module and its parameters.
 
     Raises:
-      ValueError: when an argument is none of the above, or `module` is factorized
-        already; from the module, for a factored layer that is neither of the two.
+      ValueError: when an argument is none of the above, `module` is factorized
+        already, or `params` come with running statistics or inside flax's
+        `{"params": ...}`; from the module, for a factored layer that is neither of the
+        two.
 
     >>> from fedjax_comp.models import mlp
     >>> module, x = mlp(64)(10), jnp.ones((1, 64))
@@ -143,6 +148,12 @@ def factorize(
         raise ValueError(
             "Expected a network that is not factorized yet: factorize(module.network, "
             "...) of its dense parameters."
+        )
+    checks.gradients_alone("factorize()", params)
+    if "params" in params:
+        raise ValueError(
+            'Expected the layers themselves as params, got {"params": ...}: give '
+            'params["params"].'
         )
     ranks: list[tuple[str, int]] = []
 

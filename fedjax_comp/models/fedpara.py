@@ -119,7 +119,10 @@ def _dense(layer: nn.Dense, rank: int, x: jax.Array) -> jax.Array | None:
     # of that: s is such that W has He's variance 2 / m.
     init = nn.initializers.normal(((2 / m) ** 0.5 / rank) ** 0.25)
     sizes = {"x1": m, "y1": n, "x2": m, "y2": n}
-    factors = [layer.param(name, init, (size, rank)) for name, size in sizes.items()]
+    factors = [
+        layer.param(name, init, (size, rank), jnp.float32)
+        for name, size in sizes.items()
+    ]
     return with_bias(layer, x @ hadamard_product(*factors))
 
 
@@ -133,7 +136,7 @@ def _conv(layer: Conv, rank: int, x: jax.Array) -> jax.Array | None:
     shapes = {"t": (*layer.kernel_size, rank, rank), "x": (m, rank), "y": (n, rank)}
     kernel = hadamard_kernel(
         *(
-            layer.param(f"{name}{i}", init, shape)
+            layer.param(f"{name}{i}", init, shape, jnp.float32)
             for i in (1, 2)
             for name, shape in shapes.items()
         )

@@ -69,7 +69,10 @@ class LSTM(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, H]`."""
         recurrent = self.param(
-            "recurrent", nn.initializers.orthogonal(), (self.width, 4 * self.width)
+            "recurrent",
+            nn.initializers.orthogonal(),
+            (self.width, 4 * self.width),
+            jnp.float32,
         )
         inputs = nn.Dense(4 * self.width, bias_init=_forget_bias, name="input")(x)
         return lstm(inputs, recurrent)

@@ -61,7 +61,11 @@ class GroupNorm(nn.Module):
         """Maps `[B, H, W, C]` to `[B, H, W, C]`."""
         channels = x.shape[-1]
         groups = 1 if channels % GROUP_SIZE else channels // GROUP_SIZE
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
+        scale = self.param(
+            "scale", nn.initializers.ones_init(), (channels,), jnp.float32
+        )
+        bias = self.param(
+            "bias", nn.initializers.zeros_init(), (channels,), jnp.float32
+        )
         normal = group_norm(x, groups)
         return normal * scale[None, None, None] + bias[None, None, None]

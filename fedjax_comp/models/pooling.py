@@ -23,10 +23,18 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     Returns:
       `[B, H // 2, W // 2, C]`.
 
+    Raises:
+      ValueError: for images of less than 2 by 2 pixels, of which nothing would be left.
+
     >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
     """
     height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    if not (height and width):
+        raise ValueError(
+            f"Expected images of 2 by 2 pixels at least to pool, got {x.shape[1]} by "
+            f"{x.shape[2]}: the model pools more often than its inputs can be halved."
+        )
     return _pool(x[:, :height, :width])
 
 

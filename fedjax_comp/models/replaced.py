@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_comp.models.convolution import Conv
@@ -71,5 +72,7 @@ def with_bias(layer: nn.Dense | Conv, out: jax.Array) -> jax.Array:
     """A layer's output with its bias, where it has one."""
     if not layer.use_bias:
         return out
-    bias = layer.param("bias", nn.initializers.zeros_init(), (layer.features,))
+    bias = layer.param(
+        "bias", nn.initializers.zeros_init(), (layer.features,), jnp.float32
+    )
     return out + bias.reshape((1,) * (out.ndim - 1) + bias.shape)

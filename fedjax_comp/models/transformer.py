@@ -60,7 +60,9 @@ class Positions(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, T, D]` to `[B, T, D]`."""
-        vectors = self.param("embedding", nn.initializers.normal(0.02), x.shape[1:])
+        vectors = self.param(
+            "embedding", nn.initializers.normal(0.02), x.shape[1:], jnp.float32
+        )
         return x + vectors[None]
 
 

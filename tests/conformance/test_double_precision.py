@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fedjax_comp.base import make_context
+from fedjax_comp import models
+from fedjax_comp.base import Examples, make_context
+from fedjax_comp.data import arrivals, streams
+from fedjax_comp.data.forest_stream import forest_model
 from fedjax_comp.wire.accounting import num_bits
 from tests.conformance.algorithm_checks import SIZES, STRATEGIES
 from tests.conformance.algorithm_table import ALGORITHMS
@@ -57,3 +60,57 @@ def test_algorithm(name):
         )
         assert step[:2] == (kinds(server), kinds(clients))
         assert kinds(jax.eval_shape(algorithm.params, step[0])) == kinds(params)
+
+
+NETWORKS = {
+    "char_lstm": (models.char_lstm(4, widths=(8,)), (5,), "int32"),
+    "char_transformer": (models.char_transformer(8, depth=1), (5,), "int32"),
+    "cnn": (models.cnn((4,), hidden=8), (8, 8, 1), "float32"),
+    "fed_para": (models.fed_para(models.cnn((32,)), rank=1), (8, 8, 1), "float32"),
+    "linear": (models.linear(), (8, 8, 1), "float32"),
+    "mlp": (models.mlp(8), (8, 8, 1), "float32"),
+    "resnet": (models.resnet(8, width=8), (8, 8, 1), "float32"),
+    "resnet18": (models.resnet18(width=8), (8, 8, 1), "float32"),
+    "vgg": (models.vgg((8,)), (8, 8, 1), "float32"),
+}
+
+
+@pytest.mark.parametrize("name", models.FACTORIES)
+def test_model(name):
+    model, shape, dtype = NETWORKS[name]
+    task = models.classification(model(10), input_shape=shape, input_dtype=dtype)
+    sequences = dtype == "int32"
+    examples = Examples(
+        jax.ShapeDtypeStruct((3, *shape), "int32" if sequences else "uint8"),
+        jax.ShapeDtypeStruct((3, *shape) if sequences else (3,), "int32"),
+    )
+    mask = jax.ShapeDtypeStruct((3,), "bool")
+
+    def train(key, examples, mask):
+        params = task.init(key)
+        return params, jax.value_and_grad(task.loss)(params, examples, mask, key)
+
+    with jax.enable_x64(True):
+        found = jax.eval_shape(train, jax.random.key(0), examples, mask)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+
+
+def test_streams():
+    spec = streams.StreamSpec(num_learners=2, updates=1, batch_size=3)
+    drifts = streams.drift_times(9, 1, seed=0)
+    with jax.enable_x64(True):
+        drawn = streams.synthetic_data(drifts=drifts, seed=0)
+        key, one = jax.random.key(0), jnp.int32(1)
+        cohorts = [
+            jax.eval_shape(forest_model(spec), key, one, drawn),
+            jax.eval_shape(streams.graphical_model(spec), key, one, drawn),
+            jax.eval_shape(
+                arrivals.arrivals(arrivals.ArrivalSpec(2, 4), arrivals.draw_synthetic),
+                key,
+                one,
+                arrivals.synthetic(key, [1.0, 0.5]),
+            ),
+        ]
+    for cohort in cohorts:
+        assert cohort.examples.x.dtype == jnp.float32
+        assert cohort.clients.num_examples.dtype == jnp.int32

@@ -124,3 +124,19 @@ def test_default_is_direct_on_cpu_only(monkeypatch):
     for backend, expected in (("cpu", conv_direct), ("gpu", conv_lax)):
         monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         assert default_conv() is expected
+
+
+def test_a_table_is_no_image():
+    with pytest.raises(ValueError, match=r"images \[B, H, W, C\].*got inputs \[1, 9\]"):
+        Conv(2).init(jax.random.key(0), jnp.ones((1, 9)))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
+def test_inputs_of_any_float_are_convolved_as_by_flax(dtype):
+    x, theirs = _normal((2, 5, 4, 3), 0).astype(dtype), nn.Conv(2, (3, 3))
+    with jax.numpy_dtype_promotion("standard"):
+        variables = theirs.init(jax.random.key(0), x)
+        expected = theirs.apply(variables, x)
+        found = Conv(2, (3, 3)).apply(variables, x)
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -161,3 +161,12 @@ def test_a_thin_network_drops_what_the_dense_one_does():
         for key in jax.random.split(jax.random.key(1), 2)
     ]
     assert losses[0] != losses[1]
+
+
+def test_parameters_in_a_collection_or_with_statistics_are_refused():
+    network, x = models.mlp(64)(10), jnp.ones((1, 64))
+    with pytest.raises(ValueError, match=r'give params\["params"\]'):
+        factorize(network, network.init(jax.random.key(0), x), energy=0.5)
+    normalised = nn.Sequential([nn.BatchNorm(use_running_average=True), nn.Dense(64)])
+    with pytest.raises(ValueError, match="without running statistics for factorize"):
+        factorize(normalised, normalised.init(jax.random.key(0), x), energy=0.5)

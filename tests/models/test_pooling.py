@@ -25,3 +25,8 @@ def test_pool_is_that_of_flax_with_ties(size):
     expected = value_and_gradient(lambda x: nn.max_pool(x, (2, 2), strides=(2, 2)), x)
     actual = value_and_gradient(max_pool_2x2, x)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def test_an_image_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="2 by 2 pixels at least to pool, got 1 by 4"):
+        max_pool_2x2(jnp.ones((3, 1, 4, 2)))
