@@ -13,7 +13,7 @@ from fedjax_comp.audit.hooks import logged
 from fedjax_comp.audit.keys import load_or_make, load_signer
 from fedjax_comp.audit.log import FOLDER, PRIVATE_KEY
 from fedjax_comp.audit.note import Signer
-from fedjax_comp.base import Compressor, Execution, Task
+from fedjax_comp.base import Compressor, Execution, Sums, Task
 from fedjax_comp.client_evaluation import ClientBlocks
 from fedjax_comp.compress import identity
 from fedjax_comp.experiment.clients import check_clients, client_blocks
@@ -94,6 +94,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
         input_dtype=jnp.int32 if _is_symbolic(population) else jnp.float32,
         perplexity=population.examples.y.ndim > 1,
     )
+    _check_fits(task, population)
     if augmentation is not None:
         task = augmented(task, augmentation)
     check_sampling(values, population)
@@ -170,6 +171,16 @@ def check_steps(values: flags.FlagValues) -> None:
         raise UsageError(
             f"{told}: when late updates arrive is told by --local_epochs; leave it out."
         )
+
+
+def _check_fits(task: Task, population: data.FederatedData) -> None:
+    """Traces an evaluation, so that a model that does not go with the data says so."""
+
+    def evaluate(key: jax.Array) -> Sums:
+        one = jax.tree.map(lambda x: x[:1], population.test)
+        return task.evaluate(task.init(key), one, jnp.ones(1, bool))
+
+    jax.eval_shape(evaluate, make_key(0))
 
 
 def _is_symbolic(population: data.FederatedData) -> bool:

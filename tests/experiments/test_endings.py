@@ -214,6 +214,8 @@ MISTAKES = {
     "--workdir=~nobody-of-this-name/run": "no home directory is known",
     "--seed=4294967296": "--seed=4294967296",
     "--client_optimizer=sgd(cosine_decay_schedule(0.1, 10))": "without a schedule",
+    "--model=cnn((4, 4, 4, 4))": "2 by 2 pixels at least to pool, got 1 by 1",
+    "--model=char_lstm()": "Input type must be an integer",
 }
 
 
