@@ -46,6 +46,23 @@ def fraction(name: str, value: Any) -> float:
     return float(value)
 
 
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    """`value` as a tuple of ints; `ValueError` unless there is one, and all are >= 1.
+
+    >>> sizes("widths", [3, 5])
+    (3, 5)
+    """
+    try:
+        found = tuple(map(operator.index, value))
+    except TypeError:
+        raise ValueError(
+            f"Expected {name}={value!r} as integers, such as (32, 64)."
+        ) from None
+    if not found or min(found) < 1:
+        raise ValueError(f"Expected {name}={value} with one entry or more, all >= 1.")
+    return found
+
+
 def number(name: str, value: Any, *, minimum: float, below: float) -> float:
     """`value` as a float; `ValueError` unless it lies in [minimum, below)."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -11,6 +11,7 @@ Yang, Wang and Zhang 2020, "On the convergence of FedAvg on non-IID data" (arXiv
 import jax
 import jax.numpy as jnp
 
+from fedjax_comp import checks
 from fedjax_comp.base import ClientBatches
 
 
@@ -38,6 +39,7 @@ def sample_by_size(
     >>> len(set(ids.tolist())), 1 in ids.tolist()
     (2, False)
     """
+    checks.integer("cohort_size", cohort_size, minimum=0)
     if cohort_size < 1 or largest * cohort_size > total:
         most = total // max(largest, 1)
         raise ValueError(

@@ -144,10 +144,18 @@ def balanced_assignment(
     Returns:
       bool `[N, k]`, each row with `p` True.
 
+    Raises:
+      ValueError: for distances that are not finite, of which none is the cheapest.
+
     >>> near = np.array([[0.0, 9], [1, 9], [2, 5], [3, 4]])
     >>> balanced_assignment(near, SizeBounds(2, 2)).argmax(1)
     array([0, 0, 1, 1])
     """
+    if not np.isfinite(distances).all():
+        raise ValueError(
+            "Expected finite distances to the centres: inputs so large have squares "
+            "beyond float32; scale them."
+        )
     nearest = np.argsort(distances, axis=1, kind="stable")[:, :replication]
     chosen = np.zeros(distances.shape, bool)
     np.put_along_axis(chosen, nearest, True, axis=1)

@@ -44,6 +44,7 @@ def sample_clients(key: jax.Array, num_clients: int, cohort_size: int) -> jax.Ar
 
     Source: Bentley, Floyd 1987, "A sample of brilliance", algorithm F2.
     """
+    checks.integer("cohort_size", cohort_size, minimum=0)
     if not 1 <= cohort_size <= num_clients:
         raise ValueError(
             f"Expected 1 <= cohort_size={cohort_size} <= num_clients={num_clients}."

@@ -165,6 +165,16 @@ def federate(
     checks.takes("partition", partition, 4)
     labels = np.asarray(dataset.train.y)
     assignment = partition(labels, dataset.train_groups, num_clients, rng)
+    if not isinstance(assignment, Assignment):
+        raise ValueError(
+            f"Expected an Assignment from the partition, got "
+            f"{type(assignment).__name__}; from_lists(...) makes one of index lists."
+        )
+    found = len(assignment.offsets) - 1
+    if num_clients and found != num_clients:
+        raise ValueError(
+            f"Expected num_clients={num_clients} lists from the partition, got {found}."
+        )
     return _on_device(dataset, assignment)
 
 

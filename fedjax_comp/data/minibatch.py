@@ -46,6 +46,7 @@ def sample_minibatches(
     checks.integer("batch_size", batch_size, minimum=1)
     checks.integer("steps", steps, minimum=1)
     client_key, batch_key = jax.random.split(key)
+    checks.integer("cohort_size", cohort_size, minimum=0)
     if cohort_size == data.spec.num_clients and not by_size:
         ids = jnp.arange(cohort_size, dtype=jnp.int32)
     else:

@@ -55,8 +55,8 @@ def from_lists(lists: Sequence[np.ndarray | Sequence[int]]) -> Assignment:
     >>> from_lists([[3, 1], [], [2]]).offsets
     array([0, 2, 2, 3], dtype=int32)
     """
-    sizes = [len(indices) for indices in lists]
     arrays = [_indices(client, indices) for client, indices in enumerate(lists)]
+    sizes = [len(indices) for indices in arrays]
     order = np.concatenate([np.zeros(0, np.int32), *arrays])
     return Assignment(order, _offsets(sizes))
 

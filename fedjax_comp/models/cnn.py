@@ -75,15 +75,12 @@ def cnn(
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     1663370
     """
-    if not channels or any(features < 1 for features in channels):
-        raise ValueError(
-            f"Expected channels={channels} with one entry or more, all >= 1."
-        )
+    channels = checks.sizes("channels", channels)
     checks.integer("hidden", hidden, minimum=1)
     check_dropout(dropout)
     return functools.partial(
         CNN,
-        channels=tuple(channels),
+        channels=channels,
         hidden=hidden,
         convolve=convolve,
         dropout=dropout,

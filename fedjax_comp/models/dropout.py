@@ -8,6 +8,8 @@ it, so that nothing is to be done in evaluation.
 import jax
 from flax import linen as nn
 
+from fedjax_comp import checks
+
 
 def dropped(x: jax.Array, rate: float, train: bool) -> jax.Array:
     """`x` with each number left out with a chance of `rate`, in training.
@@ -31,5 +33,4 @@ def check_dropout(rate: float) -> None:
     ...
     ValueError: Expected dropout=1.5 in [0, 1).
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"Expected dropout={rate} in [0, 1).")
+    checks.number("dropout", rate, minimum=0, below=1)

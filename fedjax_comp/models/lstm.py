@@ -132,6 +132,6 @@ def char_lstm(
     817872
     """
     checks.integer("embedding", embedding, minimum=1)
-    if not widths or any(width < 1 for width in widths):
-        raise ValueError(f"Expected widths={widths} with one entry or more, all >= 1.")
-    return functools.partial(CharLSTM, embedding=embedding, widths=tuple(widths))
+    return functools.partial(
+        CharLSTM, embedding=embedding, widths=checks.sizes("widths", widths)
+    )

@@ -9,6 +9,7 @@ import functools
 import jax
 from flax import linen as nn
 
+from fedjax_comp import checks
 from fedjax_comp.models.dropout import check_dropout, dropped
 from fedjax_comp.models.task import ModelFn
 
@@ -56,7 +57,6 @@ def mlp(*widths: int, dropout: float = 0.0) -> ModelFn:
     """
     if not widths:
         raise ValueError("Expected at least one width, e.g. mlp(200, 200); got mlp().")
-    if any(width < 1 for width in widths):
-        raise ValueError(f"Expected every width in widths={widths} >= 1.")
+    widths = checks.sizes("widths", widths)
     check_dropout(dropout)
     return functools.partial(MLP, widths=widths, dropout=dropout)

@@ -105,6 +105,22 @@ def observation(
     return observe
 
 
+def network_of(model: nn.Module | Network) -> Network:
+    """A module of `flax.linen` or a `Network`, as one.
+
+    Raises:
+      ValueError: for anything else, such as a factory of this package.
+    """
+    if isinstance(model, nn.Module):
+        return of_linen(model)
+    if not isinstance(model, Network):
+        raise ValueError(
+            f"Expected model as a flax.linen module or a Network, not {model!r}; a "
+            "model of this package takes its number of classes: mlp(200, 200)(10)."
+        )
+    return model
+
+
 def of_linen(module: nn.Module) -> Network:
     """A `flax.linen` module.
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from fedjax_comp.base import Examples, PyTree, Sums, Task, has_statistics
-from fedjax_comp.models.network import Network, filled, observation, of_linen
+from fedjax_comp.models.network import Network, filled, network_of, observation
 from fedjax_comp.tree import along
 
 _LEAST_VARIANCE = 1e-4
@@ -53,8 +53,8 @@ def regression(
       deviations) "r_squared" is NaN.
 
     Raises:
-      ValueError: for a `within` or a `scale` that is not positive and finite, and for
-        predictions and targets whose shapes do not go together.
+      ValueError: for a `within` or a `scale` that is not positive and finite, what is
+        no model, and for predictions and targets whose shapes do not go together.
 
     >>> import numpy as np
     >>> task = regression(nn.Dense(1), input_shape=(2,), within=0.5)
@@ -67,7 +67,7 @@ def regression(
     for name, value in (("within", within), ("scale", scale)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"Expected {name}={value} finite and above zero.")
-    network = of_linen(model) if isinstance(model, nn.Module) else model
+    network = network_of(model)
 
     def init(key: jax.Array) -> PyTree:
         return network.init(key, jnp.zeros((1, *input_shape)))

@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from fedjax_comp import checks
 from fedjax_comp.base import Examples, PyTree, Sums, Task, has_statistics
-from fedjax_comp.models.network import Network, filled, observation, of_linen
+from fedjax_comp.models.network import Network, filled, network_of, observation
 from fedjax_comp.tree import along
 
 
@@ -122,12 +122,7 @@ def classification(
 
     if top is not None:
         checks.integer("top", top, minimum=1)
-    network = of_linen(model) if isinstance(model, nn.Module) else model
-    if not isinstance(network, Network):
-        raise ValueError(
-            f"Expected model as a flax.linen module or a Network, not {model!r}; a "
-            "model of this package takes its number of classes: mlp(200, 200)(10)."
-        )
+    network = network_of(model)
 
     def init(key: jax.Array) -> PyTree:
         return network.init(key, jnp.zeros((1, *input_shape), dtype))

@@ -75,15 +75,12 @@ def vgg(
     >>> sum(leaf.size for leaf in jax.tree.leaves(params))
     814570
     """
-    if not channels or any(features < 1 for features in channels):
-        raise ValueError(
-            f"Expected channels={channels} with one entry or more, all >= 1."
-        )
+    channels = checks.sizes("channels", channels)
     checks.integer("repeats", repeats, minimum=1)
     checks.integer("hidden", hidden, minimum=1)
     return functools.partial(
         VGG,
-        channels=tuple(channels),
+        channels=channels,
         repeats=repeats,
         hidden=hidden,
         convolve=convolve,

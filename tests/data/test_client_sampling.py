@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_comp.data import federated_data, load
+from fedjax_comp.data import (
+    federated_data,
+    load,
+    sample_cohort,
+    sample_minibatches,
+)
 from fedjax_comp.data.client_sampling import sample_by_size
 from fedjax_comp.training import minibatch_cohorts, uniform_cohorts
 
@@ -73,3 +78,19 @@ def test_samplers_let_those_who_are_drawn_count_alike(make):
     assert 2 not in clients.client_id.tolist()
     plain = jax.jit(make(cohort_size=2))(jax.random.key(0), jnp.int32(0), data)
     assert set(plain.clients.num_examples.tolist()) <= {0, 2, 4}
+
+
+@pytest.mark.parametrize("by_size", [False, True])
+@pytest.mark.parametrize("sample", [sample_cohort, sample_minibatches])
+def test_a_cohort_is_of_whole_clients(sample, by_size):
+    data = federated_data(load("digits"), [[0, 5], [1, 2], [3, 4]])
+    options = {"epochs": 1} if sample is sample_cohort else {}
+    with pytest.raises(ValueError, match=r"cohort_size=1\.5, an integer"):
+        sample(
+            jax.random.key(0),
+            data,
+            cohort_size=1.5,
+            batch_size=1,
+            by_size=by_size,
+            **options,
+        )

@@ -140,3 +140,12 @@ def test_stored_bytes_are_clustered_as_the_numbers_that_they_are():
     ]
     np.testing.assert_array_equal(found[0].chosen, found[1].chosen)
     np.testing.assert_allclose(found[0].centres, found[1].centres, rtol=1e-5)
+
+
+def test_distances_beyond_float32_are_refused():
+    x = 1e20 * rng().normal(size=(20, 3)).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        distances = squared_distances(x, x[:4])
+    assert not np.isfinite(distances).all()
+    with pytest.raises(ValueError, match="beyond float32; scale them"):
+        balanced_assignment(distances, SizeBounds(5, 5))

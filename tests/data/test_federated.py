@@ -8,8 +8,10 @@ from fedjax_comp.data import (
     Assignment,
     Dataset,
     DataSpec,
+    InvalidData,
     federate,
     federated_data,
+    from_lists,
     iid,
     load,
     natural,
@@ -113,3 +115,23 @@ def test_inputs_and_labels_must_agree():
 def test_a_negative_seed_is_refused():
     with pytest.raises(ValueError, match="seed=-1"):
         federate(small(), iid(), num_clients=1, seed=-1)
+
+
+def test_a_partition_of_ones_own_gives_as_many_lists_as_were_asked():
+    digits = load("digits")
+
+    def two(labels, groups, num_clients, rng):
+        return from_lists([[0, 1], [2]])
+
+    assert federate(digits, two, num_clients=2, seed=0).spec.num_clients == 2
+    with pytest.raises(ValueError, match=r"num_clients=3 lists from the .* got 2"):
+        federate(digits, two, num_clients=3, seed=0)
+    with pytest.raises(ValueError, match=r"Assignment .* got list; from_lists\(...\)"):
+        federate(digits, lambda *_: [[0, 1], [2]], num_clients=2, seed=0)
+
+
+def test_what_is_no_data_set_or_list_is_said():
+    with pytest.raises(InvalidData, match="Expected a Dataset, not 'digits'"):
+        federate("digits", iid(), num_clients=2, seed=0)
+    with pytest.raises(ValueError, match="index list of client 0"):
+        federated_data(load("digits"), [0, 1, 2])

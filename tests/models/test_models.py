@@ -128,6 +128,12 @@ def test_character_models_do_not_see_the_future(model):
     [
         (lambda: models.mlp(), "at least one width"),
         (lambda: models.mlp(3, 0), r"widths=\(3, 0\)"),
+        (lambda: models.mlp(2.5), r"widths=\(2\.5,\) as integers"),
+        (lambda: models.mlp([3, 4]), r"widths=\(\[3, 4\],\) as integers"),
+        (lambda: models.mlp(3, dropout="a"), r"dropout='a' in \[0, 1\)"),
+        (lambda: models.cnn(32), "channels=32 as integers"),
+        (lambda: models.vgg((8, 0)), r"channels=\(8, 0\)"),
+        (lambda: models.char_lstm(widths=256), "widths=256 as integers"),
         (lambda: models.cnn(()), r"channels=\(\)"),
         (lambda: models.cnn(hidden=0), "hidden=0 >= 1"),
         (lambda: models.char_lstm(0), "embedding=0 >= 1"),

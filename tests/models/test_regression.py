@@ -10,6 +10,7 @@ from flax import linen as nn
 from fedjax_comp.algorithms import fed_avg
 from fedjax_comp.base import Examples
 from fedjax_comp.execution import scanned
+from fedjax_comp.models.mlp import mlp
 from fedjax_comp.models.regression import regression
 from fedjax_comp.training import evaluation_program
 from tests.problems import make_cohort, stack_clients
@@ -95,3 +96,8 @@ def test_mistakes_are_named():
     task = regression(nn.Dense(2), input_shape=(4,), within=0.5)
     with pytest.raises(ValueError, match=r"\(30, 2\), targets of \(30,\)"):
         task.loss(task.init(KEY), Examples(X, Y), jnp.ones(30, bool), KEY)
+
+
+def test_a_factory_is_no_model():
+    with pytest.raises(ValueError, match=r"takes its number of classes: mlp\(200"):
+        regression(mlp(3), input_shape=(4,), within=0.5)

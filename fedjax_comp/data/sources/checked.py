@@ -42,6 +42,11 @@ def check_dataset(dataset: Dataset) -> None:
     ...
     fedjax_comp...InvalidData: Expected the training labels of mine ... got -1 in ...
     """
+    if not isinstance(dataset, Dataset):
+        raise InvalidData(
+            f"Expected a Dataset, not {str(dataset)[:40]!r}: load(name) makes one of a "
+            "name, and Dataset(...) of arrays."
+        )
     name = dataset.name
     classes = checks.integer("num_classes", dataset.num_classes, minimum=0)
     if not math.isfinite(dataset.scale) or dataset.scale == 0:
