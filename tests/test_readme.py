@@ -1,12 +1,14 @@
 """The READMEs' examples run as they stand, and do what they say."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from fedjax_comp.data.sources import NAMES
 from fedjax_comp.problem import Schedule
 from fedjax_comp.run_directory import open_run
 from fedjax_comp.wire.accounting import message_bits
@@ -50,6 +52,16 @@ def test_every_experiment_is_listed():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for readme in sorted((ROOT / "experiments").glob("*/README.md")):
         assert readme.relative_to(ROOT).as_posix() in text
+
+
+def test_every_data_set_and_every_extra_is_listed():
+    text = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert f"`{name}`" in text, name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in project["project"]["optional-dependencies"]:
+        assert f"`{name}`" in table or name == "all", name
 
 
 def test_every_module_has_its_place_in_the_architecture():
