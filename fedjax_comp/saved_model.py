@@ -106,7 +106,9 @@ def build_module(description: Json) -> nn.Module:
         ) from error
 
 
-def save_model(directory: Path, module: nn.Module, params: PyTree) -> None:
+def save_model(
+    directory: str | os.PathLike[str], module: nn.Module, params: PyTree
+) -> None:
     """Writes a model into a directory, which is made when it does not exist.
 
     Args:
@@ -128,6 +130,7 @@ def save_model(directory: Path, module: nn.Module, params: PyTree) -> None:
     >>> model.module == module, model.params["Dense_0"]["kernel"].shape
     (True, (3, 2))
     """
+    directory = Path(directory)
     flat = traverse_util.flatten_dict(jax.device_get(params), sep="/")
     data = safetensors.numpy.save({name: np.asarray(x) for name, x in flat.items()})
     architecture = {"format": FORMAT, **describe(module)}
@@ -143,7 +146,7 @@ def save_model(directory: Path, module: nn.Module, params: PyTree) -> None:
     write_json(directory / ARCHITECTURE, architecture)
 
 
-def load_model(directory: Path) -> Compact:
+def load_model(directory: str | os.PathLike[str]) -> Compact:
     """The model that `save_model` wrote.
 
     Returns:
@@ -153,6 +156,7 @@ def load_model(directory: Path) -> Compact:
       ValueError: when there is none, it is of another format, or either file is no
         longer what was saved.
     """
+    directory = Path(directory)
     try:
         text = (directory / ARCHITECTURE).read_bytes()
         data = (directory / PARAMETERS).read_bytes()

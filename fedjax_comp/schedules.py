@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fedjax_comp import checks
 from fedjax_comp.base import Cohort
 from fedjax_comp.data import FederatedData
 from fedjax_comp.training import Sampler
@@ -24,6 +25,10 @@ def scheduled_rates(sample: Sampler, schedule: optax.Schedule) -> Sampler:
     Returns:
       A `Sampler` that sets `ClientBatches.rate`.
 
+    Raises:
+      ValueError: for a sampler or a schedule that is not a function of so many
+        arguments, such as a number.
+
     >>> from fedjax_comp.data import federate, iid, load
     >>> from fedjax_comp.training import uniform_cohorts
     >>> data = federate(load("digits"), iid(), num_clients=9, seed=0)
@@ -32,6 +37,8 @@ def scheduled_rates(sample: Sampler, schedule: optax.Schedule) -> Sampler:
     >>> halved(jax.random.key(0), jnp.int32(2), data).clients.rate.tolist()
     [0.25, 0.25]
     """
+    checks.takes("sample", sample, 3)
+    checks.takes("schedule", schedule, 1)
 
     def scheduled(
         key: jax.Array, round_index: jax.Array, data: FederatedData

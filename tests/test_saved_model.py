@@ -136,3 +136,11 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path):
     own = models.cnn(convolve=lambda x, kernel: x)(2)
     with pytest.raises(ValueError, match="conv_direct"):
         save_model(tmp_path / "b", own, {})
+
+
+def test_a_directory_may_be_named_by_a_text(tmp_path):
+    module, x = models.linear()(2), jnp.ones((1, 3))
+    params = module.init(jax.random.key(0), x)["params"]
+    save_model(str(tmp_path / "model"), module, params)
+    loaded = load_model(str(tmp_path / "model"))
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, params)

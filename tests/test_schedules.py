@@ -57,3 +57,11 @@ def test_a_run_follows_the_schedule():
     )
     fourth, _ = step(third, data, jnp.int32(1))
     jax.tree.map(np.testing.assert_array_equal, fourth.server.model, third.server.model)
+
+
+def test_a_number_is_no_schedule_and_a_factory_no_sampler():
+    plain = uniform_cohorts(cohort_size=2, epochs=1, batch_size=2)
+    with pytest.raises(ValueError, match=r"schedule as a function .* not 0\.1"):
+        scheduled_rates(plain, 0.1)
+    with pytest.raises(ValueError, match=r"call: uniform_cohorts\(\.\.\.\)"):
+        scheduled_rates(uniform_cohorts, optax.constant_schedule(0.1))
