@@ -121,7 +121,9 @@ def clustered(
         )
         return Dispatched(
             from_lists([np.flatnonzero(column) for column in chosen.T]),
-            lambda unseen: squared_distances(unseen, centres).argmin(1),
+            lambda unseen: (
+                squared_distances(unseen, centres).argmin(1).astype(np.int32)
+            ),
         )
 
     return dispatch

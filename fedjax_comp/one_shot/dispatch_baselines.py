@@ -42,7 +42,8 @@ def randomly(replication: int = 1) -> Dispatcher:
 
         def route(unseen: np.ndarray) -> np.ndarray:
             own = np.random.default_rng(route_seed)
-            return own.integers(num_machines, size=len(unseen))
+            drawn = own.integers(num_machines, size=len(unseen))
+            return drawn.astype(np.int32)
 
         return Dispatched(from_lists(lists), route)
 
@@ -84,7 +85,7 @@ def partition_tree() -> Dispatcher:
         split(np.arange(len(x)), 0, num_machines)
 
         def route(unseen: np.ndarray) -> np.ndarray:
-            found = np.zeros(len(unseen), np.int64)
+            found = np.zeros(len(unseen), np.int32)
 
             def descend(rows: np.ndarray, first: int, count: int) -> None:
                 if count == 1:
@@ -135,7 +136,8 @@ def hashed(bits: int | None = None) -> Dispatcher:
 
         def route(points: np.ndarray) -> np.ndarray:
             sides = ((points - mean) @ planes > 0).astype(np.int64)
-            return sides @ (1 << np.arange(width)) % num_machines
+            numbers = sides @ (1 << np.arange(width)) % num_machines
+            return numbers.astype(np.int32)
 
         owner = route(x)
         lists = [np.flatnonzero(owner == j) for j in range(num_machines)]

@@ -48,6 +48,7 @@ def test_every_example_is_somewhere_and_every_test_example_answered(
     np.testing.assert_array_equal(np.sort(sent.assignment.order), np.arange(len(x)))
     answered = sent.route(x)
     assert answered.shape == (len(x),)
+    assert answered.dtype == np.int32
     assert set(answered.tolist()) <= set(range(machines))
 
 
