@@ -79,6 +79,36 @@ def coordinate_median(values: jax.Array, counts: jax.Array) -> jax.Array:
     return jnp.where(number > 0, middle, 0)
 
 
+def weighted_coordinate_median(values: jax.Array, weights: jax.Array) -> jax.Array:
+    """The weighted median of every coordinate: half of the weight on either side.
+
+    Args:
+      values: `[C, ...]`, finite.
+      weights: float32 `[C]`, 0 for a client that did not count.
+
+    Returns:
+      `[...]`, the mean of the middle two where the weight below is half exactly; zeros
+      when nobody counted.
+
+    >>> updates = jnp.array([[1.0], [2.0], [9.0], [9.0]])
+    >>> weighted_coordinate_median(updates, jnp.array([3.0, 2.0, 1.0, 1.0])).tolist()
+    [2.0]
+    """
+    counts = weights > 0
+    placed = jnp.where(along(counts, values), values, jnp.inf)
+    each = jnp.broadcast_to(along(weights, values), values.shape)
+    ordered, own = jax.lax.sort((placed, each), dimension=0, num_keys=1)
+    below = jnp.cumsum(own, axis=0)
+    half = below[-1:] / 2
+    # Nobody who weighs nothing is met: those come last.
+    low, high = (
+        jnp.take_along_axis(ordered, jnp.argmax(reached, axis=0)[None], axis=0)[0]
+        for reached in (below >= half, below > half)
+    )
+    middle = jnp.where(low == high, low, low / 2 + high / 2)
+    return jnp.where(counts.any(), middle, 0)
+
+
 def coordinate_trimmed_mean(
     values: jax.Array, counts: jax.Array, trimmed: jax.Array
 ) -> jax.Array:
@@ -156,8 +186,9 @@ def weiszfeld(
 
         v <- sum_i b_i x_i / sum_i b_i,   b_i = w_i / max(smoothing, ||x_i - v||)
 
-    from the coordinates' median (the paper begins at the mean, from which an update of
-    1e38 is no farther than any other).
+    from the coordinates' weighted median (the paper begins at the mean, from which an
+    update of 1e38 is no farther than any other; from the median of all alike, many who
+    weigh little and agree on such a one would be where it begins, and ends).
 
     Args:
       updates: leaves `[C, ...]`, finite.
@@ -169,7 +200,6 @@ def weiszfeld(
     >>> weiszfeld(updates, jnp.ones(3), iterations=9, smoothing=1e-6).round(3).tolist()
     [1.0, 0.0]
     """
-    counts = weights > 0
 
     def step(_: int, point: PyTree) -> PyTree:
         both = jax.tree.map(lambda x, v: x - v[None], updates, point)
@@ -186,7 +216,7 @@ def weiszfeld(
 
         return jax.tree.map(mean, updates, point)
 
-    start = jax.tree.map(lambda x: coordinate_median(x, counts), updates)
+    start = jax.tree.map(lambda x: weighted_coordinate_median(x, weights), updates)
     return jax.lax.fori_loop(0, iterations, step, start)
 
 

@@ -15,6 +15,7 @@ from fedjax_comp.execution import chunked, scanned, sharded, vmapped
 from fedjax_comp.keys import make_key
 from fedjax_comp.server import robust
 from fedjax_comp.server.aggregate import share, weighted, weighted_mean
+from fedjax_comp.server.robust_statistics import weighted_coordinate_median
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 CLIENTS = 9
@@ -121,6 +122,26 @@ def test_two_of_nine_do_not_lead_it_away(name, huge):
     x[1] = huge  # and when they agree
     made = together(aggregator, x, np.ones(CLIENTS))
     assert (made <= high + 1e-5).all()
+
+
+@pytest.mark.parametrize("huge", [100.0, 1e6, 1e38, 3e38])
+def test_many_who_weigh_less_than_half_do_not_lead_the_geometric_median(huge):
+    x = updates(7)
+    weights = np.where(np.arange(CLIENTS) < 5, 1.0, 20.0)
+    x[:5] = huge  # more than half of the clients, a seventeenth of the weight
+    low, high = x[5:].min(axis=0), x[5:].max(axis=0)
+    made = together(robust.geometric_median(), x, weights)
+    assert (made >= low - 1e-5).all()
+    assert (made <= high + 0.1).all()  # five of 85 pull as hard, from any distance
+
+
+def test_weighted_median_is_that_of_repeated_values():
+    rng = np.random.default_rng(8)
+    x, weights = updates(8), rng.integers(0, 4, CLIENTS)
+    x[:, 0] = np.round(x[:, 0])  # ties
+    made = weighted_coordinate_median(jnp.asarray(x), jnp.asarray(weights, jnp.float32))
+    expected = np.median(np.repeat(x, weights, axis=0), axis=0)
+    np.testing.assert_allclose(made, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", TOGETHER)
