@@ -49,6 +49,13 @@ def make_roster(setting: Setting, keys: Mapping[int, bytes]) -> bytes:
       ProtocolError: when a message is malformed.
     """
     require_enough(setting, len(keys), "have sent their keys")
+    for place, message in keys.items():
+        # One that is longer could name the keys of a party that has sent none.
+        if len(message) != PUBLIC_BYTES:
+            raise ProtocolError(
+                f"Expected the keys of party {place} in {PUBLIC_BYTES} bytes, got "
+                f"{len(message)}."
+            )
     roster = write_records(keys)
     read_records(roster, PUBLIC_BYTES, parties=setting.parties)
     return roster

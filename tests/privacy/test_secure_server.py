@@ -6,6 +6,7 @@ from fedjax_comp.privacy import secure_client, secure_server
 from fedjax_comp.privacy.errors import ProtocolError
 from fedjax_comp.privacy.messages import (
     ENVELOPE_BYTES,
+    PUBLIC_BYTES,
     read_places,
     read_records,
     write_records,
@@ -19,6 +20,17 @@ SETTING = setting_of(4, 3)
 @pytest.fixture(scope="module")
 def sent():
     return Round(SETTING, vectors_of(SETTING))
+
+
+def test_nobody_speaks_for_another_in_the_roster(sent):
+    keys = read_records(sent.roster, PUBLIC_BYTES, parties=4)
+    absent = {place: keys[place] for place in (1, 3, 4)}
+    forged = {**absent, 1: keys[1] + write_records({2: keys[2]})}
+    for wrong in (forged, {**absent, 1: b""}):
+        with pytest.raises(ProtocolError, match="keys of party 1 in 64 bytes"):
+            secure_server.make_roster(SETTING, wrong)
+    made = secure_server.make_roster(SETTING, absent)
+    assert read_records(made, PUBLIC_BYTES, parties=4) == absent
 
 
 def test_everybody_has_to_write_to_everybody_else(sent):
