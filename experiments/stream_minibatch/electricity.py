@@ -165,8 +165,9 @@ def follow(
         x, y = (jax.lax.dynamic_slice_in_dim(leaf, first, window) for leaf in padded)
         models = algorithm.params(server)[None] if rule.graph is None else nodes.params
         right = ((x @ models.T > 0) == (y > 0)[:, None]).mean(axis=1)
-        cohort = sample(key, index, stream)
-        server, nodes, info = algorithm.round(key, server, nodes, cohort)
+        own_key = jax.random.fold_in(key, index)
+        cohort = sample(own_key, index, stream)
+        server, nodes, info = algorithm.round(own_key, server, nodes, cohort)
         each = [message_cost(traffic)[0] for traffic in info.traffic.values()]
         sent = sum(each, start=jnp.zeros((), jnp.uint32))
         return (server, nodes), (right, sent)

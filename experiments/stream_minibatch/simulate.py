@@ -34,17 +34,21 @@ BLOWN_UP = 1.0
 about one for both problems."""
 
 
+Wide = tuple[jax.Array, jax.Array]
+"""A number below 2**64: its upper and its lower half, uint32."""
+
+
 class Totals(NamedTuple):
     """What happened since the last look, summed over the trials' first.
 
     Attributes:
-      sent: bytes of all messages, uint32.
-      messages: messages, uint32.
+      sent: bytes of all messages, as `wide` numbers.
+      messages: messages, likewise.
       dropped: updates that were not finite, over all trials, uint32.
     """
 
-    sent: jax.Array
-    messages: jax.Array
+    sent: Wide
+    messages: Wide
     dropped: jax.Array
 
 
@@ -102,18 +106,19 @@ def simulate(rule: Rule, problem: StreamProblem, values: flags.FlagValues) -> Js
         key = jax.random.fold_in(state.key, state.round)
         cohort = sample(key, state.round, data)
         server, nodes, info = algorithm.round(key, state.server, state.clients, cohort)
-        sent = [message_cost(traffic) for traffic in info.traffic.values()]
-        totals = Totals(
-            totals.sent + sum(each for each, _ in sent),
-            totals.messages + sum(count for _, count in sent),
-            totals.dropped + info.dropped.astype(jnp.uint32),
-        )
+        sent, messages = totals.sent, totals.messages
+        for traffic in info.traffic.values():
+            cost, count = message_cost(traffic)
+            sent, messages = added(sent, cost), added(messages, count)
+        dropped = totals.dropped + info.dropped.astype(jnp.uint32)
+        totals = Totals(sent, messages, dropped)
         return TrainState(state.key, state.round + 1, server, nodes), totals
 
     def advance(
         state: TrainState, data: Synthetic, count: jax.Array
     ) -> tuple[TrainState, Totals, jax.Array]:
-        nothing = Totals(*(jnp.zeros((), jnp.uint32) for _ in Totals._fields))
+        none = jnp.zeros((), jnp.uint32)
+        nothing = Totals((none, none), (none, none), none)
 
         def body(
             index: jax.Array, carry: tuple[TrainState, Totals]
@@ -141,8 +146,8 @@ def simulate(rule: Rule, problem: StreamProblem, values: flags.FlagValues) -> Js
     for look in looks:
         state, totals, errors = program(state, problem.data, jnp.int32(look - done))
         done = look
-        sent += int(totals.sent[0])
-        messages += int(totals.messages[0])
+        sent += wide(totals.sent)
+        messages += wide(totals.messages)
         dropped += int(totals.dropped.sum(dtype=jnp.int32))
         curve.append(_point(look * pace_.arrived, np.asarray(errors, np.float64)))
     last = curve[-1]["error"]
@@ -210,6 +215,24 @@ def _point(arrived: float, errors: np.ndarray) -> Json:
         "error": float(finite.mean()),
         "spread": float(finite.std(ddof=1)),
     }
+
+
+def added(total: Wide, more: jax.Array) -> Wide:
+    """The sum of a number in halves and a uint32, of which a look may see many.
+
+    >>> half = jnp.uint32(1 << 31)
+    >>> [int(x) for x in added((jnp.uint32(0), half), half)]
+    [1, 0]
+    """
+    high, low = total
+    after = low + more
+    return high + (after < low).astype(jnp.uint32), after
+
+
+def wide(total: Wide) -> int:
+    """The number of the first trial, `[T]`, on the host."""
+    high, low = (int(x[0]) for x in total)
+    return (high << 32) + low
 
 
 def message_cost(traffic: Traffic) -> tuple[jax.Array, jax.Array]:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from experiments.stream_minibatch import electricity
 from experiments.stream_minibatch.electricity import Stream, baselines, define, follow
 from experiments.stream_minibatch.rules import consensus, minibatch
 from fedjax_comp.algorithms.graphs import ring
+from fedjax_comp.compress import identity
 from tests.experiments.small import mistake, read_runs
 
 
@@ -52,6 +54,21 @@ def test_nodes_with_models_of_their_own_are_told_by_their_mean():
     told, _ = follow(rule, small_stream(), 0.5, flags_with())
     assert set(np.unique(told)) <= {0.0, 0.25, 0.5, 0.75, 1.0}
     assert told[100:].mean() > 0.7
+
+
+def test_every_message_has_noise_of_its_own():
+    keys = []
+
+    def encode(context, tree, sender):
+        words = jax.random.key_data(context.client_key)
+        jax.debug.callback(lambda found: keys.append(tuple(found.tolist())), words)
+        return identity().encode(context, tree, sender)
+
+    heard = identity()._replace(encode=encode)
+    rule = minibatch(8, nodes=2, discarded=0.0, compressor=heard)
+    follow(rule, small_stream(), 0.5, flags_with())
+    jax.effects_barrier()
+    assert len(keys) == len(set(keys)) == 2 * 200 // 8
 
 
 def test_baselines_know_nothing_of_what_they_tell():

@@ -2,9 +2,12 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments.stream_minibatch.run import main
+from experiments.stream_minibatch.simulate import added, wide
 from tests.experiments.small import mistake, read_runs, without_last_row
 
 SMALL = (
@@ -55,6 +58,15 @@ def test_the_run_directory_and_resuming(tmp_path, capsys):
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["runs"] == summary["runs"]
     assert (tmp_path / "metrics.jsonl").read_text().startswith(before)
+
+
+def test_bytes_between_two_looks_may_be_more_than_a_word_holds():
+    each, rounds = 3_000_000_019, 11
+    none = jnp.zeros((), jnp.uint32)
+    total = jax.lax.fori_loop(
+        0, rounds, lambda _, total: added(total, jnp.uint32(each)), (none, none)
+    )
+    assert wide(jax.tree.map(lambda x: x[None], total)) == each * rounds
 
 
 @pytest.mark.parametrize(
