@@ -40,6 +40,7 @@ from fedjax_comp.base import (
     make_context,
 )
 from fedjax_comp.client.sgd import local_sgd
+from fedjax_comp.privacy.central import MeanOver
 from fedjax_comp.server.aggregate import (
     WeightedSum,
     majority_vote,
@@ -119,7 +120,9 @@ def fed_avg(
         `fedjax_comp.server.robust`, such as `median()`, that bad clients cannot lead.
         `majority_vote` with the uplink `sign_sgd()` and one local step of
         `optax.sgd(1.0)` is signSGD with majority vote (Bernstein et al. 2018, algorithm
-        1), the server's rate its own; running statistics cannot be voted on.
+        1), the server's rate its own; running statistics cannot be voted on. With
+        `mean_over` of `fedjax_comp.privacy.central` the server steps, and so adds its
+        noise, whoever answered; with others it waits where nobody did.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.
       unroll: local steps unrolled into one scan iteration: how fast, never what.
@@ -239,7 +242,7 @@ def fed_avg(
             update_server,
             server.model,
             mean,
-            total.update.weight > 0,
+            (total.update.weight > 0) | isinstance(aggregation, MeanOver),
         )
         if unicast:
             heard, spoken = told.traffic, told.messages

@@ -6,6 +6,7 @@ the sum divided by the cohort's size whoever answered, noise of standard deviati
 `z S / C` on that mean.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,7 +84,22 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
     return optax.GradientTransformation(init, update)
 
 
-def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
+@dataclasses.dataclass(frozen=True)
+class MeanOver:
+    """An aggregation, `(sum) -> mean`, from `mean_over`.
+
+    `fed_avg` steps along it even where nobody answered: a model without noise would say
+    that, and so of a client whether it is one that answers.
+    """
+
+    cohort_size: int
+
+    def __call__(self, summed: WeightedSum) -> PyTree:
+        """The mean."""
+        return jax.tree.map(lambda x: x / (UNIT * self.cohort_size), summed.total)
+
+
+def mean_over(cohort_size: int) -> MeanOver:
     """The sum over a number that does not depend on who answered.
 
         total / (UNIT C)
@@ -104,12 +120,7 @@ def mean_over(cohort_size: int) -> Callable[[WeightedSum], PyTree]:
     >>> mean_over(4)(WeightedSum(UNIT * jnp.array([2.0]), UNIT * jnp.array(3.0)))
     Array([0.5], dtype=float32)
     """
-    cohort_size = checks.integer("cohort_size", cohort_size, minimum=1)
-
-    def mean(summed: WeightedSum) -> PyTree:
-        return jax.tree.map(lambda x: x / (UNIT * cohort_size), summed.total)
-
-    return mean
+    return MeanOver(checks.integer("cohort_size", cohort_size, minimum=1))
 
 
 def equally_weighted(sample: Sampler) -> Sampler:

@@ -1,17 +1,20 @@
 """Clipping bounds what one client can change; weights and divisors do not undo it."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import error_feedback, identity, qsgd
 from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
 from fedjax_comp.privacy.clipping import clip_by_l2, clipped, l2_norm
 from fedjax_comp.server.aggregate import share, weighted
-from tests.problems import make_cohort
+from tests.problems import make_cohort, softmax_task, stack_clients
 
 CONTEXT = make_context(jax.random.key(0), 0)
 ROOM = 1 + 1e-5
@@ -140,6 +143,35 @@ def test_one_client_moves_the_mean_by_at_most_clip_over_cohort():
     other = mean([updates[0], update_of(1e5, 9), *updates[2:]], [True] * 3)
     assert norm64(optax.tree.sub(everybody, gone)) <= clip / cohort_size * ROOM
     assert norm64(optax.tree.sub(everybody, other)) <= 2 * clip / cohort_size * ROOM
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_noise_does_not_tell_whether_anyone_answered(broken):
+    """Else the model would stay as it was where the only one to answer was replaced."""
+    noise = gaussian_noise(jax.random.key(1), stddev=0.5)
+    algorithm = fed_avg(
+        softmax_task(),
+        client_optimizer=optax.sgd(float("inf") if broken else 0.1),
+        server_optimizer=optax.chain(noise, optax.sgd(1.0)),
+        aggregation=mean_over(2),
+    )
+    params = softmax_task().init(jax.random.key(0))
+    server, client = algorithm.init(jax.random.key(2), params)
+    cohort = make_cohort([3, 3], 4)
+    active = jnp.full(2, broken)
+    cohort = cohort._replace(clients=cohort.clients._replace(active=active))
+    links = stack_clients(client, 2)
+    keys = [jax.random.key(round) for round in (3, 4)]
+    models = [params]
+    for key in keys:
+        server, links, info = algorithm.round(key, server, links, cohort)
+        models.append(algorithm.params(server))
+        assert int(info.dropped) == 2 * broken
+    steps = [optax.tree.sub(b, a) for a, b in itertools.pairwise(models)]
+    size = sum(x.size for x in jax.tree.leaves(params))
+    for step in steps:  # nothing but noise, other noise in each round
+        assert 0.5 < norm64(step) / (0.5 * np.sqrt(size)) < 1.5
+    assert norm64(optax.tree.sub(*steps)) > 0.5 * np.sqrt(size) / 2
 
 
 STDDEV = 0.25
