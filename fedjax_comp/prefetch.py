@@ -67,8 +67,16 @@ class Prefetch:
         self.store.close()
 
     def restore(self, index: Index) -> None:
-        """Goes on from a checkpoint: `ClientStore.restore`."""
-        self.store.restore(index)
+        """Goes on from a checkpoint: `ClientStore.restore`.
+
+        What was read ahead and handed back is forgotten as well.
+
+        Raises:
+          OSError: when something could not be written before.
+        """
+        self.drain()
+        self._ahead = self._last = None
+        self._thread.submit(self.store.restore, index).result()
 
     def ask(self, ids: np.ndarray, running: np.ndarray) -> None:
         """Begins to read the rows of the next round, before this one is dispatched.
@@ -92,6 +100,8 @@ class Prefetch:
 
         Raises:
           RunDirectoryError, OSError: as `ClientStore.read`, and what writing raised.
+          RuntimeError: when clients of the round before, whose states `give` was to
+            bring, are among them and it was not called.
         """
         started = time.perf_counter()
         ahead, self._ahead = self._ahead, None
@@ -171,8 +181,13 @@ class Prefetch:
 def _merged(ahead: _Ahead, last: tuple[np.ndarray, PyTree] | None) -> PyTree:
     """What was read, and of clients that were in the last round what it handed back."""
     read = ahead.rows.result()
-    if ahead.absent.all() or last is None:
+    if ahead.absent.all():
         return read
+    if last is None:
+        raise RuntimeError(
+            "Expected give() between ask() and take(): clients of the round before are "
+            "in this one as well, and what it handed back is not known."
+        )
     last_ids, states = last
     order = np.argsort(last_ids)
     here = ahead.ids[~ahead.absent]

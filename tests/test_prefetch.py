@@ -49,6 +49,24 @@ def test_a_round_sees_what_all_rounds_before_it_handed_back(
     assert (index.slots >= 0).all()
 
 
+def test_what_was_read_ahead_is_forgotten_on_restoring(tmp_path):
+    first, second = np.arange(3), np.arange(2, 5)
+    with Prefetch(tmp_path, jnp.int32(0), NUM_CLIENTS) as store:
+        for ids in (first, second):
+            store.take(ids)
+            store.give(ids, jnp.ones(3, jnp.int32))
+        store.ask(first, second)
+        store.restore(empty_index(NUM_CLIENTS))
+        np.testing.assert_array_equal(store.take(first), np.zeros(3))
+
+
+def test_rows_that_a_round_was_to_hand_back_are_not_made_up(tmp_path):
+    with Prefetch(tmp_path, jnp.int32(0), NUM_CLIENTS) as store:
+        store.ask(np.array([1, 2]), np.array([2, 3]))
+        with pytest.raises(RuntimeError, match=r"Expected give\(\) between"):
+            store.take(np.array([1, 2]))
+
+
 @pytest.mark.parametrize("when", ["take", "sync"])
 def test_what_could_not_be_written_is_told(tmp_path, when):
     def full(ids, states):

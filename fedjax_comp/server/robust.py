@@ -10,7 +10,8 @@ A mean follows whoever sends the largest numbers. What stands here in its place:
 
 `norm_bound` is a map of one update, so that nothing is held but a sum. All others look
 at a cohort's decoded updates side by side: `C n` float32, and as much again while they
-are sorted (`median`, `trimmed_mean`), whatever the `Execution`. Only clients that
+are sorted (`median`, `trimmed_mean`), twice as much with their weights beside them
+(`geometric_median`), whatever the `Execution`. Only clients that
 counted are looked at, so that who sends NaN is left out before. All weigh alike but for
 `norm_bound` and `geometric_median`, which go by numbers of examples.
 
