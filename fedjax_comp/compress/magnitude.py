@@ -6,6 +6,8 @@ a division by the largest of them: `1 / a` is below the normal numbers for `a > 
 where a compiler that divides by multiplying with it makes zeros of the array.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,33 @@ def in_units(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     power, inverse = power_of_two(jnp.max(jnp.abs(x)))
     return x * inverse, power
+
+
+def length_in_units(
+    leaves: Sequence[jax.Array],
+) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """Several arrays as multiples of one power of two, and their norm, all together.
+
+    Args:
+      leaves: float32 of any shapes.
+
+    Returns:
+      `(units, length, power)`, the norm being `length * power`, which may overflow
+      where neither does.
+
+    >>> units, length, power = length_in_units([jnp.array([3e38]), jnp.array([3e38])])
+    >>> round(float(length) * float(power) / 1e38, 3)
+    4.243
+    """
+    largest = jnp.zeros((), jnp.float32)
+    for leaf in leaves:
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
+    power, inverse = power_of_two(largest)
+    units = [leaf * inverse for leaf in leaves]
+    squares = jnp.zeros((), jnp.float32)
+    for unit in units:
+        squares += jnp.sum(jnp.square(unit))
+    return units, jnp.sqrt(squares), power
 
 
 def euclidean_norm(x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from fedjax_comp import checks
 from fedjax_comp.base import Compressor, Context, PyTree
 from fedjax_comp.compress.combine.leafwise import open_leaves, replace_open
-from fedjax_comp.compress.magnitude import power_of_two
+from fedjax_comp.compress.magnitude import length_in_units
 
 
 def l2_norm(tree: PyTree) -> jax.Array:
@@ -27,16 +27,7 @@ def l2_norm(tree: PyTree) -> jax.Array:
 
 def _in_units(tree: PyTree) -> tuple[list[jax.Array], jax.Array, jax.Array]:
     """The floats as multiples of one power of two, their norm in it, and the power."""
-    leaves = [leaf.astype(jnp.float32) for leaf in open_leaves(tree)]
-    largest = jnp.zeros((), jnp.float32)
-    for leaf in leaves:
-        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
-    power, inverse = power_of_two(largest)
-    unit = [leaf * inverse for leaf in leaves]
-    squares = jnp.zeros((), jnp.float32)
-    for leaf in unit:
-        squares += jnp.sum(leaf**2)
-    return unit, jnp.sqrt(squares), power
+    return length_in_units([x.astype(jnp.float32) for x in open_leaves(tree)])
 
 
 def clip_by_l2(tree: PyTree, norm: float) -> PyTree:

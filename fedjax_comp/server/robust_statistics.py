@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp.base import PyTree
+from fedjax_comp.compress.magnitude import length_in_units
 from fedjax_comp.tree import along
 
 
@@ -25,19 +26,15 @@ def clip_to_norm(update: PyTree, norm: float) -> PyTree:
     >>> clip_to_norm(jnp.array([0.3, 0.4]), 1.0)
     Array([0.3, 0.4], dtype=float32)
     """
-    leaves = jax.tree.leaves(update)
-    largest = jnp.zeros((), jnp.float32)
-    for leaf in leaves:
-        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
-    # A power of two and no quotient: 1 / 3e38 is subnormal, which XLA takes for 0.
-    unit = jnp.where(largest > 2.0**20, 2.0**-80, 1.0)
-    squares = jnp.zeros((), jnp.float32)
-    for leaf in leaves:
-        squares += jnp.sum((unit * leaf) ** 2)
-    length = jnp.sqrt(squares)
-    shorten = length > unit * norm
-    factor = norm / jnp.where(shorten, length, 1.0)
-    return jax.tree.map(lambda x: jnp.where(shorten, factor * (unit * x), x), update)
+    leaves, structure = jax.tree.flatten(update)
+    units, length, power = length_in_units(leaves)
+    short = length * power <= norm
+    factor = norm / jnp.where(short, 1.0, length)
+    bounded = [
+        jnp.where(short, x, factor * unit)
+        for x, unit in zip(leaves, units, strict=True)
+    ]
+    return jax.tree.unflatten(structure, bounded)
 
 
 def mean_of(values: jax.Array, chosen: jax.Array) -> jax.Array:

@@ -189,6 +189,18 @@ def test_norm_bound_shortens_only_what_is_longer():
     jax.tree.map(np.testing.assert_array_equal, bound(zeros), zeros)
 
 
+@pytest.mark.parametrize("exponent", [*range(-100, 90, 19), 20, 21])
+@pytest.mark.parametrize("above", [1.0, 1.9])
+def test_norm_bound_counts_what_lies_beside_a_much_larger_number(exponent, above):
+    # At any size: a unit that suits the largest alone would lose the others' squares.
+    x = np.full(100_000, 0.05, np.float32)
+    x[0] = 1.0
+    x = np.float32(above * 2.0**exponent) * x
+    norm = float(np.linalg.norm(x.astype(np.float64)))
+    got = jax.jit(robust.norm_bound(norm / 8).each)({"w": jnp.asarray(x)})["w"]
+    np.testing.assert_allclose(got, x / 8, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
