@@ -246,13 +246,15 @@ def _drive(
         distributed.tell({"do": "rounds", "rounds": num_rounds})
         dispatched = time.perf_counter()
         state, dispatch = step(state, num_rounds)
+        # At once, as the others do: what fails here later they then hear of.
+        others_stop = distributed.anyone(live.stop)
         dispatch = distributed.to_here(dispatch)
         ledger.record(dispatch)
         note_last_round(ledger, dispatch)
         limit = _next_limit(num_rounds, time.perf_counter() - dispatched, most)
         for hook in hooks:
             hook.after(live, distributed.to_here(state), dispatch)
-        live.stop = distributed.anyone(live.stop)
+        live.stop = live.stop or others_stop
         ledger.seconds = before + time.perf_counter() - clock
         if live.is_due(schedule.eval_every):
             evaluate_now()

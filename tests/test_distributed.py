@@ -151,6 +151,32 @@ def test_two_processes_that_slurm_has_started_share_a_run(tmp_path, alone):
     assert_same_run(tmp_path / "run", alone)
 
 
+FULL_DISK = """
+import sys
+from experiments.fed_avg.run import main
+from fedjax_comp import run
+def note_last_round(ledger, dispatch):
+    raise OSError(28, "No space left on device")
+run.note_last_round = note_last_round  # the first process alone calls it
+main(sys.argv)
+"""
+
+
+@pytest.mark.thorough
+def test_what_fails_in_the_first_behind_a_round_ends_all(tmp_path):
+    """The others are not left waiting for it in another collective."""
+    address = f"--coordinator_address=127.0.0.1:{free_port()}"
+    own = [f"--workdir={tmp_path}", *FLAGS, address, "--num_processes=2"]
+    processes = [start(["-c", FULL_DISK, *own, f"--process_id={i}"]) for i in range(2)]
+    try:
+        for status, _, err in ended(processes, timeout=100):
+            assert status == 1
+            assert "No space left on device" in err
+    finally:
+        for one in processes:
+            one.kill()
+
+
 @pytest.mark.slow  # until a killed process is missed takes up to half a minute
 @pytest.mark.parametrize(("count", "then"), [(2, 1), (4, 2)])
 def test_one_killed_ends_all_and_the_same_command_goes_on(tmp_path, alone, count, then):
