@@ -86,6 +86,25 @@ def widened(tree: PyTree) -> PyTree:
     return jax.tree.map(widen, tree)
 
 
+def settled(tree: PyTree) -> PyTree:
+    """The same tree, whose floats in half precision are rounded as they will be kept.
+
+    A compiler may skip the rounding of a result in half precision that is used at once,
+    so that what is added up is not what is sent or kept. Other leaves stay as they are,
+    and so does what is compiled of them.
+
+    >>> import jax.numpy as jnp
+    >>> settled([jnp.ones(1, jnp.bfloat16), jnp.ones(1)])
+    [Array([1], dtype=bfloat16), Array([1.], dtype=float32)]
+    """
+
+    def settle(x: jax.Array) -> jax.Array:
+        half = jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+        return jax.lax.optimization_barrier(x) if half else x
+
+    return jax.tree.map(settle, tree)
+
+
 def cast_like(tree: PyTree, like: PyTree) -> PyTree:
     """A tree in the dtypes of another one.
 

@@ -35,7 +35,14 @@ from fedjax_comp.client.sgd import Learner, local_steps, plain_rate
 from fedjax_comp.compress import identity
 from fedjax_comp.server.aggregate import weighted_mean
 from fedjax_comp.server.broadcast import broadcast
-from fedjax_comp.tree import all_finite, along, cast_like, where, widened
+from fedjax_comp.tree import (
+    all_finite,
+    along,
+    cast_like,
+    settled,
+    where,
+    widened,
+)
 
 
 class ClientState(NamedTuple):
@@ -163,9 +170,8 @@ def scaffnew(
         learner, info = local_steps(task, optimizer)(
             Learner(start, optimizer.init(start)), examples, batches
         )
-        # A compiler may skip the rounding to half precision where the difference is
-        # used at once; what is added to `h_i` must be what is sent.
-        moved = jax.lax.optimization_barrier(optax.tree.sub(learner.params, start))
+        # What is added to `h_i` must be what is sent.
+        moved = settled(optax.tree.sub(learner.params, start))
         summand, (_, sent) = send(
             link,
             make_context(up_key, batches.client_id, rank),

@@ -107,10 +107,10 @@ def tell(
     [3. 0.]
     [3. 2.]
     """
-    change = optax.tree.sub(params, listener.model)
+    change = tree.settled(optax.tree.sub(params, listener.model))
     payload, sender = compressor.encode(context, change, listener.link.sender)
     decoded, receiver = compressor.decode(context, payload, listener.link.receiver)
-    received = optax.tree.add(listener.model, decoded)
+    received = tree.settled(optax.tree.add(listener.model, decoded))
     moved = Listener(received, LinkState(sender, receiver))
     ends = to_client(client_id)
     return Told(

@@ -16,6 +16,7 @@ from fedjax_comp.base import (
 from fedjax_comp.compress.combine.differences import SenderState
 from fedjax_comp.compress.combine.feedback import FeedbackState
 from fedjax_comp.keys import make_key
+from fedjax_comp.tree import settled
 from fedjax_comp.wire.fields import is_field
 
 
@@ -33,7 +34,7 @@ def identity() -> Compressor:
     """
     return Compressor(
         init=lambda like: LinkState(sender=(), receiver=()),
-        encode=lambda context, tree, sender: (tree, sender),
+        encode=lambda context, tree, sender: (settled(tree), sender),
         decode=lambda context, payload, receiver: (payload, receiver),
         linear=True,
     )
