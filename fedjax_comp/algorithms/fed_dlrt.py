@@ -94,6 +94,8 @@ def fed_dlrt(
                                         + [<G_S> - G_S, 0; 0, 0]), from [S, 0; 0, 0]
         server:   U, S, V <- the r leading singular triples of U+ <S_c> V+'
 
+    A client without a step has met no gradient: it is silent for the round.
+
     Leaves for which two bases of width 2r are no less than the leaf, vectors among
     them, are trained as `fed_avg` does, without correction.
 
@@ -194,7 +196,7 @@ def fed_dlrt(
                 make_context(up_key, batches.client_id, rank),
                 value,
                 link,
-                batches=batches,
+                batches=batches._replace(active=batches.active & (info.steps > 0)),
                 info=info,
                 keep_message=True,
             )

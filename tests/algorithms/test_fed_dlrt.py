@@ -162,6 +162,21 @@ def test_a_client_that_breaks_is_left_out_once():
     assert bool(jnp.isfinite(params["kernel"]).all())
 
 
+def test_a_client_without_a_step_is_as_one_that_is_not_there():
+    idle, absent = cohort(), cohort()
+    idle = idle._replace(
+        clients=idle.clients._replace(mask=idle.clients.mask.at[1].set(False))
+    )
+    absent = absent._replace(
+        clients=absent.clients._replace(active=absent.clients.active.at[1].set(False))
+    )
+    (params, (info, _)), (expected, _) = (run(make(), 2, x) for x in (idle, absent))
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    assert int(info.dropped) == 0
+    for kind in ("basis_uplink", "basis_downlink", "uplink"):
+        assert info.traffic[kind].spoke.tolist() == [True, False, True]
+
+
 def test_a_model_without_worthy_leaves_is_refused():
     with pytest.raises(ValueError, match=r"rank=5 .* \[\(2,\), \(9, 8\)\]"):
         make(rank=5).init(jax.random.key(0), quadratics().init(None))
