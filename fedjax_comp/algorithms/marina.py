@@ -114,7 +114,8 @@ def marina(
     Raises:
       ValueError: for a probability or a `population` out of its range; from `init` for
         an uplink with memory, or one whose messages are of no known size or not below
-        the model's; from a round for a cohort larger than the population.
+        the model's, and for a model with running statistics, which would follow the
+        batches of the last round in full alone; from a round for a cohort larger than the population.
 
     >>> import jax, optax
     >>> from fedjax_comp.compress import random_k
@@ -140,6 +141,7 @@ def marina(
     train_locally = local_sgd(task, client_optimizer)
 
     def init(key: jax.Array, params: PyTree) -> tuple[ServerState, LinkState]:
+        checks.gradients_alone("marina()", params)
         del key
         why = "as the uplink of marina(): the differences are the server's memory."
         checks.memoryless(up, params, why)

@@ -14,6 +14,7 @@ from fedjax_comp.algorithms import (
     fed_nova,
     fetch_sgd,
     lazy_gradients,
+    marina,
     optimal_sampling,
     scaffnew,
     synchronous,
@@ -22,7 +23,7 @@ from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.synchronous import Step
 from fedjax_comp.base import STATISTICS, Examples
 from fedjax_comp.client.sgd import local_sgd
-from fedjax_comp.compress import qsgd
+from fedjax_comp.compress import qsgd, random_k
 from fedjax_comp.models import classification
 from fedjax_comp.models.augment import augmented
 from fedjax_comp.models.frozen import frozen, low_rank_adapted
@@ -213,6 +214,9 @@ def test_a_variance_below_zero_is_none():
         ),
         lambda task: fetch_sgd(
             task, client_optimizer=optax.sgd(0.1), rows=1, columns=3, k=1
+        ).init(KEY, task.init(KEY)),
+        lambda task: marina(
+            task, client_optimizer=optax.sgd(0.1), uplink=random_k(0.5), probability=0.1
         ).init(KEY, task.init(KEY)),
         lambda task: optimal_sampling(
             task, client_optimizer=optax.sgd(0.1), expected=1
