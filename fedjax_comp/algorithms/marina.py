@@ -115,7 +115,8 @@ def marina(
       ValueError: for a probability or a `population` out of its range; from `init` for
         an uplink with memory, or one whose messages are of no known size or not below
         the model's, and for a model with running statistics, which would follow the
-        batches of the last round in full alone; from a round for a cohort larger than the population.
+        batches of the last round in full alone; from a round for a cohort larger than
+        the population.
 
     >>> import jax, optax
     >>> from fedjax_comp.compress import random_k

@@ -48,6 +48,17 @@ def test_everybody_in_every_round_is_concentrated_privacy():
     assert continuous < got < 1.15 * continuous
 
 
+@pytest.mark.parametrize("z", [0.7, 3.0, 40.0])
+def test_a_sample_never_costs_more_than_everybody(z):
+    noise = client_noise(clip=1.0, noise_multiplier=z, fewest=5, n=N)
+    given = {"n": N, "fewest": 5, "rounds": 7, "delta": 1e-5, "population": 20}
+    got = [
+        distributed_epsilon(noise, cohort_size=size, **given)
+        for size in (5, 10, 19, 20)
+    ]
+    assert max(got) == got[-1] > 0
+
+
 @pytest.mark.skipif(not has_library(), reason="needs dp-accounting")
 @pytest.mark.parametrize(("cohort", "z"), [(20, 2.0), (100, 4.0)])
 def test_samples_cost_what_the_library_s_gaussian_does(cohort, z):
