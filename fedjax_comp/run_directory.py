@@ -145,11 +145,11 @@ def find_run(
     return RunDirectory(path, config, finished)
 
 
-def begin_run(directory: RunDirectory) -> RunDirectory:
+def begin_run(directory: RunDirectory, *, of_runs: bool = False) -> RunDirectory:
     """Makes a directory that `find_run` found, with its `config.json`, and locks it.
 
-    A run that has grown and has checkpoints keeps what it had finished until
-    `begin_growth`: it may be that it cannot be restored.
+    A run that has grown and has checkpoints, or is `of_runs` that have, keeps what it
+    had finished until `begin_growth`: it may be that it cannot be restored.
 
     Returns:
       The directory; no other process can begin a run in it for as long as this lives.
@@ -173,7 +173,7 @@ def begin_run(directory: RunDirectory) -> RunDirectory:
         ) from error
     config, directory = directory.config, directory._replace(lock=lock)
     if directory.grown:
-        has_state = any(path.glob("checkpoints/*"))
+        has_state = of_runs or any(path.glob("checkpoints/*"))
         return directory if has_state else begin_growth(directory)
     if config_path.exists():
         there = read_json(config_path, _CONFIG)

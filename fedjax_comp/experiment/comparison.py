@@ -56,6 +56,7 @@ from fedjax_comp.report import Figure, Run, Table
 from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
+    begin_growth,
     begin_run,
     find_run,
 )
@@ -205,7 +206,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
                 seeds=range(values.seed, values.seed + count),
                 rates=grid.rates,
             )
-        directory = begin_run(directory)
+        directory = begin_run(directory, of_runs=True)
         distributed.tell({"do": "variants"})
     elif distributed.hear()["do"] == "end":
         return {}
@@ -286,6 +287,8 @@ def _run_all(
         )
         if not distributed.is_first():
             continue  # What is made of a run's files is made where they are.
+        if done is not None:
+            begin_growth(directory)  # one that goes on is enough
         row, curve = done or ({}, None)
         known = {n: x for n, x in variant._asdict().items() if n in comparison.columns}
         blank = dict.fromkeys(comparison.columns)

@@ -1,6 +1,7 @@
 """What a comparison leaves behind once its variants have run: `finish`, or of several
 seeds `finish_seeds`."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ from fedjax_comp.run_directory import (
     Json,
     RunDirectory,
     RunDirectoryError,
+    begin_growth,
+    read_json,
     write_text,
 )
 
@@ -44,6 +47,7 @@ def finish_seeds(
     comparison: "Comparison", values: flags.FlagValues, each: Sequence["Results"]
 ) -> Json:
     """Means over seeds, a claim only where it is beyond their noise."""
+    _keep_finished(comparison, each)
     each = [
         one._replace(
             facts=comparison.facts(one),
@@ -73,6 +77,23 @@ def finish_seeds(
     drawn = "mean ± deviation" if are_runs else f"seed {seeds[0]} alone"
     tables = [table_of("Seeds", columns, single)]
     return finish(comparison, results, claims, tables, drawn, _by_seed(each))
+
+
+def _keep_finished(comparison: "Comparison", each: Sequence["Results"]) -> None:
+    """Writes nothing over what had finished where all that was run now has failed.
+
+    Raises:
+      RunFailed: then.
+    """
+    path = each[0].directory.path / "summary.json"
+    rows = [row for one in each for row in one.rows]
+    if not rows or not all(row["reason"] for row in rows) or not path.exists():
+        return
+    with contextlib.suppress(RunDirectoryError, KeyError, TypeError):
+        if any(not row["reason"] for row in read_json(path)["runs"]):
+            raise RunFailed(
+                f"every {comparison.word} failed; {path} is what had finished before."
+            )
 
 
 def _by_seed(each: Sequence["Results"]) -> Json:
@@ -136,6 +157,8 @@ def finish(
       drawn: what curves of the report are of, where there are several seeds.
       by_seed: what the summary has in place of facts of one seed.
     """
+    _keep_finished(comparison, [results])
+    begin_growth(results.directory)
     measured = (
         name
         for column in _own_columns(comparison, results.rows)

@@ -199,6 +199,34 @@ def test_a_comparison_may_be_made_longer(tmp_path, capsys):
     assert "--num_rounds: 6 there, 4 now" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
+def test_a_comparison_of_which_nothing_goes_on_keeps_what_had_finished(
+    tmp_path, capsys
+):
+    compare.main(["", f"--workdir={tmp_path}", *COMPARED])
+    kept = {p: p.read_bytes() for p in tmp_path.iterdir() if p.suffix}
+    assert {p.name for p in kept} >= {"config.json", "summary.json", "table.csv"}
+    metrics = tmp_path / "a" / "metrics.jsonl"
+    rows = metrics.read_text()
+    metrics.write_text(rows[rows.index("\n") + 1 :])
+    broken = "--pipeline=b: error_feedback(error_feedback(top_k(0.1))) | identity()"
+    for flags in (["--num_rounds=6"], [broken]):
+        asked = [*SMALL, *flags] if broken in flags else [*COMPARED, *flags]
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            compare.main(["", f"--workdir={tmp_path}", *asked])
+        assert stop.value.code == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert f"every pipeline failed; {tmp_path}/summary.json is what" in line
+        assert kept == {p: p.read_bytes() for p in tmp_path.iterdir() if p.suffix}
+    metrics.write_text(rows)
+    compare.main(["", f"--workdir={tmp_path}", *COMPARED, "--num_rounds=6"])
+    assert (
+        json.loads((tmp_path / "config.json").read_text())["flags"]["num_rounds"] == 6
+    )
+    assert read_rows(tmp_path / "a")[-1]["round"] == 6
+
+
 def test_what_is_in_brackets_is_shown_as_it_stands(capsys):
     rows = [{"name": "mlp([bold])[/red]", "reason": ""}]
     print_table(
