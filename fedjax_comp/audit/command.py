@@ -229,7 +229,15 @@ def _prove(arguments: argparse.Namespace) -> int:
     stored = read_log(Path(arguments.run) / FOLDER)
     note = _last_note(stored)
     if arguments.entry is not None:
-        note = _cosigned_note(stored, note, arguments.entry)
+        last, note = note, _cosigned_note(stored, note, arguments.entry)
+        if note.text != last.text:
+            sizes = [parse_checkpoint(one.text).size for one in (note, last)]
+            print(
+                f"note: proved by the checkpoint of {sizes[0]} entries, the last that "
+                f"a witness has cosigned: the newest, of {sizes[1]}, has no "
+                "cosignature.",
+                file=sys.stderr,
+            )
         leaves = _covered(stored, note)
         text = format_inclusion(prove_inclusion(leaves, arguments.entry, note))
     else:

@@ -68,9 +68,12 @@ def test_a_proof_has_the_signatures_of_witnesses(run, tmp_path, capsys):
         line.write_bytes(lines[entry])
         capsys.readouterr()
         assert main(["prove", str(run), f"--entry={entry}"]) == 0
-        proof.write_text(capsys.readouterr().out)
+        text, told = capsys.readouterr()
+        proof.write_text(text)
+        remarks.append(told)
         return main(verify)
 
+    remarks = []
     assert proved(12) == 0
     # Entries that no witness has seen are proved without one; the others as before.
     more = make_lines(60)[39:]
@@ -80,8 +83,13 @@ def test_a_proof_has_the_signatures_of_witnesses(run, tmp_path, capsys):
         log.append(more[:10])
         log.checkpoint()
     assert proved(12) == 0
+    assert remarks[0] == ""
+    assert remarks[1].count("\n") == 1
+    assert "of 40 entries, the last that a witness has cosigned: the" in remarks[1]
+    assert "of 50, has no cosignature" in remarks[1]
     lines[40:] = more[:10]
     assert proved(45) == 1
+    assert remarks[2] == ""
     assert "There is no cosignature by" in capsys.readouterr().out
 
 
