@@ -174,16 +174,26 @@ def between(name: str, value: Any, *, above: float, at_most: float) -> float:
     return float(value)
 
 
-def positive(name: str, value: float) -> None:
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a finite real number, and neither a text nor a bool.
+
+    >>> is_finite(0.5), is_finite("0.5"), is_finite(math.inf)
+    (True, False, False)
+    """
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def positive(name: str, value: Any) -> None:
     """`ValueError` unless `value` is finite and above 0."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"Expected {name}={value}, a finite number above 0.")
+    if not (is_finite(value) and value > 0):
+        raise ValueError(f"Expected {name}={value!r}, a finite number above 0.")
 
 
-def not_negative(name: str, value: float) -> None:
+def not_negative(name: str, value: Any) -> None:
     """`ValueError` unless `value` is finite and at least 0."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"Expected {name}={value}, a finite number of at least 0.")
+    if not (is_finite(value) and value >= 0):
+        raise ValueError(f"Expected {name}={value!r}, a finite number of at least 0.")
 
 
 def population(value: Any) -> int | None:

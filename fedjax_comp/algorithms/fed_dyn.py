@@ -6,7 +6,6 @@ here, as in its experiments. Compressed messages and weights by numbers of examp
 ours.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -98,8 +97,8 @@ def fed_dyn(
     >>> sum(x.size for x in jax.tree.leaves(server.drift))
     650
     """
-    if not (math.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"Expected a finite alpha={alpha} > 0.")
+    if not (checks.is_finite(alpha) and alpha > 0):
+        raise ValueError(f"Expected a finite alpha={alpha!r} > 0.")
     checks.integer("population", population, minimum=1)
     refuse_schedules(client_optimizer)
     up = given("uplink", uplink)

@@ -217,8 +217,8 @@ def local_steps(
         no optimizer.
     """
     checks.optimizer("the client optimizer", optimizer)
-    if not (math.isfinite(proximal) and proximal >= 0):
-        raise ValueError(f"Expected a finite proximal={proximal} >= 0.")
+    if not (checks.is_finite(proximal) and proximal >= 0):
+        raise ValueError(f"Expected a finite proximal={proximal!r} >= 0.")
 
     def train(
         learner: Learner, examples: Examples, batches: ClientBatches

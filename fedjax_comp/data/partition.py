@@ -87,8 +87,8 @@ def iid(*, sigma: float = 0.0, size: int | None = None) -> Partition:
 
     Source: McMahan et al. 2017, section 3.
     """
-    if not (np.isfinite(sigma) and sigma >= 0):
-        raise ValueError(f"Expected sigma={sigma} >= 0 and finite; 0 is equal sizes.")
+    if not (checks.is_finite(sigma) and sigma >= 0):
+        raise ValueError(f"Expected sigma={sigma!r} >= 0 and finite; 0 is equal sizes.")
     if size is not None:
         checks.integer("size", size, minimum=1)
     if size is not None and sigma > 0:
@@ -198,8 +198,10 @@ def dirichlet(alpha: float, *, minimum: int = 0) -> Partition:
 
     Source: Yurochkin et al. 2019, section 4; Hsu, Qi, Brown 2019, section 3.1.
     """
-    if not (np.isfinite(alpha) and alpha > 0):
-        raise ValueError(f"Expected alpha={alpha} > 0 and finite; use iid() for equal.")
+    if not (checks.is_finite(alpha) and alpha > 0):
+        raise ValueError(
+            f"Expected alpha={alpha!r} > 0 and finite; use iid() for equal."
+        )
     checks.integer("minimum", minimum, minimum=0)
 
     def partition(

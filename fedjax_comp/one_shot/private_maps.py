@@ -50,7 +50,8 @@ def pca(components: int) -> FitMap:
       components: `m`.
 
     Returns:
-      A `FitMap`, which raises `ValueError` for fewer examples or inputs than `m`.
+      A `FitMap`, which raises `ValueError` for fewer examples or inputs than `m`, and
+      for inputs that are no floats.
 
     Raises:
       ValueError: for `components < 1`.
@@ -63,6 +64,7 @@ def pca(components: int) -> FitMap:
 
     def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
         del key
+        _check_floats(x)
         _check_fits(components, x)
         mean = x.mean(0)
         return PrivateMap(mean, _right_vectors(x - mean[None], components))
@@ -86,6 +88,7 @@ def truncated_svd(components: int) -> FitMap:
 
     def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
         del key
+        _check_floats(x)
         _check_fits(components, x)
         return PrivateMap(jnp.zeros_like(x[0]), _right_vectors(x, components))
 
@@ -106,13 +109,14 @@ def random_orthogonal(components: int, *, seed: int | None = None) -> FitMap:
 
     Raises:
       ValueError: for `components < 1` and a seed outside `[0, 2^32)`; on use, for more
-        components than inputs.
+        components than inputs, and for inputs that are no floats.
     """
     _check_components(components)
     if seed is not None:
         checks.integer("seed", seed, minimum=0, maximum=MAX_SEED)
 
     def fit(key: jax.Array, x: jax.Array) -> PrivateMap:
+        _check_floats(x)
         if components > x.shape[1]:
             raise ValueError(
                 f"Expected components={components} <= {x.shape[1]} inputs."
@@ -154,16 +158,17 @@ def uniform(size: int, *, low: float = 0.0, high: float = 1.0) -> Anchor:
       high: where it ends.
 
     Returns:
-      An `Anchor` that looks at no data.
+      An `Anchor` that looks at no data but for their number of inputs and dtype.
 
     Raises:
-      ValueError: for `size < 1` or an empty range.
+      ValueError: for `size < 1` or an empty range; on use, for no floats.
     """
     _check_size(size)
     if not low < high:
         raise ValueError(f"Expected low={low} < high={high}.")
 
     def draw(key: jax.Array, public: jax.Array) -> jax.Array:
+        _check_floats(public)
         shape = (size, public.shape[1])
         return jax.random.uniform(key, shape, public.dtype, low, high)
 
@@ -206,12 +211,14 @@ def low_rank_sample(size: int, *, rank: int) -> Anchor:
       An `Anchor`.
 
     Raises:
-      ValueError: for a number below 1; on use, for a rank above that of the data.
+      ValueError: for a number below 1; on use, for a rank above that of the data,
+        and for data that are no floats.
     """
     _check_size(size)
     checks.integer("rank", rank, minimum=1)
 
     def draw(key: jax.Array, public: jax.Array) -> jax.Array:
+        _check_floats(public)
         rows = public.shape[0]
         if rank > min(public.shape):
             raise ValueError(f"Expected rank={rank} <= {min(public.shape)}.")
@@ -230,6 +237,14 @@ def _right_vectors(x: jax.Array, count: int) -> jax.Array:
 
 def _check_components(components: int) -> None:
     checks.integer("components", components, minimum=1)
+
+
+def _check_floats(x: jax.Array) -> None:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"Expected inputs in floats, got {x.dtype}: give x.astype(jnp.float32), "
+            "times what brings its numbers to order one."
+        )
 
 
 def _check_fits(components: int, x: jax.Array) -> None:

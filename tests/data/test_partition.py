@@ -166,11 +166,13 @@ def test_hundred_thousand_clients():
     [
         (lambda: iid(sigma=-1), "sigma=-1"),
         (lambda: iid(sigma=float("nan")), "sigma=nan"),
+        (lambda: iid(sigma="0.5"), "sigma='0.5' >= 0"),
         (lambda: iid(size=0), "size=0"),
         (lambda: iid(size=2, sigma=0.5), "size=2 or sigma=0.5"),
         (lambda: shards(0), "per_client=0"),
         (lambda: dirichlet(0), "alpha=0"),
         (lambda: dirichlet(float("inf")), "alpha=inf"),
+        (lambda: dirichlet("0.3"), "alpha='0.3' > 0"),
         (lambda: dirichlet(1, minimum=-1), "minimum=-1"),
         (lambda: iid()(LABELS, None, 0, rng()), "num_clients=0"),
         (lambda: iid(size=7)(LABELS[:6], None, 1, rng()), "size=7 <= 6"),

@@ -164,6 +164,24 @@ def test_impossible_settings_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        maps.pca(2),
+        maps.truncated_svd(2),
+        maps.random_orthogonal(2),
+        maps.permuted(maps.pca(2)),
+        maps.uniform(3),
+        maps.low_rank_sample(3, rank=2),
+    ],
+)
+def test_inputs_as_they_are_stored_are_refused_in_one_line(use):
+    stored = jnp.arange(32, dtype=jnp.uint8).reshape(8, 4)
+    with pytest.raises(ValueError, match=r"in floats, got uint8: give x\.astype"):
+        use(KEY, stored)
+    assert maps.public_sample(3)(KEY, stored).dtype == jnp.uint8
+
+
 def test_a_compressor_with_memory_is_refused():
     link = dc.upload_link(error_feedback(top_k(0.5)), num_classes=2)
     shared = dc.Shared(inputs(6, 3), inputs(4, 3), jnp.zeros(6, jnp.int32))
