@@ -29,7 +29,8 @@ class CompressedState(NamedTuple):
       sent: messages so far, int32 scalar.
       link: of the compressor, such as what error feedback keeps.
       bits: of the last message, exact (`fedjax_comp.wire.accounting.message_bits` makes
-        a Python int of it); 0 before the first.
+        a Python int of it); 0 before the first. All are `variable`: updates may be of
+        another dtype than the parameters, and a state is of one type for good.
       dropped: messages so far that were not finite, int32 scalar.
     """
 
@@ -66,11 +67,12 @@ def as_optax(
         cannot be compressed.
 
     >>> from fedjax_comp.compress import error_feedback, top_k
+    >>> from fedjax_comp.wire.accounting import message_bits
     >>> send = as_optax(error_feedback(top_k(0.5)), jax.random.key(0))
     >>> state = send.init(jnp.zeros(2))
     >>> first, state = send.update(jnp.array([3.0, 2.0]), state)
     >>> second, state = send.update(jnp.array([0.0, 2.0]), state)
-    >>> first.tolist(), second.tolist(), state.bits.fixed
+    >>> first.tolist(), second.tolist(), message_bits(state.bits)
     ([3.0, 0.0], [0.0, 4.0], 33)
     """
     check_key(key)
@@ -93,7 +95,10 @@ def as_optax(
             return num_bits(compressor.encode(context, updates, link.sender)[0])
 
         shape = jax.eval_shape(of_one, params, link)
-        bits: Bits = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shape)
+        # An update's numbers have at most eight times the bits of a parameter's.
+        words = jnp.zeros(8 * shape.fixed // _MOST + 1, jnp.uint32)
+        changing = (jnp.zeros(x.shape, x.dtype) for x in shape.variable)
+        bits = Bits(0, (*words, *changing))
         # Two zeros: a buffer is not given away twice.
         sent, dropped = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
         return CompressedState(sent, link, bits, dropped)
@@ -110,8 +115,24 @@ def as_optax(
         return heard, CompressedState(
             sent=state.sent + 1,
             link=trees.where(finite, link, state.link),
-            bits=bits,
+            bits=_all_variable(bits, len(state.bits.variable)),
             dropped=state.dropped + (~finite).astype(jnp.int32),
         )
 
     return optax.GradientTransformation(init, update)
+
+
+_MOST = 2**32 - 1
+"""What one uint32 counts to."""
+
+
+def _all_variable(bits: Bits, count: int) -> Bits:
+    """The same length in so many arrays, those of the fixed part first."""
+    words = count - len(bits.variable)
+    if bits.fixed > words * _MOST:
+        raise ValueError(
+            f"Expected messages of at most {words * _MOST} bits, eight times those of "
+            f"the parameters, got {bits.fixed}."
+        )
+    each = [min(max(bits.fixed - i * _MOST, 0), _MOST) for i in range(words)]
+    return Bits(0, (*(jnp.uint32(x) for x in each), *bits.variable))

@@ -7,11 +7,17 @@ import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from fedjax_comp.as_optax import as_optax
-from fedjax_comp.base import make_context
-from fedjax_comp.compress import entropy_coded, error_feedback, qsgd, top_k
+from fedjax_comp.as_optax import _all_variable, as_optax
+from fedjax_comp.base import Bits, make_context
+from fedjax_comp.compress import (
+    entropy_coded,
+    error_feedback,
+    identity,
+    qsgd,
+    top_k,
+)
 from fedjax_comp.compress.combine.chain import chain
-from fedjax_comp.wire.accounting import message_bits
+from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
 from tests.traced_once import traced_once
 
@@ -119,6 +125,49 @@ def test_its_state_may_be_given_away():
     for step in range(2):
         _, state = update(gradient(step), state)
     assert int(state[0].sent) == 2
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        identity(),
+        pytest.param(CODED, marks=pytest.mark.thorough),
+        pytest.param(error_feedback(top_k(0.5)), marks=pytest.mark.thorough),
+    ],
+    ids=["identity", "coded", "error_feedback"],
+)
+def test_its_state_is_of_one_type_whatever_the_dtype_of_the_updates(compressor):
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    send, link = as_optax(compressor, KEY), compressor.init(params)
+
+    @jax.jit
+    def run(updates):
+        def step(state, _):
+            heard, state = send.update(updates, state)
+            return state, heard
+
+        start = send.init(params)
+        state, heard = jax.lax.scan(step, start, length=1)
+        context = make_context(jax.random.fold_in(KEY, 0), 0)
+        payload, _ = compressor.encode(context, updates, link.sender)
+        return state, heard, num_bits(payload)
+
+    state, heard, bits = run(gradient(0))
+    assert heard["w"].dtype == jnp.float32
+    assert message_bits(state.bits) == message_bits(bits) > 0
+
+
+def test_lengths_beyond_32_bits_are_exact():
+    for fixed in (0, 2**32 - 1, 2**32, 10 * 2**32 + 5):
+        made = _all_variable(Bits(fixed, (jnp.uint32(7),)), 13)
+        assert len(made.variable) == 13
+        assert message_bits(made) == fixed + 7
+    state = jax.eval_shape(
+        as_optax(identity(), KEY).init, jax.ShapeDtypeStruct((2**28,), jnp.bfloat16)
+    )
+    assert len(state.bits.variable) * (2**32 - 1) >= 8 * 16 * 2**28
+    with pytest.raises(ValueError, match="at most 4294967295 bits"):
+        _all_variable(Bits(2**32), 1)
 
 
 def test_a_factory_in_place_of_its_compressor_is_refused():
