@@ -20,6 +20,11 @@ def sample_by_size(
 ) -> jax.Array:
     """Distinct clients, each with a chance of `C n_i / N`.
 
+    It takes `O(K log K)`, tenths of a second a round for a million clients on a CPU:
+    who stands at a place depends on the sizes of all before it, in an order that
+    `jax.random.permutation` makes by sorting all clients, twice where there are many.
+    What skips the sorting draws other cohorts.
+
     Args:
       key: scalar key array.
       offsets: int32 `[K + 1]`, client `i` holds `offsets[i + 1] - offsets[i]` examples.
