@@ -1,5 +1,6 @@
 """`fedjax-comp` hands over to the commands that there are."""
 
+import importlib.util
 import sys
 import tomllib
 from importlib.metadata import version
@@ -55,6 +56,24 @@ def test_a_mistake_is_one_line(capsys):
     assert mistake(capsys, "report").startswith("fedjax_comp.report: ")
     assert mistake(capsys, "audit", "replay", "nowhere").startswith("replay: ")
     assert "--workdir=DIR is required" in mistake(capsys, "run", "fed_avg.compare")
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("benchmark", {"cohort_round", "accelerator", "torch_topk"}),
+        ("flower", {"loopback"}),
+    ],
+)
+def test_a_set_of_commands_names_them(capsys, name, own):
+    line = mistake(capsys, "run", name)
+    assert line.startswith(f"experiments.{name} is a set of commands; run python -m")
+    told = line.rpartition("one of ")[2].removesuffix(".").split(", ")
+    assert own <= {one.removeprefix(f"experiments.{name}.") for one in told}
+    for module in told:
+        assert importlib.util.find_spec(module) is not None
+    # Modules that compute for the others are no commands.
+    assert not any("hlo_text" in one or "__main__" in one for one in told)
 
 
 def test_without_the_repository_it_says_where_experiments_are(
