@@ -11,7 +11,7 @@ import pytest
 
 from fedjax_comp.compress import error_feedback, identity, top_k
 from tests.algorithms.test_fed_nova import expected, moved
-from tests.conformance import algorithm_checks, algorithm_table
+from tests.conformance import algorithm_checks
 from tests.conformance import compressor_checks as checks
 from tests.conformance.compressor_bounds import contractive
 from tests.conformance.compressor_keys import check_keys
@@ -102,7 +102,7 @@ def test_the_algorithm_passes_the_battery():
         )
 
     links = {"uplink": uplink, "downlink": identity()}
-    entry = algorithm_table.Entry(make, links).under("chunked(2)")
+    entry = algorithm_checks.Entry(make, links).under("chunked(2)")
     for check in algorithm_checks.CHECKS.values():
         check(entry)
 

@@ -18,6 +18,8 @@ from fedjax_comp.base import (
     SERVER,
     Algorithm,
     Cohort,
+    Compressor,
+    Execution,
     Messages,
     PyTree,
     RoundInfo,
@@ -26,7 +28,6 @@ from fedjax_comp.base import (
 from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.wire.message import HEADER_BYTES, to_bytes
 from fedjax_comp.wire.traffic import sent, whole_bytes
-from tests.conformance.algorithm_table import Entry
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 STRATEGIES = {
@@ -38,6 +39,30 @@ STRATEGIES = {
 SIZES = [6, 3, 9]
 IDS = [5, 3, 8]
 """Of the cohort's clients: a place in the cohort is not a client."""
+
+
+class Entry(NamedTuple):
+    """An algorithm under test.
+
+    Attributes:
+      make: `(execution, keep_messages) -> Algorithm` on `softmax_task()`.
+      links: kind to the compressor of its messages.
+      executions: those that are held against `scanned`, which all run. Chunks are
+        mapped (a client for a row) and shares of a mesh scanned; both are filled up.
+        Together they ask all that `vmapped` does, and each is a program to compile, so
+        algorithms of one family share them out; dense ones have all.
+      unkept: kinds of traffic whose messages are not kept, since no value changes their
+        lengths; a test of the algorithm's own holds these against the messages.
+    """
+
+    make: Callable[[Execution, bool], Algorithm]
+    links: dict[str, Compressor]
+    executions: tuple[str, ...] = ("vmapped", "chunked(2)", "sharded")
+    unkept: frozenset[str] = frozenset()
+
+    def under(self, *executions: str) -> "Entry":
+        """The entry with these executions."""
+        return self._replace(executions=executions)
 
 
 class Outcome(NamedTuple):

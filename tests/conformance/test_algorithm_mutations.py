@@ -9,13 +9,14 @@ from fedjax_comp.algorithms import client_update
 from fedjax_comp.base import Bits, Compressor, Ends
 from fedjax_comp.wire.traffic import to_server
 from tests.conformance.algorithm_checks import (
+    Entry,
     check_broken_client,
     check_bytes,
     check_executions_agree,
     check_one_trace_and_stable_state,
     check_silence,
 )
-from tests.conformance.algorithm_table import ALGORITHMS, Entry
+from tests.conformance.algorithm_table import ALGORITHMS
 
 pytestmark = pytest.mark.slow
 
