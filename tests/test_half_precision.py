@@ -32,7 +32,7 @@ from fedjax_comp.server.broadcast import broadcast
 from fedjax_comp.server.unicast import new_listener, tell
 from tests.problems import make_cohort, stack_clients
 
-SIZE, CLIENTS, ROUNDS = 512, 2, 3
+SIZE, CLIENTS, ROUNDS = 512, 2, 2
 ALPHA = 0.125  # a power of two, so that its product with a number is exact
 EXECUTIONS = {
     "scanned": scanned,
@@ -45,7 +45,7 @@ under_every_execution = pytest.mark.parametrize(
     "execution",
     [
         "scanned",
-        "vmapped",
+        pytest.param("vmapped", marks=pytest.mark.thorough),
         pytest.param("chunked", marks=pytest.mark.thorough),
         pytest.param("sharded", marks=pytest.mark.thorough),
     ],
@@ -145,7 +145,13 @@ MAKE = {
 }
 
 
-SUMS = [name for name in MAKE if name not in ("lazy_gradients", "model_averaging")]
+SUMS = [
+    name
+    if name in ("fed_avg", "unicast", "differenced")
+    else pytest.param(name, marks=pytest.mark.thorough)
+    for name in MAKE
+    if name not in ("lazy_gradients", "model_averaging")
+]
 
 
 def summed(used):
@@ -172,6 +178,7 @@ def test_what_is_added_up_is_what_was_sent(name, execution):
             same(summand.update.total, summed(info.messages[kind].used))
 
 
+@pytest.mark.thorough
 @under_every_execution
 def test_clients_of_scaffold_and_fed_dyn_add_what_was_sent(execution):
     for before, _, after, info, _ in rounds_of("scaffold", execution):
@@ -201,6 +208,7 @@ def test_learners_go_on_from_the_coordinators_average(execution):
         same(coordinator.step, step)
 
 
+@pytest.mark.thorough
 @under_every_execution
 def test_both_ends_of_a_difference_move_their_reference_alike(execution):
     for _, _, links, _, _ in rounds_of("differenced", execution):
