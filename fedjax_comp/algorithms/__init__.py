@@ -18,6 +18,7 @@ from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
+from fedjax_comp.algorithms.fed_zeroth_order import fed_zeroth_order
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
@@ -50,6 +51,7 @@ __all__ = [
     "fed_exp",
     "fed_nova",
     "fed_per",
+    "fed_zeroth_order",
     "fetch_sgd",
     "indirect_gradients",
     "inverse_root",

@@ -25,6 +25,10 @@ from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
+from fedjax_comp.algorithms.fed_zeroth_order import (
+    fed_zeroth_order,
+    zeroth_order_links,
+)
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
@@ -34,6 +38,7 @@ from fedjax_comp.algorithms.scaffold import scaffold
 from fedjax_comp.algorithms.secure_fed_avg import masked_link, secure_fed_avg
 from fedjax_comp.algorithms.streaming_diloco import kind_of, streaming_diloco
 from fedjax_comp.base import Algorithm, Compressor
+from fedjax_comp.client import zeroth_order
 from fedjax_comp.compress import identity
 from fedjax_comp.compress.budget.ladder import ladder
 from fedjax_comp.experiment.errors import UsageError
@@ -53,6 +58,16 @@ AGGREGATORS: Mapping[str, Callable[..., robust.Aggregator]] = {
     )
 }
 """What an algorithm's argument `aggregation` may be, where it has one."""
+
+DIRECTIONS: Mapping[str, Callable[[], zeroth_order.Directions]] = {
+    factory.__name__: factory
+    for factory in (
+        zeroth_order.coordinates,
+        zeroth_order.gaussian,
+        zeroth_order.signs,
+    )
+}
+"""What the argument `draw` of `fed_zeroth_order()` may be."""
 
 FROM_FLAGS = {
     "client_optimizer": "sgd(0.1)",
@@ -113,6 +128,11 @@ def _masked(own: Mapping[str, object], up: Compressor, down: Compressor) -> Link
     return {"uplink": masked_link(up), "downlink": down}
 
 
+def _numbers(own: Mapping[str, object], up: Compressor, down: Compressor) -> Links:
+    del own, down
+    return zeroth_order_links(up)
+
+
 class Offered(NamedTuple):
     """A row of the table.
 
@@ -136,6 +156,7 @@ OFFERED: dict[str, Offered] = {
     "fed_exp": Offered(fed_exp),
     "fed_nova": Offered(fed_nova),
     "fed_per": Offered(fed_per),
+    "fed_zeroth_order": Offered(fed_zeroth_order, _numbers),
     "fetch_sgd": Offered(fetch_sgd, _sketched),
     "marina": Offered(marina, _or_in_full),
     "mime_lite": Offered(mime_lite),
@@ -177,6 +198,7 @@ def named(name: str) -> Callable[..., Chosen]:
 NAMES: dict[str, Callable[..., object]] = {
     **{name: named(name) for name in OFFERED},
     **AGGREGATORS,
+    **DIRECTIONS,
 }
 """What an expression of `--algorithm` may call."""
 

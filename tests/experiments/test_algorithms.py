@@ -31,6 +31,7 @@ CALLS = {
     "fed_exp": ["fed_exp(epsilon=0.01)", "--uplink=qsgd(4)"],
     "fed_nova": ["fed_nova()", "--uplink=qsgd(4)", "--downlink=to_dtype('bfloat16')"],
     "fed_per": ["fed_per(personal='bias')", "--uplink=qsgd(4)"],
+    "fed_zeroth_order": ["fed_zeroth_order(draw=signs())", "--uplink=qsgd(64)"],
     "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
     "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
     "mime_lite": ["mime_lite(momentum=0.5)", "--uplink=qsgd(4)"],
