@@ -12,6 +12,7 @@ from fedjax_comp.algorithms import (
     fed_avg,
     fed_dyn,
     fed_nova,
+    fed_zeroth_order,
     fetch_sgd,
     lazy_gradients,
     marina,
@@ -210,6 +211,9 @@ def test_a_variance_below_zero_is_none():
             task, client_optimizer=optax.sgd(0.1), aggregation=majority_vote
         ).init(KEY, task.init(KEY)),
         lambda task: fed_nova(task, client_optimizer=optax.sgd(0.1)).init(
+            KEY, task.init(KEY)
+        ),
+        lambda task: fed_zeroth_order(task, client_optimizer=optax.sgd(0.1)).init(
             KEY, task.init(KEY)
         ),
         lambda task: fetch_sgd(
