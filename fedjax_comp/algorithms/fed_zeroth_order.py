@@ -146,14 +146,16 @@ def fed_zeroth_order(
 
     **What is exact.** A client's `w` is `replay` of the numbers it was sent, the same
     operations in the same order as the server's. With `draw=signs()` each is one sum
-    that is rounded correctly, and the same bits come of it everywhere. Gaussian numbers
-    go through a logarithm, which compilers may approximate in other ways: two machines
-    may come apart by roundings, and nothing here brings them together again before the
-    next whole model. A run simulates one machine, and its clients train from the
-    server's `w`. A step to what is not finite is taken at neither end.
+    that is rounded correctly, and the same bits come of it wherever subnormal numbers
+    are treated alike. Gaussian numbers go through a logarithm, which compilers may
+    approximate in other ways: two machines may come apart by roundings, and nothing
+    brings them together again before the next whole model. A run simulates one
+    machine: its clients train from the server's `w`, and rebuild nothing. A step to
+    what is not finite is taken at neither end.
 
-    The uplink must have no memory: coordinate `(k, p)` is another direction in every
-    round, and what was lost of one says nothing of the next.
+    A client with fewer batches than `S` sends zeros for the steps it has not, and pays
+    for them. The uplink must have no memory: coordinate `(k, p)` is another direction
+    in every round, and what was lost of one says nothing of the next.
 
     Args:
       task: the model and its loss.

@@ -138,8 +138,8 @@ def zeroth_order_steps(
         g_p = (f(x + mu z_p) - f(x)) / mu,   or   (f(x + mu z_p) - f(x - mu z_p)) / 2 mu
 
     All losses of a step are of one batch, and draw (dropout) by one key. Step `k` draws
-    its directions by `fold_in(key, k)`, each when it is needed: one more copy of the
-    model is held, whatever `P` is.
+    its directions by `fold_in(key, k)`, each when it is needed: a few copies of the
+    model are held, whatever `P` is.
 
     Args:
       task: the model and its loss.

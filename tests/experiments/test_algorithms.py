@@ -6,7 +6,7 @@ import pytest
 
 from experiments.fed_avg.compare import main as compare
 from experiments.fed_avg.run import main
-from fedjax_comp.experiment.algorithms import AGGREGATORS, OFFERED
+from fedjax_comp.experiment.algorithms import AGGREGATORS, DIRECTIONS, OFFERED
 from fedjax_comp.experiment.expressions import build
 from tests.experiments.small import mistake, read_runs
 
@@ -93,8 +93,12 @@ def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, nam
             "at least 5 clients for this aggregator, got 3",
         ),
         (["--algorithm=fed_avg(aggregation=trimmed_mean(0.5))"], "fraction=0.5"),
+        (["--algorithm=fed_zeroth_order(draw=signs)"], "a call: signs(...)"),
+        (["--algorithm=fed_zeroth_order(draw=sings())"], "did you mean 'signs'"),
+        (["--algorithm=fed_zeroth_order()", "--downlink=qsgd(4)"], "has no downlink"),
         # What a factory cannot know is told by its first round.
         (["--algorithm=scaffnew(probability=0.5)"], "all population=6 clients"),
+        (["--algorithm=fed_zeroth_order(kept=9)"], "make it kept="),
         (
             ["--algorithm=fed_dyn()", "--downlink=differenced(qsgd(4))"],
             "without memory at the receiver",
@@ -128,6 +132,12 @@ def test_every_aggregator_is_offered():
     assert AGGREGATIONS.keys() == AGGREGATORS.keys()
     for call in AGGREGATIONS.values():
         build("algorithm", f"fed_avg(aggregation={call})")
+
+
+def test_all_kinds_of_directions_are_offered():
+    assert set(DIRECTIONS) == {"coordinates", "gaussian", "signs"}
+    for name in DIRECTIONS:
+        build("algorithm", f"fed_zeroth_order(draw={name}())")
 
 
 @pytest.mark.thorough
