@@ -99,6 +99,12 @@ STAGES: dict[str, tuple[Row, ...]] = {
             "Schuchman 1964",
         ),
         Row(
+            "simplex_quantize",
+            "simplex_quantize(4)",
+            "rows that are distributions, such as soft labels, and no others",
+            "Sattler et al. 2021",
+        ),
+        Row(
             "eden",
             "flattened(chain(rotate(), eden(2)))",
             "a stage: any fixed rate behind your own rotation",

@@ -42,6 +42,7 @@ from fedjax_comp.compress.quantize.natural import (
 from fedjax_comp.compress.quantize.one_bit import one_bit, sign_sgd
 from fedjax_comp.compress.quantize.scalar import qsgd, scaled_sign, stochastic_quantize
 from fedjax_comp.compress.quantize.separable import separable
+from fedjax_comp.compress.quantize.simplex import simplex_quantize
 from fedjax_comp.compress.quantize.terngrad import terngrad
 from fedjax_comp.compress.schemes.quantizers import (
     budgeted_eden,
@@ -139,6 +140,7 @@ __all__ = [
     "scaled_sign",
     "separable",
     "sign_sgd",
+    "simplex_quantize",
     "sketched_update",
     "sparse_loco",
     "spectral_sample",

@@ -44,6 +44,7 @@ from fedjax_comp.compress import (
     scaled_sign,
     separable,
     sign_sgd,
+    simplex_quantize,
     stochastic_quantize,
     terngrad,
     to_dtype,
@@ -339,6 +340,12 @@ COMPRESSORS = (
         lambda n: math.inf,
         scales=False,
         keyed="client",
+    ),
+    contractive(
+        "simplex_quantize",
+        lambda: simplex_quantize(2),
+        lambda n: math.inf,
+        scales=False,
     ),
     contractive(
         "correlated",
