@@ -35,7 +35,7 @@ def softmax_task():
 
     def evaluate(params, examples, mask):
         logits, each = losses(params, examples)
-        correct = (logits.argmax(1) == examples.y) & mask
+        correct = (logits.argmax(1).astype(examples.y.dtype) == examples.y) & mask
         return {
             "count": mask.sum(dtype=jnp.float32),
             "loss": jnp.sum(jnp.where(mask, each, 0)),

@@ -74,6 +74,8 @@ def build_problem(values: flags.FlagValues) -> Problem:
         "aggregation": mechanism.aggregation,
         "noise": mechanism.noise,
         "population": values.num_clients,
+        "num_classes": federation.population.spec.num_classes,
+        "public": federation.public,
         "execution": federation.execution,
         "proximal": values.proximal,
         "keep_messages": keeps_messages(values),

@@ -12,6 +12,7 @@ from fedjax_comp.algorithms.ditto import ditto
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_avg_naive import fed_avg_naive
 from fedjax_comp.algorithms.fed_buff import fed_buff
+from fedjax_comp.algorithms.fed_distill import fed_distill
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
@@ -45,6 +46,7 @@ __all__ = [
     "fed_avg",
     "fed_avg_naive",
     "fed_buff",
+    "fed_distill",
     "fed_dlr",
     "fed_dlrt",
     "fed_dyn",

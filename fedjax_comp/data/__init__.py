@@ -23,7 +23,7 @@ from fedjax_comp.data.partition import (
     shards,
 )
 from fedjax_comp.data.sources import NAMES, Dataset, DataUnavailable, InvalidData, load
-from fedjax_comp.data.validation import hold_out
+from fedjax_comp.data.validation import hold_out, set_aside
 
 __all__ = [
     "NAMES",
@@ -48,5 +48,6 @@ __all__ = [
     "sample_clients",
     "sample_cohort",
     "sample_minibatches",
+    "set_aside",
     "shards",
 ]

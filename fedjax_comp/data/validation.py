@@ -1,7 +1,8 @@
-"""Examples held out of training, for choices that the test set must not make."""
+"""Examples held out of training: for choices, or for all to see without labels."""
 
 import numpy as np
 
+from fedjax_comp import checks
 from fedjax_comp.base import Examples
 from fedjax_comp.data.sources.contract import Dataset
 
@@ -57,6 +58,40 @@ def hold_out(dataset: Dataset, share: float, *, seed: int) -> Dataset:
         train_groups=None if groups is None else groups[kept],
         test_groups=None if groups is None else groups[held],
     )
+
+
+def set_aside(dataset: Dataset, count: int, *, seed: int) -> tuple[Dataset, np.ndarray]:
+    """The data set without some training examples, and the inputs of those.
+
+    They are drawn from all training examples alike: public inputs, of which nobody is
+    told the labels (`fedjax_comp.algorithms.fed_distill`).
+
+    Args:
+      dataset: in host memory.
+      count: `P`, how many.
+      seed: of the choice, which is another one than that of `hold_out`.
+
+    Returns:
+      The data set, `train` in its order, and inputs `[P, ...]`, as they are stored.
+
+    Raises:
+      ValueError: for a count below one, or one that leaves nothing to train on.
+
+    >>> from fedjax_comp.data.sources import load
+    >>> left, public = set_aside(load("digits"), 500, seed=0)
+    >>> len(left.train.y), public.shape
+    (937, (500, 8, 8, 1))
+    """
+    there = len(dataset.train.y)
+    checks.integer("public", count, minimum=1, maximum=there - 1)
+    order = np.random.default_rng((seed, 1)).permutation(there)
+    public, kept = np.sort(order[:count]), np.sort(order[count:])
+    groups = dataset.train_groups
+    left = dataset._replace(
+        train=_take(dataset.train, kept),
+        train_groups=None if groups is None else groups[kept],
+    )
+    return left, np.asarray(dataset.train.x[public])
 
 
 def _few(share: float, counts: np.ndarray) -> np.ndarray:

@@ -7,6 +7,10 @@ are filled in:
     --algorithm='marina(probability=0.1)' --uplink='random_k(0.05)'
     --algorithm='fed_avg(aggregation=median())'
 
+An algorithm whose clients are asked about public examples is told there how many these
+are, `fed_distill(public=500)`: so many training examples are taken out of the
+federation, and it gets their inputs in place of the number.
+
 To offer one more, add a row to `OFFERED` (or to `AGGREGATORS`). A flag that the chosen
 algorithm has no argument for is refused, not ignored.
 """
@@ -19,6 +23,7 @@ from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.ditto import ditto
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.algorithms.fed_buff import fed_buff
+from fedjax_comp.algorithms.fed_distill import fed_distill
 from fedjax_comp.algorithms.fed_dlr import fed_dlr
 from fedjax_comp.algorithms.fed_dlrt import fed_dlrt
 from fedjax_comp.algorithms.fed_dyn import fed_dyn
@@ -75,6 +80,7 @@ FROM_FLAGS = {
     "keep_messages": None,
     "noise": None,
     "population": None,
+    "num_classes": None,
     "aggregation": None,
     "uplink": "identity()",
     "downlink": "identity()",
@@ -150,6 +156,7 @@ OFFERED: dict[str, Offered] = {
     "ditto": Offered(ditto),
     "fed_avg": Offered(fed_avg),
     "fed_buff": Offered(fed_buff),
+    "fed_distill": Offered(fed_distill),
     "fed_dlr": Offered(fed_dlr),
     "fed_dlrt": Offered(fed_dlrt, _twice),
     "fed_dyn": Offered(fed_dyn),
@@ -214,7 +221,8 @@ def make_algorithm(
     Args:
       chosen: the algorithm and its own arguments.
       task: what is learnt.
-      given: argument to value, for those of `FROM_FLAGS`.
+      given: argument to value, for those of `FROM_FLAGS`, and the inputs that `public`
+        asked for.
       asked: flag to its value as it was written, for those that may ask for nothing.
 
     Raises:
@@ -223,7 +231,20 @@ def make_algorithm(
     check_asked(chosen, asked)
     arguments = _arguments(chosen.name)
     filled = {name: value for name, value in given.items() if name in arguments}
-    return OFFERED[chosen.name].factory(task, **{**filled, **chosen.own})
+    own = dict(chosen.own)
+    if num_public(chosen) is not None:
+        own["public"] = given["public"]
+    return OFFERED[chosen.name].factory(task, **{**filled, **own})
+
+
+def num_public(chosen: Chosen) -> int | None:
+    """How many training examples an algorithm wants to be public, unchecked.
+
+    >>> num_public(Chosen("fed_distill", {"public": 500}))
+    500
+    """
+    asked: int | None = chosen.own.get("public")  # type: ignore[assignment]
+    return asked
 
 
 def check_asked(chosen: Chosen, asked: Mapping[str, object]) -> None:

@@ -64,7 +64,8 @@ def define_clients(values: flags.FlagValues) -> None:
         ["held_out", "train"],
         "Evaluate the last model on every client's own examples: those of its natural "
         "group in the test set (--partition='natural()'), or those it trains on. With "
-        "fed_per() and ditto() each is evaluated with the model of its own.",
+        "fed_per(), ditto() and fed_distill() each is evaluated with the model of "
+        "its own.",
         flag_values=values,
     )
 

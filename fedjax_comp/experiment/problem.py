@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from fedjax_comp import data
@@ -16,6 +17,7 @@ from fedjax_comp.audit.note import Signer
 from fedjax_comp.base import Compressor, Execution, Sums, Task
 from fedjax_comp.client_evaluation import ClientBlocks
 from fedjax_comp.compress import identity
+from fedjax_comp.experiment.algorithms import num_public
 from fedjax_comp.experiment.clients import check_clients, client_blocks
 from fedjax_comp.experiment.controllers import check_budgets, uplink_of
 from fedjax_comp.experiment.errors import UsageError
@@ -42,6 +44,8 @@ class Federation(NamedTuple):
       execution: how cohorts and evaluations are run.
       blocks: what every client is evaluated on at the end; None where the flags do not
         ask for it.
+      public: inputs of training examples that no client holds, `[P, ...]`; None where
+        the algorithm asks for none.
     """
 
     task: Task
@@ -51,6 +55,7 @@ class Federation(NamedTuple):
     downlink: Compressor
     execution: Execution
     blocks: ClientBlocks | None = None
+    public: np.ndarray | None = None
 
 
 def build_federation(values: flags.FlagValues) -> Federation:
@@ -73,6 +78,9 @@ def build_federation(values: flags.FlagValues) -> Federation:
     execution = build("execution", values.execution)
     model = build("model", values.model)
     partition = build("partition", values.partition)
+    asked = None
+    if "algorithm" in values:
+        asked = num_public(build("algorithm", values.algorithm))
     augmentation = None
     if "augmentation" in values and values.augmentation:
         augmentation = build("augmentation", values.augmentation)
@@ -81,6 +89,9 @@ def build_federation(values: flags.FlagValues) -> Federation:
     )
     if share is not None:
         dataset = data.hold_out(dataset, share, seed=values.seed)
+    public = None
+    if asked is not None:
+        dataset, public = data.set_aside(dataset, asked, seed=values.seed)
     population = data.federate(
         dataset, partition, num_clients=values.num_clients, seed=values.seed
     )
@@ -100,7 +111,9 @@ def build_federation(values: flags.FlagValues) -> Federation:
     check_sampling(values, population)
     sample = _sampler(values)
     blocks = client_blocks(values, dataset, population)
-    return Federation(task, population, sample, uplink, downlink, execution, blocks)
+    return Federation(
+        task, population, sample, uplink, downlink, execution, blocks, public
+    )
 
 
 def _sampler(values: flags.FlagValues) -> Sampler:

@@ -1,6 +1,7 @@
 """What several algorithms refuse alike, in a line: links, populations, schedules."""
 
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 
@@ -9,6 +10,7 @@ from fedjax_comp.algorithms import (
     diloco,
     fed_avg,
     fed_buff,
+    fed_distill,
     fed_dyn,
     fed_nova,
     fetch_sgd,
@@ -35,6 +37,7 @@ OF_K = {**SGD, "population": 2}
     [
         (diloco, SGD),
         (fed_avg, SGD),
+        (fed_distill, {**SGD, "public": jnp.ones((2, 5)), "num_classes": 3}),
         (fed_dyn, OF_K),
         (fed_nova, SGD),
         (marina, {**SGD, "probability": 0.5}),

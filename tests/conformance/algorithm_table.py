@@ -18,10 +18,6 @@ from fedjax_comp.algorithms.fed_dyn import fed_dyn
 from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
-from fedjax_comp.algorithms.fed_zeroth_order import (
-    fed_zeroth_order,
-    zeroth_order_links,
-)
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
@@ -118,21 +114,6 @@ def _streaming(uplink: Compressor, downlink: Compressor) -> Entry:
     )
     later = {f"{kind}_1": link for kind, link in entry.links.items()}
     return entry._replace(links={**entry.links, **later})
-
-
-def _zeroth_order(uplink: Compressor) -> Entry:
-    def make(execution: Execution, keep_messages: bool) -> Algorithm:
-        return fed_zeroth_order(
-            softmax_task(),
-            client_optimizer=optax.sgd(0.05),
-            directions=3,
-            smoothing=0.01,
-            uplink=uplink,
-            execution=execution,
-            keep_messages=keep_messages,
-        )
-
-    return Entry(make, zeroth_order_links(uplink))
 
 
 def _gathered(uplink: Compressor) -> Entry:
@@ -233,10 +214,6 @@ ALGORITHMS = {
         fed_per,
         personal="bias",
     ).under("sharded"),
-    "fed_zeroth_order": _zeroth_order(identity()),
-    "fed_zeroth_order compressed": _zeroth_order(
-        stochastic_quantize(levels=256, rounding="nearest")
-    ).under("chunked(2)"),
     "fetch_sgd": _fetch_sgd(identity()).under("chunked(2)", "sharded"),
     "gathered": _gathered(
         error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded()))

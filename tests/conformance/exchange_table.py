@@ -1,7 +1,7 @@
 """Algorithms that send something else than what local training changed of a model.
 
-Data, gradients that are news, factors of gradients, models when a trigger says so, and
-what neighbours tell each other: rows of `algorithm_table.ALGORITHMS`.
+Data, gradients that are news, factors of gradients, differences of losses, soft labels,
+models when a trigger says so, and what neighbours tell each other: rows of `algorithm_table.ALGORITHMS`.
 """
 
 import jax
@@ -12,6 +12,11 @@ from flax import linen as nn
 from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.data_quantization import data_quantization
 from fedjax_comp.algorithms.dynamic_averaging import dynamic, periodic
+from fedjax_comp.algorithms.fed_distill import fed_distill
+from fedjax_comp.algorithms.fed_zeroth_order import (
+    fed_zeroth_order,
+    zeroth_order_links,
+)
 from fedjax_comp.algorithms.graphs import ring
 from fedjax_comp.algorithms.indirect_gradients import factor_link, indirect_gradients
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients, lazy_links
@@ -25,16 +30,18 @@ from fedjax_comp.algorithms.variance_monitoring import variance_monitoring
 from fedjax_comp.base import Algorithm, Compressor, Examples, Execution, PyTree
 from fedjax_comp.compress import (
     chain,
+    differenced,
     entropy_coded,
     error_feedback,
     identity,
     qsgd,
+    simplex_quantize,
     stochastic_quantize,
     top_k,
 )
 from fedjax_comp.compress.quantize.lattice import uniform_lattice
 from tests.conformance.algorithm_checks import Entry
-from tests.problems import NUM_CLASSES, softmax_task
+from tests.problems import NUM_CLASSES, make_examples, softmax_task
 
 
 def _averaging(uplink: Compressor, downlink: Compressor, trigger: Trigger) -> Entry:
@@ -124,6 +131,39 @@ def _consensus(compressor: Compressor) -> Entry:
     return Entry(make, {"neighbours": compressor})
 
 
+def _distill(uplink: Compressor, downlink: Compressor, **own: float) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return fed_distill(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.3),
+            public=make_examples(7, seed=1).x,
+            num_classes=NUM_CLASSES,
+            distill_batch=3,
+            uplink=uplink,
+            downlink=downlink,
+            execution=execution,
+            keep_messages=keep_messages,
+            **own,
+        )
+
+    return Entry(make, {"uplink": uplink, "downlink": downlink})
+
+
+def _zeroth_order(uplink: Compressor) -> Entry:
+    def make(execution: Execution, keep_messages: bool) -> Algorithm:
+        return fed_zeroth_order(
+            softmax_task(),
+            client_optimizer=optax.sgd(0.05),
+            directions=3,
+            smoothing=0.01,
+            uplink=uplink,
+            execution=execution,
+            keep_messages=keep_messages,
+        )
+
+    return Entry(make, zeroth_order_links(uplink))
+
+
 _LATTICE = uniform_lattice(2, low=-4.0, high=4.0, rounding="nearest")
 
 
@@ -142,6 +182,21 @@ EXCHANGES = {
     "data quantization": _data_quantization(_LATTICE),
     "data quantization refined": _data_quantization(
         _LATTICE, refinement=error_feedback(top_k(0.5))
+    ).under("chunked(2)"),
+    "fed_distill": _distill(
+        chain(simplex_quantize(8), entropy_coded()),
+        chain(stochastic_quantize(levels=256), entropy_coded()),
+        sample=5,
+        temperature=0.5,
+    ).under("chunked(2)"),
+    "fed_distill changes": _distill(
+        differenced(stochastic_quantize(levels=256)),
+        error_feedback(stochastic_quantize(levels=256)),
+        distill_epochs=2,
+    ).under("sharded"),
+    "fed_zeroth_order": _zeroth_order(identity()),
+    "fed_zeroth_order compressed": _zeroth_order(
+        stochastic_quantize(levels=256, rounding="nearest")
     ).under("chunked(2)"),
     "indirect gradients": _indirect(stochastic_quantize(levels=16)).under("sharded"),
     "lazy gradients": _lazy(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fedjax_comp.base import Examples
-from fedjax_comp.data import Dataset, hold_out
+from fedjax_comp.data import Dataset, hold_out, set_aside
 
 
 def numbered(count, groups=None):
@@ -70,3 +70,23 @@ def test_the_seed_chooses():
 def test_what_holds_nothing_out_is_refused(share):
     with pytest.raises(ValueError, match=f"Expected share={share}"):
         hold_out(numbered(40), share, seed=0)
+
+
+def test_public_inputs_are_nobody_s_examples():
+    groups = np.repeat(np.arange(4, dtype=np.int32), 10)
+    left, public = set_aside(numbered(40, groups), 15, seed=3)
+    aside = public[:, 0].astype(int).tolist()
+    assert len(aside) == 15
+    assert sorted(places(left.train) + aside) == list(range(40))
+    assert left.train_groups.tolist() == groups[places(left.train)].tolist()
+    assert len(left.test.y) == 40
+    again = set_aside(numbered(40), 15, seed=3)
+    other = set_aside(numbered(40), 15, seed=4)
+    assert again[0].train_groups is None
+    assert again[1].tolist() == public.tolist() != other[1].tolist()
+
+
+@pytest.mark.parametrize("count", [0, 40, 2.5])
+def test_a_number_of_public_examples_that_cannot_be_is_named(count):
+    with pytest.raises(ValueError, match=f"public={count}"):
+        set_aside(numbered(40), count, seed=0)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from fedjax_comp.algorithms import (
     fed_avg,
+    fed_distill,
     fed_dyn,
     fed_nova,
     fed_zeroth_order,
@@ -227,6 +228,12 @@ def test_a_variance_below_zero_is_none():
         ).init(KEY, task.init(KEY)),
         lambda task: scaffnew(
             task, client_optimizer=optax.sgd(0.1), population=2, probability=0.5
+        ).init(KEY, task.init(KEY)),
+        lambda task: fed_distill(
+            task,
+            public=jnp.ones((2, 5)),
+            num_classes=3,
+            client_optimizer=optax.sgd(0.1),
         ).init(KEY, task.init(KEY)),
         lambda task: frozen(task, task.init(KEY), "params"),
         lambda task: low_rank_adapted(task, task.init(KEY), rank=1),

@@ -10,6 +10,7 @@ from fedjax_comp.algorithms import (
     diloco,
     ditto,
     fed_avg,
+    fed_distill,
     fed_dyn,
     fed_nova,
     mime_lite,
@@ -22,7 +23,13 @@ from fedjax_comp.keys import make_key
 from fedjax_comp.server.broadcast import broadcast, partly_heard
 from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.traffic import bytes_by_client
-from tests.problems import make_cohort, softmax_task, stack_clients
+from tests.problems import (
+    NUM_CLASSES,
+    make_cohort,
+    make_examples,
+    softmax_task,
+    stack_clients,
+)
 
 TREE = jnp.array([1.0, -8.0, 2.0])
 CONTEXT = make_context(make_key(0), 0)
@@ -65,6 +72,7 @@ def test_who_misses_a_message_must_need_none_of_those_before():
 
 SGD = optax.sgd(0.1)
 DOWN = error_feedback(top_k(0.3))
+ASKED = {"public": make_examples(4).x, "num_classes": NUM_CLASSES}
 HEARD = {
     "fed_avg": lambda task, **own: fed_avg(task, client_optimizer=SGD, **own),
     "fed_nova": lambda task, **own: fed_nova(task, client_optimizer=SGD, **own),
@@ -77,6 +85,9 @@ HEARD = {
     "mime_lite": lambda task, **own: mime_lite(task, client_optimizer=SGD, **own),
     "ditto": lambda task, **own: ditto(task, client_optimizer=SGD, pull=0.1, **own),
     "diloco": lambda task, **own: diloco(task, client_optimizer=SGD, **own),
+    "fed_distill": lambda task, **own: fed_distill(
+        task, client_optimizer=SGD, **ASKED, **own
+    ),
     "optimal_sampling": lambda task, **own: optimal_sampling(
         task, client_optimizer=SGD, expected=2, **own
     ),

@@ -1,0 +1,412 @@
+"""Federated distillation: what travels is what models say of public examples.
+
+Itahara, Nishio, Koda, Morikura and Yamamoto 2020, "Distillation-based semi-supervised
+federated learning for communication-efficient collaborative training with non-IID
+private data" (DS-FL, arXiv 2008.06180): who sends what and when, and the sharpening of
+the mean. Sattler, Marban, Rischke and Samek 2021, "CFD" (arXiv 2012.00632): that soft
+labels bear few bits (`simplex_quantize`), and on the same examples every round changes
+of them (`differenced`). Lin, Kong, Stich and Jaggi 2020 (FedDF, arXiv 2006.07242)
+distil as well, but send models. Means by shares of examples are ours.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjax_comp import checks
+from fedjax_comp.algorithms.client_update import Sent, Summand, round_info, send
+from fedjax_comp.algorithms.links.given import given, given_execution
+from fedjax_comp.base import (
+    Algorithm,
+    ClientBatches,
+    Cohort,
+    Compressor,
+    Examples,
+    Execution,
+    LinkState,
+    PyTree,
+    RoundInfo,
+    Task,
+    make_context,
+)
+from fedjax_comp.client.sgd import local_sgd
+from fedjax_comp.compress.quantize.simplex import on_simplex
+from fedjax_comp.server.aggregate import weighted_mean
+from fedjax_comp.server.broadcast import broadcast, partly_heard
+from fedjax_comp.tree import all_finite, where
+
+
+class ServerState(NamedTuple):
+    """The server's model and the memory of its downlink."""
+
+    params: PyTree
+    downlink: LinkState
+
+
+class ClientState(NamedTuple):
+    """A client's own model and the memory of its uplink."""
+
+    own: PyTree
+    uplink: LinkState
+
+
+class Lesson(NamedTuple):
+    """What a round's distillation goes through.
+
+    Attributes:
+      inputs: the public examples of the round, `[P', ...]`.
+      labels: all that an example may have, `[L]`, in the dtype they are stored in.
+      rows: int32 `[S, B]`, which of them each step takes.
+      mask: bool `[S, B]`, False where a batch is short.
+      key: what a model draws by (dropout), scalar key array.
+    """
+
+    inputs: PyTree
+    labels: jax.Array
+    rows: jax.Array
+    mask: jax.Array
+    key: jax.Array
+
+
+def fed_distill(
+    task: Task,
+    *,
+    public: PyTree,
+    num_classes: int,
+    client_optimizer: optax.GradientTransformation,
+    sample: int | None = None,
+    temperature: float | None = None,
+    distill_rate: float = 0.1,
+    distill_epochs: int = 1,
+    distill_batch: int = 50,
+    uplink: Compressor | None = None,
+    downlink: Compressor | None = None,
+    execution: Execution | None = None,
+    keep_messages: bool = False,
+) -> Algorithm:
+    """DS-FL: models that agree on what they say of examples that all have.
+
+        w_i <- optimizer steps on client i's own examples from w_i
+        y   <- sum_i s_i C(p(. | x; w_i)),    s_i client i's share of the examples
+        y   <- softmax(y / T)                 with a temperature T
+        w   <- SGD on the cross-entropy of p(. | x; w) to y
+        w_i <- the same from w_i, to y as decoded from the downlink
+
+    over the `P'` public inputs `x` of the round, of which no label is known. As in
+    DS-FL every client goes on from its own model, which never travels; nor does the
+    server's, which is the one that is evaluated. All begin from the same, which
+    follows from the seed. A client that is not in a round neither trains nor hears: it
+    goes on from where it was. A round costs a client `P' L` numbers each way, however
+    large the model is.
+
+    The mean of clients that know few classes each is flat. A temperature below the
+    spread of its entries sharpens it: 0.1 is DS-FL's ("entropy reduction"); None leaves
+    the mean as it is. One bit a probability (`simplex_quantize(1)`) is a vote.
+
+    Public examples are not on the wire: everybody has them beforehand, and who is asked
+    about which follows from the round's key.
+
+    Args:
+      task: the model and its loss, one label an example. What a model says is read off
+        its losses: `p(c | x)` is `exp(-loss)` where `c` is the label.
+      public: inputs without labels, `[P, ...]`, as they are stored.
+      num_classes: `L`, labels are in `[0, L)`.
+      client_optimizer: of the training on own examples, started afresh each round.
+      sample: `P'`, public examples that a round draws, each once; all when None.
+      temperature: `T` above 0; the mean as it is when None.
+      distill_rate: rate of the plain SGD of distillation, at the server and clients.
+      distill_epochs: how often it goes through the public examples of a round.
+      distill_batch: `B`, how many of them a step takes; a last one may be short.
+      uplink: compressor of a client's soft labels, float32 `[P', L]`; `identity()` when
+        None. With `sample` it has no memory, which would be of other examples.
+      downlink: compressor of the mean; its receiver has no memory. Where it was
+        compressed, what is below 0 becomes 0 and each row is divided by its sum.
+      execution: how a cohort is run; `scanned()` when None.
+      keep_messages: return every message in `RoundInfo.messages`, for an audit.
+
+    Returns:
+      An `Algorithm` of `ServerState` and `ClientState`. `params` is the server's model,
+      `personal` that of a client. `client_steps` counts steps of both kinds.
+
+    Raises:
+      ValueError: for sizes below one, a `sample` above P, a temperature or rate that is
+        not above 0; from `init` for a model with running statistics, for a downlink
+        whose receiver has memory, and for an uplink with memory beside `sample`; from a
+        round for examples with more than one label each.
+
+    >>> from fedjax_comp.compress import simplex_quantize
+    >>> from fedjax_comp.models import classification, linear
+    >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))
+    >>> algorithm = fed_distill(
+    ...     task,
+    ...     public=jnp.ones((500, 8, 8, 1)),
+    ...     num_classes=10,
+    ...     client_optimizer=optax.sgd(0.1),
+    ...     sample=100,
+    ...     temperature=0.1,
+    ...     uplink=simplex_quantize(1),
+    ... )
+    >>> server, client = algorithm.init(jax.random.key(0), task.init(jax.random.key(1)))
+    >>> sum(x.size for x in jax.tree.leaves(algorithm.personal(server, client)))
+    650
+    """
+    inputs = jax.tree.map(jnp.asarray, public)
+    count = _count(inputs)
+    asked = count if sample is None else sample
+    checks.integer("sample", asked, minimum=1, maximum=count)
+    checks.integer("num_classes", num_classes, minimum=1)
+    checks.integer("distill_epochs", distill_epochs, minimum=1)
+    checks.integer("distill_batch", distill_batch, minimum=1)
+    checks.positive("distill_rate", distill_rate)
+    if temperature is not None:
+        checks.positive("temperature", temperature)
+    up = given("uplink", uplink)
+    down = given("downlink", downlink)
+    run_cohort = given_execution(execution)
+    train = local_sgd(task, client_optimizer)
+    like = jax.ShapeDtypeStruct((asked, num_classes), jnp.float32)
+
+    def init(key: jax.Array, params: PyTree) -> tuple[ServerState, ClientState]:
+        del key
+        checks.gradients_alone("fed_distill()", params)
+        if asked < count:
+            why = (
+                f"as the uplink of fed_distill() with sample={asked} of {count} public "
+                "examples: every round has others; ask about all of them."
+            )
+            checks.memoryless(up, like, why)
+        server = ServerState(params, partly_heard(down, like))
+        return server, ClientState(params, up.init(like))
+
+    def lesson_of(key: jax.Array, labels: jax.Array) -> Lesson:
+        draw_key, order_key, model_key = jax.random.split(key, 3)
+        # Numbers that a program holds are computed with while it is compiled.
+        drawn = jax.lax.optimization_barrier(inputs)
+        if asked < count:
+            rows = jax.random.permutation(draw_key, count)[:asked]
+            drawn = jax.tree.map(lambda x: x[rows], drawn)
+        rows, mask = in_batches(order_key, asked, distill_epochs, distill_batch)
+        return Lesson(drawn, labels, rows, mask, model_key)
+
+    def client_fn(
+        shared: tuple[jax.Array, Examples, Lesson],
+        client: tuple[ClientBatches, ClientState, jax.Array],
+    ) -> tuple[Summand, tuple[ClientState, Sent]]:
+        up_key, examples, lesson = shared
+        batches, state, rank = client
+        own, info = train(state.own, examples, batches)
+        summand, (link, sent) = send(
+            up,
+            make_context(up_key, batches.client_id, rank),
+            soft_labels(task, own, lesson.inputs, lesson.labels),
+            state.uplink,
+            batches=batches,
+            info=info,
+            sound=all_finite(own),
+            keep_message=keep_messages,
+        )
+        counted = summand.update.weight > 0
+        return summand, (ClientState(where(counted, own, state.own), link), sent)
+
+    def learn_fn(
+        shared: tuple[Lesson, jax.Array], client: tuple[jax.Array, PyTree]
+    ) -> tuple[jax.Array, PyTree]:
+        (lesson, taught), (heard, own) = shared, client
+        moved = distilled(task, own, lesson, taught, distill_rate)
+        learnt = where(heard & all_finite(moved), moved, own)
+        return jnp.zeros(()), learnt
+
+    def run_round(
+        key: jax.Array, server: ServerState, clients: ClientState, cohort: Cohort
+    ) -> tuple[ServerState, ClientState, RoundInfo]:
+        down_key, up_key, lesson_key = jax.random.split(key, 3)
+        lesson = lesson_of(lesson_key, _labels(num_classes, cohort.examples.y))
+        ids = cohort.clients.client_id
+        ranks = jnp.arange(ids.shape[0], dtype=jnp.int32)
+        total, (states, sent) = run_cohort(client_fn)(
+            (up_key, cohort.examples, lesson), (cohort.clients, clients, ranks)
+        )
+        anyone = total.update.weight > 0
+        taught = sharpened(weighted_mean(total.update), temperature)
+        said = broadcast(down, make_context(down_key, 0), taught, server.downlink)
+        heard = cohort.clients.active & anyone
+        _, own = run_cohort(learn_fn)(
+            (lesson, on_simplex(said.received)), (heard, states.own)
+        )
+        moved = distilled(task, server.params, lesson, taught, distill_rate)
+        sound = all_finite(moved)
+        info = round_info(
+            total,
+            sent,
+            said.traffic(heard, ids),
+            said.messages(heard.any()) if keep_messages else None,
+            anyone & ~sound,
+        )
+        steps = lesson.rows.shape[0] * jnp.sum(heard, dtype=jnp.int32)
+        after = ServerState(
+            where(anyone & sound, moved, server.params),
+            said.link_after(server.downlink, heard),
+        )
+        info = info._replace(client_steps=info.client_steps + steps)
+        return after, ClientState(own, states.uplink), info
+
+    return Algorithm(
+        init,
+        run_round,
+        params=lambda server: server.params,
+        personal=lambda server, client: client.own,
+    )
+
+
+def label_losses(
+    task: Task,
+    params: PyTree,
+    inputs: PyTree,
+    labels: jax.Array,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """The loss of every label that an input could have, `-log p(c | x)`.
+
+    The labels are mapped over where the loss looks at them, so that the model is run
+    once for an input and not once for each of its labels.
+
+    Args:
+      task: one label an example.
+      params: of the model.
+      inputs: `[P, ...]`.
+      labels: `[L]`, all that there are.
+      key: what the model draws by in training, each input its own; None for a model
+        that is asked and draws nothing.
+
+    Returns:
+      float32 `[P, L]`.
+    """
+    there = jnp.ones(1, bool)
+
+    def of_input(x: PyTree, number: jax.Array) -> jax.Array:
+        def of_label(label: jax.Array) -> jax.Array:
+            one = Examples(jax.tree.map(lambda leaf: leaf[None], x), label[None])
+            if key is None:
+                return task.evaluate(params, one, there)["loss"]
+            return task.loss(params, one, there, jax.random.fold_in(key, number))
+
+        return jax.vmap(of_label)(labels)
+
+    numbers = jnp.arange(_count(inputs), dtype=jnp.int32)
+    return jax.vmap(of_input)(inputs, numbers).astype(jnp.float32)
+
+
+def soft_labels(
+    task: Task, params: PyTree, inputs: PyTree, labels: jax.Array
+) -> jax.Array:
+    """What a model says of inputs `[P, ...]`: probabilities, float32 `[P, L]`.
+
+    >>> from fedjax_comp.models import classification, linear
+    >>> task = classification(linear()(num_classes=4), input_shape=(2,))
+    >>> params = task.init(jax.random.key(0))
+    >>> soft_labels(task, params, jnp.zeros((1, 2)), jnp.arange(4)).tolist()
+    [[0.25, 0.25, 0.25, 0.25]]
+    """
+    return jax.nn.softmax(-label_losses(task, params, inputs, labels), axis=-1)
+
+
+def sharpened(mean: jax.Array, temperature: float | None) -> jax.Array:
+    """The mean of soft labels as a distribution of less entropy.
+
+        softmax(mean / T)
+
+    whose argument is the mean itself and not its logarithm, as DS-FL has it.
+
+    Args:
+      mean: `[P, L]`; it may leave the simplex by what a compressor added.
+      temperature: `T`; the mean itself, brought back to the simplex, when None.
+
+    >>> round(float(sharpened(jnp.array([[0.5, 0.25, 0.25]]), 0.1)[0, 0]), 2)
+    0.86
+    """
+    if temperature is None:
+        return on_simplex(mean)
+    return jax.nn.softmax(mean / temperature, axis=-1)
+
+
+def distilled(
+    task: Task, params: PyTree, lesson: Lesson, targets: jax.Array, rate: float
+) -> PyTree:
+    """A model after steps of SGD towards what it is taught.
+
+        w <- w - rate * grad of -mean_p sum_c y_pc log p(c | x_p; w)
+
+    Args:
+      task: one label an example.
+      params: of the model.
+      lesson: the inputs, and who is in which step.
+      targets: `y`, distributions `[P', L]`.
+      rate: of every step.
+    """
+    optimizer = optax.sgd(rate)
+
+    def step(
+        params: PyTree, batch: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[PyTree, None]:
+        rows, mask, number = batch
+        inputs = jax.tree.map(lambda x: x[rows], lesson.inputs)
+        weights = jnp.where(mask[:, None], targets[rows], 0)
+        key = jax.random.fold_in(lesson.key, number)
+
+        def loss(params: PyTree) -> jax.Array:
+            losses = label_losses(task, params, inputs, lesson.labels, key)
+            return jnp.sum(weights * losses) / jnp.sum(mask, dtype=jnp.float32)
+
+        updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params))
+        return optax.apply_updates(params, updates), None
+
+    numbers = jnp.arange(lesson.rows.shape[0], dtype=jnp.int32)
+    params, _ = jax.lax.scan(step, params, (lesson.rows, lesson.mask, numbers))
+    return params
+
+
+def in_batches(
+    key: jax.Array, count: int, epochs: int, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Numbers `0..count - 1` in a new order each epoch, cut in batches.
+
+    Returns:
+      rows int32 `[S, B]` and mask bool `[S, B]`, `B = min(size, count)`; the last batch
+      of an epoch may be short.
+
+    >>> rows, mask = in_batches(jax.random.key(0), 5, epochs=2, size=3)
+    >>> rows.shape, mask.sum(axis=1).tolist()
+    ((4, 3), [3, 2, 3, 2])
+    """
+    size = min(size, count)
+    steps = -(-count // size)
+    orders = jax.vmap(lambda one: jax.random.permutation(one, count))(
+        jax.random.split(key, epochs)
+    )
+    rows = jnp.pad(orders, ((0, 0), (0, steps * size - count)))
+    mask = jnp.broadcast_to(jnp.arange(steps * size) < count, rows.shape)
+    return (
+        rows.reshape(epochs * steps, size).astype(jnp.int32),
+        mask.reshape(epochs * steps, size),
+    )
+
+
+def _labels(num_classes: int, y: jax.Array) -> jax.Array:
+    if y.ndim != 1:
+        raise ValueError(
+            f"Expected one label an example for fed_distill(), got labels "
+            f"{list(y.shape)}: it asks for the loss of each label there is."
+        )
+    return jnp.arange(num_classes, dtype=y.dtype)
+
+
+def _count(inputs: PyTree) -> int:
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    if len(counts) != 1 or counts <= {(), (0,)}:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+        raise ValueError(
+            f"Expected public inputs [P, ...] with P >= 1, got shapes {shapes}."
+        )
+    return int(counts.pop()[0])
