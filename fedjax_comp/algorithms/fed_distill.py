@@ -31,6 +31,13 @@ from fedjax_comp.base import (
     Task,
     make_context,
 )
+from fedjax_comp.client.distillation import (
+    Lesson,
+    distilled,
+    in_batches,
+    num_inputs,
+    soft_labels,
+)
 from fedjax_comp.client.sgd import local_sgd
 from fedjax_comp.compress.quantize.simplex import on_simplex
 from fedjax_comp.server.aggregate import weighted_mean
@@ -50,24 +57,6 @@ class ClientState(NamedTuple):
 
     own: PyTree
     uplink: LinkState
-
-
-class Lesson(NamedTuple):
-    """What a round's distillation goes through.
-
-    Attributes:
-      inputs: the public examples of the round, `[P', ...]`.
-      labels: all that an example may have, `[L]`, in the dtype they are stored in.
-      rows: int32 `[S, B]`, which of them each step takes.
-      mask: bool `[S, B]`, False where a batch is short.
-      key: what a model draws by (dropout), scalar key array.
-    """
-
-    inputs: PyTree
-    labels: jax.Array
-    rows: jax.Array
-    mask: jax.Array
-    key: jax.Array
 
 
 def fed_distill(
@@ -153,7 +142,7 @@ def fed_distill(
     650
     """
     inputs = jax.tree.map(jnp.asarray, public)
-    count = _count(inputs)
+    count = num_inputs(inputs)
     asked = count if sample is None else sample
     checks.integer("sample", asked, minimum=1, maximum=count)
     checks.integer("num_classes", num_classes, minimum=1)
@@ -260,58 +249,6 @@ def fed_distill(
     )
 
 
-def label_losses(
-    task: Task,
-    params: PyTree,
-    inputs: PyTree,
-    labels: jax.Array,
-    key: jax.Array | None = None,
-) -> jax.Array:
-    """The loss of every label that an input could have, `-log p(c | x)`.
-
-    The labels are mapped over where the loss looks at them, so that the model is run
-    once for an input and not once for each of its labels.
-
-    Args:
-      task: one label an example.
-      params: of the model.
-      inputs: `[P, ...]`.
-      labels: `[L]`, all that there are.
-      key: what the model draws by in training, each input its own; None for a model
-        that is asked and draws nothing.
-
-    Returns:
-      float32 `[P, L]`.
-    """
-    there = jnp.ones(1, bool)
-
-    def of_input(x: PyTree, number: jax.Array) -> jax.Array:
-        def of_label(label: jax.Array) -> jax.Array:
-            one = Examples(jax.tree.map(lambda leaf: leaf[None], x), label[None])
-            if key is None:
-                return task.evaluate(params, one, there)["loss"]
-            return task.loss(params, one, there, jax.random.fold_in(key, number))
-
-        return jax.vmap(of_label)(labels)
-
-    numbers = jnp.arange(_count(inputs), dtype=jnp.int32)
-    return jax.vmap(of_input)(inputs, numbers).astype(jnp.float32)
-
-
-def soft_labels(
-    task: Task, params: PyTree, inputs: PyTree, labels: jax.Array
-) -> jax.Array:
-    """What a model says of inputs `[P, ...]`: probabilities, float32 `[P, L]`.
-
-    >>> from fedjax_comp.models import classification, linear
-    >>> task = classification(linear()(num_classes=4), input_shape=(2,))
-    >>> params = task.init(jax.random.key(0))
-    >>> soft_labels(task, params, jnp.zeros((1, 2)), jnp.arange(4)).tolist()
-    [[0.25, 0.25, 0.25, 0.25]]
-    """
-    return jax.nn.softmax(-label_losses(task, params, inputs, labels), axis=-1)
-
-
 def sharpened(mean: jax.Array, temperature: float | None) -> jax.Array:
     """The mean of soft labels as a distribution of less entropy.
 
@@ -331,68 +268,6 @@ def sharpened(mean: jax.Array, temperature: float | None) -> jax.Array:
     return jax.nn.softmax(mean / temperature, axis=-1)
 
 
-def distilled(
-    task: Task, params: PyTree, lesson: Lesson, targets: jax.Array, rate: float
-) -> PyTree:
-    """A model after steps of SGD towards what it is taught.
-
-        w <- w - rate * grad of -mean_p sum_c y_pc log p(c | x_p; w)
-
-    Args:
-      task: one label an example.
-      params: of the model.
-      lesson: the inputs, and who is in which step.
-      targets: `y`, distributions `[P', L]`.
-      rate: of every step.
-    """
-    optimizer = optax.sgd(rate)
-
-    def step(
-        params: PyTree, batch: tuple[jax.Array, jax.Array, jax.Array]
-    ) -> tuple[PyTree, None]:
-        rows, mask, number = batch
-        inputs = jax.tree.map(lambda x: x[rows], lesson.inputs)
-        weights = jnp.where(mask[:, None], targets[rows], 0)
-        key = jax.random.fold_in(lesson.key, number)
-
-        def loss(params: PyTree) -> jax.Array:
-            losses = label_losses(task, params, inputs, lesson.labels, key)
-            return jnp.sum(weights * losses) / jnp.sum(mask, dtype=jnp.float32)
-
-        updates, _ = optimizer.update(jax.grad(loss)(params), optimizer.init(params))
-        return optax.apply_updates(params, updates), None
-
-    numbers = jnp.arange(lesson.rows.shape[0], dtype=jnp.int32)
-    params, _ = jax.lax.scan(step, params, (lesson.rows, lesson.mask, numbers))
-    return params
-
-
-def in_batches(
-    key: jax.Array, count: int, epochs: int, size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Numbers `0..count - 1` in a new order each epoch, cut in batches.
-
-    Returns:
-      rows int32 `[S, B]` and mask bool `[S, B]`, `B = min(size, count)`; the last batch
-      of an epoch may be short.
-
-    >>> rows, mask = in_batches(jax.random.key(0), 5, epochs=2, size=3)
-    >>> rows.shape, mask.sum(axis=1).tolist()
-    ((4, 3), [3, 2, 3, 2])
-    """
-    size = min(size, count)
-    steps = -(-count // size)
-    orders = jax.vmap(lambda one: jax.random.permutation(one, count))(
-        jax.random.split(key, epochs)
-    )
-    rows = jnp.pad(orders, ((0, 0), (0, steps * size - count)))
-    mask = jnp.broadcast_to(jnp.arange(steps * size) < count, rows.shape)
-    return (
-        rows.reshape(epochs * steps, size).astype(jnp.int32),
-        mask.reshape(epochs * steps, size),
-    )
-
-
 def _labels(num_classes: int, y: jax.Array) -> jax.Array:
     if y.ndim != 1:
         raise ValueError(
@@ -400,13 +275,3 @@ def _labels(num_classes: int, y: jax.Array) -> jax.Array:
             f"{list(y.shape)}: it asks for the loss of each label there is."
         )
     return jnp.arange(num_classes, dtype=y.dtype)
-
-
-def _count(inputs: PyTree) -> int:
-    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
-    if len(counts) != 1 or counts <= {(), (0,)}:
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
-        raise ValueError(
-            f"Expected public inputs [P, ...] with P >= 1, got shapes {shapes}."
-        )
-    return int(counts.pop()[0])

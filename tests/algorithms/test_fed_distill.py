@@ -6,14 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from fedjax_comp.algorithms.fed_distill import (
-    fed_distill,
-    in_batches,
-    label_losses,
-    sharpened,
-    soft_labels,
-)
-from fedjax_comp.base import Cohort, Examples
+from fedjax_comp.algorithms.fed_distill import fed_distill, sharpened
+from fedjax_comp.base import Cohort
+from fedjax_comp.client.distillation import soft_labels
 from fedjax_comp.compress import (
     differenced,
     identity,
@@ -188,37 +183,6 @@ def test_changes_of_soft_labels_are_a_memory_of_all_public_examples():
     assert {x.shape[1:] for x in jax.tree.leaves(clients.uplink)} == {(6, NUM_CLASSES)}
     with pytest.raises(ValueError, match=r"without memory .* sample=4 of 6"):
         make(uplink=differenced(identity()), sample=4).init(KEY, PARAMS)
-
-
-# --------------------------------------------------------------------------- its parts
-
-
-def test_losses_of_all_labels_are_those_of_one_run_of_the_model():
-    hidden, classes = 256, 40
-    task = classification(mlp(hidden)(classes), input_shape=(NUM_FEATURES,))
-    params = jax.jit(task.init)(KEY)
-
-    def losses(params, key):
-        return label_losses(task, params, PUBLIC, jnp.arange(classes), key)
-
-    compiled = jax.jit(losses).lower(params, KEY).compile()
-    got = compiled(params, KEY)
-    one_by_one = jax.jit(
-        jax.vmap(lambda e: task.loss(params, e, jnp.ones(1, bool), KEY))
-    )
-    for label in (0, 7, 39):
-        each = Examples(PUBLIC[:, None], jnp.full((len(PUBLIC), 1), label))
-        np.testing.assert_allclose(got[:, label], one_by_one(each), rtol=1e-5)
-    # A run for each label would be forty times this.
-    one_run = 2 * len(PUBLIC) * hidden * (NUM_FEATURES + classes)
-    assert compiled.cost_analysis()["flops"] < 3 * one_run
-
-
-def test_batches_go_through_every_example_once_an_epoch():
-    rows, mask = in_batches(KEY, 7, 3, 4)
-    epochs = np.asarray(rows)[np.asarray(mask)].reshape(3, 7)
-    np.testing.assert_array_equal(np.sort(epochs), np.tile(np.arange(7), (3, 1)))
-    assert not (epochs == epochs[0]).all()
 
 
 # --------------------------------------------------------------------- what it is for

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from experiments.fed_avg.compare import main as compare
+from experiments.fed_avg.flags import define
 from experiments.fed_avg.run import main
 from fedjax_comp.experiment.algorithms import AGGREGATORS, DIRECTIONS, OFFERED
 from fedjax_comp.experiment.expressions import build
+from fedjax_comp.experiment.problem import build_federation
 from tests.experiments.small import mistake, read_runs
 
 SMALL = (
@@ -126,6 +128,19 @@ def test_what_an_algorithm_lacks_is_refused(tmp_path, capsys, flags, expected):
     line = mistake(main, capsys, [f"--workdir={tmp_path / 'new'}", *SMALL, *flags])
     assert expected in line
     assert not (tmp_path / "new").exists()
+
+
+def test_public_examples_are_taken_out_of_the_federation():
+    def federation(algorithm):
+        values = define()
+        values(["", "--workdir=none", *SMALL, f"--algorithm={algorithm}"])
+        return build_federation(values)
+
+    asked, plain = federation("fed_distill(public=90)"), federation("fed_avg()")
+    assert plain.public is None
+    assert asked.public.shape == (90, 8, 8, 1)
+    held = [len(one.population.examples.y) for one in (asked, plain)]
+    assert held[0] == held[1] - 90 == asked.population.order.shape[0]
 
 
 AGGREGATIONS = {
