@@ -4,9 +4,10 @@ Itahara, Nishio, Koda, Morikura and Yamamoto 2020, "Distillation-based semi-supe
 federated learning for communication-efficient collaborative training with non-IID
 private data" (DS-FL, arXiv 2008.06180): who sends what and when, and the sharpening of
 the mean. Sattler, Marban, Rischke and Samek 2021, "CFD" (arXiv 2012.00632): that soft
-labels bear few bits (`simplex_quantize`), and on the same examples every round changes
-of them (`differenced`). Lin, Kong, Stich and Jaggi 2020 (FedDF, arXiv 2006.07242)
-distil as well, but send models. Means by shares of examples are ours.
+labels bear few bits (`simplex_quantize`), and that of the same examples every round
+changes are enough (`differenced`, of a quantizer of numbers of either sign). Lin, Kong,
+Stich and Jaggi 2020 (FedDF, arXiv 2006.07242) distil as well, but send models. Means by
+shares of examples are ours.
 """
 
 from typing import NamedTuple

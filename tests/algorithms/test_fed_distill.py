@@ -105,6 +105,19 @@ def test_a_round_is_what_is_written_down(temperature):
     assert int(info.client_steps) == 4  # one of each kind, two clients
 
 
+def test_the_server_learns_the_mean_and_clients_what_they_heard_of_it():
+    # Who has not trained says what the server says: it stays, and they hear a vote.
+    algorithm = make(distill_rate=0.5, downlink=simplex_quantize(1))
+    server, clients, _ = run(algorithm, 1, idle(COHORT))
+    public = np.asarray(PUBLIC, np.float64)
+    start = {name: np.asarray(x, np.float64) for name, x in PARAMS.items()}
+    heard = np.eye(NUM_CLASSES)[said(start, public).argmax(1)]
+    close(server.params, PARAMS)
+    for i in range(2):
+        own = jax.tree.map(lambda x, i=i: x[i], clients.own)
+        close(own, stepped(start, public, heard, 0.5))
+
+
 # ------------------------------------------------------------------------------ limits
 
 
