@@ -1,7 +1,8 @@
 """Algorithms that send something else than what local training changed of a model.
 
 Data, gradients that are news, factors of gradients, differences of losses, soft labels,
-models when a trigger says so, and what neighbours tell each other: rows of `algorithm_table.ALGORITHMS`.
+models when a trigger says so, and what neighbours tell each other: rows of
+`algorithm_table.ALGORITHMS`.
 """
 
 import jax
