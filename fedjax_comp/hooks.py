@@ -46,6 +46,8 @@ class Live:
       changes: what differs from the machine and the code of the first start, in words.
       store: the clients' states, where they are kept on disk: `TrainState.clients` is
         then an `Index` and no hook can look into them; else None.
+      compile_seconds: what compiling has taken, which `Ledger.seconds` leaves out;
+        hooks add what theirs takes.
       stop: set by a hook, it ends the run after the dispatch in progress, with a
         checkpoint: the same command resumes there.
     """
@@ -57,6 +59,7 @@ class Live:
     exits: contextlib.ExitStack
     changes: Sequence[str] = ()
     store: SharedStore | None = None
+    compile_seconds: float = 0.0
     stop: bool = False
 
     def is_due(self, period: int) -> bool:

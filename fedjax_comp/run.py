@@ -149,11 +149,11 @@ def _lead(
         new = state.clients
         for hook in hooks:
             state = hook.begin(live, state)
-        state, compile_seconds = _drive(live, state, hooks, new)
+        state = _drive(live, state, hooks, new)
         params = problem.algorithm.params(state.server)
         for hook in hooks:
             hook.finish(live, params)
-    measured = summarise(live, params, compile_seconds)
+    measured = summarise(live, params)
     failures = failures_of(live.ledger, measured["params_sha256"] == untrained)
     measured |= {"failures": failures}
     totals = dataclasses.asdict(live.ledger)
@@ -202,8 +202,8 @@ def _follow(
 
 def _drive(
     live: Live, state: TrainState, hooks: Sequence[Hook], new: PyTree
-) -> tuple[TrainState, float]:
-    """All rounds that are left; returns the seconds of compilation as well."""
+) -> TrainState:
+    """All rounds that are left."""
     schedule, ledger = live.schedule, live.ledger
     # A dispatch returns the messages of its last round only, and orders are given
     # before each dispatch: whoever needs every round has it alone.
@@ -220,13 +220,16 @@ def _drive(
         distributed.together(lambda: None)  # the others restore theirs
         step, state = stored_rounds(live.problem, state, live.store)
     evaluate = _compile_evaluation(live.problem, state)
-    compile_seconds = time.perf_counter() - started
-    clock, before = time.perf_counter(), ledger.seconds
+    live.compile_seconds = time.perf_counter() - started
+    before = ledger.seconds
+
+    def seconds() -> float:
+        return before + time.perf_counter() - started - live.compile_seconds
 
     def evaluate_now() -> None:
         distributed.tell({"do": "evaluate"})
         found = evaluate(live.problem.algorithm.params(state.server))
-        ledger.seconds = before + time.perf_counter() - clock
+        ledger.seconds = seconds()
         row = ledger.add_row(
             test_accuracy=as_written(found.accuracy),
             test_loss=float(found.loss),
@@ -255,7 +258,7 @@ def _drive(
         for hook in hooks:
             hook.after(live, distributed.to_here(state), dispatch)
         live.stop = live.stop or others_stop
-        ledger.seconds = before + time.perf_counter() - clock
+        ledger.seconds = seconds()
         if live.is_due(schedule.eval_every):
             evaluate_now()
             reached = _reached(live, ledger.rows[-1:])
@@ -267,7 +270,7 @@ def _drive(
                 f"stopped after round {ledger.rounds} of {schedule.num_rounds}, with a "
                 "checkpoint; the same command goes on from there."
             )
-    return distributed.to_here(state), compile_seconds
+    return distributed.to_here(state)
 
 
 def _before(live: Live, hooks: Sequence[Hook], state: TrainState) -> TrainState:
@@ -303,7 +306,7 @@ def _reached(live: Live, rows: Sequence[Row]) -> bool:
     return first_at_target(rows, live.schedule.target_accuracy) is not None
 
 
-def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
+def summarise(live: Live, params: PyTree) -> Json:
     """The measured part of `summary.json`."""
     ledger, target = live.ledger, live.schedule.target_accuracy
     model_bytes = -(-dense_bits(params) // 8)
@@ -345,7 +348,7 @@ def summarise(live: Live, params: PyTree, compile_seconds: float) -> Json:
         # A target that was met before the first round leaves none to divide by.
         "seconds_per_round": seconds / ledger.rounds if ledger.rounds else None,
         "client_steps_per_second": ledger.client_steps / max(seconds, 1e-9),
-        "compile_seconds": compile_seconds,
+        "compile_seconds": live.compile_seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "params_sha256": params_sha256(params),
         **({} if live.store is None else live.store.measured()),
