@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fedjax_comp import algorithms
 from fedjax_comp.data.sources import NAMES
+from fedjax_comp.experiment.algorithms import OFFERED
 from fedjax_comp.problem import Schedule
 from fedjax_comp.run_directory import open_run
 from fedjax_comp.wire.accounting import message_bits
@@ -52,6 +54,13 @@ def test_every_experiment_is_listed():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for readme in sorted((ROOT / "experiments").glob("*/README.md")):
         assert readme.relative_to(ROOT).as_posix() in text
+
+
+def test_every_algorithm_has_its_use():
+    path = ROOT / "fedjax_comp" / "algorithms" / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for name in {*algorithms.__all__, *OFFERED}:
+        assert f"`{name}" in text, name
 
 
 def test_every_data_set_and_every_extra_is_listed():
