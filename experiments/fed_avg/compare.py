@@ -84,6 +84,8 @@ def define() -> flags.FlagValues:
 
 def parse(values: flags.FlagValues) -> list[Pipeline]:
     """The pipelines; what all of them share is built once, to find mistakes."""
+    if values.local_steps is not None and values["local_epochs"].using_default_value:
+        values.set_default("local_epochs", 1)  # nobody has asked for epochs
     pipelines = parse_pipelines(values.pipeline, values.algorithm)
     check_task(values, pipelines)
     return pipelines

@@ -4,10 +4,12 @@ import json
 
 import pytest
 
+from experiments.fed_avg.compare import COMPARISON
 from experiments.fed_avg.compare import main as compare
 from experiments.fed_avg.flags import define
 from experiments.fed_avg.run import main
 from fedjax_comp.experiment.algorithms import AGGREGATORS, DIRECTIONS, OFFERED
+from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
 from fedjax_comp.experiment.problem import build_federation
 from tests.experiments.small import mistake, read_runs
@@ -141,6 +143,19 @@ def test_public_examples_are_taken_out_of_the_federation():
     assert asked.public.shape == (90, 8, 8, 1)
     held = [len(one.population.examples.y) for one in (asked, plain)]
     assert held[0] == held[1] - 90 == asked.population.order.shape[0]
+
+
+def test_local_steps_stand_in_for_the_main_job_s_epochs():
+    def epochs(*given):
+        values = COMPARISON.define()
+        values(["", "--workdir=none", *given])
+        COMPARISON.variants(values)
+        return values.local_epochs
+
+    assert epochs() == 5
+    assert epochs("--local_steps=2") == 1
+    with pytest.raises(UsageError, match="--local_steps=2 and --local_epochs"):
+        epochs("--local_steps=2", "--local_epochs=5")
 
 
 AGGREGATIONS = {
