@@ -47,6 +47,7 @@ def test_compressor(entry):
         assert all(count.dtype == jnp.uint32 for count in bits.variable)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_algorithm(name):
     params = softmax_task().init(jax.random.key(1))
