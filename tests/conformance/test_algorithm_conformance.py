@@ -6,12 +6,13 @@ from tests.conformance.algorithm_checks import CHECKS
 from tests.conformance.algorithm_table import ALGORITHMS
 
 THOROUGH = ("executions agree", "half precision", "one trace")  # programs of their own
-DECODED = ("fed_avg compressed", "fed_avg unicast")
-"""Whose messages are decoded from their bytes every time, and not in thorough tests."""
+LONG = ("bytes", "silence")
+EVERY_TIME = ("fed_avg compressed", "fed_avg unicast", "scaffold")
+"""Of whom the long checks are made every time, and not in thorough tests alone."""
 
 
 def is_thorough(name, check):
-    return check in THOROUGH or (check == "bytes" and name not in DECODED)
+    return check in THOROUGH or (check in LONG and name not in EVERY_TIME)
 
 
 @pytest.mark.parametrize(
