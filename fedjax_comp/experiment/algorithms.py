@@ -19,6 +19,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from fedjax_comp import checks
 from fedjax_comp.algorithms.diloco import diloco
 from fedjax_comp.algorithms.ditto import ditto
 from fedjax_comp.algorithms.fed_avg import fed_avg
@@ -238,13 +239,16 @@ def make_algorithm(
 
 
 def num_public(chosen: Chosen) -> int | None:
-    """How many training examples an algorithm wants to be public, unchecked.
+    """How many training examples an algorithm wants to be public; None for none.
+
+    Raises:
+      ValueError: for what is no integer of at least 1.
 
     >>> num_public(Chosen("fed_distill", {"public": 500}))
     500
     """
-    asked: int | None = chosen.own.get("public")  # type: ignore[assignment]
-    return asked
+    asked = chosen.own.get("public")
+    return None if asked is None else checks.integer("public", asked, minimum=1)
 
 
 def check_asked(chosen: Chosen, asked: Mapping[str, object]) -> None:
