@@ -23,6 +23,7 @@ from fedjax_comp.algorithms.fed_zeroth_order import fed_zeroth_order
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd
 from fedjax_comp.algorithms.indirect_gradients import indirect_gradients
 from fedjax_comp.algorithms.lazy_gradients import lazy_gradients
+from fedjax_comp.algorithms.locodl import locodl
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.model_averaging import model_averaging
@@ -58,6 +59,7 @@ __all__ = [
     "indirect_gradients",
     "inverse_root",
     "lazy_gradients",
+    "locodl",
     "marina",
     "mime_lite",
     "minibatch_sgd",

@@ -116,8 +116,8 @@ def scaffnew(
     model. One that is not active in a round, or is dropped, keeps its `h_i`, so that
     the sum stays what it is. Every client with examples hears every model, which its
     `h_i` waits for. There are no compressors: `h_i` adds up what the links lose, and
-    no theorem holds it. (CompressedScaffnew, TAMUNA and LoCoDL, which have one, are
-    other algorithms; so are those for a part of the clients.)
+    no theorem holds it. (`locodl` has one. CompressedScaffnew and TAMUNA, with one of
+    their own, are other algorithms, and so are those for a part of the clients.)
 
     Args:
       task: the model and its loss.
@@ -191,7 +191,7 @@ def scaffnew(
         key: jax.Array, params: PyTree, clients: ClientState, cohort: Cohort
     ) -> tuple[PyTree, ClientState, RoundInfo]:
         batches = cohort.clients
-        _check_cohort(batches, population)
+        check_everyone("scaffnew()", batches, population)
         down_key, up_key, coin_key = jax.random.split(key, 3)
         most = batches.rows.shape[1]
         drawn = drawn_steps(coin_key, probability, most)
@@ -233,17 +233,27 @@ def scaffnew(
     return Algorithm(init, run_round, params=lambda params: params)
 
 
-def _check_cohort(clients: ClientBatches, population: int) -> None:
+def check_everyone(name: str, clients: ClientBatches, population: int) -> None:
+    """A cohort of all clients, who have no rates of their own.
+
+    Args:
+      name: of the algorithm, for messages.
+      clients: the cohort's.
+      population: `K`.
+
+    Raises:
+      ValueError: for a part of the clients, more than all, and rates.
+    """
     size = clients.active.shape[0]
     checks.fits_population(size, population)
     if size < population:
         raise ValueError(
-            f"Expected a cohort of all population={population} clients for scaffnew(), "
+            f"Expected a cohort of all population={population} clients for {name}, "
             f"got {size}: control variates of a part of them do not sum to zero; make "
             f"it cohort_size={population}, or take scaffold()."
         )
     why = "whose control variates last for rounds"
-    checks.no_rates("scaffnew()", clients, why, instead="")
+    checks.no_rates(name, clients, why, instead="")
 
 
 _MEMORYLESS = LinkState(sender=(), receiver=())

@@ -36,6 +36,7 @@ from fedjax_comp.algorithms.fed_zeroth_order import (
     zeroth_order_links,
 )
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
+from fedjax_comp.algorithms.locodl import locodl
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
@@ -166,6 +167,7 @@ OFFERED: dict[str, Offered] = {
     "fed_per": Offered(fed_per),
     "fed_zeroth_order": Offered(fed_zeroth_order, _numbers),
     "fetch_sgd": Offered(fetch_sgd, _sketched),
+    "locodl": Offered(locodl),
     "marina": Offered(marina, _or_in_full),
     "mime_lite": Offered(mime_lite),
     "optimal_sampling": Offered(optimal_sampling, _with_numbers),

@@ -14,6 +14,7 @@ from fedjax_comp.algorithms import (
     fed_dyn,
     fed_nova,
     fetch_sgd,
+    locodl,
     marina,
     mime_lite,
     optimal_sampling,
@@ -63,6 +64,9 @@ POPULATED = {
         TASK, **SGD, downlink=differenced(identity()), population=k
     ),
     "fed_dyn": lambda k: fed_dyn(TASK, **SGD, population=k),
+    "locodl": lambda k: locodl(
+        TASK, **SGD, uplink=random_k(0.4), probability=0.5, omega=1.5, population=k
+    ),
     "marina": lambda k: marina(
         TASK, **SGD, uplink=random_k(0.4), probability=0.5, population=k
     ),

@@ -19,6 +19,7 @@ from fedjax_comp.algorithms.fed_exp import fed_exp
 from fedjax_comp.algorithms.fed_nova import fed_nova
 from fedjax_comp.algorithms.fed_per import fed_per
 from fedjax_comp.algorithms.fetch_sgd import fetch_sgd, sketch_link
+from fedjax_comp.algorithms.locodl import locodl
 from fedjax_comp.algorithms.marina import marina
 from fedjax_comp.algorithms.mime_lite import mime_lite
 from fedjax_comp.algorithms.optimal_sampling import optimal_sampling
@@ -218,6 +219,14 @@ ALGORITHMS = {
     "gathered": _gathered(
         error_feedback(chain(top_k(0.5), qsgd(4), entropy_coded()))
     ).under("chunked(2)"),
+    "locodl": _fed_avg(
+        chain(random_k(0.5), qsgd(64)),
+        identity(),
+        lambda task, uplink, downlink, **own: locodl(task, uplink=uplink, **own),
+        population=3,
+        probability=0.5,
+        omega=1.2,
+    ).under("chunked(2)", "sharded"),
     "marina": _marina(
         random_k(0.5), error_feedback(stochastic_quantize(levels=64))
     ).under("chunked(2)", "sharded"),

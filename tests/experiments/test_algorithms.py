@@ -41,6 +41,11 @@ CALLS = {
     "fed_per": ["fed_per(personal='bias')", "--uplink=qsgd(4)"],
     "fed_zeroth_order": ["fed_zeroth_order(draw=signs())", "--uplink=qsgd(64)"],
     "fetch_sgd": ["fetch_sgd(rows=3, columns=50, k=20)"],
+    "locodl": [
+        "locodl(probability=0.5, omega=9.0)",
+        "--uplink=random_k(0.1)",
+        "--num_clients=3",
+    ],
     "marina": ["marina(probability=0.5)", "--uplink=random_k(0.1)"],
     "mime_lite": ["mime_lite(momentum=0.5)", "--uplink=qsgd(4)"],
     "optimal_sampling": ["optimal_sampling(expected=3)", "--uplink=qsgd(4)"],
@@ -111,6 +116,10 @@ def test_every_offered_algorithm_runs_and_its_messages_are_audited(tmp_path, nam
         (["--algorithm=fed_zeroth_order()", "--downlink=qsgd(4)"], "has no downlink"),
         # What a factory cannot know is told by its first round.
         (["--algorithm=scaffnew(probability=0.5)"], "all population=6 clients"),
+        (
+            ["--algorithm=locodl(probability=0.5, omega=1.0)", "--downlink=qsgd(4)"],
+            "has no downlink",
+        ),
         (["--algorithm=fed_zeroth_order(kept=9)"], "make it kept="),
         (
             ["--algorithm=fed_dyn()", "--downlink=differenced(qsgd(4))"],

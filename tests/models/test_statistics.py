@@ -16,6 +16,7 @@ from fedjax_comp.algorithms import (
     fed_zeroth_order,
     fetch_sgd,
     lazy_gradients,
+    locodl,
     marina,
     optimal_sampling,
     scaffnew,
@@ -228,6 +229,14 @@ def test_a_variance_below_zero_is_none():
         ).init(KEY, task.init(KEY)),
         lambda task: scaffnew(
             task, client_optimizer=optax.sgd(0.1), population=2, probability=0.5
+        ).init(KEY, task.init(KEY)),
+        lambda task: locodl(
+            task,
+            client_optimizer=optax.sgd(0.1),
+            uplink=random_k(0.5),
+            population=2,
+            probability=0.5,
+            omega=1.0,
         ).init(KEY, task.init(KEY)),
         lambda task: fed_distill(
             task,
