@@ -126,8 +126,10 @@ def _bits_passed(trace: RateTrace, start: float, bits: float) -> float:
     # In (0, total]: bits that end with a period end before whatever pause begins it.
     whole = math.ceil(target / total) - 1
     rest = target - whole * total
-    i = max(1, int(np.searchsorted(trace.bits, rest, side="left")))
-    i = min(i, trace.bits.size - 1)
+    # Where the quotient was rounded it is not, and a pause would be divided by.
+    if rest <= 0:
+        whole, rest = whole - 1, rest + total
+    i = int(np.searchsorted(trace.bits, min(rest, total), side="left"))
     share = (rest - trace.bits[i - 1]) / (trace.bits[i] - trace.bits[i - 1])
     within = trace.seconds[i - 1] + share * (trace.seconds[i] - trace.seconds[i - 1])
     return max(start, float((periods + whole) * period + within))

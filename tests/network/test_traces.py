@@ -69,6 +69,18 @@ def test_integral_is_what_packets_in_turn_take(intervals, start, packets):
     assert now == pytest.approx(measured, rel=1e-9)
 
 
+@pytest.mark.parametrize("megabits", [1 / 3, 1 / 6, 1 / 9, 1.0])
+@pytest.mark.parametrize("pause_first", [False, True])
+def test_bits_that_end_with_a_period_end_before_the_pause(megabits, pause_first):
+    """A second of sending beside one of silence; whole megabits are whole periods."""
+    rates = np.array([megabits, 0.0])
+    trace = rate_trace(np.ones(2), 1e6 * (rates[::-1] if pause_first else rates))
+    for periods in range(round(1 / megabits), 1000, round(1 / megabits)):
+        size = round(1e6 * megabits * periods / 8)
+        end = transfer_end(trace, 0.0, np.array([size]))
+        assert end == pytest.approx(2 * periods - (not pause_first), abs=1e-6)
+
+
 @given(
     st.lists(st.integers(1, 5000), min_size=1, max_size=20),
     st.integers(0, 20_000),
