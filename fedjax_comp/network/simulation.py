@@ -12,7 +12,8 @@ mean of the round before, so that a client may be let in and then arrive a littl
 the deadline; its message counts and the round is longer by that. A late client spends
 energy until the round is closed, and the round lasts until the deadline. What it was
 told is not in the ledger's downlink, which holds the messages that count, but in
-`observed["late_bytes"]`; what it had sent of its own message by then is in neither.
+`observed["late_bytes"]`, unless it was a broadcast that all must hear; what it had sent
+of its own message by then is in neither.
 """
 
 import math
@@ -223,7 +224,7 @@ class Simulation:
         really = self._really(plan, ledger, down, up)
         for i, k in enumerate(plan.ids):
             expected = plan.visits[i]
-            if plan.late[i] and expected is not None:
+            if plan.late[i] and down[i] is None:
                 told = expected_bytes(setting, ledger, "downlink_bytes")
                 _add(ledger, "late_bytes", told or 0)
             if plan.silent[i] and expected is not None:
@@ -373,13 +374,14 @@ class Simulation:
         return rungs, sizes, budgets, conditions.fresh_rates
 
     def _listeners(self, ledger: Ledger, sizes: list[int | None], plan: _Plan) -> float:
-        """Joules of clients outside the cohort that heard a broadcast.
+        """Joules of clients that heard a broadcast and did nothing more.
 
         All of them are there: `simulate` refuses links that are away at times where
         everyone must hear.
         """
         setting, joules = self._setting, 0.0
-        for k in np.setdiff1d(np.arange(len(setting.links)), plan.ids):
+        others = plan.ids[plan.allowed | plan.late]
+        for k in np.setdiff1d(np.arange(len(setting.links)), others):
             size = sizes[k]
             if size is not None:
                 random = np.random.default_rng([setting.seed, round_of(ledger), int(k)])

@@ -24,7 +24,8 @@ from fedjax_comp.execution import scanned
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.models import classification, linear
 from fedjax_comp.network.clock import Policy
-from fedjax_comp.network.control import Ladder
+from fedjax_comp.network.codec_cost import fixed_bytes
+from fedjax_comp.network.control import NOT_INVITED, Controller, Ladder
 from fedjax_comp.network.devices import NOTHING, Cost, Device
 from fedjax_comp.network.links import Link, Presence, constant_channel, packet_sizes
 from fedjax_comp.network.setting import Codec, Setting
@@ -160,6 +161,46 @@ def test_a_controller_resumes_where_it_was(tmp_path, population):
     # After the first round the slow client is not waited for as long as at first.
     rows = [row["simulated_seconds"] for row in whole.rows]
     assert rows[-1] - rows[-2] < rows[1] - rows[0]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_broadcast_that_all_must_hear_is_paid_for_once(tmp_path, population, late):
+    """Also by one of the cohort that is late, or that a controller leaves out."""
+    uplink, downlink = steered(identity()), differenced(top_k(k=9))
+    task = classification(linear()(10), input_shape=(8, 8, 1), scale=1 / 16)
+    problem = make_problem(population, uplink)._replace(
+        algorithm=fed_avg(
+            task,
+            client_optimizer=optax.sgd(0.5),
+            uplink=uplink,
+            downlink=downlink,
+            population=CLIENTS,
+        ),
+        links={"uplink": uplink, "downlink": downlink},
+    )
+    message = Ladder(np.array([650 * 32.0]), np.zeros(1), 650)
+    budgets = np.array([*message.bits, NOT_INVITED])[[0, 0, 0, 0 if late else 1]]
+    heard = fixed_bytes(downlink, problem.params)
+    ledger, _, summary = go(
+        tmp_path / "run",
+        problem,
+        Setting(
+            links_of(1e3 if late else 1e5, 1e5, 1e5, 1e5),
+            [dataclasses.replace(DEVICE, transmit_watts=0.0)] * CLIENTS,
+            Policy(deadline_seconds=2.0),
+            downlink_bytes=heard,
+            controller=Controller({}, lambda state, *_: (state, budgets)),
+            ladder=message,
+        ),
+        1,
+    )
+    assert summary["uplink_messages"] == 3
+    assert summary["downlink_messages"] == CLIENTS
+    assert summary["downlink_bytes"] == CLIENTS * heard
+    assert ledger.observed.get("late_bytes", 0) == 0
+    assert ledger.observed["late_clients"] == late
+    listening = bits(heard) / 1e5 + 0.2
+    assert summary["joules"] == pytest.approx(CLIENTS * listening)
 
 
 def test_who_is_away_hears_no_broadcast_that_everyone_must_hear(population):
