@@ -39,7 +39,7 @@ class Ladder(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """What is known before a cohort encodes, for each of its clients.
+    """What is known before a cohort encodes, of each client that can be reached.
 
     Attributes:
       round: from 0.

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedjax_comp.invited import Invited
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import Visit, Work
-from fedjax_comp.network.control import Conditions
+from fedjax_comp.network.control import Conditions, Statistics
 from fedjax_comp.network.devices import NOTHING, Cost, roofline_seconds
 from fedjax_comp.network.links import Link
 from fedjax_comp.network.setting import Setting
@@ -26,21 +27,17 @@ SMOOTHING = 0.5
 
 
 def conditions_of(
-    setting: Setting,
-    ledger: Ledger,
-    ids: np.ndarray,
-    examples: np.ndarray,
-    start: float,
+    setting: Setting, ledger: Ledger, clients: Invited, start: float
 ) -> Conditions:
-    """What is known of a cohort before it encodes.
+    """What is known of clients before they encode.
 
     Args:
       setting: what the run is simulated on.
       ledger: with what earlier rounds have shown.
-      ids: of the clients, `[C]`.
-      examples: each trains on, `[C]`.
+      clients: who will download and train, NumPy arrays.
       start: of the round, seconds.
     """
+    ids = np.asarray(clients.client_id)
     rates = np.array(ledger.conditions["uplink_rates"])
     shares = np.array(ledger.conditions["shares"])
     ready = np.array(ledger.conditions["ready"])
@@ -49,7 +46,7 @@ def conditions_of(
     size = expected_bytes(setting, ledger, "downlink_bytes")
     codec = setting.uplink
     fresh, spent, expected = [], [], []
-    works = [work_of(setting, count, 0, size, None) for count in examples]
+    works = [work_of(setting, count, 0, size, None) for count in clients.examples]
     visits = visits_of(setting, ledger, ids, start, works)
     for k, seen in zip(ids, visits, strict=True):
         own_share = shares[k] if shares[k] > 0 else share
@@ -79,6 +76,41 @@ def conditions_of(
         decode_seconds=np.array(
             [roofline_seconds(c, setting.server) for c in codec.decode]
         ),
+    )
+
+
+def statistics_of(
+    ledger: Ledger,
+    clients: Invited,
+    heard: np.ndarray | None,
+    layer_sizes: np.ndarray,
+) -> Statistics:
+    """What is known of the training before clients encode.
+
+    Args:
+      ledger: with what earlier rounds have shown.
+      clients: who will train, NumPy arrays.
+      heard: energies of the last messages of all clients, `[K, L]`; None for none.
+      layer_sizes: coordinates of each layer, `[L]`.
+    """
+    ids = np.asarray(clients.client_id)
+    own = np.ones((ids.size, layer_sizes.size))
+    if heard is not None and heard[ids].any():
+        added = np.array(ledger.conditions["heard_errors"])[ids]
+        own = heard[ids].astype(np.float64) / (1 + added[:, None])
+        # A client that has not been heard yet is taken for the mean of the others.
+        known = own.sum(axis=1) > 0
+        own[~known] = own[known].mean(axis=0)
+    weights = np.asarray(clients.num_examples, np.float64)
+    loss = ledger.conditions["train_loss"]
+    return Statistics(
+        weights=weights / max(1.0, weights.sum()),
+        energies=own.sum(axis=1),
+        layer_energies=own.mean(axis=0),
+        layer_sizes=layer_sizes,
+        update_energy=as_float(ledger.conditions["update_energy"]),
+        update_weight=as_float(ledger.conditions["update_weight"]),
+        train_loss=math.nan if loss is None else as_float(loss),
     )
 
 

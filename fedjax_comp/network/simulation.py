@@ -28,16 +28,16 @@ from fedjax_comp.base import PyTree, RoundInfo
 from fedjax_comp.invited import Invited
 from fedjax_comp.metrics import Ledger
 from fedjax_comp.network.clock import IDLE_SECONDS, Visit, close_round, goes_at, spent
-from fedjax_comp.network.control import NOT_INVITED, Statistics, rung_within
+from fedjax_comp.network.control import NOT_INVITED, rung_within
 from fedjax_comp.network.devices import roofline_seconds
 from fedjax_comp.network.estimates import (
-    as_float,
     conditions_of,
     expected_bytes,
     forget,
     learn,
     round_of,
     seconds_of,
+    statistics_of,
     update,
     visits_of,
     work_of,
@@ -146,8 +146,9 @@ class Simulation:
         before = _arrays(self._params_of(state.server)) if setting.controller else []
         here = np.array([is_present(setting.links[k].presence, start) for k in ids])
         here &= active
+        layer_sizes = np.array([x.size for x in before])
         rungs, sizes, budgets, fresh = self._steer(
-            state, ledger, clients, start, before
+            state, ledger, clients, here, start, layer_sizes
         )
         silent, until = np.zeros(ids.size, bool), start
         if budgets is not None:
@@ -327,42 +328,31 @@ class Simulation:
         state: TrainState,
         ledger: Ledger,
         clients: Invited,
+        here: np.ndarray,
         start: float,
-        before: list[np.ndarray],
+        layer_sizes: np.ndarray,
     ) -> tuple[np.ndarray, list[int | None], np.ndarray | None, np.ndarray]:
-        """Rungs `[C]`, expected sizes `[C]`, budgets if any, and the fresh rates."""
-        setting = self._setting
-        ids, examples = np.asarray(clients.client_id), np.asarray(clients.examples)
-        count = ids.size
+        """Rungs `[C]`, expected sizes `[C]`, budgets if any, and the fresh rates.
+
+        A controller is told of those alone that can be reached, `here`.
+        """
+        setting, count = self._setting, here.size
         controller, ladder = setting.controller, setting.ladder
         if controller is None or ladder is None:
             size = expected_bytes(setting, ledger, "uplink_bytes")
             return np.zeros(count, np.int64), [size] * count, None, np.zeros(count)
-        conditions = conditions_of(setting, ledger, ids, examples, start)
-        energies = heard_energies(state.clients)
-        own = np.ones((count, len(before)))
-        if energies is not None and energies[ids].any():
-            added = np.array(ledger.conditions["heard_errors"])[ids]
-            own = energies[ids].astype(np.float64) / (1 + added[:, None])
-            # A client that has not been heard yet is taken for the mean of the others.
-            heard = own.sum(axis=1) > 0
-            own[~heard] = own[heard].mean(axis=0)
-        weights = np.asarray(clients.num_examples, np.float64)
-        weights = weights / max(1.0, weights.sum())
-        loss = ledger.conditions["train_loss"]
-        statistics = Statistics(
-            weights=weights,
-            energies=own.sum(axis=1),
-            layer_energies=own.mean(axis=0),
-            layer_sizes=np.array([x.size for x in before]),
-            update_energy=as_float(ledger.conditions["update_energy"]),
-            update_weight=as_float(ledger.conditions["update_weight"]),
-            train_loss=math.nan if loss is None else as_float(loss),
-        )
-        saved = ledger.conditions["controller"]
-        known = dict(saved) if isinstance(saved, dict) else {}
-        new, budgets = controller.step(known, conditions, statistics)
-        ledger.conditions["controller"] = new
+        shape = (count, layer_sizes.size) if controller.per_leaf else (count,)
+        budgets, fresh = np.full(shape, NOT_INVITED), np.zeros(count)
+        if here.any():
+            there = Invited(*(np.asarray(x)[here] for x in clients))
+            conditions = conditions_of(setting, ledger, there, start)
+            heard = heard_energies(state.clients)
+            statistics = statistics_of(ledger, there, heard, layer_sizes)
+            saved = ledger.conditions["controller"]
+            known = dict(saved) if isinstance(saved, dict) else {}
+            new, budgets[here] = controller.step(known, conditions, statistics)
+            ledger.conditions["controller"] = new
+            fresh[here] = conditions.fresh_rates
         totals = budgets if budgets.ndim == 1 else budgets.sum(axis=1)
         rungs = rung_within(ladder, np.nan_to_num(totals))
         if not controller.per_leaf:
@@ -371,7 +361,7 @@ class Simulation:
             totals = budgets
         sizes: list[int | None] = [math.ceil(bits / 8) if bits > 0 else None
                                    for bits in totals]  # fmt: skip
-        return rungs, sizes, budgets, conditions.fresh_rates
+        return rungs, sizes, budgets, fresh
 
     def _listeners(self, ledger: Ledger, sizes: list[int | None], plan: _Plan) -> float:
         """Joules of clients that heard a broadcast and did nothing more.

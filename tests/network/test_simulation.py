@@ -31,7 +31,7 @@ from fedjax_comp.network.links import Link, Presence, constant_channel, packet_s
 from fedjax_comp.network.setting import Codec, Setting
 from fedjax_comp.network.simulate import simulate
 from fedjax_comp.network.steering import steered
-from fedjax_comp.network.timed_control import water_filled
+from fedjax_comp.network.timed_control import hardware_aware, water_filled
 from fedjax_comp.run import Problem, Schedule, run
 from fedjax_comp.run_directory import open_run
 from fedjax_comp.training import evaluation_program, uniform_cohorts
@@ -161,6 +161,31 @@ def test_a_controller_resumes_where_it_was(tmp_path, population):
     # After the first round the slow client is not waited for as long as at first.
     rows = [row["simulated_seconds"] for row in whole.rows]
     assert rows[-1] - rows[-2] < rows[1] - rows[0]
+
+
+@pytest.mark.parametrize(("left", "heard"), [(2, 4 + 2 + 2), (4, 2)])
+def test_a_controller_judges_by_those_who_are_there(tmp_path, population, left, heard):
+    """Two fast clients have more than half of the examples, and go after a round.
+
+    Where the slow ones go too, it is before they have sent anything.
+    """
+    uplink = steered(UPLINK)
+    problem = make_problem(population, uplink)
+    sizes = rung_bits((scaled_sign(), stochastic_quantize(levels=256)), problem.params)
+    measured = Ladder(np.array(sizes, float) + 1, np.array([0.4, 1e-4]), 650)
+    gone = Presence(np.array([0.0, 1.0]), 1e6)
+    links = links_of(2e3, 2e3, 1e5, 1e5)
+    links[-left:] = [dataclasses.replace(x, presence=gone) for x in links[-left:]]
+    setting = Setting(
+        links,
+        [DEVICE] * CLIENTS,
+        uplink=Codec((NOTHING,) * 2, (NOTHING,) * 2),
+        downlink_bytes=650 * 4,
+        controller=hardware_aware(measured),
+        ladder=measured,
+    )
+    _, _, summary = go(tmp_path / "run", problem, setting, 3)
+    assert summary["uplink_messages"] == heard
 
 
 @pytest.mark.parametrize("late", [True, False])
