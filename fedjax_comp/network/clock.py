@@ -181,7 +181,8 @@ def close_round(
 
     The round ends with the last message the server waits for, and not after the
     deadline. That a client has gone the server learns when it goes, as from a
-    connection that is closed, and does not wait for it any longer.
+    connection that is closed, and does not wait for it any longer. Where nobody comes,
+    or fewer than the goal, it waits until the deadline, if there is one.
 
     Args:
       start: seconds.

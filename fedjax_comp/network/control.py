@@ -71,10 +71,12 @@ class Statistics(NamedTuple):
       weights: of each client, summing to 1, `[C]`.
       energies: `||x_i||^2` of each client's last update, `[C]`; ones before the first.
         What the server has is `||C(x_i)||^2`, from which the error that its rung adds
-        has been taken off; so it has from `update_energy`.
+        has been taken off, as if `C` were unbiased; so it has from `update_energy`.
       layer_energies: likewise of each layer, over the cohort, `[L]`.
       layer_sizes: coordinates of each layer, `[L]`.
-      update_energy: `||sum_i w_i x_i||^2` of the last round; 0 before the first.
+      update_energy: `||sum_i w_i x_i||^2` of the last round; 0 before the first. It is
+        that of what the model moved by, and so of a server optimizer's own step where
+        that is not `optax.sgd(1.0)`.
       update_weight: `sum_i w_i^2` over those who spoke in it.
       train_loss: of the last round; NaN before the first.
     """
