@@ -44,7 +44,7 @@ class Trip(NamedTuple):
       seconds: when the server has its update, or knows that there will be none.
       came: whether it has.
       joules: spent by the client's device.
-      told: whether it was there to be told to begin.
+      told: whether it was there to be told to begin, and had examples.
     """
 
     seconds: float
@@ -96,7 +96,8 @@ def trips(
 
     Args:
       setting: links, devices and costs; its policy is not read.
-      examples: each client trains on, counting epochs, `[K]`.
+      examples: each client trains on, counting epochs, `[K]`; who has none is taken
+        for one that is away.
       upload_bytes: of a client's message.
       download_bytes: of the server's.
 
@@ -110,9 +111,9 @@ def trips(
 
     def trip(client: int, start: float) -> Trip:
         link, begin = setting.links[client], start + served
-        if not is_present(link.presence, begin):
-            return Trip(start + IDLE_SECONDS, False, 0.0, told=False)
         count = examples[client]
+        if not (count and is_present(link.presence, begin)):
+            return Trip(start + IDLE_SECONDS, False, 0.0, told=False)
         work = Work(
             download_bytes,
             upload_bytes,

@@ -166,6 +166,22 @@ def test_a_trip_by_hand():
     assert gone.joules == pytest.approx(download + 5 * (0.5 - download))
 
 
+def test_who_has_no_examples_is_never_counted():
+    channel, device = constant_channel(1e6), Device("test", 1e6, 1e6, 5.0)
+    setting = Setting([Link(channel, channel)] * 4, [device] * 4)
+    trip = trips(setting, [20, 0, 20, 20], upload_bytes=100, download_bytes=100)
+    assert trip(1, 2.0) == Trip(3.0, False, 0.0, told=False)
+    for table in (
+        make_buffered(trip, num_clients=4, concurrency=2),
+        make_carried(trip, num_clients=4, cohort_size=4),
+    ):
+        counts = np.bincount(table.clients[table.active], minlength=4)
+        assert counts[1] == 0
+        assert (np.delete(counts, 1) > 0).all()
+    # In rounds nobody waits for it.
+    assert table.seconds[-1] < 40 * 0.1
+
+
 def test_a_clock_goes_by_its_timetable_and_not_beyond():
     clock, ledger = timetable_clock(make_carried(num_rounds=3)), Ledger()
     live = Live(None, None, None, ledger, None)
