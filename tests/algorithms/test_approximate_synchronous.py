@@ -27,6 +27,15 @@ from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.wire.accounting import message_bits, num_bits
 from fedjax_comp.wire.codes import shortest_index_set
 from fedjax_comp.wire.traffic import sent, totals
+from tests.algorithms.test_scaffold import (
+    CURVES,
+    RATE,
+    SIZE,
+    STEPS,
+    TARGETS,
+    quadratics,
+    weighing,
+)
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 SIZES = [6, 3, 8]
@@ -113,6 +122,63 @@ def test_what_was_sent_and_what_was_not_is_everything(options):
         assert np.any(under_way)
     if "barrier_bits" in options:
         assert not np.any(under_way)
+
+
+@pytest.mark.parametrize(
+    ("delay", "barrier_bits"), [(0, math.inf), (2, math.inf), (2, 70)]
+)
+def test_it_is_its_protocol_in_numpy(delay, barrier_bits):
+    """Weights that differ, centres that are away, optimizers with momentum."""
+    threshold = 0.6
+    algorithm = approximate_synchronous(
+        quadratics(),
+        num_centres=3,
+        optimizer=optax.sgd(RATE, momentum=0.5),
+        select=relative(inverse_root(threshold)),
+        delay=delay,
+        barrier_bits=barrier_bits,
+    )
+    centres, own = algorithm.init(jax.random.key(0), {"w": jnp.ones(SIZE)})
+    states, step = stack_clients(own, 3), jax.jit(algorithm.round)
+    sizes, base, replicas = np.array([4, 2, 7]), np.ones(SIZE), np.ones((3, SIZE))
+    velocity, unsent, way = (np.zeros((3, SIZE)) for _ in range(3))
+    in_flight, lengths, waits = np.zeros((3, delay, SIZE)), set(), set()
+    for t, away in enumerate([None, 1, None, 0, 2, None, None]):
+        here = (np.arange(3) != away)[:, None]
+        centres, states, info = step(
+            jax.random.key(t), centres, states, weighing(sizes, here[:, 0])
+        )
+        ends = replicas
+        for _ in range(STEPS):
+            gradients = CURVES[:, None] * (ends - TARGETS)
+            velocity = np.where(here, gradients + 0.5 * velocity, velocity)
+            ends = np.where(here, ends - RATE * velocity, ends)
+        shares = sizes[:, None] * here / (sizes[:, None] * here).sum()
+        owed = unsent + shares * (ends - replicas)
+        keep = np.abs(owed) > threshold / np.sqrt(t + 1) * np.abs(replicas)
+        keep &= here
+        # A bit, two counts of two; then pairs of 32 and 2 bits, or all three numbers.
+        pairs = 34 * keep.sum(axis=1)
+        dense = pairs > 96
+        waited = (5 + np.minimum(pairs, 96) > barrier_bits) & here[:, 0]
+        sent = np.where((keep | dense[:, None]) & here, owed, 0)
+        way = sent
+        if delay:
+            now = np.where(waited[:, None], sent, 0)
+            way = in_flight[:, 0] + now
+            in_flight = np.concatenate(
+                [in_flight[:, 1:], (sent - now)[:, None]], axis=1
+            )
+        unsent, base = owed - sent, base + way.sum(axis=0)
+        replicas = base + unsent + in_flight.sum(axis=1)
+        np.testing.assert_allclose(centres.base["w"], base, rtol=1e-4, atol=1e-5)
+        got = centres.replicas["w"]
+        np.testing.assert_allclose(got, replicas, rtol=1e-4, atol=1e-5)
+        assert info.observed["waited_for"].value.tolist() == waited.tolist()
+        lengths |= set(keep.sum(axis=1).tolist())
+        waits |= set(waited.tolist())
+    assert len(lengths) > 2
+    assert len(waits) == 1 + math.isfinite(barrier_bits)
 
 
 def test_a_late_message_arrives_after_so_many_rounds():

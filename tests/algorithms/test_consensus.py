@@ -10,6 +10,15 @@ from fedjax_comp.algorithms.consensus import consensus_sgd
 from fedjax_comp.algorithms.stream_minibatch import minibatch_sgd
 from fedjax_comp.compress import error_feedback, qsgd, top_k
 from fedjax_comp.wire.traffic import totals
+from tests.algorithms.test_scaffold import (
+    CURVES,
+    RATE,
+    SIZE,
+    TARGETS,
+    largest,
+    quadratics,
+    weighing,
+)
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 
@@ -77,6 +86,39 @@ def test_compressed_messages_keep_the_mean_too():
     )
     assert totals(info.traffic).uplink_messages == 3 * 10
     assert totals(info.traffic).uplink_bytes < 3 * 10 * 18 * 4 / 2
+
+
+def test_it_is_its_recursion_in_numpy():
+    """Lossy messages, nodes that are away, optimizers with momentum."""
+    pairs = [(0, 1), (1, 2)]
+    algorithm = consensus_sgd(
+        quadratics(),
+        graphs.edges(3, pairs),
+        rounds=2,
+        optimizer=optax.sgd(RATE, momentum=0.5),
+        compressor=top_k(k=2),
+    )
+    server, node = algorithm.init(jax.random.key(0), quadratics().init(None))
+    nodes, step = stack_clients(node, 3), jax.jit(algorithm.round)
+    # Metropolis: one over one more than the larger degree, which is that of node 1.
+    weights = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 3
+    models, velocity = np.zeros((3, SIZE)), np.zeros((3, SIZE))
+    for i, away in enumerate([None, 2, None, 0, None]):
+        here = np.arange(3) != away
+        server, nodes, _ = step(
+            jax.random.key(i), server, nodes, weighing([1, 1, 1], here)
+        )
+        h = np.where(here[:, None], CURVES[:, None] * (models - TARGETS), 0)
+        links = weights * np.outer(here, here)
+        for _ in range(2):
+            heard = largest(h, 2)
+            h = h + links @ heard - links.sum(axis=1)[:, None] * heard
+        velocity = np.where(here[:, None], h + 0.5 * velocity, velocity)
+        models = models - RATE * velocity * here[:, None]
+        got = nodes.params["w"]
+        np.testing.assert_allclose(got, models, rtol=1e-4, atol=1e-5)
+        mean = models.mean(axis=0)
+        np.testing.assert_allclose(server["w"], mean, rtol=1e-4, atol=1e-5)
 
 
 def test_nodes_are_clients_whatever_the_order_of_their_cohort():

@@ -20,6 +20,18 @@ from fedjax_comp.compress import (
     top_k,
 )
 from fedjax_comp.wire.traffic import totals
+from tests.algorithms.test_scaffold import (
+    CURVES,
+    RATE,
+    SIZE,
+    STEPS,
+    TARGETS,
+    largest,
+    weighing,
+)
+from tests.algorithms.test_scaffold import (
+    quadratics as three_quadratics,
+)
 from tests.problems import make_cohort, softmax_task, stack_clients
 
 TASK = softmax_task()
@@ -39,6 +51,45 @@ def run(algorithm, rounds, task=TASK, cohort=COHORT):
 
 def assert_close(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), a, b)
+
+
+def test_it_is_its_recursion_in_numpy():
+    """Weights that differ, clients that are away, a server with momentum."""
+    algorithm = marina(
+        three_quadratics(),
+        client_optimizer=optax.sgd(RATE),
+        server_optimizer=optax.sgd(0.8, momentum=0.5),
+        uplink=top_k(k=1),
+        probability=0.4,
+    )
+    server, client = algorithm.init(jax.random.key(0), three_quadratics().init(None))
+    clients, step = stack_clients(client, 3), jax.jit(algorithm.round)
+
+    def moved(w):
+        end = w
+        for _ in range(STEPS):
+            end = end - RATE * CURVES[:, None] * (end - TARGETS)
+        return end - w
+
+    sizes, w, velocity = np.array([4, 2, 7]), np.zeros(SIZE), 0.0
+    estimate, before, kinds = np.zeros(SIZE), np.zeros(SIZE), set()
+    for i, away in enumerate([None, 1, None, 0, 2, None, 1, None]):
+        active = np.arange(3) != away
+        server, clients, info = step(
+            jax.random.key(i), server, clients, weighing(sizes, active)
+        )
+        shares = sizes * active / (sizes * active).sum()
+        in_full = bool(info.observed["in_full"].value)
+        kinds.add(in_full)
+        if in_full:
+            estimate = shares @ moved(w)
+        else:
+            estimate = estimate + shares @ largest(moved(w) - moved(before), 1)
+        velocity = 0.5 * velocity - estimate
+        before, w = w, w - 0.8 * velocity
+        got = algorithm.params(server)["w"]
+        np.testing.assert_allclose(got, w, rtol=1e-4, atol=1e-5)
+    assert kinds == {True, False}
 
 
 def test_always_in_full_is_fed_avg():

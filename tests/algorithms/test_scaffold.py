@@ -34,6 +34,20 @@ def cohort():
     return found._replace(examples=Examples(jnp.asarray(TARGETS), jnp.asarray(CURVES)))
 
 
+def weighing(sizes, active):
+    """The same three clients with these numbers of examples, some of them away."""
+    clients = cohort().clients._replace(
+        num_examples=jnp.asarray(sizes, jnp.int32), active=jnp.asarray(active, bool)
+    )
+    return cohort()._replace(clients=clients)
+
+
+def largest(x, k):
+    """NumPy's `top_k(k=k)`, of a vector or of each row."""
+    places = np.argsort(-np.abs(x), axis=-1)
+    return np.where(np.argsort(places, axis=-1) < k, x, 0)
+
+
 def run(algorithm, rounds):
     """The server's and the clients' states after so many rounds."""
     server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
