@@ -38,6 +38,7 @@ from fedjax_comp.compress.quantize.codebooks import Codebook, lloyd_max, step_of
 from fedjax_comp.compress.quantize.groups import Groups
 from fedjax_comp.compress.quantize.scalar import Quantized, symbols_of
 from fedjax_comp.compress.sparsify.selection import random_indices
+from fedjax_comp.compress.sparsify.top_k import poison
 from fedjax_comp.wire.fields import Raw, Symbols
 
 MAX_BITS = 8
@@ -144,7 +145,8 @@ def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Comp
     Put it behind `rotate`, e.g. `flattened(chain(rotate(), eden(bits=1)))`. Between two
     whole numbers of bits, a random choice of coordinates gets the higher one. Below one
     bit a random choice of `round(bits n)` is sent at one bit, and the estimate is
-    multiplied by what share they are. Both ends draw the choice: it costs nothing.
+    multiplied by what share they are. Both ends draw the choice: it costs nothing. A
+    leaf that is not finite has scales that are not, whatever was chosen of it.
 
     Unbiased under a uniformly random rotation with the error in the table above. Not
     unbiased, it has the least error: `D`, and in every draw at most `||x||^2`.
@@ -186,7 +188,8 @@ def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Comp
         x, axes = x.astype(jnp.float32), groups.axes
         places = chosen(context, groups.size)
         if places is not None:
-            x, axes = groups.columns(x)[places], None if groups.one else (0,)
+            axes = None if groups.one else (0,)
+            x = poison(groups.columns(x)[places], x)
         unit, sigma = standardized(x, axes)
         flat, symbols, levels, start = unit.reshape(-1), [], [], 0
         for width, rows in rate_split(bits, groups.size):
