@@ -14,12 +14,18 @@ from fedjax_comp.wire.codes import rans, shortest_index_set
 from fedjax_comp.wire.fields import Code, Coded, IndexSet, Symbols, is_field
 
 
-def _code(name: str, value: object) -> Code:
+def _code(name: str, given: object, default: Code, field: type) -> Code:
+    value = default if given is None else given
     if not isinstance(value, Code):
         called = getattr(value, "__name__", None)
         way_out = f"; write it as a call: {called}()" if called else ""
         raise ValueError(
             f"Expected {name} to be a code, not {called or repr(value)}{way_out}."
+        )
+    if field not in value.takes:
+        raise ValueError(
+            f"Expected {name} to be a code of {field.__name__} fields, which "
+            f"{value.name} is not: leave it out for {default.name}."
         )
     return value
 
@@ -34,7 +40,7 @@ def entropy_coded(
       indices: the code of `IndexSet`; `shortest_index_set()` by default.
 
     Raises:
-      ValueError: when `symbols` or `indices` is no `Code`.
+      ValueError: when `symbols` or `indices` is no `Code`, or not one of such fields.
 
     Returns:
       A compressor of payloads (arrays and wire fields) without memory. Its `init`
@@ -51,8 +57,8 @@ def entropy_coded(
     >>> coded[0].code.name
     'rans(8192)'
     """
-    symbol_code = rans() if symbols is None else _code("symbols", symbols)
-    index_code = shortest_index_set() if indices is None else _code("indices", indices)
+    symbol_code = _code("symbols", symbols, rans(), Symbols)
+    index_code = _code("indices", indices, shortest_index_set(), IndexSet)
 
     def init(like: PyTree) -> LinkState:
         leaves = jax.tree.leaves(like, is_leaf=is_field)

@@ -82,6 +82,7 @@ class Code(NamedTuple):
       pack_all: `(fields, writers) -> None`, the field of each of several messages to
         that message's writer, as `pack` would one after another; None where that is
         as fast.
+      takes: the kinds of field that it codes.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Code(NamedTuple):
     pack: "Callable[[Any, BitWriter], None]"
     unpack: "Callable[[Any, BitReader], Any]"
     pack_all: "Callable[[Sequence[Any], Sequence[BitWriter]], None] | None" = None
+    takes: tuple[type, ...] = (Symbols, IndexSet)
 
 
 def write_all(

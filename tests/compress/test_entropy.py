@@ -9,7 +9,13 @@ from fedjax_comp.base import LinkState, make_context
 from fedjax_comp.compress import chain, top_k
 from fedjax_comp.compress.entropy import entropy_coded
 from fedjax_comp.wire.accounting import message_bits, num_bits
-from fedjax_comp.wire.codes import elias_omega, fixed_width, rans, shortest_index_set
+from fedjax_comp.wire.codes import (
+    elias_omega,
+    fixed_width,
+    golomb_rice,
+    rans,
+    shortest_index_set,
+)
 from fedjax_comp.wire.fields import Coded, IndexSet, Raw, Symbols
 from fedjax_comp.wire.message import from_bytes, to_bytes
 
@@ -90,3 +96,13 @@ def test_trees_without_floats_pass_a_whole_pipeline(tree):
 def test_what_is_no_code_is_refused(arguments):
     with pytest.raises(ValueError, match="to be a code, not"):
         entropy_coded(**arguments)
+
+
+def test_a_code_of_the_other_fields_is_refused_when_it_is_named():
+    with pytest.raises(ValueError, match=r"of IndexSet fields, which elias_omega is"):
+        entropy_coded(indices=elias_omega())
+    with pytest.raises(ValueError, match=r"of IndexSet fields.* out for shortest_ind"):
+        entropy_coded(indices=rans())
+    with pytest.raises(ValueError, match=r"of Symbols fields, which shortest_index_s"):
+        entropy_coded(symbols=shortest_index_set())
+    entropy_coded(symbols=golomb_rice(), indices=golomb_rice())

@@ -86,7 +86,7 @@ def _unpack_choice(template: Choice, reader: BitReader) -> Choice:
     return Choice(jnp.uint32(rung), tuple(payloads), template.sizes)
 
 
-_CHOICE = Code("choice", _choice_bits, _pack_choice, _unpack_choice)
+_CHOICE = Code("choice", _choice_bits, _pack_choice, _unpack_choice, takes=(Choice,))
 
 
 def ladder(*rungs: Compressor) -> Compressor:

@@ -179,7 +179,7 @@ def _elias(
         x = read(read_count(template, reader), reader)
         return rebuilt(x - np.uint64(1), template)
 
-    return Code(name, num_bits, pack, unpack)
+    return Code(name, num_bits, pack, unpack, takes=(Symbols,))
 
 
 @functools.cache

@@ -221,7 +221,7 @@ def shortest_index_set() -> Code:
             indices = np.flatnonzero(~_present(indices, bound)).astype(np.uint64)
         return rebuilt(indices, template)
 
-    return Code("shortest_index_set", num_bits, pack, unpack)
+    return Code("shortest_index_set", num_bits, pack, unpack, takes=(IndexSet,))
 
 
 # ---------------------------------------------------------------- sets with a count

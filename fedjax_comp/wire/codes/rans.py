@@ -233,4 +233,5 @@ def _rans(symbols_per_lane: int) -> Code:
         high = read_rans(count, size_of(template.values), alphabet, lanes, reader)
         return rebuilt((high << np.uint64(low)) | reader.read(count, low), template)
 
-    return Code(f"rans({symbols_per_lane})", num_bits, pack, unpack, pack_all)
+    name = f"rans({symbols_per_lane})"
+    return Code(name, num_bits, pack, unpack, pack_all, takes=(Symbols,))

@@ -150,7 +150,7 @@ def rans_by_class(
             raise WireError("An escape is beyond every symbol.")
         return Classified(side, rebuilt(symbols, template.symbols))
 
-    return Code(name, num_bits, pack, unpack, pack_all)
+    return Code(name, num_bits, pack, unpack, pack_all, takes=(Classified,))
 
 
 def _in_counts(words: jax.Array, rest: jax.Array, number: int) -> list[jax.Array]:
