@@ -29,7 +29,7 @@ def shares(
 
     Args:
       context: of the whole message, or of a part of it.
-      sizes: numbers in each leaf that shares.
+      sizes: numbers in each leaf that shares; 0 for one that needs only its `least`.
       others: fields and arrays that travel besides, and are paid first.
       least: bits that each costs whatever its share is, paid next; none when None.
 
@@ -49,7 +49,7 @@ def shares(
     return [
         context._replace(
             # Whoever spends it takes off the margin and the header again.
-            budget_bits=left * jnp.float32(size / total * _MARGIN)
+            budget_bits=(left * jnp.float32(size / total * _MARGIN) if size else 0.0)
             + jnp.float32(header / _MARGIN)
         )
         for size, header in zip(sizes, headers, strict=True)

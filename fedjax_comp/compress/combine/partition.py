@@ -1,6 +1,7 @@
 """Different compressors for different kinds of leaf."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
@@ -8,6 +9,7 @@ import jax
 from fedjax_comp import checks
 from fedjax_comp import tree as trees
 from fedjax_comp.base import (
+    Bits,
     Compressor,
     Context,
     LinkState,
@@ -16,6 +18,7 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.compress.budget.shares import shares
 from fedjax_comp.compress.combine.leafwise import is_open, require_open, shape_of
+from fedjax_comp.wire.accounting import num_bits
 from fedjax_comp.wire.fields import is_field
 
 Labels = Callable[[jax.tree_util.KeyPath, jax.ShapeDtypeStruct], str]
@@ -58,8 +61,9 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
 
     Args:
       compressors: label to compressor. Each receives its leaves as a list; group `i`
-        draws from `fold_context(context, i)` and has a share of the budget in
-        proportion to its size. A label no leaf has is fine.
+        draws from `fold_context(context, i)`. Of a budget, the bits that shapes alone
+        tell of a group's message are paid first, and groups whose length depends on
+        values share the rest in proportion to their size. A label no leaf has is fine.
       labels: `(path, shape and dtype of the leaf) -> label`, e.g. `by_rank`.
 
     Returns:
@@ -136,8 +140,15 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
         new_sender = list(sender)
         others = tuple(members(leaves, groups, None))
         present = [i for i in range(len(stages)) if i in groups]
-        sizes = [trees.size(members(leaves, groups, i)) for i in present]
-        for i, own in zip(present, shares(context, sizes, others), strict=True):
+        sizes, least = [], []
+        for i in present:
+            part = members(leaves, groups, i)
+            length = functools.partial(_length, stages[i])
+            bits = jax.eval_shape(length, context, part, sender[i])
+            sizes.append(trees.size(part) if bits.variable else 0)
+            least.append(bits.fixed)
+        budgets = shares(context, sizes, others, least)
+        for i, own in zip(present, budgets, strict=True):
             payloads[i], new_sender[i] = stages[i].encode(
                 fold_context(own, i), members(leaves, groups, i), sender[i]
             )
@@ -161,3 +172,9 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
 
     linear = all(stage.linear for stage in stages)
     return Compressor(init, encode, decode, linear)
+
+
+def _length(
+    compressor: Compressor, context: Context, tree: PyTree, sender: PyTree
+) -> Bits:
+    return num_bits(compressor.encode(context, tree, sender)[0])

@@ -61,12 +61,11 @@ def error(decoded):
 
 
 CASES = {
-    # The headers are shared out by size as well, so the least budget is that at which
-    # the smallest leaf, of 20 of OPEN coordinates, affords its own.
-    "top_k": (lambda: budgeted_top_k(1.0), 2 * 5 * OPEN / 20, True),
+    # Headers are paid before the rest is shared: the least budget is all of them.
+    "top_k": (lambda: budgeted_top_k(1.0), 2 * (10 + 5 + 6), True),
     "top_k_flattened": (lambda: flattened(budgeted_top_k(0.5)), 2 * 9, True),
-    "random_k": (lambda: budgeted_random_k(1.0), 5 * OPEN / 20, False),
-    "quantize": (lambda: budgeted_quantize(8), 68 * OPEN / 20, False),
+    "random_k": (lambda: budgeted_random_k(1.0), 10 + 5 + 6, False),
+    "quantize": (lambda: budgeted_quantize(8), 3 * 68, False),
     "quantize_flattened": (lambda: flattened(budgeted_quantize(16)), 69, False),
     "quantize_behind_top_k": (
         lambda: flattened(chain(top_k(k=40), budgeted_quantize(8))),
@@ -83,7 +82,14 @@ CASES = {
         lambda: partition(
             {"matrix": budgeted_top_k(1.0), "rest": budgeted_quantize(8)}, by_rank
         ),
-        68 * OPEN / 20,
+        2 * 10 + 2 * 68,
+        False,
+    ),
+    "partition_with_dense_biases": (
+        lambda: partition(
+            {"matrix": budgeted_eden((1 / 16, 1 / 2, 4)), "rest": identity()}, by_rank
+        ),
+        2 + 32 + 38 + 20 * 32 + 50 * 16,
         False,
     ),
 }
