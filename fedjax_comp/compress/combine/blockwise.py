@@ -92,9 +92,11 @@ def blockwise(size: int, compressor: Compressor) -> Compressor:
     size = checks.integer("size", size, minimum=1)
     _require_fixed_shape(checks.compressor("compressor", compressor), size)
 
-    def context_of(context: Context, index: jax.typing.ArrayLike, n: int) -> Context:
-        share = context.budget_bits * (min(size, n) / n)
-        return fold_context(context._replace(budget_bits=share), index)
+    def context_of(
+        context: Context, index: jax.typing.ArrayLike, share: float
+    ) -> Context:
+        own = context._replace(budget_bits=context.budget_bits * share)
+        return fold_context(own, index)
 
     def encode_block(context: Context, x: jax.Array) -> PyTree:
         state = compressor.init(jax.ShapeDtypeStruct(x.shape, x.dtype))
@@ -112,12 +114,14 @@ def blockwise(size: int, compressor: Compressor) -> Compressor:
         if count:
             index = jnp.arange(count)
             full = jax.vmap(
-                lambda i, part: encode_block(context_of(context, i, x.size), part)
+                lambda i, part: encode_block(
+                    context_of(context, i, size / x.size), part
+                )
             )(index, flat[: count * size].reshape(count, size))
         if x.size % size:
-            rest = encode_block(
-                context_of(context, count, x.size), flat[count * size :]
-            )
+            last = flat[count * size :]
+            own = context_of(context, count, last.size / x.size)
+            rest = encode_block(own, last)
         return Blocks(full, rest)
 
     def decode(
@@ -128,14 +132,15 @@ def blockwise(size: int, compressor: Compressor) -> Compressor:
         if count:
             block = jax.ShapeDtypeStruct((size,), like.dtype)
             decoded = jax.vmap(
-                lambda i, part: decode_block(context_of(context, i, n), part, block)
+                lambda i, part: decode_block(
+                    context_of(context, i, size / n), part, block
+                )
             )(jnp.arange(count), payload.full)
             parts.append(decoded.reshape(-1))
         if n % size:
             block = jax.ShapeDtypeStruct((n % size,), like.dtype)
-            parts.append(
-                decode_block(context_of(context, count, n), payload.rest, block)
-            )
+            own = context_of(context, count, n % size / n)
+            parts.append(decode_block(own, payload.rest, block))
         return trees.joined(parts).reshape(like.shape)
 
     return leafwise(ArrayCode("blockwise", encode, decode, linear=compressor.linear))

@@ -5,18 +5,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjax_comp.base import make_context
+from fedjax_comp.base import Context, make_context
 from fedjax_comp.compress import (
+    ArrayCode,
     blockwise,
     chain,
     entropy_coded,
     error_feedback,
+    leafwise,
     qsgd,
     rotate,
     scaled_sign,
     top_k,
 )
 from fedjax_comp.wire.accounting import num_bits
+from fedjax_comp.wire.fields import Raw
 
 CONTEXT = make_context(jax.random.key(0), 0)
 X = jnp.asarray(np.random.default_rng(0).standard_normal((5, 7)), jnp.float32)
@@ -56,3 +59,15 @@ def test_blocks_of_an_open_stage_stay_open():
 def test_what_differs_in_length_is_refused(inside, message: str):
     with pytest.raises(ValueError, match=message):
         blockwise(8, inside)
+
+
+def test_shares_of_the_blocks_add_up_to_the_budget():
+    def told(context: Context, x: jax.Array) -> Raw:
+        del x
+        return Raw(context.budget_bits)
+
+    tells = leafwise(ArrayCode("tells", told, lambda context, payload, like: None))
+    context = CONTEXT._replace(budget_bits=jnp.float32(350.0))
+    payload, _ = blockwise(8, tells).encode(context, X, ())
+    full, rest = jax.tree.leaves(payload)
+    np.testing.assert_allclose([*full, rest], [80, 80, 80, 80, 30], rtol=1e-4)
