@@ -26,7 +26,8 @@ def _gaussian_weights(stddev: float) -> tuple[int, npt.NDArray[np.float64]]:
     # Ten standard deviations hold all but 2e-23 of it.
     high = math.ceil(10 * stddev + 10)
     k = np.arange(-high, high + 1, dtype=np.float64)
-    return -high, np.exp(-(k**2) / (2 * stddev**2))
+    # The square of a tiny deviation is 0, and so is that of k = 0.
+    return -high, np.exp(-(k**2) / max(2 * stddev**2, 1e-300))
 
 
 def _poisson_weights(mean: float) -> tuple[int, npt.NDArray[np.float64]]:

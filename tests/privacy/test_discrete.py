@@ -72,6 +72,13 @@ def test_discrete_gaussian_counts(stddev):
     assert not fits(2 * samples, exact)
 
 
+@pytest.mark.parametrize("stddev", [0.01, 1e-170, 5e-324])
+def test_a_tiny_deviation_is_no_noise(stddev):
+    with np.errstate(divide="raise", invalid="raise"):
+        samples = discrete.discrete_gaussian(os.urandom, 1000, stddev=stddev)
+    assert not samples.any()
+
+
 @pytest.mark.parametrize("variance", [0.5, 30.0])
 def test_skellam_counts(variance):
     k = np.arange(-100, 101)

@@ -87,3 +87,10 @@ def test_noise_mistakes():
         given = {"clip": 1.0, "noise_multiplier": 1.0, "fewest": 3, "n": 9, **own}
         with pytest.raises(ValueError, match=expected):
             client_noise(**given)
+
+
+def test_rounding_lengthens_the_bound_by_as_little_as_is_said():
+    for n in (*range(1, 1000, 5), 4000, 10**5, 10**7):
+        noise = client_noise(clip=1.0, noise_multiplier=1.0, fewest=9, n=n)
+        longer = noise.rounding(n).bound * noise.step - 1
+        assert longer < (1 / 400 if n < 4000 else 1 / 1000)
