@@ -15,6 +15,7 @@ from fedjax_comp.base import (
 )
 from fedjax_comp.compress.combine.differences import SenderState
 from fedjax_comp.compress.combine.feedback import FeedbackState
+from fedjax_comp.compress.combine.leafwise import open_leaves, shape_of
 from fedjax_comp.keys import make_key
 from fedjax_comp.tree import settled
 from fedjax_comp.wire.fields import is_field
@@ -62,17 +63,36 @@ def _refuse_memory_of_places(index: int, state: LinkState) -> None:
     What is at a place of a later stage is another coordinate in every message, or of
     another basis, so that a memory of places would add to the wrong ones.
     """
-    kinds = (FeedbackState, SenderState)
-
-    def is_memory(part: PyTree) -> bool:
-        return isinstance(part, kinds)
-
-    if any(map(is_memory, jax.tree.leaves(state.sender, is_leaf=is_memory))):
+    if _holds(state, (FeedbackState, SenderState)):
         raise ValueError(
             f"Expected stage {index} of chain() without a memory: the stages before it "
             "leave other coordinates at its places in every message. Put the memory "
             "around the chain: error_feedback(chain(...))."
         )
+
+
+def _refuse_drift(index: int, before: PyTree, after: PyTree) -> None:
+    """Refuses a stage that acts on numbers behind `differenced`.
+
+    Both ends move their reference by what they decode, and what a stage behind rounds
+    off would stay in the sender's alone.
+    """
+    if list(map(shape_of, open_leaves(before))) != list(
+        map(shape_of, open_leaves(after))
+    ):
+        raise ValueError(
+            f"Expected stage {index} of chain() to leave numbers as they are, since "
+            "differenced() is before it: what the stage loses would be in the sender's "
+            "reference and not in the receiver's. Put the memory around the chain: "
+            "differenced(chain(...))."
+        )
+
+
+def _holds(state: LinkState, kinds: tuple[type, ...]) -> bool:
+    def is_memory(part: PyTree) -> bool:
+        return isinstance(part, kinds)
+
+    return any(map(is_memory, jax.tree.leaves(state.sender, is_leaf=is_memory)))
 
 
 def chain(*stages: Compressor) -> Compressor:
@@ -90,7 +110,8 @@ def chain(*stages: Compressor) -> Compressor:
 
     Raises:
       ValueError: when there is no stage, or one is not a Compressor; from `init` when a
-        later stage finds nothing open, or remembers numbers by their places.
+        later stage finds nothing open, remembers numbers by their places, or acts on
+        differences from a reference that a stage before it keeps.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -111,15 +132,19 @@ def chain(*stages: Compressor) -> Compressor:
     def init(like: PyTree) -> LinkState:
         context = jax.eval_shape(lambda: make_context(make_key(0), 0))
         states: list[LinkState] = []
+        differences = False
         for i, stage in enumerate(stages):
             states.append(stage.init(like))
             if i > 0:
                 _refuse_memory_of_places(i, states[-1])
-            if i + 1 < len(stages):
+            if i + 1 < len(stages) or differences:
                 payload, _ = jax.eval_shape(
                     stage.encode, context, like, states[-1].sender
                 )
+                if differences:
+                    _refuse_drift(i, like, payload)
                 like = jax.tree.leaves(payload, is_leaf=is_field)
+            differences = differences or _holds(states[-1], (SenderState,))
         return LinkState(
             sender=tuple(state.sender for state in states),
             receiver=tuple(state.receiver for state in states),

@@ -1,5 +1,6 @@
 """Chains: what reaches which stage, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -8,6 +9,7 @@ from fedjax_comp.compress import (
     by_rank,
     chain,
     differenced,
+    entropy_coded,
     error_feedback,
     flattened,
     identity,
@@ -17,12 +19,15 @@ from fedjax_comp.compress import (
     qsgd,
     random_k,
     rotate,
+    scaled_sign,
     stochastic_quantize,
     to_dtype,
     top_k,
 )
+from fedjax_comp.compress.combine.differences import ReceiverState, SenderState
 from fedjax_comp.wire.fields import IndexSet, Raw, Symbols, fields
 from tests.compress.combine.roundtrips import (
+    CONTEXT,
     NOTHING,
     TREE,
     assert_counts,
@@ -115,6 +120,41 @@ def test_what_is_not_a_compressor_is_refused_with_the_way_out():
 def test_a_memory_of_places_behind_another_stage_is_refused(pipeline):
     with pytest.raises(ValueError, match=r"error_feedback\(chain\("):
         pipeline.init(TREE)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        chain(differenced(identity()), scaled_sign()),
+        chain(flattened(differenced(top_k(0.5))), identity(), to_dtype("bfloat16")),
+        chain(differenced(top_k(0.5)), entropy_coded(), qsgd(3)),
+    ],
+)
+def test_what_would_make_two_references_differ_is_refused(pipeline):
+    with pytest.raises(ValueError, match=r"differenced\(chain\("):
+        pipeline.init(TREE)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        chain(differenced(top_k(0.5)), entropy_coded()),
+        chain(differenced(qsgd(3)), entropy_coded()),
+        differenced(chain(top_k(0.5), qsgd(3))),
+    ],
+)
+def test_lossless_stages_behind_a_reference_leave_it_equal_at_both_ends(pipeline):
+    sender, receiver = pipeline.init(TREE)
+    for _ in range(3):
+        payload, sender = pipeline.encode(CONTEXT, TREE, sender)
+        _, receiver = pipeline.decode(CONTEXT, payload, receiver)
+
+    def references(state):
+        kinds = (SenderState, ReceiverState)
+        parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kinds))
+        return [part.reference for part in parts if isinstance(part, kinds)]
+
+    assert_equal(references(receiver), references(sender))
 
 
 @pytest.mark.parametrize(
