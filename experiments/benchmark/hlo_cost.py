@@ -175,7 +175,7 @@ class Program:
         if one.opcode == "custom-call" and any(x in one.text for x in FREE_CALLS):
             return Cost()
         if one.opcode == "while":
-            return self._loop(where, one)
+            return self._loop(one)
         if one.opcode == "conditional":
             branches = [self._cost(called) for called in called_by(one)]
             return max(branches, key=lambda cost: (cost.num_bytes, cost.flops))
@@ -190,7 +190,7 @@ class Program:
             return Cost(0.0, size, main, received, sent=sent)
         return Cost(self._flops(where, one), size, main)
 
-    def _loop(self, where: str, loop: Instruction) -> Cost:
+    def _loop(self, loop: Instruction) -> Cost:
         condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
         body = re.search(r"body=%?([\w.\-]+)", loop.text)
         assert condition

@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from fedjax_comp.algorithms.importance import (
     Importance,
@@ -21,9 +21,6 @@ from fedjax_comp.experiment.main import UsageError
 from fedjax_comp.experiment.pipelines import parse_named
 from fedjax_comp.expression import parse
 
-Family = Literal[
-    "dense", "quantizer", "sparsifier", "low-rank", "factors", "data", "shipped"
-]
 DATA, SHIPPED, FACTORS = "data", "shipped", "factors"
 FAMILIES = ("dense", "quantizer", "sparsifier", "low-rank")
 

@@ -99,30 +99,6 @@ def pace(rates: Rates, *, batch_size: int, num_nodes: int, rounds: float) -> Pac
     )
 
 
-def least_lossless_batch(rates: Rates, *, num_nodes: int, rounds: float) -> int | None:
-    """The least `B`, a multiple of `N`, with which nothing is discarded.
-
-    `B (1 - R_s / (N R_p)) >= R R_s / R_c`: the links can be waited for with a larger
-    minibatch, the processors cannot.
-
-    Args:
-      rates: of the stream, the nodes and the links.
-      num_nodes: `N`.
-      rounds: `R`.
-
-    Returns:
-      `B`, or None where the nodes together are no faster than the stream.
-
-    >>> least_lossless_batch(Rates(1000.0, 200.0, 10.0), num_nodes=10, rounds=2)
-    400
-    """
-    spare = 1 - rates.arriving / (num_nodes * rates.processing)
-    if spare <= 0:
-        return None
-    needed = rounds * rates.arriving / rates.messages / spare
-    return num_nodes * max(1, math.ceil(needed / num_nodes - 1e-9))
-
-
 def minibatch_sgd(
     task: Task,
     *,

@@ -104,9 +104,7 @@ def _require_same_flags(ours: Mapping[str, object]) -> None:
         raise UsageError(str(error)) from error
 
 
-def wanted(
-    values: flags.FlagValues, environment: Mapping[str, str] = os.environ
-) -> bool:
+def wanted(values: flags.FlagValues) -> bool:
     """Whether there are other processes to be joined.
 
     Raises:
@@ -118,7 +116,7 @@ def wanted(
     if number == 1:
         return False
     if address is None and number is None and own is None:
-        if not distributed.in_cluster(environment):
+        if not distributed.in_cluster():
             return False
     elif address is None or number is None or own is None:
         missing = [f"--{name}" for name in PROCESSES if values[name].value is None]

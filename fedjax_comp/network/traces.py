@@ -78,12 +78,11 @@ def rate_trace(durations: np.ndarray, bits_per_second: np.ndarray) -> RateTrace:
     return RateTrace(np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bits]))
 
 
-def packet_trace(seconds: np.ndarray, *, packet_bytes: int = 1500) -> PacketTrace:
+def packet_trace(seconds: np.ndarray) -> PacketTrace:
     """A trace of packet opportunities; its period ends with the last of them.
 
     Args:
       seconds: `[m]`, finite and not descending, the last positive.
-      packet_bytes: of one packet.
 
     Raises:
       ValueError: for anything else.
@@ -96,7 +95,7 @@ def packet_trace(seconds: np.ndarray, *, packet_bytes: int = 1500) -> PacketTrac
     if times[0] < 0 or times[-1] <= 0:
         raise ValueError(f"Expected packet opportunities up to {times[-1]} > 0.")
     # An opportunity at 0 is that at the end of the period before.
-    return PacketTrace(np.maximum(times, np.nextafter(0, 1)), times[-1], packet_bytes)
+    return PacketTrace(np.maximum(times, np.nextafter(0, 1)), times[-1])
 
 
 def transfer_end(trace: Trace, start: float, packet_bytes: np.ndarray) -> float:

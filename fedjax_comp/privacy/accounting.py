@@ -11,7 +11,6 @@ What is protected is a client, all its examples at once, for one run with one se
 trying several settings on the same clients costs as much again each time.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -208,11 +207,6 @@ def _check(noise_multiplier: float, rounds: int, delta: float) -> None:
     _check_noise(noise_multiplier)
     checks.integer("rounds", rounds, minimum=0)
     checks.number("delta", delta, minimum=1e-300, below=1.0)
-
-
-def has_library() -> bool:
-    """Whether `dp-accounting` is installed."""
-    return importlib.util.find_spec("dp_accounting") is not None
 
 
 def require_library() -> ModuleType:

@@ -165,19 +165,16 @@ def private_sum(
     return result.total.astype(np.float64) * rounding.step, result
 
 
-def bits_for_noise(
-    rounding: Rounding, parties: int, stddev: float, *, sigmas: float = 8.0
-) -> int:
+def bits_for_noise(rounding: Rounding, parties: int, stddev: float) -> int:
     """Bits of a modulus that a noisy sum leaves with negligible probability.
 
-    Room for one coordinate of `parties` vectors, all of it in one place, and `sigmas`
-    standard deviations of the sum's noise.
+    Room for one coordinate of `parties` vectors, all of it in one place, and 8 standard
+    deviations of the sum's noise: a coordinate wraps with a probability of some 1e-15.
 
     Args:
       rounding: from `bounded_rounding`.
       parties: `C`.
       stddev: of one client's noise, in integers.
-      sigmas: how many; at 8 a coordinate wraps with a probability of some 1e-15.
 
     Returns:
       An integer in [1, 64].
@@ -188,7 +185,7 @@ def bits_for_noise(
     >>> bits_for_noise(bounded_rounding(clip=1.0, step=0.01, n=10), 10, 20.0)
     12
     """
-    largest = parties * rounding.bound + sigmas * math.sqrt(parties) * stddev
+    largest = parties * rounding.bound + 8 * math.sqrt(parties) * stddev
     bits = math.ceil(largest).bit_length() + 1
     if bits > 64:
         raise ValueError(

@@ -5,7 +5,7 @@ Bonawitz et al., "Practical secure aggregation for privacy-preserving machine le
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -64,8 +64,6 @@ def secure_round(
     threshold: int | None = None,
     drops: Mapping[int, Step] | None = None,
     senders: Sequence[PyTree] | None = None,
-    perturb: Callable[[Vector], Vector] | None = None,
-    bits: int | None = None,
 ) -> SecureRound:
     """Compresses, masks, sums and decodes one cohort's updates.
 
@@ -83,10 +81,6 @@ def secure_round(
       threshold: how many must stay; `2C // 3 + 1` when None.
       drops: clients and the first step at which they are gone.
       senders: the clients' memories; fresh ones when None.
-      perturb: what each client does to its integers before they are masked
-        (`fedjax_comp.privacy.distributed`).
-      bits: of the modulus; when None the fewest in which no sum can wrap. Give it room
-        for the noise of `perturb`.
 
     Returns:
       A `SecureRound`; its `total` is the sum of what the clients' integers stand for,
@@ -116,8 +110,7 @@ def secure_round(
     template = qualify(compressor, updates[0])
     first: LinkState = compressor.init(updates[0])
     memories = [first.sender] * parties if senders is None else list(senders)
-    if bits is None:
-        bits = bits_for_sum(parties, largest_magnitude(template, grid))
+    bits = bits_for_sum(parties, largest_magnitude(template, grid))
 
     def encode(
         args: tuple[jax.Array, PyTree, PyTree],
@@ -135,8 +128,6 @@ def secure_round(
     ]
     numbers, finite, remembered = jax.lax.map(encode, (jnp.arange(parties), *stacked))
     vectors = list(np.asarray(numbers).astype(np.int64))
-    if perturb is not None:
-        vectors = [perturb(vector) for vector in vectors]
     leaves_at = dict(drops or {})
     for client in np.flatnonzero(~np.asarray(finite)).tolist():
         leaves_at[client] = min(Step.MASK, leaves_at.get(client, Step.MASK))

@@ -15,7 +15,6 @@ from fedjax_comp.algorithms.stream_minibatch import (
     angle_error,
     decaying_step,
     krasulina_task,
-    least_lossless_batch,
     minibatch_sgd,
     pace,
 )
@@ -72,21 +71,8 @@ def test_the_discard_formula_against_events(nodes, each, processing, rounds, mes
     assert expected.arrived == pytest.approx(expected.seconds * rates.arriving)
 
 
-@pytest.mark.parametrize("rounds", [0, 1, 7])
-@pytest.mark.parametrize("processing", [260.0, 400.0, 5000.0])
-def test_the_least_lossless_batch_is_the_least(processing, rounds):
-    rates, nodes = Rates(1000.0, processing, 30.0), 4
-    best = least_lossless_batch(rates, num_nodes=nodes, rounds=rounds)
-    assert best % nodes == 0
-    at = {"num_nodes": nodes, "rounds": rounds}
-    assert pace(rates, batch_size=best, **at).discarded <= 1e-6
-    if best > nodes:
-        assert pace(rates, batch_size=best - nodes, **at).discarded > 1e-6
-
-
 def test_processors_that_are_too_slow_lose_whatever_the_batch():
     rates = Rates(1000.0, 100.0, 1e9)
-    assert least_lossless_batch(rates, num_nodes=4, rounds=1) is None
     for batch_size in (4, 400, 40_000):
         lost = pace(rates, batch_size=batch_size, num_nodes=4, rounds=1).discarded
         # 400 of 1000 samples a second are processed.

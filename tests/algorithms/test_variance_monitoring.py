@@ -17,7 +17,6 @@ from tests.problems import make_cohort, softmax_task, stack_clients
 TASK = softmax_task()
 NUM_LEARNERS = 6
 COHORT = make_cohort([6, 4, 6, 2, 5, 6], batch_size=2)
-MODEL_BYTES = 4 * 18
 TRIGGER = jax.jit(variance_monitoring(1.0))
 
 

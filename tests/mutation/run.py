@@ -29,11 +29,9 @@ from typing import Any
 from tests.mutation.mutants import PACKAGES, ROOT, Mutant, draw, mutated
 
 # Imported once, before a process is forked for each stage: half a short stage's time.
-WORK = Path(tempfile.gettempdir()) / "mutants"
 PRELOADED = ("jax", "flax.linen", "optax", "orbax.checkpoint", "matplotlib.pyplot")
 ALGORITHMS = "tests/conformance/test_algorithm_conformance.py"
 COMPRESSORS = "tests/conformance/test_compressor_conformance.py"
-ELSEWHERE = ("tests/test_training.py", "tests/network/test_simulation.py")
 FED_AVG = ["tests/algorithms/test_fed_avg.py", ALGORITHMS, "-k", "fed_avg and not prox"]
 CONFORMANCE = {
     "wire": [COMPRESSORS, "-k", "bytes and (quantize or elias or top_k or trellis)"],

@@ -1,5 +1,6 @@
 """Noise that an epsilon takes, and epsilon of noise on integers, against oracles."""
 
+import importlib.util
 import math
 
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 from fedjax_comp.privacy.accounting import (
     cohort_epsilon,
     gaussian_epsilon,
-    has_library,
     rdp_epsilon,
 )
 from fedjax_comp.privacy.solving import distributed_epsilon, least_noise, sampled_rdp
 from fedjax_comp.privacy.traced_noise import client_noise
 
 N = 500
+
+needs_library = pytest.mark.skipif(
+    importlib.util.find_spec("dp_accounting") is None, reason="needs dp-accounting"
+)
 
 
 def exact(rho, order, share):
@@ -59,7 +63,7 @@ def test_a_sample_never_costs_more_than_everybody(z):
     assert max(got) == got[-1] > 0
 
 
-@pytest.mark.skipif(not has_library(), reason="needs dp-accounting")
+@needs_library
 @pytest.mark.parametrize(("cohort", "z"), [(20, 2.0), (100, 4.0)])
 def test_samples_cost_what_the_library_s_gaussian_does(cohort, z):
     """Theorem 9 is the general form of the library's theorem 27: never below it."""
@@ -82,7 +86,7 @@ def test_the_least_noise_is_enough_and_no_less_would_be():
 
 
 @pytest.mark.thorough
-@pytest.mark.skipif(not has_library(), reason="needs dp-accounting")
+@needs_library
 def test_a_part_of_the_clients_never_takes_more_noise_than_all():
     setting = {"rounds": 10, "delta": 1e-5, "population": 100}
     solved = [
