@@ -85,14 +85,17 @@ def distributed_epsilon(
     Args:
       noise: what each client adds.
       n: numbers in a vector.
-      fewest: clients whose noise is in every sum, the threshold.
-      rounds: how many.
+      fewest: clients whose noise is in every sum, the threshold, in [1, C].
+      rounds: how many, at least 0.
       delta: in (0, 1).
-      cohort_size: `C`, drawn uniformly without replacement.
+      cohort_size: `C`, drawn uniformly without replacement, in [1, K].
       population: `K`.
 
     Returns:
       epsilon; `inf` without noise.
+
+    Raises:
+      ValueError: for a number out of its range.
 
     >>> from fedjax_comp.privacy.traced_noise import client_noise
     >>> noise = client_noise(clip=1.0, noise_multiplier=8.0, fewest=7, n=100)
@@ -102,6 +105,9 @@ def distributed_epsilon(
     1.02
     """
     checks.integer("rounds", rounds, minimum=0)
+    checks.integer("population", population, minimum=1)
+    checks.integer("cohort_size", cohort_size, minimum=1, maximum=population)
+    checks.integer("fewest", fewest, minimum=1, maximum=cohort_size)
     if rounds == 0:
         return 0.0
     if noise.stddev == 0:

@@ -110,3 +110,14 @@ def test_out_of_reach_and_mistakes():
     given = {"delta": 1e-6, "cohort_size": 7, "population": 7}
     assert distributed_epsilon(noise, n=N, fewest=5, rounds=1, **given) == np.inf
     assert distributed_epsilon(noise, n=N, fewest=5, rounds=0, **given) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"cohort_size": 11}, {"cohort_size": 0}, {"fewest": 8}, {"fewest": 0}]
+)
+def test_a_cohort_is_of_the_population_and_noise_of_the_cohort(wrong):
+    noise = client_noise(clip=1.0, noise_multiplier=8.0, fewest=5, n=N)
+    given = {"fewest": 5, "cohort_size": 7, "population": 10} | wrong
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"Expected {name}="):
+        distributed_epsilon(noise, n=N, rounds=1, delta=1e-5, **given)
