@@ -88,7 +88,11 @@ def init_state(
 
 
 def first_state(key: jax.Array, algorithm: Algorithm, params: PyTree) -> TrainState:
-    """`init_state` whose `clients` are the template of one client, without an axis."""
+    """`init_state` whose `clients` are the template of one client, without an axis.
+
+    Raises:
+      ValueError: as `init_state` does for a key and parameters.
+    """
     checks.floats(params)
     init_key, run_key = jax.random.split(check_key(key))
     server, template = algorithm.init(init_key, params)

@@ -70,6 +70,9 @@ def edges(num_nodes: int, pairs: Iterable[tuple[int, int]]) -> Graph:
 def ring(num_nodes: int) -> Graph:
     """Each node between two others.
 
+    Raises:
+      ValueError: for fewer than 3 nodes.
+
     >>> ring(4).neighbours[0]
     (1, 3)
     """
@@ -79,6 +82,9 @@ def ring(num_nodes: int) -> Graph:
 
 def torus(rows: int, columns: int) -> Graph:
     """A grid whose ends meet: four neighbours each.
+
+    Raises:
+      ValueError: for fewer than 3 rows or columns.
 
     >>> torus(3, 4).num_edges
     24
@@ -95,6 +101,9 @@ def torus(rows: int, columns: int) -> Graph:
 
 def complete(num_nodes: int) -> Graph:
     """Everybody next to everybody: one round of averaging is exact.
+
+    Raises:
+      ValueError: for fewer than 2 nodes.
 
     >>> complete(4).num_edges
     6
@@ -117,7 +126,7 @@ def expander(num_nodes: int, degree: int = 4, *, seed: int = 0) -> Graph:
       The graph.
 
     Raises:
-      ValueError: for a degree that is odd or does not fit.
+      ValueError: for fewer than 3 nodes, and a degree that is odd or does not fit.
 
     >>> graph = expander(16)
     >>> graph.num_nodes, graph.max_degree <= 4

@@ -95,7 +95,7 @@ def marina(
       client_optimizer: the local optimizer, started afresh each round; one step of
         `optax.sgd(1.0)` makes d_i a negative gradient, as in the paper.
       uplink: Q, unbiased, with messages of a size known from shapes (no entropy code)
-        below that of the model; it may have no memory.
+        that is at most the model's; it may have no memory.
       probability: of a round in full, in (0, 1]. The paper's theory takes the share of
         the coordinates that Q sends.
       server_optimizer: `optax.sgd(1.0)` when None; its rate is the paper's gamma.
@@ -113,8 +113,8 @@ def marina(
 
     Raises:
       ValueError: for a probability or a `population` out of its range; from `init` for
-        an uplink with memory, or one whose messages are of no known size or not below
-        the model's, and for a model with running statistics, which would follow the
+        an uplink with memory, or one whose messages are of no known size or longer than
+        the model, and for a model with running statistics, which would follow the
         batches of the last round in full alone; from a round for a cohort larger than
         the population.
 

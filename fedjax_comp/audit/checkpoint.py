@@ -93,6 +93,9 @@ def parse_checkpoint(text: str) -> Checkpoint:
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> Note:
     """The checkpoint as a note signed by the log.
 
+    Raises:
+      NoteError: for a checkpoint of another log.
+
     >>> from fedjax_comp.audit.note import make_signer
     >>> signer = make_signer("example.com/log", bytes(32))
     >>> note = sign_checkpoint(Checkpoint("example.com/log", 0, bytes(32)), signer)

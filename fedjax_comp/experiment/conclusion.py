@@ -122,6 +122,9 @@ def read_only(
       variants: what is asked for.
       seeds: likewise.
       rates: likewise; none without a grid.
+
+    Raises:
+      RunDirectoryError: where not all that is asked for has been run there.
     """
     held = {row["name"] for row in finished["runs"] if not row["reason"]}
     missing = [one.name for one in variants if one.name not in held]

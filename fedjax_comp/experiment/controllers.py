@@ -48,6 +48,9 @@ def fixed(bits_per_coordinate: float) -> Rule:
 
     Args:
       bits_per_coordinate: of the whole update.
+
+    Raises:
+      ValueError: unless it is positive.
     """
     checks.positive("bits_per_coordinate", bits_per_coordinate)
     return _rule(lambda ladder: control.fixed(_bits(bits_per_coordinate, ladder)))

@@ -125,6 +125,12 @@ def rung_within(ladder: Ladder, bits: np.ndarray) -> np.ndarray:
 def fixed(bits: float) -> Controller:
     """The same budget always.
 
+    Args:
+      bits: of a client's message.
+
+    Raises:
+      ValueError: unless they are positive.
+
     >>> fixed(8.0).step({}, None, Statistics(np.ones(2), *[np.ones(2)] * 3, 0, 0, 0))[1]
     array([8., 8.])
     """

@@ -239,6 +239,9 @@ def rdp_epsilon(
     Returns:
       epsilon, at least 0.
 
+    Raises:
+      ValueError: for a delta outside of (0, 1).
+
     >>> round(rdp_epsilon(lambda a: a / 2, delta=1e-5), 2)
     4.73
     """

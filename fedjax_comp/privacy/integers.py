@@ -184,6 +184,9 @@ def from_integers(
     Returns:
       A payload whose symbols lie outside of `[0, cardinality)` where the sum does: not
       to be sent, but `decode` is linear in it.
+
+    Raises:
+      ValueError: for floats without a grid.
     """
     start = 0
 
@@ -206,7 +209,11 @@ def from_integers(
 
 
 def largest_magnitude(template: PyTree, grid: Grid | None) -> int:
-    """The largest magnitude of an integer that one client may send."""
+    """The largest magnitude of an integer that one client may send.
+
+    Raises:
+      ValueError: for floats without a grid.
+    """
     return max(
         part.symbols.cardinality // 2 if isinstance(part, Ranged) else _given(grid).half
         for part in parts_of(template)

@@ -177,6 +177,7 @@ def mask_vector(
     Raises:
       ValueError: for a vector of another length or of other numbers than integers.
       TooFewParties: when fewer than the threshold have shared their secrets.
+      ProtocolError: when the envelopes are malformed, or one is of an unknown party.
       TamperedShare: when an envelope does not open.
     """
     if vector.shape != (setting.n,) or vector.dtype != np.int64:

@@ -36,6 +36,9 @@ def size_of(array: HasShape) -> int:
 def dtype_bits(dtype: jax.typing.DTypeLike) -> int:
     """Bits that one number of `dtype` costs on the wire.
 
+    Raises:
+      ValueError: for keys, which do not travel.
+
     >>> [dtype_bits(d) for d in ("bool", "int4", "bfloat16", "float32")]
     [1, 4, 16, 32]
     """

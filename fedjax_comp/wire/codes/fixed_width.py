@@ -81,7 +81,7 @@ def write_count(field: Raw | Symbols | IndexSet, writer: BitWriter) -> int:
 
 
 def read_count(template: Raw | Symbols | IndexSet, reader: BitReader) -> int:
-    """Reads how many values follow."""
+    """Reads how many values follow; raises `WireError` for more than there may be."""
     size = size_of(template.values)
     if template.count is None:
         return size
