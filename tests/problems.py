@@ -45,6 +45,21 @@ def softmax_task():
     return Task(init, loss, evaluate)
 
 
+def quadratics(size):
+    """An example is a curve `a` (its `y`) and a place `t` (its `x`, `[size]`).
+
+    Its loss is `a / 2 ||w - t||^2`.
+    """
+
+    def loss(params, examples, mask, key):
+        del key
+        each = examples.y / 2 * jnp.sum((params["w"][None] - examples.x) ** 2, axis=1)
+        count = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
+        return jnp.where(mask, each, 0).sum() / count
+
+    return Task(lambda key: {"w": jnp.zeros(size)}, loss, None)
+
+
 def make_examples(num_examples, seed=0):
     """Separable examples with labels from a hidden linear model."""
     rng = np.random.default_rng(seed)

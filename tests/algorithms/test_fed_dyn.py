@@ -14,17 +14,16 @@ from tests.algorithms.test_scaffold import (
     STEPS,
     TARGETS,
     cohort,
-    quadratics,
     run,
 )
-from tests.problems import stack_clients
+from tests.problems import quadratics, stack_clients
 
 ALPHA = 0.6
 
 
 def make(**options):
     return fed_dyn(
-        quadratics(),
+        quadratics(SIZE),
         client_optimizer=optax.sgd(RATE),
         population=3,
         alpha=ALPHA,
@@ -72,7 +71,7 @@ def test_the_servers_drift_is_the_mean_of_the_clients_whatever_is_lost(uplink):
 def test_what_is_no_penalty_is_refused(alpha):
     with pytest.raises(ValueError, match=f"alpha={alpha} > 0"):
         fed_dyn(
-            quadratics(),
+            quadratics(SIZE),
             client_optimizer=optax.sgd(RATE),
             population=3,
             alpha=alpha,
@@ -81,7 +80,7 @@ def test_what_is_no_penalty_is_refused(alpha):
 
 def test_messages_are_as_long_as_those_of_averaging():
     algorithm = make()
-    server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    server, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     _, _, info = jax.jit(algorithm.round)(
         jax.random.key(0), server, stack_clients(client, 3), cohort()
     )

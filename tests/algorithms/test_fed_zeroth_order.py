@@ -23,11 +23,11 @@ from fedjax_comp.compress.audit import make_auditor
 from fedjax_comp.models import classification, linear, mlp
 from fedjax_comp.server.aggregate import share
 from fedjax_comp.wire.traffic import bytes_by_client, totals
-from tests.algorithms.test_scaffold import CURVES, SIZE, STEPS, TARGETS, quadratics
+from tests.algorithms.test_scaffold import CURVES, SIZE, STEPS, TARGETS
 from tests.algorithms.test_scaffold import cohort as three_clients
 from tests.algorithms.test_soundness import pull_task, pulled
 from tests.algorithms.test_soundness import run as soundly
-from tests.problems import make_cohort, stack_clients
+from tests.problems import make_cohort, quadratics, stack_clients
 
 RATE, WEIGHTS = 0.1, np.array([2.0, 1.0, 3.0])
 
@@ -40,7 +40,7 @@ def cohort():
 
 def make(rate=RATE, **options):
     own = {"directions": 2, "smoothing": 0.05, **options}
-    return fed_zeroth_order(quadratics(), client_optimizer=optax.sgd(rate), **own)
+    return fed_zeroth_order(quadratics(SIZE), client_optimizer=optax.sgd(rate), **own)
 
 
 def keys_of(count):
@@ -131,7 +131,7 @@ def test_all_coordinates_of_a_step_are_gradient_descent():
 def test_the_mean_of_numbers_is_the_mean_of_models():
     each, key = cohort(), keys_of(1)[0]
     walk = zeroth_order_steps(
-        quadratics(), rate=RATE, draw=gaussian(), directions=2, smoothing=0.05
+        quadratics(SIZE), rate=RATE, draw=gaussian(), directions=2, smoothing=0.05
     )
     start = {"w": jnp.full(SIZE, 0.5)}
     walked = jax.jit(jax.vmap(walk, (None, None, None, 0)))(
@@ -182,7 +182,7 @@ def returning(size, kept, draw=None, rounds=AWAY.shape[1]):
     x = jnp.asarray(rng.normal(size=(4, size)), jnp.float32)
     examples = Examples(x, jnp.asarray([0.3, 1.0, 2.0, 0.7]))
     algorithm = fed_zeroth_order(
-        quadratics(),
+        quadratics(SIZE),
         client_optimizer=optax.sgd(0.02),
         directions=2,
         draw=signs() if draw is None else draw,
@@ -328,7 +328,7 @@ def test_arguments_out_of_their_range_are_named(options, message):
 )
 def test_an_optimizer_that_is_not_plain_is_refused(optimizer):
     with pytest.raises(ValueError, match=r"plain .* fed_zeroth_order\(\), whose"):
-        fed_zeroth_order(quadratics(), client_optimizer=optimizer)
+        fed_zeroth_order(quadratics(SIZE), client_optimizer=optimizer)
 
 
 @pytest.mark.parametrize(

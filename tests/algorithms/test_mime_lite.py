@@ -7,31 +7,19 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms import fed_avg, mime_lite
-from fedjax_comp.base import Examples, Task
+from fedjax_comp.base import Examples
 from fedjax_comp.compress import error_feedback, qsgd
-from tests.problems import make_cohort, stack_clients
+from tests.problems import make_cohort, quadratics, stack_clients
 
 RATE, STEPS, SIZE = 0.2, 3, 4
 CURVES = np.array([0.3, 1.0, 2.0], np.float32)
 TARGETS = np.random.default_rng(0).normal(size=(3, SIZE)).astype(np.float32)
 
 
-def quadratics():
-    """Client `i` has `a_i / 2 ||w - t_i||^2`, whatever its batch is."""
-
-    def loss(params, examples, mask, key):
-        del key
-        each = examples.y / 2 * jnp.sum((params["w"][None] - examples.x) ** 2, axis=1)
-        count = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
-        return jnp.where(mask, each, 0).sum() / count
-
-    return Task(lambda key: {"w": jnp.zeros(SIZE)}, loss, None)
-
-
 def run(algorithm, rounds):
     cohort = make_cohort([1, 1, 1], batch_size=1, epochs=STEPS)
     cohort = cohort._replace(examples=Examples(jnp.asarray(TARGETS), CURVES))
-    server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    server, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     clients, step = stack_clients(client, 3), jax.jit(algorithm.round)
     for i in range(rounds):
         server, clients, info = step(jax.random.key(i), server, clients, cohort)
@@ -40,7 +28,7 @@ def run(algorithm, rounds):
 
 
 def make(**options):
-    return mime_lite(quadratics(), client_optimizer=optax.sgd(RATE), **options)
+    return mime_lite(quadratics(SIZE), client_optimizer=optax.sgd(RATE), **options)
 
 
 @pytest.mark.parametrize("kept", [0.9, 0.5])
@@ -63,7 +51,7 @@ def test_it_is_its_algorithm_in_numpy(kept):
 
 def test_without_momentum_it_is_federated_averaging():
     server, _ = run(make(momentum=0.0), 4)
-    plain, _ = run(fed_avg(quadratics(), client_optimizer=optax.sgd(RATE)), 4)
+    plain, _ = run(fed_avg(quadratics(SIZE), client_optimizer=optax.sgd(RATE)), 4)
     np.testing.assert_allclose(
         server.model.params["w"], plain.model.params["w"], rtol=1e-6
     )
@@ -80,7 +68,7 @@ def test_it_learns_through_lossy_messages():
 def test_a_client_without_a_step_is_as_one_that_is_not_there():
     algorithm = make(momentum=0.5)
     server, _ = run(algorithm, 2)
-    _, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    _, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     clients, step = stack_clients(client, 3), jax.jit(algorithm.round)
     every = make_cohort([1, 1, 1], batch_size=1, epochs=STEPS)
     every = every._replace(examples=Examples(jnp.asarray(TARGETS), CURVES))

@@ -11,9 +11,9 @@ import pytest
 
 from fedjax_comp.algorithms import fed_avg, optimal_sampling
 from fedjax_comp.algorithms.optimal_sampling import chance_factor
-from fedjax_comp.base import Examples, Task
+from fedjax_comp.base import Examples
 from fedjax_comp.wire.accounting import message_bits
-from tests.problems import make_cohort, stack_clients
+from tests.problems import make_cohort, quadratics, stack_clients
 
 SIZE, CLIENTS, RATE = 3, 6, 0.5
 # One client is far from the rest, which is what sampling by length is for.
@@ -21,32 +21,20 @@ TARGETS = np.random.default_rng(0).normal(size=(CLIENTS, SIZE)).astype(np.float3
 TARGETS[4] *= 20
 
 
-def quadratics():
-    def loss(params, examples, mask, key):
-        del key
-        each = jnp.sum((params["w"][None] - examples.x) ** 2, axis=1) / 2
-        count = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
-        return jnp.where(mask, each, 0).sum() / count
-
-    return Task(lambda key: {"w": jnp.zeros(SIZE)}, loss, None)
-
-
 def cohort(targets=TARGETS):
     found = make_cohort([1] * CLIENTS, batch_size=1)
-    return found._replace(
-        examples=Examples(jnp.asarray(targets), jnp.zeros(CLIENTS, jnp.int32))
-    )
+    return found._replace(examples=Examples(jnp.asarray(targets), jnp.ones(CLIENTS)))
 
 
 def make(expected, **options):
     return optimal_sampling(
-        quadratics(), client_optimizer=optax.sgd(RATE), expected=expected, **options
+        quadratics(SIZE), client_optimizer=optax.sgd(RATE), expected=expected, **options
     )
 
 
 def steps(algorithm, draws, cohort):
     """What one round from the same state makes of the model, for many keys."""
-    server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    server, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     clients = stack_clients(client, CLIENTS)
 
     def one(key):
@@ -76,7 +64,7 @@ def test_everyone_speaks_where_as_many_are_expected():
     after, info = steps(make(CLIENTS), 3, cohort())
     assert (np.asarray(info.observed["updates_sent"].value) == CLIENTS).all()
     plain, _ = steps(
-        fed_avg(quadratics(), client_optimizer=optax.sgd(RATE)), 3, cohort()
+        fed_avg(quadratics(SIZE), client_optimizer=optax.sgd(RATE)), 3, cohort()
     )
     np.testing.assert_allclose(after, plain, rtol=1e-5)
 
@@ -86,7 +74,7 @@ def test_the_step_is_unbiased_as_many_speak_and_its_variance_is_smaller():
     after, info = steps(make(expected), draws, cohort())
     after = np.asarray(after, np.float64)
     full, _ = steps(
-        fed_avg(quadratics(), client_optimizer=optax.sgd(RATE)), 1, cohort()
+        fed_avg(quadratics(SIZE), client_optimizer=optax.sgd(RATE)), 1, cohort()
     )
     updates = RATE * TARGETS.astype(np.float64) / CLIENTS
     lengths = np.linalg.norm(updates, axis=1)

@@ -9,10 +9,10 @@ import pytest
 from fedjax_comp.algorithms import fed_avg, scaffnew
 from fedjax_comp.algorithms.scaffnew import drawn_steps
 from fedjax_comp.base import Examples
-from tests.algorithms.test_scaffold import CURVES, SIZE, TARGETS, quadratics
+from tests.algorithms.test_scaffold import CURVES, SIZE, TARGETS
 from tests.algorithms.test_soundness import pull_task, pulled
 from tests.algorithms.test_soundness import run as soundly
-from tests.problems import make_cohort, softmax_task, stack_clients
+from tests.problems import make_cohort, quadratics, softmax_task, stack_clients
 
 RATE, WEIGHTS = 0.2, np.array([2.0, 1.0, 3.0])
 
@@ -30,7 +30,7 @@ def make(algorithm=scaffnew, rate=RATE, probability=0.25, population=3):
     own = {"client_optimizer": optax.sgd(rate)}
     if algorithm is scaffnew:
         own |= {"population": population, "probability": probability}
-    return algorithm(quadratics(), **own)
+    return algorithm(quadratics(SIZE), **own)
 
 
 def run(algorithm, each, rounds, seeds=0):
@@ -146,7 +146,7 @@ def diagonals():
         count = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
         return jnp.where(mask, each, 0).sum() / count
 
-    return quadratics()._replace(loss=loss)
+    return quadratics(SIZE)._replace(loss=loss)
 
 
 def rounds_to(accuracy, kappa, probability, rounds, seeds=(0,)):

@@ -7,25 +7,13 @@ import optax
 import pytest
 
 from fedjax_comp.algorithms import fed_avg, scaffold
-from fedjax_comp.base import Examples, Task
+from fedjax_comp.base import Examples
 from fedjax_comp.compress import error_feedback, identity, qsgd, top_k
-from tests.problems import make_cohort, stack_clients
+from tests.problems import make_cohort, quadratics, stack_clients
 
 RATE, STEPS, SIZE = 0.2, 4, 3
 CURVES = np.array([0.3, 1.0, 2.5], np.float32)
 TARGETS = np.random.default_rng(0).normal(size=(3, SIZE)).astype(np.float32)
-
-
-def quadratics():
-    """Client `i` has `a_i / 2 ||w - t_i||^2`, whatever its batch is."""
-
-    def loss(params, examples, mask, key):
-        del key
-        each = examples.y / 2 * jnp.sum((params["w"][None] - examples.x) ** 2, axis=1)
-        count = jnp.maximum(mask.sum(dtype=jnp.float32), 1)
-        return jnp.where(mask, each, 0).sum() / count
-
-    return Task(lambda key: {"w": jnp.zeros(SIZE)}, loss, None)
 
 
 def cohort():
@@ -50,7 +38,7 @@ def largest(x, k):
 
 def run(algorithm, rounds):
     """The server's and the clients' states after so many rounds."""
-    server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    server, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     clients = stack_clients(client, 3)
     step = jax.jit(algorithm.round)
     for i in range(rounds):
@@ -61,7 +49,9 @@ def run(algorithm, rounds):
 
 def make(algorithm, **options):
     own = {"population": 3} if algorithm is scaffold else {}
-    return algorithm(quadratics(), client_optimizer=optax.sgd(RATE), **own, **options)
+    return algorithm(
+        quadratics(SIZE), client_optimizer=optax.sgd(RATE), **own, **options
+    )
 
 
 def test_it_is_its_algorithm_in_numpy():
@@ -96,7 +86,7 @@ def test_it_comes_to_the_optimum_and_fed_avg_does_not():
 
 def test_one_step_of_everyone_is_fed_avg():
     def single(algorithm):
-        server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+        server, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
         clients = stack_clients(client, 3)
         one = make_cohort([1, 1, 1], batch_size=1)._replace(examples=cohort().examples)
         for i in range(4):
@@ -136,7 +126,7 @@ def test_a_client_without_a_step_keeps_its_control():
 
 def test_a_message_is_twice_as_long():
     algorithm = make(scaffold)
-    server, client = algorithm.init(jax.random.key(0), quadratics().init(None))
+    server, client = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     _, _, info = jax.jit(algorithm.round)(
         jax.random.key(0), server, stack_clients(client, 3), cohort()
     )
