@@ -1,8 +1,8 @@
 """The contracts of the library; everything else implements them.
 
 Everything with behaviour is a `NamedTuple` of pure functions that a factory returns;
-everything else is data. None of these functions calls `jax.jit`. Whoever drives a run
-does, once: `fedjax_comp.run`, or `jax.jit(round_program(...))` in a loop of your own.
+everything else is data. None of these functions calls `jax.jit`: that is done once, by
+whoever drives a run (`fedjax_comp.run`, or `jax.jit(round_program(...))` in your loop).
 
 Letters used for shapes in the whole package:
 

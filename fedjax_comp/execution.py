@@ -1,10 +1,10 @@
 """How a cohort is run: one client after another, all at once, or over devices.
 
-An `Execution` turns a client function into a cohort function and owns both the map over
-clients and the sum over them. The sum is carried along, so a cohort's decoded updates
-are never held side by side (`vmapped` holds as many as it maps at once). All of them
+An `Execution` turns a client function into a cohort function: it maps over the clients
+and adds up what they return. It adds as it goes, so the only decoded updates held side
+by side are those of clients that are mapped at once (in `vmapped` all). All executions
 compute the same sums up to the order of float additions. Summands of half precision are
-added up in float32 and the sum is cast once, so that 1,000 ones are 1,000 in bfloat16.
+added up in float32 and the sum is cast once: 1,000 ones are 1,000 in bfloat16.
 
     execution = sharded(device_mesh(), scanned())
     total, outputs = execution(client_fn)(shared, clients)

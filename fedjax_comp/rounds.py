@@ -1,8 +1,8 @@
-"""Rounds as the host dispatches them: compiled once, their arguments where they belong.
+"""How the host dispatches rounds: a program compiled once, its arguments put in place.
 
-`device_rounds` are for a state that is on the devices. `stored_rounds` are for one
-whose clients lie in a store (`fedjax_comp.shared_store`): it knows who is in a round
-before it has begun, since cohorts depend on the key and the number of a round alone.
+`device_rounds` are for a state that is on the devices, `stored_rounds` for one whose
+clients lie in a store (`fedjax_comp.shared_store`). A cohort depends on nothing but
+the run's key and the round's number, so the store can read it before its round begins.
 """
 
 import functools

@@ -1,10 +1,10 @@
 """The host side of a run: a loop of dispatches and evaluations, with hooks.
 
-`run` drives `fedjax_comp.training`'s compiled program to the next round at which the
-host is needed, and nothing else happens between. It resumes from the last checkpoint of
-its directory and then ends with the parameters and ledger of a run never interrupted.
-What else the host does is in hooks (`fedjax_comp.hooks`). Of several processes
-(`fedjax_comp.distributed`) the first does all that, and the others follow it.
+`run` calls the compiled program of `fedjax_comp.training` for all rounds up to the next
+one at which the host is needed. It resumes from the last checkpoint of its directory,
+and ends with the parameters and ledger of a run that was never interrupted. Whatever
+else the host does is in hooks (`fedjax_comp.hooks`). Of several processes
+(`fedjax_comp.distributed`) the first does all this, and the others follow it.
 """
 
 import contextlib

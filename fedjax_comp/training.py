@@ -4,9 +4,9 @@
     run_rounds = jax.jit(round_program(algorithm, sample, max_rounds=50))
     state, dispatch = run_rounds(state, data, num_rounds)
 
-The number of rounds in a dispatch is an argument of the compiled program, so any
-schedule of evaluations and checkpoints uses the same one, and the result of a run does
-not depend on where its dispatches were cut. The host loop is in `fedjax_comp.run`.
+A dispatch is one call of this program. Its number of rounds is an argument, so one
+program serves any schedule of evaluations and checkpoints, and the result of a run does
+not depend on where it was cut into dispatches. The host loop is in `fedjax_comp.run`.
 """
 
 from collections.abc import Callable
