@@ -278,7 +278,7 @@ def _pad(clients: PyTree, size: int) -> tuple[PyTree, jax.Array]:
 
 
 def _masked(client_fn: ClientFn) -> tuple[ClientFn, Callable[[PyTree], PyTree]]:
-    """A client function on `(client, is_real)` that adds nothing where it is not.
+    """A client function on `(client, valid)`: it adds nothing where `valid` is False.
 
     Its summands are wide, since partial sums of a cohort are not to be rounded. The
     second function makes their sum what the first one's sum is, once that was traced.

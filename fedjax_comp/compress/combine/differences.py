@@ -66,8 +66,8 @@ def differenced(compressor: Compressor, *, step: float = 1.0) -> Compressor:
       A `Compressor` with a reference of the size of the open leaves at each end.
 
     Raises:
-      ValueError: when an argument is not as above; from `init` when nothing is open,
-        or when `C` has error feedback in it.
+      ValueError: when an argument is not as above; from `init` when the stages before
+        it left nothing open, or when `C` has error feedback in it.
 
     Example:
       >>> import jax, jax.numpy as jnp

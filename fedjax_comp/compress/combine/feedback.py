@@ -89,8 +89,8 @@ def error_feedback(
       that with momentum.
 
     Raises:
-      ValueError: when an argument is not as above; from `init` when nothing is open,
-        or when `C` has such a memory already.
+      ValueError: when an argument is not as above; from `init` when the stages before
+        it left nothing open, or when `C` has such a memory already.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -51,8 +51,8 @@ def flattened(compressor: Compressor) -> Compressor:
       A `Compressor` with the states of `compressor`.
 
     Raises:
-      ValueError: when `compressor` is not a Compressor; from `init` when nothing is
-        open.
+      ValueError: when `compressor` is not a Compressor; from `init` when the stages
+        before it left nothing open.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -71,7 +71,8 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
 
     Raises:
       ValueError: when there are no compressors; from `init` and `encode` when a leaf
-        has an unknown label, and from `init` when nothing is open.
+        has an unknown label, and from `init` when the stages before it left nothing
+        open.
 
     Example:
       >>> import jax, jax.numpy as jnp

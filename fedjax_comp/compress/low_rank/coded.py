@@ -122,8 +122,8 @@ def coded_low_rank(
       `history`.
 
     Raises:
-      ValueError: when an argument is not in its range; from `init` when nothing is
-        open.
+      ValueError: when an argument is not in its range; from `init` when the stages
+        before it left nothing open.
 
     Example:
       >>> import jax, jax.numpy as jnp

@@ -136,8 +136,8 @@ def separable(
       A stateless `Compressor` that closes the scale, the sizes and the symbols.
 
     Raises:
-      ValueError: when an argument is not in its range; from `init` when nothing is
-        open.
+      ValueError: when an argument is not in its range; from `init` when the stages
+        before it left nothing open.
 
     Example:
       >>> import jax, jax.numpy as jnp
