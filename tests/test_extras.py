@@ -59,16 +59,17 @@ import numpy as np
 from fedjax_comp.audit.note import make_signer, verify_signature
 from fedjax_comp.data.sources import download, prepared
 from fedjax_comp.extras import MissingExtra
-from fedjax_comp.privacy import poisson_epsilon
+from fedjax_comp.privacy import cohort_epsilon
 from fedjax_comp.privacy.envelopes import seal, unseal
 from fedjax_comp.privacy.masks import KeyPair, agree, expand, key_pair
-from fedjax_comp.report import Run, line_figure, write_events
+from fedjax_comp.report import Run, line_figure
+from fedjax_comp.report.events import Events
 
 pair = KeyPair(bytes(32), bytes(32))
 axes = dict(x="a", y="b", xlabel="", ylabel="")
 for call in (
     lambda: line_figure([Run("x", [])], path="x.png", **axes),
-    lambda: write_events("events", []),
+    lambda: Events("events"),
     lambda: prepared.read(Path(".")),
     lambda: prepared.write(Path("."), None, None),
     lambda: download.fetch({"a": "http://localhost:1"}, Path(".")),
@@ -79,8 +80,8 @@ for call in (
     lambda: expand(bytes(32), 1, bits=8),
     lambda: seal(bytes(32), b"", sender=0, receiver=1),
     lambda: unseal(bytes(32), b"", sender=0, receiver=1),
-    lambda: poisson_epsilon(
-        noise_multiplier=1.0, rounds=1, delta=1e-5, sampling_probability=0.5
+    lambda: cohort_epsilon(
+        noise_multiplier=1.0, rounds=1, delta=1e-5, cohort_size=1, population=2
     ),
 ):
     try:

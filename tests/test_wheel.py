@@ -64,12 +64,13 @@ print(float(evaluate(algorithm.params(state.server), population.test).accuracy))
 from fedjax_comp.audit.note import make_signer
 from fedjax_comp.data.sources import prepared
 from fedjax_comp.privacy.accounting import require_library
-from fedjax_comp.report import Run, line_figure, write_events
+from fedjax_comp.report import Run, line_figure
+from fedjax_comp.report.events import Events
 
 axes = dict(x="a", y="b", xlabel="", ylabel="")
 for call in (
     lambda: line_figure([Run("x", [])], path="x.png", **axes),
-    lambda: write_events("events", []),
+    lambda: Events("events"),
     lambda: prepared.read(Path(".")),
     lambda: make_signer("a", bytes(32)),
     require_library,

@@ -11,7 +11,6 @@ from fedjax_comp.privacy.accounting import (
     discrete_gaussian_zcdp,
     gaussian_delta,
     gaussian_epsilon,
-    poisson_epsilon,
     rdp_epsilon,
     skellam_rdp,
 )
@@ -61,7 +60,6 @@ __all__ = [
     "l2_norm",
     "least_noise",
     "mean_over",
-    "poisson_epsilon",
     "private_sum",
     "qualify",
     "rdp_epsilon",

@@ -2,10 +2,10 @@
 
 In closed form, without any library, where every client takes part in every round: Balle
 and Wang, "Improving the Gaussian mechanism for differential privacy", 2018, theorem 8.
-For cohorts that are sampled, by `dp-accounting`, an optional dependency: Rényi
-divergences of the subsampled Gaussian (Mironov, Talwar and Zhang, 2019; without
-replacement Wang, Balle and Kasiviswanathan, 2019, theorem 27). For noise on integers:
-Kairouz, Liu and Steinke 2021, theorem 1; Agarwal, Kairouz and Liu 2021, theorem 3.5.
+For cohorts that are sampled without replacement, by `dp-accounting`, an optional
+dependency: Rényi divergences of the subsampled Gaussian (Wang, Balle and
+Kasiviswanathan, 2019, theorem 27). For noise on integers: Kairouz, Liu and Steinke
+2021, theorem 1; Agarwal, Kairouz and Liu 2021, theorem 3.5.
 
 What is protected is a client, all its examples at once, for one run with one setting:
 trying several settings on the same clients costs as much again each time.
@@ -156,46 +156,6 @@ def cohort_epsilon(
     accountant = library.rdp.RdpAccountant(
         ORDERS, library.NeighboringRelation.REPLACE_ONE
     )
-    return min(everybody, float(accountant.compose(event, rounds).get_epsilon(delta)))
-
-
-def poisson_epsilon(
-    *,
-    noise_multiplier: float,
-    rounds: int,
-    delta: float,
-    sampling_probability: float,
-) -> float:
-    """Epsilon when each client takes part in each round by its own coin.
-
-    Two populations are neighbours when a client joins or leaves. This is the setting of
-    McMahan et al. 2018; a cohort of a fixed size is not in it (`cohort_epsilon` is).
-
-    Args:
-      noise_multiplier: the noise's standard deviation on the sum, over `clip`.
-      rounds: how many.
-      delta: in (0, 1).
-      sampling_probability: in (0, 1].
-
-    Returns:
-      epsilon; `inf` without noise.
-
-    Raises:
-      ValueError: when an argument is not as above.
-      MissingExtra: when `dp-accounting` is missing.
-    """
-    _check(noise_multiplier, rounds, delta)
-    probability = checks.fraction("sampling_probability", sampling_probability)
-    everybody = gaussian_epsilon(
-        noise_multiplier=noise_multiplier, rounds=rounds, delta=delta
-    )
-    if probability == 1 or noise_multiplier == 0 or rounds == 0:
-        return everybody
-    library = require_library()
-    event = library.PoissonSampledDpEvent(
-        probability, library.GaussianDpEvent(noise_multiplier)
-    )
-    accountant = library.rdp.RdpAccountant(ORDERS)
     return min(everybody, float(accountant.compose(event, rounds).get_epsilon(delta)))
 
 

@@ -5,7 +5,6 @@ JAX nor what trains. matplotlib is imported when a figure is drawn: a run needs 
 its end, and many processes never.
 """
 
-from fedjax_comp.report.events import write_events
 from fedjax_comp.report.html import Claim, Figure, Table, write_report
 from fedjax_comp.report.means import Number, mean_curves, mean_row
 from fedjax_comp.report.plots import (
@@ -30,6 +29,5 @@ __all__ = [
     "line_figure",
     "mean_curves",
     "mean_row",
-    "write_events",
     "write_report",
 ]

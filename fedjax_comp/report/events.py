@@ -17,34 +17,34 @@ class Events:
 
     Args:
       directory: the folder of the events; made when missing.
-      rows: of `metrics.jsonl`, to begin with. What is not a number is left out.
-      step: the column that numbers the steps; rows without it are left out.
-      started_at: when the run started, in seconds since 1970, which with the column
-        `seconds` gives each scalar its time. None lets the last of `rows` be now.
+      rows: of `metrics.jsonl`, to begin with; rows without a round are left out, and so
+        is what is not a number. The last is taken to be of now, and every row lies as
+        far from it as their `seconds` do.
 
     Attributes:
       path: of the file.
 
     Raises:
       MissingExtra: without tensorboardX, of the extra `report`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with Events(folder, [{"round": 1, "test_accuracy": 0.5}]) as events:
+    ...         events.path.name.startswith("events.out.tfevents")
+    True
     """
 
     def __init__(
         self,
         directory: Path | str,
         rows: Sequence[Row] = (),
-        *,
-        step: str = "round",
-        started_at: float | None = None,
     ) -> None:
         with needs("report", "TensorBoard events"):
             from tensorboardX import SummaryWriter
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         before = set(directory.glob("events.out.tfevents.*"))
-        if started_at is None:
-            started_at = time.time() - (_seconds(rows[-1]) if rows else 0.0)
-        self._step, self._started_at = step, started_at
+        self._started_at = time.time() - (_seconds(rows[-1]) if rows else 0.0)
         # Two writers of one second would share a file name, and so one file.
         count = 1 + max((int(p.suffix[4:]) for p in before if _is_ours(p)), default=-1)
         self._writer = SummaryWriter(str(directory), filename_suffix=f".run{count}")
@@ -63,12 +63,12 @@ class Events:
 
     def append(self, row: Row) -> None:
         """Adds the scalars of one row."""
-        number = row.get(self._step)
+        number = row.get("round")
         if not isinstance(number, int):
             return
         at = self._started_at + _seconds(row)
         for name, value in row.items():
-            if name == self._step or isinstance(value, bool):
+            if name == "round" or isinstance(value, bool):
                 continue
             if isinstance(value, int | float):
                 self._writer.add_scalar(name, value, number, at)
@@ -76,28 +76,6 @@ class Events:
     def flush(self) -> None:
         """Lets readers see all rows so far."""
         self._writer.flush()
-
-
-def write_events(
-    directory: Path | str,
-    rows: Sequence[Row],
-    *,
-    step: str = "round",
-    started_at: float | None = None,
-) -> Path:
-    """Writes rows as `Events` does, and closes the file.
-
-    Returns:
-      The file written.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = write_events(folder, [{"round": 1, "test_accuracy": 0.5}])
-    ...     path.name.startswith("events.out.tfevents")
-    True
-    """
-    with Events(directory, rows, step=step, started_at=started_at) as events:
-        return events.path
 
 
 def _seconds(row: Row) -> float:

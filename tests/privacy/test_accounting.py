@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, special, stats
 
 from fedjax_comp.extras import MissingExtra
 from fedjax_comp.privacy import accounting
@@ -16,7 +16,6 @@ from fedjax_comp.privacy.accounting import (
     discrete_gaussian_zcdp,
     gaussian_delta,
     gaussian_epsilon,
-    poisson_epsilon,
     rdp_epsilon,
     skellam_rdp,
 )
@@ -84,59 +83,9 @@ def test_renyi_accounting_is_above_the_exact_one_and_near():
         assert exact <= bound <= 1.15 * exact
 
 
-def poisson_rdp(order, probability, z):
-    """Mironov, Talwar and Zhang's integral, A_a, of the subsampled Gaussian."""
-
-    def integrand(x):
-        log_ratio = np.logaddexp(
-            math.log1p(-probability),
-            math.log(probability) + (2 * x - 1) / (2 * z * z),
-        )
-        log_density = stats.norm.logpdf(x, 0.0, z)
-        # Less the density itself, whose integral is 1: what is left does not cancel.
-        return math.exp(log_density + order * log_ratio) - math.exp(log_density)
-
-    points = [0.0, order / 2, order]
-    low, high = -12 * z, order + 12 * z
-    value, _ = integrate.quad(
-        integrand, low, high, limit=400, points=points, epsabs=0, epsrel=1e-7
-    )
-    return math.log1p(value) / (order - 1)
-
-
 @needs_library
-@pytest.mark.parametrize(("probability", "z"), [(0.01, 1.0), (0.2, 2.5)])
-def test_poisson_epsilon_is_our_own_integral(probability, z):
-    rounds, delta = 40, 1e-5
-
-    def bound(order):
-        return rdp_epsilon(
-            lambda a: rounds * poisson_rdp(a, probability, z),
-            delta=delta,
-            orders=[order],
-        )
-
-    # Convex enough in the order, and no order is better than all that are tried.
-    best = optimize.minimize_scalar(bound, bounds=(2, 40), method="bounded").fun
-    ours = poisson_epsilon(
-        noise_multiplier=z, rounds=rounds, delta=delta, sampling_probability=probability
-    )
-    assert best * (1 - 1e-6) <= ours <= best * 1.002
-
-
-@needs_library
-def test_the_librarys_reference_values():
-    """Those that its own tests hold its Rényi divergences to."""
+def test_everybody_in_a_round_is_what_the_library_says():
     library = accounting.require_library()
-    orders = [1.5, 2.5, 5, 50, 100]
-    event = library.PoissonSampledDpEvent(0.01, library.GaussianDpEvent(2.5))
-    accountant = library.rdp.RdpAccountant(orders).compose(event, 50)
-    reference = [6.70579741e-04, 1.08548710e-03, 2.18075656e-03, 2.38460375e-02]
-    np.testing.assert_allclose(accountant.rdp[:4], reference, rtol=1e-4)
-    for order, value in zip(orders[:3], reference, strict=False):
-        # The library drops the signs of its series: a bound, and 3 % above at 1.5.
-        exact = 50 * poisson_rdp(order, 0.01, 2.5)
-        assert exact * (1 - 1e-5) <= value <= exact * (1 + 0.1 / order**2)
     for z in (0.5, 1.0, 2.0, 10.0):
         theirs = library.get_epsilon_gaussian(z, 1e-5)
         ours = gaussian_epsilon(noise_multiplier=z, rounds=1, delta=1e-5)
@@ -161,16 +110,12 @@ def test_a_larger_sample_is_never_more_private(rounds):
     """And none is less private than everybody in every round, of whom it is a part."""
     common = {"noise_multiplier": 2.0, "rounds": rounds, "delta": 1e-5}
     sizes = (1, 5, 20, 50, 70, 90, 99, 100)
-    cohorts = [
+    values = [
         cohort_epsilon(**common, cohort_size=size, population=100) for size in sizes
     ]
-    coins = [
-        poisson_epsilon(**common, sampling_probability=size / 100) for size in sizes
-    ]
-    for values, z in ((cohorts, 1.0), (coins, 2.0)):
-        assert values == sorted(values)
-        everybody = gaussian_epsilon(noise_multiplier=z, rounds=rounds, delta=1e-5)
-        assert values[0] < values[-1] == everybody
+    assert values == sorted(values)
+    everybody = gaussian_epsilon(noise_multiplier=1.0, rounds=rounds, delta=1e-5)
+    assert values[0] < values[-1] == everybody
 
 
 @needs_library
@@ -229,8 +174,8 @@ def test_the_bound_for_sums_of_discrete_gaussians_holds(stddev, parties):
 def test_without_the_library_the_message_says_what_to_do(monkeypatch):
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(MissingExtra, match=r"fedjax_comp\[privacy\]"):
-        poisson_epsilon(
-            noise_multiplier=1.0, rounds=1, delta=1e-5, sampling_probability=0.5
+        cohort_epsilon(
+            noise_multiplier=1.0, rounds=1, delta=1e-5, cohort_size=3, population=6
         )
     # Where everybody takes part nothing is needed.
     assert cohort_epsilon(

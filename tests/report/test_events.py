@@ -7,11 +7,12 @@ message, masked CRC-32C of the message, all little-endian.
 import math
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from fedjax_comp.report.events import write_events
+from fedjax_comp.report import events
 
 
 def _masked_crc32c(data: bytes) -> int:
@@ -52,14 +53,20 @@ def _scalars(path: Path) -> dict[tuple[str, int], tuple[float, float]]:
     }
 
 
-def test_every_number_of_every_row_comes_back(tmp_path) -> None:
+def _written(folder: Path, rows: list[dict]) -> Path:
+    with events.Events(folder, rows) as file:
+        return file.path
+
+
+def test_every_number_of_every_row_comes_back(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(events, "time", SimpleNamespace(time=lambda: 1e9 + 3.0))
     rows = [
         {"round": 0, "test_accuracy": 0.125, "train_loss": None, "seconds": 0.0},
         {"round": 5, "test_accuracy": 0.5, "train_loss": math.nan, "seconds": 2.5},
         {"round": 9, "note": "text", "resumed": True, "uplink_bytes": 2**40},
-        {"test_accuracy": 0.75},
+        {"test_accuracy": 0.75, "seconds": 3.0},
     ]
-    scalars = _scalars(write_events(tmp_path / "new" / "events", rows, started_at=1e9))
+    scalars = _scalars(_written(tmp_path / "new" / "events", rows))
     assert math.isnan(scalars.pop(("train_loss", 5))[0])
     assert scalars == {
         ("test_accuracy", 0): (0.125, 1e9),
@@ -75,6 +82,6 @@ def test_writing_again_replaces(tmp_path, rows) -> None:
     other = tmp_path / "metrics.jsonl"
     other.write_text("kept")
     for length in range(3):
-        path = write_events(tmp_path, rows * length)
+        path = _written(tmp_path, rows * length)
         assert sorted(tmp_path.iterdir()) == sorted([path, other])
     assert len(_scalars(path)) == len(rows)
