@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjax_comp.base import PyTree
+from fedjax_comp.compress.combine.leafwise import open_leaves, replace_open
+
 _MANTISSA_BITS = 23
 _LEAST, _MOST = 1, 253  # exponents as stored, of 2**-126 and of 2**126
 
@@ -84,6 +87,47 @@ def length_in_units(
     for unit in units:
         squares += jnp.sum(jnp.square(unit))
     return units, jnp.sqrt(squares), power
+
+
+def clip_by_l2(tree: PyTree, norm: float) -> PyTree:
+    """A tree shortened to a norm of at most `norm`, in its direction.
+
+        x min(1, norm / ||x||_2)
+
+    The bound holds in every dtype but for float32's rounding of the norm: numbers of a
+    narrower one are rounded towards zero, since the nearest ones may be longer.
+
+    Args:
+      tree: floats of any shapes; other leaves stay as they are.
+      norm: the bound, positive.
+
+    Returns:
+      A tree like `tree`; NaN everywhere when a number is not finite.
+
+    >>> clip_by_l2([jnp.array([3.0, 4.0])], 1.0)
+    [Array([0.6, 0.8], dtype=float32)]
+    >>> clip_by_l2([jnp.array([3.0, 4.0])], 10.0)
+    [Array([3., 4.], dtype=float32)]
+    """
+    leaves = open_leaves(tree)
+    units, length, power = length_in_units([x.astype(jnp.float32) for x in leaves])
+    # From the units: the norm of finite numbers may itself not be finite. What is not
+    # finite must not be multiplied by zero, nor compare as short.
+    scale = jnp.where(jnp.isfinite(length), norm / length, jnp.nan)
+    short = length * power <= norm
+    return replace_open(
+        tree,
+        [
+            jnp.where(short, leaf, _towards_zero(scale * part, leaf.dtype))
+            for leaf, part in zip(leaves, units, strict=True)
+        ],
+    )
+
+
+def _towards_zero(x: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    nearest = x.astype(dtype)
+    too_long = jnp.abs(nearest.astype(x.dtype)) > jnp.abs(x)
+    return jnp.where(too_long, jnp.nextafter(nearest, jnp.zeros_like(nearest)), nearest)
 
 
 def euclidean_norm(x: jax.Array) -> jax.Array:

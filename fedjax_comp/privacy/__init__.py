@@ -15,7 +15,7 @@ from fedjax_comp.privacy.accounting import (
     skellam_rdp,
 )
 from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
-from fedjax_comp.privacy.clipping import clip_by_l2, clipped, l2_norm
+from fedjax_comp.privacy.clipping import clipped
 from fedjax_comp.privacy.discrete import discrete_gaussian, skellam
 from fedjax_comp.privacy.distributed import (
     bits_for_noise,
@@ -46,7 +46,6 @@ __all__ = [
     "bits_for_noise",
     "bounded_rounding",
     "client_noise",
-    "clip_by_l2",
     "clipped",
     "cohort_epsilon",
     "discrete_gaussian",
@@ -57,7 +56,6 @@ __all__ = [
     "gaussian_epsilon",
     "gaussian_noise",
     "integer_grid",
-    "l2_norm",
     "least_noise",
     "mean_over",
     "private_sum",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjax_comp import checks
-from fedjax_comp.privacy.clipping import clip_by_l2
+from fedjax_comp.compress.magnitude import clip_by_l2
 from fedjax_comp.privacy.discrete import MAX_STDDEV, gaussian_table
 from fedjax_comp.privacy.distributed import Rounding, bounded_rounding
 

@@ -32,8 +32,8 @@ import jax.numpy as jnp
 
 from fedjax_comp import checks
 from fedjax_comp.base import PyTree
+from fedjax_comp.compress.magnitude import clip_by_l2
 from fedjax_comp.server.robust_statistics import (
-    clip_to_norm,
     coordinate_median,
     coordinate_trimmed_mean,
     krum_scores,
@@ -97,7 +97,7 @@ def norm_bound(norm: float) -> Aggregator:
     Source: Sun et al. 2019, section 3 (norm thresholding).
     """
     norm = checks.between("norm", norm, above=0, at_most=1e30)
-    return Aggregator(each=lambda update: clip_to_norm(update, norm))
+    return Aggregator(each=lambda update: clip_by_l2(update, norm))
 
 
 def median() -> Aggregator:

@@ -8,33 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjax_comp.base import PyTree
-from fedjax_comp.compress.magnitude import length_in_units
 from fedjax_comp.tree import along
-
-
-def clip_to_norm(update: PyTree, norm: float) -> PyTree:
-    """An update shortened to a norm, in its direction, `x min(1, norm / ||x||_2)`.
-
-    It is right for every finite update, of which the norm itself may overflow.
-
-    Args:
-      update: floats of any shapes, in float32.
-      norm: the bound, positive.
-
-    >>> clip_to_norm([jnp.array([3e38, 0.0]), jnp.array([-3e38])], 1.0)[1].round(4)
-    Array([-0.7071], dtype=float32)
-    >>> clip_to_norm(jnp.array([0.3, 0.4]), 1.0)
-    Array([0.3, 0.4], dtype=float32)
-    """
-    leaves, structure = jax.tree.flatten(update)
-    units, length, power = length_in_units(leaves)
-    short = length * power <= norm
-    factor = norm / jnp.where(short, 1.0, length)
-    bounded = [
-        jnp.where(short, x, factor * unit)
-        for x, unit in zip(leaves, units, strict=True)
-    ]
-    return jax.tree.unflatten(structure, bounded)
 
 
 def mean_of(values: jax.Array, chosen: jax.Array) -> jax.Array:

@@ -11,8 +11,9 @@ import pytest
 from fedjax_comp.algorithms.fed_avg import fed_avg
 from fedjax_comp.base import make_context
 from fedjax_comp.compress import error_feedback, identity, qsgd
+from fedjax_comp.compress.magnitude import clip_by_l2
 from fedjax_comp.privacy.central import equally_weighted, gaussian_noise, mean_over
-from fedjax_comp.privacy.clipping import clip_by_l2, clipped, l2_norm
+from fedjax_comp.privacy.clipping import clipped
 from fedjax_comp.server.aggregate import share, weighted
 from tests.problems import make_cohort, softmax_task, stack_clients
 
@@ -38,7 +39,6 @@ def norm64(tree):
 def test_clipping_against_float64(size):
     tree = update_of(size)
     length = norm64(tree)
-    np.testing.assert_allclose(l2_norm(tree), length, rtol=1e-5)
     short = clip_by_l2(tree, 2.0)
     scale = min(1.0, 2.0 / max(length, 2.0))
     jax.tree.map(
@@ -53,7 +53,7 @@ def test_clipping_against_float64(size):
 
 def test_numbers_whose_norm_is_not_one_are_clipped_in_their_direction():
     tree = update_of(1e38)
-    assert jnp.isinf(l2_norm(tree))
+    assert norm64(tree) > float(np.finfo(np.float32).max)
     short = clip_by_l2(tree, 2.0)
     jax.tree.map(
         lambda ours, x: np.testing.assert_allclose(
@@ -233,11 +233,9 @@ def test_clipping_is_in_float32_where_a_program_has_float64_on():
             "a": jnp.array([30.0, 40.0], jnp.float32),
             "b": jnp.ones(3, jnp.float64),
         }
-        assert float(l2_norm({"a": tree["a"]})) == 50.0
         short = clip_by_l2(tree, 5.0)
-        np.testing.assert_allclose(float(l2_norm(short)), 5.0, rtol=1e-6)
+        np.testing.assert_allclose(norm64(short), 5.0, rtol=1e-6)
         assert (short["a"].dtype, short["b"].dtype) == (jnp.float32, jnp.float64)
-        assert jnp.ndim(l2_norm(jnp.ones(5, jnp.float32))) == 0
 
 
 def test_statistics_would_be_published_without_noise():
