@@ -33,10 +33,9 @@ from tests.algorithms.test_scaffold import (
     SIZE,
     STEPS,
     TARGETS,
-    quadratics,
     weighing,
 )
-from tests.problems import make_cohort, softmax_task, stack_clients
+from tests.problems import make_cohort, quadratics, softmax_task, stack_clients
 
 SIZES = [6, 3, 8]
 CENTRES = len(SIZES)
@@ -131,7 +130,7 @@ def test_it_is_its_protocol_in_numpy(delay, barrier_bits):
     """Weights that differ, centres that are away, optimizers with momentum."""
     threshold = 0.6
     algorithm = approximate_synchronous(
-        quadratics(),
+        quadratics(SIZE),
         num_centres=3,
         optimizer=optax.sgd(RATE, momentum=0.5),
         select=relative(inverse_root(threshold)),

@@ -16,10 +16,9 @@ from tests.algorithms.test_scaffold import (
     SIZE,
     TARGETS,
     largest,
-    quadratics,
     weighing,
 )
-from tests.problems import make_cohort, softmax_task, stack_clients
+from tests.problems import make_cohort, quadratics, softmax_task, stack_clients
 
 
 def make(graph, rounds, **options):
@@ -92,13 +91,13 @@ def test_it_is_its_recursion_in_numpy():
     """Lossy messages, nodes that are away, optimizers with momentum."""
     pairs = [(0, 1), (1, 2)]
     algorithm = consensus_sgd(
-        quadratics(),
+        quadratics(SIZE),
         graphs.edges(3, pairs),
         rounds=2,
         optimizer=optax.sgd(RATE, momentum=0.5),
         compressor=top_k(k=2),
     )
-    server, node = algorithm.init(jax.random.key(0), quadratics().init(None))
+    server, node = algorithm.init(jax.random.key(0), quadratics(SIZE).init(None))
     nodes, step = stack_clients(node, 3), jax.jit(algorithm.round)
     # Metropolis: one over one more than the larger degree, which is that of node 1.
     weights = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]]) / 3

@@ -24,8 +24,8 @@ from tests.algorithms.test_scaffnew import (
     optimum,
     run,
 )
-from tests.algorithms.test_scaffold import CURVES, SIZE, TARGETS, quadratics
-from tests.problems import stack_clients
+from tests.algorithms.test_scaffold import CURVES, SIZE, TARGETS
+from tests.problems import quadratics, stack_clients
 
 SHARES = WEIGHTS / WEIGHTS.sum()
 SHARED = 0.1
@@ -34,7 +34,7 @@ SHARED = 0.1
 
 def make(uplink=None, omega=2.0, *, probability=0.25, rate=RATE, **options):
     return locodl(
-        quadratics(),
+        quadratics(SIZE),
         client_optimizer=optax.sgd(rate),
         uplink=random_k(1 / (1 + omega)) if uplink is None else uplink,
         population=3,
@@ -95,7 +95,7 @@ def test_lossy_messages_come_to_the_optimum_that_fed_avg_misses(shared):
     gradients = CURVES[:, None] * (best - TARGETS) - shared * best
     np.testing.assert_allclose(clients.control["w"][-1], gradients, atol=2e-5)
     averaged = fed_avg(
-        quadratics(), client_optimizer=optax.sgd(RATE), uplink=random_k(1 / 3)
+        quadratics(SIZE), client_optimizer=optax.sgd(RATE), uplink=random_k(1 / 3)
     )
     models, _, _ = run(averaged, cohort(most=4), rounds)
     assert np.abs(models[-100:] - best).max(axis=1).min() > 0.01

@@ -29,10 +29,8 @@ from tests.algorithms.test_scaffold import (
     largest,
     weighing,
 )
-from tests.algorithms.test_scaffold import (
-    quadratics as three_quadratics,
-)
 from tests.problems import make_cohort, softmax_task, stack_clients
+from tests.problems import quadratics as three_quadratics
 
 TASK = softmax_task()
 COHORT = make_cohort([6, 3, 9], batch_size=9)
@@ -56,13 +54,15 @@ def assert_close(a, b):
 def test_it_is_its_recursion_in_numpy():
     """Weights that differ, clients that are away, a server with momentum."""
     algorithm = marina(
-        three_quadratics(),
+        three_quadratics(SIZE),
         client_optimizer=optax.sgd(RATE),
         server_optimizer=optax.sgd(0.8, momentum=0.5),
         uplink=top_k(k=1),
         probability=0.4,
     )
-    server, client = algorithm.init(jax.random.key(0), three_quadratics().init(None))
+    server, client = algorithm.init(
+        jax.random.key(0), three_quadratics(SIZE).init(None)
+    )
     clients, step = stack_clients(client, 3), jax.jit(algorithm.round)
 
     def moved(w):
