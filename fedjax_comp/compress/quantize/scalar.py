@@ -248,7 +248,8 @@ def qsgd(levels: int) -> Compressor:
         x = x.astype(jnp.float32)
         unit, power = in_units(x)
         norm = euclidean_norm(unit)
-        t = jnp.abs(unit) / jnp.where(norm > 0, norm, 1.0) * s
+        # A device whose division is not exact must not come out above 1.
+        t = jnp.minimum(jnp.abs(unit) / jnp.where(norm > 0, norm, 1.0), 1.0) * s
         q = noise.bernoulli_round(context.client_key, t)
         return Quantized(Raw(norm * power), symbols_of(zigzag(x, q), 2 * s + 1))
 

@@ -54,7 +54,8 @@ def terngrad(*, clip: float | None = None) -> Compressor:
             x = jnp.clip(x, -bound, bound)
         s = jnp.max(jnp.abs(x))
         kept = noise.bernoulli_round(
-            context.client_key, jnp.abs(x) / jnp.where(s == 0, 1.0, s)
+            context.client_key,
+            jnp.minimum(jnp.abs(x) / jnp.where(s == 0, 1.0, s), 1.0),
         )
         zigzag = kept * jnp.where(x < 0, 1.0, 2.0)
         return Quantized(Raw(s * power), symbols_of(zigzag, 3))
