@@ -81,7 +81,7 @@ def locodl(
     population: int,
     probability: float,
     omega: float,
-    shared: float = 0.0,
+    curvature: float = 0.0,
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
@@ -129,7 +129,7 @@ def locodl(
       probability: `p`, that a step is the last of its round, in (0, 1].
       omega: of `E ||C(x) - x||^2 <= omega ||x||^2`, at least 0: of `identity()` 0, of
         `random_k(f)` `1 / f - 1`. Too small a number may diverge.
-      shared: `m`, at least 0.
+      curvature: `m`, at least 0.
       execution: how a cohort is run; `scanned()` when None.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
@@ -139,9 +139,9 @@ def locodl(
 
     Raises:
       ValueError: for an optimizer that is not plain SGD, an argument out of its range,
-        or a `shared` whose product with the rate is 1 or more; from `init` for a model
-        with running statistics and an uplink with memory; from a round for a cohort
-        that is not all clients, and for rates (`ClientBatches.rate`).
+        or a `curvature` of 1 over the rate or more; from `init` for a model with
+        running statistics and an uplink with memory; from a round for a cohort that is
+        not all clients, and for rates (`ClientBatches.rate`).
 
     >>> from fedjax_comp.compress import random_k
     >>> from fedjax_comp.models import classification, linear
@@ -164,7 +164,7 @@ def locodl(
     omega = checks.number("omega", omega, minimum=0.0, below=math.inf)
     why = "of locodl(), whose control variates are in units of its rate"
     rate = plain_rate(client_optimizer, why)
-    shared = checks.number("shared", shared, minimum=0.0, below=1 / rate)
+    curvature = checks.number("curvature", curvature, minimum=0.0, below=1 / rate)
     downlink = identity()
     run_cohort = given_execution(execution)
 
@@ -184,14 +184,14 @@ def locodl(
         )
 
     def client_fn(
-        shared_by_all: _Shared, client: tuple[ClientBatches, ClientState, jax.Array]
+        shared: _Shared, client: tuple[ClientBatches, ClientState, jax.Array]
     ) -> tuple[Summand, tuple[ClientState, jax.Array, Sent]]:
-        ahead, rho, up_key, examples = shared_by_all
+        ahead, rho, up_key, examples = shared
         batches, state, rank = client
         start = cast_like(state.params, ahead)
         towards = cast_like(jax.tree.map(jnp.negative, state.control), start)
         optimizer = optax.chain(
-            shifted(towards), optax.add_decayed_weights(-shared), client_optimizer
+            shifted(towards), optax.add_decayed_weights(-curvature), client_optimizer
         )
         learner, info = local_steps(task, optimizer)(
             Learner(start, optimizer.init(start)), examples, batches
@@ -227,8 +227,8 @@ def locodl(
     def stepped(server: ServerState, steps: jax.Array) -> PyTree:
         """`y` after its steps, in closed form: a sum of powers of `1 - gamma m`."""
         count = steps.astype(jnp.float32)
-        power = count * math.log1p(-rate * shared)
-        reach = count * rate if shared == 0 else -jnp.expm1(power) / shared
+        power = count * math.log1p(-rate * curvature)
+        reach = count * rate if curvature == 0 else -jnp.expm1(power) / curvature
         return jax.tree.map(
             lambda y, v: (jnp.exp(power) * y.astype(v.dtype) + reach * v).astype(
                 y.dtype

@@ -28,7 +28,7 @@ from tests.algorithms.test_scaffold import CURVES, SIZE, TARGETS
 from tests.problems import quadratics, stack_clients
 
 SHARES = WEIGHTS / WEIGHTS.sum()
-SHARED = 0.1
+CURVATURE = 0.1
 """Of the least curvature, 0.3."""
 
 
@@ -40,7 +40,7 @@ def make(uplink=None, omega=2.0, *, probability=0.25, rate=RATE, **options):
         population=3,
         probability=probability,
         omega=omega,
-        **{"shared": SHARED, **options},
+        **{"curvature": CURVATURE, **options},
     )
 
 
@@ -62,8 +62,8 @@ def test_it_is_the_papers_algorithm_step_by_step():
     for i in range(8):
         server, clients, info = step(jax.random.key(i), server, clients, each)
         for _ in range(int(info.observed["local_steps"].value)):
-            x = x - RATE * (CURVES[:, None] * (x - TARGETS) - SHARED * x - u)
-            y = y - RATE * (SHARED * y - v)
+            x = x - RATE * (CURVES[:, None] * (x - TARGETS) - CURVATURE * x - u)
+            y = y - RATE * (CURVATURE * y - v)
         said = np.asarray(info.messages["uplink"].used["w"], float)
         lossy |= np.abs(said - (x - y)).max() > 0.01
         mean = SHARES @ said / 2
@@ -82,17 +82,17 @@ def test_it_is_the_papers_algorithm_step_by_step():
     assert np.abs(v).max() > 0.1
 
 
-@pytest.mark.parametrize("shared", [0.0, SHARED])
-def test_lossy_messages_come_to_the_optimum_that_fed_avg_misses(shared):
+@pytest.mark.parametrize("curvature", [0.0, CURVATURE])
+def test_lossy_messages_come_to_the_optimum_that_fed_avg_misses(curvature):
     # One client's losses differ from another's, and two thirds of a message are lost.
     best, rounds = optimum(CURVES, TARGETS, WEIGHTS), 400
-    models, clients, _ = run(make(shared=shared), cohort(), rounds)
+    models, clients, _ = run(make(curvature=curvature), cohort(), rounds)
     np.testing.assert_allclose(models[-1], best, atol=3e-6)
     np.testing.assert_allclose(
         clients.params["w"][-1], np.tile(best, (3, 1)), atol=3e-6
     )
     # There u_i is the gradient of what x_i trains on.
-    gradients = CURVES[:, None] * (best - TARGETS) - shared * best
+    gradients = CURVES[:, None] * (best - TARGETS) - curvature * best
     np.testing.assert_allclose(clients.control["w"][-1], gradients, atol=2e-5)
     averaged = fed_avg(
         quadratics(SIZE), client_optimizer=optax.sgd(RATE), uplink=random_k(1 / 3)
@@ -105,12 +105,12 @@ def test_lossy_messages_come_to_the_optimum_that_fed_avg_misses(shared):
 def test_the_theorem_holds_of_every_round(p, omega):
     # Psi_t / tau^t has an expectation that never grows, as in the test of Scaffnew. The
     # quadratics' curvatures lie between 0.3 and 2.5.
-    shared, rate = CURVES.min() / 2, 1 / CURVES.max()
-    algorithm = make(omega=omega, probability=p, rate=rate, shared=float(shared))
+    curvature, rate = CURVES.min() / 2, 1 / CURVES.max()
+    algorithm = make(omega=omega, probability=p, rate=rate, curvature=float(curvature))
     rho = 1 / (1 + omega * SHARES.max())
-    tau = max((1 - rate * shared) ** 2, 1 - p**2 * rho / (1 + 2 * omega))
+    tau = max((1 - rate * curvature) ** 2, 1 - p**2 * rho / (1 + 2 * omega))
     best = optimum(CURVES, TARGETS, WEIGHTS)
-    gradients = CURVES[:, None] * (best - TARGETS) - shared * best
+    gradients = CURVES[:, None] * (best - TARGETS) - curvature * best
     price = rate * (1 + 2 * omega) / (p**2 * rho)
 
     def square(x):
@@ -118,7 +118,7 @@ def test_the_theorem_holds_of_every_round(p, omega):
 
     def psi(y, v, x, u):
         models = square(x - best) @ SHARES + square(y - best)
-        controls = square(u - gradients) @ SHARES + square(v - shared * best)
+        controls = square(u - gradients) @ SHARES + square(v - curvature * best)
         return models / rate + price * controls
 
     server, clients = begun(algorithm)
@@ -171,7 +171,7 @@ def test_a_round_of_nobody_says_nothing_and_moves_the_model_by_its_control_alone
     )
     y = np.zeros(SIZE)
     for _ in range(int(info.observed["local_steps"].value)):
-        y = y - RATE * (SHARED * y - 1)
+        y = y - RATE * (CURVATURE * y - 1)
     np.testing.assert_allclose(after.params["w"], y, rtol=1e-5)
     np.testing.assert_array_equal(after.control["w"], server.control["w"])
     np.testing.assert_array_equal(kept.params["w"], clients.params["w"])
@@ -203,7 +203,11 @@ def test_less_than_half_the_bits_up_of_scaffnew():
     ours = (1 + omega) * (1 + omega / count) / (2 * kappa)
     bits = []
     for name, p in ((scaffnew, kappa**-0.5), (locodl, ours**0.5)):
-        own = {"uplink": natural_compression(), "omega": omega, "shared": 0.5 / kappa}
+        own = {
+            "uplink": natural_compression(),
+            "omega": omega,
+            "curvature": 0.5 / kappa,
+        }
         algorithm = name(
             diagonals(), **common, probability=p, **(own if name is locodl else {})
         )
@@ -222,7 +226,7 @@ def test_less_than_half_the_bits_up_of_scaffnew():
 def test_without_loss_and_with_a_coin_that_never_fails_two_halves_are_averaged():
     # rho = 1: all models become the mean of y and of the clients' mean, each of which
     # took a step of gradient descent on its half of the loss.
-    algorithm = make(identity(), omega=0.0, probability=1.0, shared=0.0)
+    algorithm = make(identity(), omega=0.0, probability=1.0, curvature=0.0)
     w, v, expected = np.zeros(SIZE), np.zeros(SIZE), []
     u = np.zeros((3, SIZE))
     for _ in range(5):
@@ -239,7 +243,7 @@ def test_without_loss_and_with_a_coin_that_never_fails_two_halves_are_averaged()
     [
         ({"omega": -1.0}, r"omega=-1.0 in \[0.0, inf\)"),
         ({"omega": float("nan")}, "omega=nan"),
-        ({"shared": 5.0}, r"shared=5.0 in \[0.0, 4.99"),
+        ({"curvature": 5.0}, r"curvature=5.0 in \[0.0, 4.99"),
         ({"probability": 0.0}, "probability=0.0"),
     ],
 )
