@@ -22,12 +22,15 @@ class CurveEnd(NamedTuple):
       point: its last point, in the units of the axes.
       colour: the curve's colour.
       marker: the curve's marker.
+      line: how the curve is drawn, as matplotlib's `linestyle`: "none" for one of a
+        single point.
     """
 
     name: str
     point: tuple[float, float]
     colour: str
     marker: str
+    line: str = "-"
 
 
 def write_names(axes: "Axes", ends: Sequence[CurveEnd]) -> None:
@@ -55,6 +58,7 @@ def write_names(axes: "Axes", ends: Sequence[CurveEnd]) -> None:
             [position] * 3,
             color=end.colour,
             linewidth=LINE_WIDTH,
+            linestyle=end.line,
             marker=end.marker,
             markersize=MARKER_SIZE,
             markeredgewidth=0,

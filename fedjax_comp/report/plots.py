@@ -199,7 +199,7 @@ def line_figure(
     if reference is not None and behind:
         across, up = zip(*behind, strict=True)
         axes.plot(across, up, color=INK, linewidth=LINE_WIDTH, linestyle="--")
-        ends.append(CurveEnd(reference.name, behind[-1], INK, ""))
+        ends.append(CurveEnd(reference.name, behind[-1], INK, "", "--"))
     for index, run in enumerate(series):
         points = _points(run.rows, x, y, log_x, log_y)
         if not points:
@@ -220,7 +220,8 @@ def line_figure(
         )
         if run.spread and isinstance(y, str):
             _band(axes, run, x, y, log_x, colour)
-        ends.append(CurveEnd(run.name, points[-1], colour, marker))
+        line = "-" if len(points) > 1 else "none"
+        ends.append(CurveEnd(run.name, points[-1], colour, marker, line))
 
     if not ends:
         axes.text(0.5, 0.5, "no finite values", transform=axes.transAxes, ha="center")

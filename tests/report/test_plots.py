@@ -93,6 +93,24 @@ def test_a_reference_takes_no_colour_of_the_runs(tmp_path) -> None:
     assert same.read_bytes() == plain.read_bytes()
 
 
+def test_names_stand_behind_a_piece_of_a_curve_as_it_is_drawn(tmp_path) -> None:
+    found = []
+    line_figure(
+        [Run("curve", _rows(5)), Run("point", _rows(0))],
+        path=tmp_path / "n.png",
+        x="round",
+        y="test_accuracy",
+        xlabel="r",
+        ylabel="a",
+        reference=Run("limit", _rows(9)),
+        decorate=found.append,
+    )
+    (axes,) = found
+    drawn = [line.get_linestyle() for line in axes.lines]
+    # The reference and the runs, then what stands beside their names.
+    assert drawn == ["--", "-", "-", "--", "-", "None"]
+
+
 @pytest.mark.parametrize("log_x", [False, True])
 @pytest.mark.parametrize(
     "rows",
