@@ -12,9 +12,15 @@ import jax
 from flax import linen as nn
 
 from fedjax_comp import checks
-from fedjax_comp.models.convolution import Conv, ConvFn
+from fedjax_comp.models.convolution import (
+    Conv,
+    ConvFn,
+    conv_lax,
+    default_conv,
+)
 from fedjax_comp.models.dropout import check_dropout, dropped
 from fedjax_comp.models.pooling import max_pool_2x2
+from fedjax_comp.models.side_by_side import plus_bias, pooled_relu
 from fedjax_comp.models.task import ModelFn
 
 
@@ -38,9 +44,13 @@ class CNN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Maps `[B, H, W, C]` to logits `[B, L]`."""
+        convolve = self.convolve or default_conv()
+        # Only there do mapped clients' convolutions have their channels side by side.
+        beside = convolve is conv_lax
+        add_bias = plus_bias if beside else None
         for features in self.channels:
-            x = Conv(features, convolve=self.convolve)(x)
-            x = max_pool_2x2(nn.relu(x))
+            x = Conv(features, convolve=convolve, add_bias=add_bias)(x)
+            x = pooled_relu(x) if beside else max_pool_2x2(nn.relu(x))
         x = dropped(x.reshape(x.shape[0], -1), self.dropout, train)
         x = dropped(nn.relu(nn.Dense(self.hidden)(x)), self.dropout, train)
         return nn.Dense(self.num_classes)(x)

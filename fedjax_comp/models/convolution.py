@@ -238,6 +238,7 @@ class Conv(nn.Module):
       convolve: the way of computing; `default_conv()` when it is traced if None.
       strides: `(s, t)`: every `s`-th row and `t`-th column is kept, the first included.
       use_bias: whether there is a bias.
+      add_bias: `(images, bias) -> images`, the way of adding it; None for a plain sum.
 
     >>> params = Conv(7).init(jax.random.key(0), jnp.ones((1, 4, 4, 2)))["params"]
     >>> params["kernel"].shape, params["bias"].shape
@@ -249,6 +250,7 @@ class Conv(nn.Module):
     convolve: ConvFn | None = None
     strides: tuple[int, int] = (1, 1)
     use_bias: bool = True
+    add_bias: Callable[[jax.Array, jax.Array], jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -272,4 +274,6 @@ class Conv(nn.Module):
             return out
         zeros = nn.initializers.zeros_init()
         bias = self.param("bias", zeros, (self.features,), jnp.float32)
+        if self.add_bias is not None:
+            return self.add_bias(out, bias)
         return out + lax.broadcast_in_dim(bias, (1, 1, 1, self.features), (3,))
