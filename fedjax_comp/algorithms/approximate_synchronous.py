@@ -1,13 +1,14 @@
 """Approximate synchronous parallel: only significant updates leave a data centre.
 
-Every data centre has a whole replica. It applies its own update at once and adds it to
-what it has not sent; a coordinate is sent to all other centres once the sum is large
-against the parameter, |sum / w| > T, or w = 0, and stays in the sum otherwise, so that
-nothing is ever lost. T falls as learning goes on.
+Every data centre has a replica of the whole model. It applies its own update at once
+and adds it to the sum of what it has not sent. A coordinate of this sum is sent to all
+other centres once it is large relative to the parameter, |sum / w| > T, or w = 0. Until
+then it stays in the sum, so that nothing is ever lost. T falls as training goes on.
 
-Messages may arrive some rounds late, which is when a centre must wait for them (the
-mirror clock). One that is too long for its link is announced and waited for at once
-(the selective barrier). What rounds take is for whoever knows the links to say.
+A message may arrive some rounds late; a centre waits for it then (the mirror clock). A
+message that is too long for its link is announced, and waited for at once (the
+selective barrier). How long a round takes depends on the links and is not computed
+here.
 
 Source: Hsieh, Harlap, Vijaykumar, Konomis, Ganger, Gibbons and Mutlu 2017, "Gaia:
 geo-distributed machine learning approaching LAN speeds", NSDI, sections 3 and 4.
@@ -137,12 +138,12 @@ def approximate_synchronous(
 
         base <- base + sum_i s_i,    w_i <- base + what centre i alone has.
 
-    What is significant is for `select` to say: `relative(threshold)` is the paper's,
-    and `largest(fraction)` makes top-k with error feedback of the same protocol. At
-    T = 0 all of it is sent and the replicas are one model: federated averaging, with
-    one batch a round synchronous SGD. The update of a centre that is not finite is left
-    out and counted as dropped; a round after which a replica would not be finite is
-    refused, and all of its centres are.
+    `select` decides what is significant: `relative(threshold)` is the paper's rule, and
+    `largest(fraction)` makes top-k with error feedback of the same protocol. At T = 0
+    everything is sent and all replicas are equal: this is federated averaging, with one
+    batch a round synchronous SGD. An update that is not finite is left out, and its
+    centre counted as dropped. A round after which a replica would not be finite is
+    refused, and all its centres are counted as dropped.
 
     Args:
       task: the model and its loss.

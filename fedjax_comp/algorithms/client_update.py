@@ -1,8 +1,8 @@
 """One client's part of a round with a server: train, encode, be counted.
 
-Algorithms that send the difference that local training made share it: what they differ
-in is where a client starts from and what becomes of the sum. Those that send something
-else share `send` and what is observed of a round.
+The algorithms whose clients send the change that local training made share this code;
+they differ in where a client starts from and in what becomes of the sum. Algorithms
+whose clients send something else share `send` and `round_info`.
 """
 
 from collections.abc import Callable
@@ -129,9 +129,9 @@ def send(
 ) -> tuple[Summand, tuple[LinkState, Sent]]:
     """Sends what a client has to say and adds it to the cohort's sum.
 
-    A client whose value is not finite stays silent. One whose decoded value is not is
-    left out of the sum. Both keep their memory as it was: one overflow would silence a
-    client for ever.
+    A client whose value is not finite stays silent. A client whose decoded value is not
+    finite is left out of the sum. In both cases the memory of the link stays as it was;
+    otherwise one overflow would silence the client for ever.
 
     Args:
       uplink: the compressor.

@@ -1,11 +1,12 @@
-"""Minibatch SGD without a server: gradients averaged by talking to neighbours.
+"""Minibatch SGD without a server: nodes average gradients with their neighbours.
 
-Every node takes the gradient of its part of the minibatch; `R` rounds of consensus,
+Every node computes the gradient h_i of its part of the minibatch. `R` rounds of
+consensus,
 
     h_i <- h_i + sum_j a_ij (C(h_j) - C(h_i)),
 
-bring the nodes' h towards the mean of all, and each steps along its own h. The weights
-are symmetric, so the mean is kept whatever the compressor C does.
+move every h_i towards the mean of all; then each node takes a step along its own h_i.
+The weights a_ij are symmetric, so the mean is preserved whatever the compressor C does.
 
 Source: Nokleby, Raja, Bajwa 2020, "Scaling-up distributed processing of data streams
 for machine learning" (arXiv 2005.08854), section V (consensus averaging of gradients).
@@ -67,12 +68,13 @@ def consensus_sgd(
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """Minibatch SGD on a graph, `R` messages over every edge and way in a minibatch.
+    """Minibatch SGD on a graph: `R` messages a minibatch each way along every edge.
 
-    A node's batches of a round are one minibatch of its own. A node that is not active,
-    or whose gradient is not finite, is not part of the graph in that round: its
-    neighbours keep its weight to themselves, and its model stays. So does the model of
-    a node whose step would not be finite; both are counted as dropped.
+    All batches of a node in a round form one minibatch. A node that is not active, or
+    whose gradient is not finite, is not part of the graph in that round: its neighbours
+    add its weight to their own, and its model stays. A node whose step would not be
+    finite keeps its model, too. A gradient or step that is not finite counts the node
+    as dropped.
 
     Args:
       task: the model and its loss.

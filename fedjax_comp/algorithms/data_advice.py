@@ -1,9 +1,10 @@
 """Gradients, data, or the whole set once: which of them costs the fewest bits.
 
-With n parameters, D numbers an example, B examples a batch, b bits a number of data and
-b_g a coordinate of the gradient, a message is about n b_g bits against B D b: data win
-where the model is large and batches are small. The set shipped once costs N D b
-whatever the number of steps, so it wins as soon as the run is longer than an epoch.
+With n parameters, D numbers an example, B examples a batch, b bits for each number of
+an example and b_g for each coordinate of the gradient, a message of gradients is about
+n b_g bits and one of data B D b. Data are cheaper where the model is large and batches
+are small. Sending the whole set of N examples once costs N D b whatever the number of
+steps, so it is cheapest as soon as the run is longer than an epoch.
 """
 
 import math
@@ -54,8 +55,8 @@ def advisable(
 ) -> Advice:
     """Which way to train costs the fewest bits from clients to server.
 
-    All are exact lengths of messages, frames and model broadcasts apart; how accurate
-    the model becomes is another question.
+    All are exact message lengths, without frames and broadcasts of the model. The
+    accuracy that each way reaches is not considered.
 
     Args:
       model: parameters (arrays or `jax.ShapeDtypeStruct`), or how many there are.

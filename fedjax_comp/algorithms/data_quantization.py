@@ -1,10 +1,11 @@
 """Quantized data in place of gradients (DaQuSGD): clients send examples in few bits.
 
-The server evaluates the gradient at what it decoded, x'. Three parts can be switched
-on their own: the quantizer of the data; a refinement, Q(grad(x) - grad(x')), by any
-compressor; and an importance layer that sends only some examples, with weights. What a
-message costs depends on the dimension of the data, not of the model (the refinement
-apart). The network is trusted: data leave the client.
+The server evaluates the gradient at x', the examples that it decoded. Three parts can
+be switched on separately: the quantizer of the data; a refinement, Q(grad(x) -
+grad(x')), by any compressor; and an importance layer that sends only some examples,
+with weights. The length of a message depends on the dimension of the data and not on
+the size of the model (except for the refinement). The network is trusted: data leave
+the client.
 
 Source: Hanna, Ezzeldin, Fragouli and Diggavi, "Quantizing data for distributed
 learning" (arXiv 2012.07913). Only its abstract was readable to us: everything beyond
@@ -112,12 +113,12 @@ def data_quantization(
     """Distributed SGD on quantized examples.
 
     A round is one step: all examples that a client has in it are one batch. The server
-    weights clients by their numbers of examples. Only a client that refines or weighs
-    its examples needs the model: without both nothing is broadcast.
+    weights clients by their numbers of examples. A client needs the model only to
+    refine or to weigh its examples: where it does neither, nothing is broadcast.
 
-    The gradient at x' is evaluated by the server, and by the client for its residual;
-    with the same model and the same decoded bits the two are the same numbers, so one
-    evaluation stands for both here.
+    The server evaluates the gradient at x', and so does the client for its residual.
+    They have the same model and the same decoded bits and get the same numbers, so the
+    simulation evaluates it once.
 
     Args:
       task: the model and its loss.

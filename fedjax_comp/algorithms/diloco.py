@@ -1,11 +1,11 @@
-"""DiLoCo: long local training with an optimizer that lasts, and an outer one.
+"""DiLoCo: many local steps of an optimizer that keeps its state, and an outer one.
 
 Douillard et al. 2023, "DiLoCo: distributed low-communication training of language
 models" (arXiv 2311.08105), algorithm 1: every worker takes `H` steps of AdamW from the
-common model, keeps the state of its optimizer to itself, and sends what changed; the
-outer optimizer, `optax.sgd(0.7, momentum=0.9, nesterov=True)` there, takes the mean of
-the changes, with its sign turned, for a gradient. With `sparse_loco()` on the uplink
-and an outer step of `optax.sgd` it is SparseLoCo (Sarfi et al. 2025, arXiv 2508.15706).
+common model, keeps the state of its optimizer, and sends the change of its model. The
+outer optimizer (there `optax.sgd(0.7, momentum=0.9, nesterov=True)`) takes the negated
+mean of the changes as its gradient. With `sparse_loco()` on the uplink and an outer
+step of `optax.sgd` it is SparseLoCo (Sarfi et al. 2025, arXiv 2508.15706).
 """
 
 from typing import NamedTuple
@@ -71,14 +71,15 @@ def diloco(
     changes: bool = False,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """Local steps of a lasting inner optimizer, an outer step along their mean.
+    """Local steps of an inner optimizer that keeps its state, then an outer step.
 
         w_i <- H steps of inner(.; s_i) from w',   d_i = C(w_i - w')
         w <- outer(w, -sum_i p_i d_i)
 
-    `w'` is what the workers decoded of `w`; with `changes` it is `w' + C(w - w')`, so
-    that what a message loses is in the next one. A worker whose update does not count
-    keeps the optimizer state that it had; one whose state is not finite does not count.
+    `w'` is `w` as the workers decoded it. With `changes` it is `w' + C(w - w')`, so
+    that what one message loses is in the next one. A worker whose optimizer state is
+    not finite does not count; a worker that does not count keeps its previous optimizer
+    state.
 
     Args:
       task: the model and its loss.

@@ -1,9 +1,10 @@
-"""Ditto: beside the common model every client trains one of its own, held near it.
+"""Ditto: every client also trains a model of its own, kept near the common one.
 
 Li, Hu, Beirami and Smith 2021, "Ditto: fair and robust federated learning through
-personalization" (arXiv 2012.04221), algorithm 1 with FedAvg as its global part. The own
-model never travels, so that a round costs what FedAvg's does. Compressed messages are
-ours: what a client's own model is held to is the common one as it decoded it.
+personalization" (arXiv 2012.04221), algorithm 1 with FedAvg as its global part. The
+client's own model is never sent, so a round costs what FedAvg's does. Compressed
+messages are ours: a client's own model is pulled towards the common model as the client
+decoded it.
 """
 
 import math
@@ -71,13 +72,13 @@ def ditto(
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """Federated averaging, and a model `v_i` of every client's own.
+    """Federated averaging, and a model `v_i` of its own for every client.
 
         w_i <- optimizer steps on client i's loss from w,   w <- mean as in `fed_avg`
         v_i <- optimizer(v_i, gradient of the loss at v_i + pull * (v_i - w))
 
-    on the same batches, so that a round trains twice. A pull of 0 leaves `v_i` to the
-    client alone; a large one makes it the common model.
+    Both lines use the same batches, so that a round trains twice. With a pull of 0
+    `v_i` depends on the client alone; a large pull makes it the common model.
 
     Args:
       task: the model and its loss.

@@ -1,14 +1,15 @@
 """When to average: dynamically, periodically, or never.
 
 Source: Kamp et al. 2018, "Efficient Decentralized Deep Learning by Dynamic Model
-Averaging" (arXiv 1807.03210), Algorithms 1 and 2. Learner i has the local condition
-||f_i - r||^2 <= Delta. Those that violate it send their models, and the coordinator
-takes further learners in until the mean of the members is back in the safe zone,
-||mean - r||^2 <= Delta. How many at a time the paper leaves open; both rules of the
-authors' platform (dlplatform, `DynamicHedgeSync`) are here, the one that the text
-beside its class tells ("augment") and the one that its code follows ("triple").
+Averaging" (arXiv 1807.03210), Algorithms 1 and 2. Learner i, with the model f_i, has
+the local condition ||f_i - r||^2 <= Delta. Learners that violate it send their models,
+and the coordinator adds further learners until the mean of the members is back in the
+safe zone, ||mean - r||^2 <= Delta. The paper leaves open how many it adds at a time.
+Both rules of the authors' platform (dlplatform, `DynamicHedgeSync`) are here: the one
+that the text beside its class describes ("augment") and the one that its code follows
+("triple").
 
-Two limit cases bound it: Delta = 0 is periodic averaging, Delta = inf never speaks.
+The limit cases are periodic averaging (Delta = 0) and no communication (Delta = inf).
 While all local conditions hold, (1/m) sum_i ||f_i - mean||^2 <= Delta.
 """
 
@@ -41,7 +42,8 @@ def dynamic(
 ) -> Trigger:
     """Averages when, and among whom, local conditions call for it.
 
-    With B the members so far, m the learners that are able, and passes counted from 0:
+    With B the members so far, m the learners that can take part, and passes counted
+    from 0:
 
         balancing   taken in by a pass   everyone instead, once
         "augment"   2^pass               |B| >= m / 2
@@ -110,8 +112,9 @@ def dynamic(
 def periodic(fraction: float = 1.0) -> Trigger:
     """Averages after every round, all learners or a random fraction of them.
 
-    With a fraction below 1 it is federated averaging's sampling on streams: only the
-    members receive the mean. Nobody is polled: whose turn it is follows from the key.
+    With a fraction below 1 this is the client sampling of federated averaging, on
+    streams: only the members receive the mean. Nobody is polled: the key determines the
+    members.
 
     Args:
       fraction: share of the learners in each average, in (0, 1]; at least one.

@@ -2,13 +2,14 @@
 
 Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek and Huba, "Federated learning with
 buffered asynchronous aggregation", AISTATS 2022, algorithm 1: the server steps whenever
-its buffer is full, and a client that has sent begins anew from the model of that
-moment. Its update, when it arrives, is made from a model that is some steps old.
+its buffer is full, and a client that has sent starts again from the model of that
+moment. When an update arrives, the model it was trained from is some steps old.
 
-A round here is one step of the server. Who arrives in it, and how stale, is the
-cohort's matter (`fedjax_comp.network.timetable`): of FedBuff, or of synchronous rounds
-whose late updates are carried over. The server keeps its last models, so a client's
-training is worked out in the round in which it arrives and nothing waits on the host.
+A round here is one step of the server. The cohort says whose updates arrive in it and
+how stale they are: those of FedBuff, or those of synchronous rounds whose late updates
+are carried over (`fedjax_comp.network.timetable`). The server keeps its last models, so
+a client's training is computed in the round in which its update arrives, and no update
+waits on the host.
 """
 
 from typing import NamedTuple
@@ -103,10 +104,11 @@ def fed_buff(
 
         sum_i n_i s(tau_i) C(w_i - w'_{v - tau_i}) / sum_i n_i,   s(t) = (1 + t)^-a,
 
-    over the buffer. Stale updates count for less, and the others not for more. Without
-    staleness this is `fed_avg`, bit for bit. A client pays for the broadcast it began
-    from in the round in which it arrives, and draws from that version's key: at the
-    time of encoding it knows no later one.
+    over the buffer. Stale updates count for less, and the others do not count for more
+    in return. Without staleness this is `fed_avg`, bit for bit. The broadcast that a
+    client started from is counted in the round in which its update arrives. The
+    client's noise is drawn from that version's key: when it encodes, it knows no later
+    one.
 
     Args:
       task: the model and its loss.

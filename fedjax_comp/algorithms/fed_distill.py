@@ -1,13 +1,13 @@
-"""Federated distillation: what travels is what models say of public examples.
+"""Federated distillation: clients send predictions on public examples, not models.
 
 Itahara, Nishio, Koda, Morikura and Yamamoto 2020, "Distillation-based semi-supervised
 federated learning for communication-efficient collaborative training with non-IID
 private data" (DS-FL, arXiv 2008.06180): who sends what and when, and the sharpening of
-the mean. Sattler, Marban, Rischke and Samek 2021, "CFD" (arXiv 2012.00632): that soft
-labels bear few bits (`simplex_quantize`), and that of the same examples every round
-changes are enough (`differenced`, of a quantizer of numbers of either sign). Lin, Kong,
-Stich and Jaggi 2020 (FedDF, arXiv 2006.07242) distil as well, but send models. Means by
-shares of examples are ours.
+the mean. Sattler, Marban, Rischke and Samek 2021, "CFD" (arXiv 2012.00632): few bits
+suffice for soft labels (`simplex_quantize`), and where every round has the same
+examples, only changes need to be sent (`differenced`, of a quantizer of numbers of
+either sign). Lin, Kong, Stich and Jaggi 2020 (FedDF, arXiv 2006.07242) distil as well,
+but send models. Means by shares of examples are ours.
 """
 
 from typing import NamedTuple
@@ -76,7 +76,7 @@ def fed_distill(
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """DS-FL: models that agree on what they say of examples that all have.
+    """DS-FL: models that are trained to agree on examples that everybody has.
 
         w_i <- optimizer steps on client i's own examples from w_i
         y   <- sum_i s_i C(p(. | x; w_i)),    s_i client i's share of the examples
@@ -84,19 +84,19 @@ def fed_distill(
         w   <- SGD on the cross-entropy of p(. | x; w) to y
         w_i <- the same from w_i, to y as decoded from the downlink
 
-    over the `P'` public inputs `x` of the round, of which no label is known. As in
-    DS-FL every client goes on from its own model, which never travels; nor does the
-    server's, which is the one that is evaluated. All begin from the same, which
-    follows from the seed. A client that is not in a round neither trains nor hears: it
-    goes on from where it was. A round costs a client `P' L` numbers each way, however
-    large the model is.
+    over the `P'` public inputs `x` of the round, whose labels are unknown. As in DS-FL
+    every client continues from its own model, which is never sent; neither is the
+    server's model, the one that is evaluated. All start from the same model, drawn from
+    the seed. A client that is not in a round neither trains nor receives anything. A
+    round costs a client `P' L` numbers each way, however large the model is.
 
-    The mean of clients that know few classes each is flat. A temperature below the
-    spread of its entries sharpens it: 0.1 is DS-FL's ("entropy reduction"); None leaves
-    the mean as it is. One bit a probability (`simplex_quantize(1)`) is a vote.
+    Where each client knows few classes, the mean of their predictions is flat. A
+    temperature below the spread of its entries sharpens it: 0.1 is DS-FL's ("entropy
+    reduction"); None leaves the mean as it is. With one bit a probability
+    (`simplex_quantize(1)`) clients vote.
 
-    Public examples are not on the wire: everybody has them beforehand, and who is asked
-    about which follows from the round's key.
+    Public examples are never sent: everybody has them beforehand, and the round's key
+    determines which of them are used in a round.
 
     Args:
       task: the model and its loss, one label an example. What a model says is read off

@@ -1,20 +1,20 @@
 """Federated averaging of truncated models: low rank on both links.
 
 Server and clients send models, not differences, as the factors of truncated singular
-value decompositions. What a round leaves is a model that is of low rank as it is sent:
+value decompositions. The model after a round is of low rank:
 `fedjax_comp.models.factorize` turns it into a network that runs in factored form.
 
 Source: Qiao, Yu, Zhang and Letaief 2021, "Communication-efficient federated learning
 with dual-side low-rank compression" (arXiv 2104.12416). A reconstruction: only the
-abstract was at hand, which says that both the server and the clients approximate by low
-rank, and that the result is a compact model. Ours are the rule of the rank (by energy,
-`fedjax_comp.compress.low_rank.truncation`), that reconstructed matrices are averaged
-and never the factors (the mean of products is no product of means), and the factored
-training.
+abstract was available, which says that both the server and the clients approximate by
+low rank, and that the result is a compact model. Three things are ours: the rule that
+chooses the rank (by energy, `fedjax_comp.compress.low_rank.truncation`), averaging
+reconstructed matrices and never factors (a mean of products is not the product of the
+means), and the factored training.
 
 This is not `fed_avg` with a truncation on each link. There the uplink carries
-differences, and the server keeps what its downlink lost, since it adds the mean
-difference to its own model; here it goes on from the mean of what it was sent.
+differences, and the server adds their mean to its own model, which keeps what the
+downlink lost. Here the server continues from the mean of the models it was sent.
 """
 
 from collections.abc import Callable
@@ -89,10 +89,10 @@ def fed_dlr(
 
         w' = T_down(w),   w_i = train(w'),   w <- sum_i n_i T_up(w_i) / sum_i n_i.
 
-    Clients train from the truncated model w', every weight of it, and truncate again.
-    With truncations that lose nothing this is federated averaging. `error_feedback`
-    around a truncation gives back in the next round what it took, at either end; with
-    it a client's or the server's model is of full rank before it is sent.
+    Clients train all weights of the truncated model w', and truncate again. With
+    truncations that lose nothing this is federated averaging. `error_feedback` around a
+    truncation, at either end, adds in the next round what the truncation removed; the
+    model is then of full rank before it is sent.
 
     Args:
       task: the model and its loss.

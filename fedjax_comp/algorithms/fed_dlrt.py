@@ -1,9 +1,9 @@
 """FeDLRT: clients train a small matrix between bases that all of them share.
 
-A matrix is `W = U diag(s) V'` of rank r. The gradients of U and V, averaged over the
-cohort, are what the bases are widened by; in them every client trains the 2r x 2r
-coefficients alone, which are averaged exactly (the bases are the same for all), and a
-singular value decomposition cuts the result to rank r again.
+A matrix is `W = U diag(s) V'` of rank r. The bases U and V are widened by their
+gradients, averaged over the cohort. In the widened bases every client trains only the
+2r x 2r coefficients. The server averages these exactly, since all clients have the same
+bases, and cuts the result to rank r again by a singular value decomposition.
 
 Source: Schotthöfer and Laiu 2024, "Federated dynamical low-rank training with global
 loss convergence guarantees" (arXiv 2406.17887), algorithm 1, with the simplified
@@ -94,10 +94,10 @@ def fed_dlrt(
                                         + [<G_S> - G_S, 0; 0, 0]), from [S, 0; 0, 0]
         server:   U, S, V <- the r leading singular triples of U+ <S_c> V+'
 
-    A client without a step has met no gradient: it is silent for the round.
+    A client without a step has no gradient: it is silent for the round.
 
-    Leaves for which two bases of width 2r are no less than the leaf, vectors among
-    them, are trained as `fed_avg` does, without correction.
+    Leaves that two bases of width 2r would not make smaller, vectors among them, are
+    trained as `fed_avg` does, without correction.
 
     Args:
       task: the model and its loss.

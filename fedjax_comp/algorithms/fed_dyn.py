@@ -1,9 +1,9 @@
-"""FedDyn: a penalty that moves makes the clients' optima and the server's the same.
+"""FedDyn: a dynamic penalty makes the clients' optima agree with the server's.
 
 Acar, Zhao, Navarro, Mattina, Whatmough and Saligrama 2021, "Federated learning based on
-dynamic regularization", algorithm 1. A client's exact minimisation is local training
-here, as in its experiments. Compressed messages and weights by numbers of examples are
-ours.
+dynamic regularization", algorithm 1. Local training stands for a client's exact
+minimisation, as in the paper's experiments. Compressed messages and weights by numbers
+of examples are ours.
 """
 
 from typing import NamedTuple
@@ -36,7 +36,7 @@ from fedjax_comp.tree import all_finite, where
 
 
 class ServerState(NamedTuple):
-    """The model, `h`, the mean of what clients' gradients are held to, the downlink."""
+    """The model, `h` (the mean of the clients' `g_i`), and the downlink's memory."""
 
     params: PyTree
     drift: PyTree
@@ -68,8 +68,8 @@ def fed_dyn(
         h <- h - alpha C / K sum_i p_i d_i,   w <- w + sum_i p_i d_i - h / alpha
 
     with `p_i` the share of a client in the examples of the `C` that counted. Both ends
-    go on from what was decoded, so that with clients of one size `h` stays the mean of
-    all `g_i`.
+    compute with what was decoded, so that `h` stays the mean of all `g_i` where clients
+    have equally many examples.
 
     Args:
       task: the model and its loss.

@@ -1,14 +1,14 @@
-"""FedExP: the server's step grows with how much clients disagree.
+"""FedExP: the more the clients' updates disagree, the longer the server's step.
 
-The mean of updates that point apart is short, though every client moved far. Projection
-onto convex sets has the same trouble and the same cure: extrapolation. The step is half
-the mean squared length of the updates over that of their mean, and never below
-FedAvg's.
+Updates that point in different directions have a short mean, though every client moved
+far. Projection onto convex sets has the same problem and the same cure: extrapolation.
+The step size is the mean squared norm of the updates over twice the squared norm of
+their mean, and at least 1, that of FedAvg.
 
 Source: Jhunjhunwala, Wang and Joshi 2023, "FedExP: speeding up federated averaging via
 extrapolation" (arXiv 2301.09604), the step size of algorithm 1. Weights by examples
-where it has equal ones, and compressed messages, are ours; its averaging of the last
-two models before they are evaluated is not here.
+(the paper's are equal) and compressed messages are ours. The paper also averages the
+last two models before they are evaluated; that is not done here.
 """
 
 import jax
@@ -47,9 +47,9 @@ def fed_exp(
 
         w <- w + max(1, sum_i p_i ||d_i||^2 / (2 (||d||^2 + epsilon))) d.
 
-    Lengths are those of what was decoded: noise of an unbiased compressor lengthens
-    the `d_i` more than their mean, and the step with them. Where a square is beyond
-    float32 the step is 1.
+    Norms are of decoded updates: the noise of an unbiased compressor adds more to the
+    norms of the `d_i` than to that of their mean, and so lengthens the step. Where a
+    square is beyond float32 the step is 1.
 
     Args:
       task: the model and its loss.

@@ -1,8 +1,8 @@
 """FedNova: updates are divided by the steps that made them, and scaled back together.
 
-Clients with many examples take many steps and pull the model towards themselves twice,
-by their weight and by their steps. Divided by its steps an update is a direction, and
-the mean direction is followed as far as the mean number of steps says.
+Clients with many examples take many steps and so count twice: by their weight and by
+their steps. Divided by its number of steps an update is a direction; the server follows
+the mean direction by the mean number of steps.
 
 Source: Wang, Liu, Liang, Joshi and Poor 2020, "Tackling the objective inconsistency
 problem in heterogeneous federated optimization" (arXiv 2007.07481), equation 6 with

@@ -2,9 +2,9 @@
 
 Arivazhagan, Aggarwal, Singh and Choudhary 2019, "Federated learning with
 personalization layers" (arXiv 1912.00818), algorithms 1 and 2: all layers are trained
-together, those of the base are averaged. With `personal="batch_stats"` or the names of
-normalisations it is FedBN, Li, Jiang, Zhang, Kamp and Dou 2021 (arXiv 2102.07623).
-Compressed messages and a server optimizer are ours.
+together, and only those of the base are averaged. With `personal="batch_stats"` or the
+names of normalisations it is FedBN, Li, Jiang, Zhang, Kamp and Dou 2021 (arXiv
+2102.07623). Compressed messages and a server optimizer are ours.
 """
 
 from collections.abc import Sequence
@@ -86,10 +86,10 @@ def fed_per(
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:
-      An `Algorithm` of `ServerState` and `ClientState`. The server's model has personal
-      layers as they began, which nobody trained: what it is worth is told by
-      `personal(server, client)`, the model of each client
-      (`--evaluate_clients` of `python -m experiments.fed_avg`).
+      An `Algorithm` of `ServerState` and `ClientState`. In the server's model personal
+      layers keep their initial values, which nobody trained. Evaluate the model of each
+      client instead, `personal(server, client)` (`--evaluate_clients` of
+      `python -m experiments.fed_avg`).
 
     Raises:
       ValueError: from `init`, for a name that is nowhere in the model, where nothing is

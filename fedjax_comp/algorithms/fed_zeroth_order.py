@@ -1,7 +1,7 @@
-"""Zeroth-order training in which numbers travel, and never a model (DeComFL).
+"""Zeroth-order training: clients send loss differences, never a model (DeComFL).
 
-Both ends draw the directions from keys they share, so that a step is a number for each
-of its directions, whatever the model's size:
+Both ends draw the directions from shared keys, so that a step is described by one
+number for each of its directions, whatever the model's size:
 
     client i   x <- w;  at step k
                    g_kp = (f(x + mu z_kp) - f(x)) / mu,   p = 1, ..., P
@@ -10,14 +10,14 @@ of its directions, whatever the model's size:
     server     s = sum_i n_i C(g_i) / sum_i n_i
                w <- w - (eta / P) sum_kp s_kp z_kp
 
-Since all clients go along the same directions, a mean of numbers is a mean of models:
-this is federated averaging of `x`. A client rebuilds `w` from the `s` of the rounds
-that it missed.
+Since all clients step along the same directions, the mean of their numbers gives the
+mean of their models: this is federated averaging of `x`. A client rebuilds `w` from the
+`s` of the rounds that it missed.
 
 Source: Li, Ying, Liu, Dong and Yang 2024, "Achieving dimension-free communication in
-federated learning via zeroth-order optimization" (DeComFL, arXiv 2405.15861). In Qin et
-al. 2024 (FedKSeed, arXiv 2312.06353) seeds are of a fixed pool, and a client that was
-away is sent one sum for each of them: that is not here.
+federated learning via zeroth-order optimization" (DeComFL, arXiv 2405.15861). FedKSeed
+(Qin et al. 2024, arXiv 2312.06353), which draws seeds from a fixed pool and sends a
+client that was away one sum for each seed, is not implemented.
 """
 
 from typing import NamedTuple
@@ -131,10 +131,10 @@ def fed_zeroth_order(
 ) -> Algorithm:
     """Federated zeroth-order descent, `S P` numbers a client and round each way.
 
-    An estimate's variance grows with the number of parameters `n`: of a gradient `v`
+    An estimate's variance grows with the number of parameters `n`: for a gradient `v`
     and `P` Gaussian directions the mean of `||estimate||^2` is `(n + P + 1) / P
-    ||v||^2`, so that rates must be some `(n + P + 1) / P` times smaller than SGD's, and
-    rounds as many times more, unless curvature lies in few dimensions.
+    ||v||^2`. So learning rates must be some `(n + P + 1) / P` times smaller than SGD's,
+    and rounds as many times more, unless only few dimensions have curvature.
 
     **What is sent.** Up, the `[S, P]` numbers through `uplink`: 32 bits each with
     `identity()`. Down, to each active client, one message of `32 S P` bits for every
@@ -144,18 +144,17 @@ def fed_zeroth_order(
     sent the model, of the kind `"models"`. Keys cost nothing: both ends derive them
     from the round's. The last round's `s` is sent in the next.
 
-    **What is exact.** A client's `w` is `replay` of the numbers it was sent, the same
-    operations in the same order as the server's. With `draw=signs()` each is one sum
-    that is rounded correctly, and the same bits come of it wherever subnormal numbers
-    are treated alike. Gaussian numbers go through a logarithm, which compilers may
-    approximate in other ways: two machines may come apart by roundings, and nothing
-    brings them together again before the next whole model. A run simulates one
-    machine: its clients train from the server's `w`, and rebuild nothing. A step to
-    what is not finite is taken at neither end.
+    **What is exact.** A client computes `w` by `replay` of the numbers it was sent: the
+    same operations in the same order as the server's. With `draw=signs()` each of them
+    is one correctly rounded sum, with the same bits wherever subnormal numbers are
+    treated alike. Gaussian numbers need a logarithm, which compilers may approximate
+    differently: two machines may differ by rounding errors, until the next whole model
+    is sent. A run simulates one machine: its clients train from the server's `w`, and
+    rebuild nothing. Neither end takes a step to a value that is not finite.
 
-    A client with fewer batches than `S` sends zeros for the steps it has not, and pays
-    for them. The uplink must have no memory: coordinate `(k, p)` is another direction
-    in every round, and what was lost of one says nothing of the next.
+    A client with fewer batches than `S` sends zeros for the missing steps, and their
+    bits are counted. The uplink must have no memory: coordinate `(k, p)` is another
+    direction in every round, so what was lost in one round says nothing of the next.
 
     Args:
       task: the model and its loss.

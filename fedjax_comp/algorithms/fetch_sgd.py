@@ -1,8 +1,9 @@
-"""FetchSGD: clients send count sketches, the server remembers in the sketch.
+"""FetchSGD: clients send count sketches, and the server's memory is a sketch, too.
 
 Source: Rothchild et al. 2020, "FetchSGD: Communication-Efficient Federated Learning
 with Sketching" (arXiv 2007.07682), Algorithm 1. Momentum and error memory are linear,
-so both live in the sketch at the server, and clients that speak once need no memory.
+so the server keeps both as sketches, and clients, who may take part only once, need no
+memory.
 """
 
 from typing import NamedTuple

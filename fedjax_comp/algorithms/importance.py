@@ -1,9 +1,9 @@
-"""Which examples are worth sending: scores, thresholds, and weights that make it fair.
+"""Which examples to send: scores, thresholds, and weights that avoid bias.
 
 An example of score s is sent with probability p = min(1, s / tau) and weight 1 / p, so
-that sums over a batch keep their expectation (Horvitz and Thompson 1952). The weight
-travels in six bits: p is first rounded up to `2**(-e / 8)`, and it is with this
-probability that the example is sent, so nothing is lost to the rounding.
+that sums over a batch keep their expectation (Horvitz and Thompson 1952). The weight is
+sent in six bits: p is first rounded up to `2**(-e / 8)`, and the example is sent with
+the rounded probability, so that rounding adds no bias.
 
 Source: Hanna, Ezzeldin, Fragouli and Diggavi, "Quantizing data for distributed
 learning" (arXiv 2012.07913), of which only the abstract was read ("a layer that decides

@@ -1,15 +1,16 @@
 """Indirect gradients (ISGQ): a dense layer's gradient sent as its two factors.
 
 Clients quantize the inputs X and the errors D of each dense layer, and the server
-multiplies what it decoded, in place of quantizing the product X'D. A message is as long
-as a batch is, `B (m + n)` numbers a layer, and not as the layer, `m n`.
+multiplies what it decoded; the product X'D itself is never quantized. The length of a
+message grows with the batch, `B (m + n)` numbers a layer, and not with the layer,
+`m n`.
 
 Source: Abdi and Fekri, "Indirect stochastic gradient quantization and its application
-in distributed deep learning", AAAI 2020. It is a reconstruction from the paper's
-abstract and its authors' published quantizers: of their variants it is the one whose
-factors are rounded each on its own (theirs with dithers, ours by any compressor); their
+in distributed deep learning", AAAI 2020. This is a reconstruction from the paper's
+abstract and its authors' published quantizers. Of their variants it is the one that
+quantizes each factor separately (theirs with dithers, ours by any compressor); their
 reconstruction points that are fitted to the product are not here. With independent and
-unbiased roundings Q,
+unbiased quantizers Q,
 
     E[Q(X)' Q(D)] = X' D,   E[sum over rows of Q(D)] = sum over rows of D,
 

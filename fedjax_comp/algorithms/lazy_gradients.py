@@ -1,15 +1,15 @@
-"""Lazily aggregated gradients: who has little news is silent (LAG), or sends few bits.
+"""Lazily aggregated gradients (LAG, LAQ): clients with little news are silent.
 
-Every client has the common model, the server the last gradient it heard of each. A
-client sends what is new of its gradient, Q(g_i - q_i), only if that is more than what
-the model's last steps moved, and the errors of rounding,
+Every client has the common model, and the server keeps q_i, the last gradient it heard
+from each. A client sends the change of its gradient, Q(g_i - q_i), only if it is larger
+than the last steps of the model and the quantization errors explain,
 
     ||Q(g_i - q_i)||^2 > sum_d xi_d ||s_d||^2 + 3 (||e_i||^2 + ||e_i'||^2),
 
 or if it has been silent for `max_silence` rounds. Then q_i += Q(g_i - q_i) at both
-ends; the server steps along s = sum_i n_i q_i / sum_i n_i, old and new ones alike. Here
-s_d is the s of d steps ago, e_i the error g_i - q_i that this message would leave, and
-e_i' what the last one left.
+ends. The server steps along s = sum_i n_i q_i / sum_i n_i, with old and new q_i alike.
+Here s_d is the s of d steps ago, e_i the error g_i - q_i that this message would leave,
+and e_i' what the last one left.
 
 Source: Sun, Chen, Giannakis and Yang, "Communication-efficient distributed learning via
 lazily aggregated quantized gradients", 2019 (arXiv 1909.07588), equations 7a and 7b;

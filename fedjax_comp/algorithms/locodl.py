@@ -2,9 +2,9 @@
 
 Condat, Maranjyan and Richtárik 2024, "LoCoDL: Communication-efficient distributed
 learning with local training and compression" (arXiv 2403.04348, ICLR 2025), algorithm
-1. Beside the clients' models there is one more, `y`, that all of them and the server
-know and train on a function of its own. A client sends how its model differs from `y`,
-which vanishes as they agree, and so does what a compressor loses of it.
+1. Beside the clients' models there is one more, `y`, which the server and all clients
+know and train on a function of its own. A client sends the difference of its model to
+`y`. As the models agree this difference vanishes, and with it the compression error.
 
 Weights by numbers of examples, and clients that stay away, are ours.
 """

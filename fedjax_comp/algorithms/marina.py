@@ -3,7 +3,7 @@
 Source: Gorbunov et al. 2021, "MARINA: Faster Non-Convex Distributed Learning with
 Compression" (arXiv 2102.07845), Algorithm 1; with one batch in place of the whole data
 set it is the online VR-MARINA of its section 3. The estimate of the gradient is biased,
-but its error vanishes with the steps, so that clients that differ need no memory.
+but its error vanishes as the steps do, so that heterogeneous clients need no memory.
 """
 
 from typing import NamedTuple
@@ -79,7 +79,7 @@ def marina(
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """MARINA: with `probability` send the update, else how it differs from the last.
+    """MARINA: send the update with `probability`, and else its change.
 
     With d_i(w) what client i's model moves by from w on this round's batches and one
     coin a round for the whole cohort, the server's estimate g becomes
@@ -87,8 +87,9 @@ def marina(
         g <- sum_i n_i d_i(w) / sum_i n_i                        with `probability`,
         g <- g + sum_i n_i Q(d_i(w) - d_i(w')) / sum_i n_i       else,
 
-    where w' is the model of the round before; then w <- w + g. The first round is one
-    in full. Both models are trained from on the same batches, at twice the work.
+    where w' is the model of the round before; then w <- w + g. The first round sends
+    updates in full. Clients train from both models on the same batches, which is twice
+    the work.
 
     Args:
       task: the model and its loss.

@@ -1,11 +1,11 @@
-"""MimeLite: clients step by the server's momentum, which they do not change.
+"""MimeLite: clients step along the server's momentum, which they do not change.
 
 Karimireddy, Jaggi, Kale, Mohri, Reddi, Stich and Suresh 2021, "Breaking the centralized
 barrier for cross-device federated learning" (arXiv 2008.03606), algorithm 1 without the
 control variates of Mime, with SGD and momentum as its base algorithm. Clients remember
-nothing, so that it fits populations of which a client is met once. Ours: the gradient
-at the server's model is the mean over a client's batches of the round; compressed
-messages.
+nothing, so it suits populations in which a client takes part only once. Ours: the
+gradient at the server's model is the mean over a client's batches of the round;
+messages may be compressed.
 """
 
 from typing import NamedTuple
@@ -43,7 +43,7 @@ from fedjax_comp.tree import where
 
 
 class Moving(NamedTuple):
-    """Of the server its model and momentum; of a client its change and its gradient."""
+    """The server's model and momentum, or a client's change and gradient."""
 
     params: PyTree
     momentum: PyTree
@@ -68,7 +68,7 @@ def mime_lite(
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """Federated averaging whose clients step along a momentum that is the server's.
+    """Federated averaging whose clients step along the server's momentum.
 
         y_i <- optimizer(y_i, (1 - b) g_i(y_i) + b m),   S_i times from w
         w <- w + sum_i p_i (y_i - w),   m <- b m + (1 - b) sum_i p_i g_i(w)

@@ -1,4 +1,4 @@
-"""Averaging of models that learn from streams, whenever a trigger says so.
+"""Averaging of models that learn from streams, whenever a trigger asks for it.
 
 Learners train on their own streams and keep their models. After every round (`b` local
 updates each) a `Trigger` looks at how far each has moved from the common reference r

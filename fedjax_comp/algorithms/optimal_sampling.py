@@ -1,10 +1,10 @@
-"""Optimal client sampling: all of a cohort train, those with much to say speak.
+"""Optimal client sampling: a whole cohort trains, those with long updates send.
 
 Chen, Horvath and Richtarik 2022, "Optimal client sampling for federated learning"
 (TMLR; arXiv 2010.13723), equation 7 and algorithm 1: of all independent samplings with
-`m` clients on average this one has the smallest variance of the mean. Before their
-updates clients send one number each, and hear one. Ours: what is measured and sent is
-the norm of the update as it was trained; compressed messages come after.
+`m` clients on average this one has the smallest variance of the mean. Before the
+updates, each client sends one number, the norm of its update, and receives one. Ours:
+the norm is that of the update before compression.
 """
 
 from typing import NamedTuple
@@ -113,7 +113,7 @@ def optimal_sampling(
     execution: Execution | None = None,
     keep_messages: bool = False,
 ) -> Algorithm:
-    """Federated averaging of those whose updates are long, without bias.
+    """Unbiased federated averaging in which long updates are sent more often.
 
     With `w_i` a client's share of the cohort's examples, `U_i` its update and `p_i` the
     chance that `chance_factor` gives it,

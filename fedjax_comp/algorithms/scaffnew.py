@@ -1,11 +1,11 @@
-"""Scaffnew: local steps that a coin ends, held to the optimum by control variates.
+"""Scaffnew: a random number of local steps, corrected by control variates.
 
 Mishchenko, Malinovsky, Stich and Richtárik 2022, "ProxSkip: Yes! Local gradient steps
 provably lead to communication acceleration! Finally!" (arXiv 2202.09357), algorithm 2.
-There a coin that all clients share says after every step whether they average; a round
-here is what lies between two averages, so that its number of steps is drawn before it,
-once. Weights by numbers of examples are ours: they are a change of inner product, in
-which the paper's theorems hold as they stand.
+There a coin that all clients share decides after every step whether they average. Here
+a round is what lies between two averages, and its number of steps is drawn once, before
+it begins. Weights by numbers of examples are ours: they are a change of inner product,
+under which the paper's theorems hold unchanged.
 """
 
 from typing import NamedTuple
@@ -107,17 +107,19 @@ def scaffnew(
     of the paper): with `p = sqrt(mu / L)` rounds grow as `sqrt(L / mu)`. `p = 1` is
     distributed gradient descent.
 
-    A round has no more steps than the cohort's `S`, and the coin of the theorem knows
-    no such end. It is cut with chance `(1 - p)^S`, and a run in which none was is the
-    paper's: 5 / p steps leave 1 round in 148, 10 / p steps 1 in 22,026. A step whose
-    batch is empty is not taken, and costs a client of few examples nothing but speed.
+    A round has at most the cohort's `S` steps, a limit that the theorem does not have.
+    A round is cut with probability `(1 - p)^S`, and a run in which none was cut is the
+    paper's: with `S = 5 / p` 1 round in 148 is cut, with `S = 10 / p` 1 in 22,026. A
+    client does not take a step whose batch is empty, which costs a client of few
+    examples nothing but speed.
 
-    All clients take part: the `h_i` of a cohort do not sum to zero, and would move the
-    model. One that is not active in a round, or is dropped, keeps its `h_i`, so that
-    the sum stays what it is. Every client with examples hears every model, which its
-    `h_i` waits for. There are no compressors: `h_i` adds up what the links lose, and
-    no theorem holds it. (`locodl` has one. CompressedScaffnew and TAMUNA, with one of
-    their own, are other algorithms, and so are those for a part of the clients.)
+    All clients take part, since the `h_i` of only some do not sum to zero, and would
+    move the model. A client that is not active in a round, or is dropped, keeps its
+    `h_i`, so that the sum stays what it is. Every client with examples receives every
+    model, which it needs to update `h_i`. There are no compressors: `h_i` would add up
+    what the links lose, which no theorem covers. (`locodl` has compressors.
+    CompressedScaffnew and TAMUNA, with compressors of their own, are other algorithms,
+    and so are those in which only some clients take part.)
 
     Args:
       task: the model and its loss.

@@ -1,10 +1,10 @@
-"""SCAFFOLD: control variates take the drift of clients out of local training.
+"""SCAFFOLD: control variates remove the client drift of local training.
 
 Karimireddy, Kale, Mohri, Reddi, Stich and Suresh 2020, "SCAFFOLD: stochastic controlled
-averaging for federated learning", algorithm 1 with option II. Its `(x - y_i) / (K eta)
-+ c_i - c` is the mean of the gradients met on the way when local training is SGD; that
-mean is taken here, so that any local optimizer will do. Compressed messages and weights
-by numbers of examples are ours.
+averaging for federated learning", algorithm 1 with option II. When local training is
+SGD, its `(x - y_i) / (K eta) + c_i - c` is the mean of the gradients on the way. That
+mean is computed directly here, so that any local optimizer will do. Compressed messages
+and weights by numbers of examples are ours.
 """
 
 from typing import NamedTuple
@@ -42,7 +42,7 @@ from fedjax_comp.tree import all_finite, where
 
 
 class Controlled(NamedTuple):
-    """Of the server its model and `c`; of a client what changed of both."""
+    """The server's model and `c`, or what changed of both at a client."""
 
     params: PyTree
     control: PyTree
@@ -81,9 +81,9 @@ def scaffold(
         w <- w + sum_i p_i dy_i,   c <- c + C / K sum_i p_i dc_i,   c_i <- c_i + dc_i
 
     with `p_i` the share of a client in the examples of the `C` that counted. A client
-    adds to `c_i` what the server decodes, so that with clients of one size `c` stays
-    the mean of all `c_i`, whatever a lossy compressor makes of the messages. A client
-    without a step has met no gradient: it is silent and keeps its `c_i`.
+    adds to `c_i` what the server decodes, so that `c` stays the mean of all `c_i` where
+    clients have equally many examples, even when a compressor is lossy. A client
+    without a step has no gradient: it is silent and keeps its `c_i`.
 
     Args:
       task: the model and its loss.

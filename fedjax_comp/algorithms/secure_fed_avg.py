@@ -2,13 +2,14 @@
 
 Bonawitz et al., "Practical secure aggregation for privacy-preserving machine learning",
 2017: clients agree on pairwise masks, send masked integers modulo `2**bits`, and the
-masks cancel in the sum. With noise, Kairouz, Liu and Steinke, "The distributed discrete
-Gaussian mechanism for federated learning with secure aggregation", 2021.
+masks cancel in the sum. The noise that may be added is that of Kairouz, Liu and
+Steinke, "The distributed discrete Gaussian mechanism for federated learning with secure
+aggregation", 2021.
 
-Masks are a fast hash here (`fedjax_comp.privacy.traced_masks`); what keys, shares and
-lists cost is counted from the records of `fedjax_comp.privacy.messages`, byte for byte
-what `secure_sum` sends on the host. Masked words are uniform: nothing is left to an
-entropy code, and every one costs all its bits.
+Masks come from a fast hash here (`fedjax_comp.privacy.traced_masks`). The cost of keys,
+shares and lists is counted from the records of `fedjax_comp.privacy.messages`, byte for
+byte what `secure_sum` sends on the host. Masked words are uniform, so that no entropy
+code can shorten them: every one costs all its bits.
 """
 
 from typing import NamedTuple
@@ -134,16 +135,16 @@ def secure_fed_avg(
         client i sends y_i = (q_i, 1) + m_i                  modulo 2**bits,
         the server forms   (Q, c) = sum_i y_i - left over,   w <- w + D(Q) / c
 
-    where D decodes the sum. Q is the sum of the clients' integers bit for bit: `bits`
-    are as many as no sum wraps in. Every client counts the same, however much it holds,
-    which is private, too.
+    where D decodes the sum. Q is exactly the sum of the clients' integers: `bits` is
+    large enough that no sum wraps. Every client has the same weight, however many
+    examples it has, since that number is private, too.
 
     A client whose update is not finite leaves before it sends (it "drops out"), and the
-    server removes what is left of its pairs; with fewer than `threshold` of a cohort
-    the sum is lost, as in the protocol. The last integer, c, must be the number of
-    those who sent, and the others within what so many can add up to: else masks are
-    left in the sum, and it is lost. The server's step is then left out, memories stay
-    as they were, and all are in `RoundInfo.dropped`.
+    server removes what is left of its pairwise masks. With fewer than `threshold` of a
+    cohort the sum is lost, as in the protocol. The last integer, c, must be the number
+    of those who sent, and the others must lie within what so many can add up to: else
+    masks are left in the sum, and it is lost. The server then takes no step, memories
+    stay as they were, and all clients are counted in `RoundInfo.dropped`.
 
     Args:
       task: the model and its loss.

@@ -1,12 +1,12 @@
-"""Split learning: a model cut in parts, of which the client's are trained in turns.
+"""Split learning: client and server train parts of one model, cut between layers.
 
 A client runs the layers before the cut and sends their outputs; the server runs the
 others and sends the gradient back. In turns (`round_robin`), a client that has gone
-through its data hands its part's weights to the next one, through the server: without
-compression that is stochastic gradient descent on all data in that order. In
-`parallel`, every client starts from the same weights, on the server, too, and the parts
-are averaged after the round: without compression that is federated averaging. With two
-cuts the last part and the labels stay with the client (U-shaped).
+through its data hands the weights of its part to the next one, through the server:
+without compression this is stochastic gradient descent on all data in that order. In
+`parallel`, every client, and the server for it, starts from the same weights, and the
+parts are averaged after the round: without compression this is federated averaging.
+With two cuts the last part and the labels stay with the client (U-shaped).
 
 Source: Gupta and Raskar 2018, "Distributed learning of deep neural network over
 multiple agents", algorithms 1 to 3 (hand-over in the centralised mode; from peer to

@@ -7,7 +7,7 @@ minibatch takes B, and
 
     mu = max(0, R_s tau - B)
 
-are discarded. Error is to be looked at against samples *arrived*, B + mu a minibatch.
+are discarded. Errors should be plotted against samples *arrived*, B + mu a minibatch.
 
 Source: Nokleby, Raja, Bajwa 2020, "Scaling-up distributed processing of data streams
 for machine learning" (arXiv 2005.08854), sections II and IV; DM-Krasulina after Raja,

@@ -1,11 +1,11 @@
-"""Streaming DiLoCo: the model in fragments, each exchanged at a time of its own.
+"""Streaming DiLoCo: the model in fragments, each exchanged at its own time.
 
 Douillard et al. 2025, "Streaming DiLoCo with overlapping communication" (arXiv
-2501.18512), algorithm 2: fragments take turns, so that the whole model is never on the
-wire at once; what the others made of a fragment may arrive some steps after it was
-sent, and is then mixed with what the worker has learnt since. Two things are arranged
-otherwise here: a server adds up and steps, and a fragment is a run of leaves with about
-an equal share of the numbers, where theirs are layers.
+2501.18512), algorithm 2: fragments take turns, so that the whole model is never sent at
+once. The new common fragment may arrive some steps after a worker sent its own change,
+and is then mixed with what the worker has learnt since. Two things differ from the
+paper: a server adds up and steps, and a fragment is a run of leaves with about an equal
+share of the numbers (the paper's are layers).
 """
 
 from typing import NamedTuple

@@ -1,15 +1,15 @@
 """FedAvg's shape of a round, for algorithms that differ in two functions.
 
-The server says its model to a cohort in one message, every client trains from what it
-decodes of it and sends the difference, and the server steps along the mean:
+The server broadcasts its model to a cohort, every client trains from what it decodes
+and sends the difference, and the server steps along the mean:
 
     hear w' -> train to w_i -> send C(w_i - w') -> step(w, mean of scale_i C(w_i - w'))
 
-What is left to an algorithm is how clients train, what else is added up over them, and
-the server's step; `fed_nova.py` and `fed_exp.py` are such. Keys, links and their
-memory, clients that are silent or broken, messages for an audit, and a step that would
-leave numbers that are not finite are looked after here. An algorithm whose clients
-remember more than their link, or send something else, is written out (`scaffold.py`).
+An algorithm gives the rest: how clients train, what else is added up over them, and the
+server's step (see `fed_nova.py` and `fed_exp.py`). This module handles keys, links and
+their memory, clients that are silent or broken, messages for an audit, and steps to
+numbers that are not finite. An algorithm whose clients remember more than their link
+does, or send something else, is written out in full (`scaffold.py`).
 """
 
 from collections.abc import Callable, Mapping

@@ -11,9 +11,9 @@ After every round each learner reports two numbers, ||u_i||^2 and <xi, u_i>, of 
 
     H = sum_i s_i ||u_i||^2 - (sum_i s_i <xi, u_i>)^2 >= Var
 
-for any unit vector xi. Everyone is averaged when H > Theta, so that Var <= Theta holds
-wherever nobody is. xi is the direction in which the last synchronisation moved r, which
-all know: the mean is expected to go on that way.
+for any unit vector xi. All models are averaged when H > Theta; when they are not, Var
+<= H <= Theta. xi is the direction in which the last synchronisation moved r, which all
+learners know: the mean is expected to continue along it.
 """
 
 import math

@@ -1,8 +1,9 @@
-"""Vertical split learning: every holder has other features of the same examples.
+"""Vertical split learning: holders have different features of the same examples.
 
-For each batch every holder sends the outputs of its own model, the server goes on from
-all of them, and each holder gets the gradient of what it sent. The labels are at the
-server. Without compression it is training the whole model in one place.
+For each batch every holder sends the outputs of its own model, the server computes the
+rest of the model from all of them, and each holder gets the gradient of what it sent.
+The server has the labels. Without compression this is training the whole model in one
+place.
 
 Source: Vepakomma, Gupta, Swedish and Raskar 2018, "Split learning for health"
 (arXiv 1812.00564), the configuration for vertically partitioned data.

@@ -105,9 +105,9 @@ def unsent(algorithm: Algorithm) -> Algorithm:
 def gathered(algorithm: Algorithm, *, population: int) -> Algorithm:
     """The same algorithm without a server: what one client sends, all others hear.
 
-    Whoever has all messages of a round takes the server's step itself, as an all-gather
-    has it: nothing is lost on a way down, and a message is paid for `K - 1` times by
-    who sends it and once by each who hears it.
+    As in an all-gather, every client receives all messages of a round and takes the
+    server's step itself. Nothing is lost on a downlink. A message counts `K - 1` times
+    for its sender and once for each receiver.
 
     Args:
       algorithm: whose clients send "uplink" messages, and whose server says its model

@@ -1,11 +1,11 @@
 """The two factors of each dense layer's gradient: its inputs, and its outputs' errors.
 
-Of a layer `z = x W + b` and a batch of B rows the gradients are products of what goes
-into the layer and of how the loss changes with what comes out of it,
+For a layer `z = x W + b` and a batch of B rows the gradients are products of the
+layer's inputs X and of the errors D, the derivatives of the loss by its outputs,
 
     dL/dW = X' D,   dL/db = sum over rows of D,   X [B, m],   D = dL/dZ [B, n],
 
-so that `B (m + n)` numbers tell what `m n + n` do.
+so that `B (m + n)` numbers determine all `m n + n` of the gradient.
 """
 
 from collections.abc import Callable

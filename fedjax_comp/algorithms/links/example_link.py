@@ -1,12 +1,12 @@
 """Examples on a link: each by itself through any compressor, in exactly counted bits.
 
 A message holds the examples that are sent, one after another, and their labels. How
-many there are depends on data, so every field is counted and only those sent are paid
-for. A count takes the place of a flag for each example drawn: which of them were left
-out tells the server nothing.
+many there are depends on the data, so every field has a count and only those sent are
+paid for. There is one count and no flag for each example drawn: the server has no use
+for knowing which were left out.
 
-With a `Cache` the server keeps what it was sent, in the form in which it came, and an
-example drawn again is sent as its number there.
+With a `Cache` the server keeps the encoded examples that it was sent, and an example
+that is drawn again is sent as its number in the cache.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What the caller of a factory gave, or what stands for None; mistakes are told."""
+"""A factory's arguments: checked, and a default where None was given."""
 
 import optax
 

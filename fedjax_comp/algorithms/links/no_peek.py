@@ -1,9 +1,9 @@
-"""A penalty on what activations tell of their inputs, at the client's end of a cut.
+"""A penalty on what activations reveal of their inputs, at the client's side.
 
 The client adds `weight dCor(x, z)` to the loss, with dCor the distance correlation of a
 batch's inputs and activations: 1 when distances of activations are those of inputs, 0
-when they have nothing to do with each other. Only its own layers feel it, and nothing
-more is sent.
+when the two are unrelated. Only the client's own layers are trained against it, and
+nothing more is sent.
 
 Source: Vepakomma, Singh, Gupta and Raskar 2020, "NoPeek: Information leakage reduction
 to share activations in distributed deep learning"; the correlation is that of Szekely,

@@ -1,6 +1,6 @@
-"""Models whose matrices are factors: bases that all share, and what lies between.
+"""Models whose matrices are factored: bases that all share, and a core between.
 
-What `fedjax_comp.algorithms.fed_dlrt` sends and trains beside leaves that are dense.
+`fedjax_comp.algorithms.fed_dlrt` sends and trains these, and dense leaves beside them.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Which updates are significant, and a link for these alone.
+"""Which updates are significant, and a link that sends only these.
 
-A message holds the significant coordinates and their places, how many being part of it;
-where that would cost more than all coordinates in order, it holds all of them.
+A message holds the significant coordinates, their number and their places. Where this
+would cost more than all coordinates in order, it holds all of them.
 
 Source: Hsieh et al. 2017, "Gaia: geo-distributed machine learning approaching LAN
 speeds", section 3.2 (the significance filter); the dense form as in the authors' code.

@@ -1,10 +1,10 @@
 """What crosses the cuts of a split model for one batch, and the gradients of its parts.
 
-Activations and their gradients go through a `Compressor` each way. What a part makes of
-an activation is differentiated where it was decoded, and the gradient that comes back
-is taken for that of the activation itself: the compressor counts as the identity in the
-backward pass (straight-through). A batch's activations have no relation to those of
-the next one, so a link must have no memory.
+Activations and their gradients each go through a `Compressor`. The receiving part is
+differentiated at the decoded activation, and the gradient that comes back is used as
+the gradient of the activation itself: the compressor counts as the identity in the
+backward pass (straight-through). A batch's activations have no relation to those of the
+next one, so a link must have no memory.
 
 Source: Vepakomma, Gupta, Swedish and Raskar 2018, "Split learning for health"
 (arXiv 1812.00564), the vanilla and the U-shaped configuration.
