@@ -1,4 +1,4 @@
-"""Cohorts drawn by how much their clients hold, so that no weights are needed.
+"""Clients drawn in proportion to their numbers of examples, to count alike.
 
 Systematic sampling, Madow 1949, "On the theory of systematic sampling, II", of clients
 in a random order: a client's chance to be in a cohort is exactly `C n_i / N`, and none
@@ -21,9 +21,9 @@ def sample_by_size(
     """Distinct clients, each with a chance of `C n_i / N`.
 
     It takes `O(K log K)`, tenths of a second a round for a million clients on a CPU:
-    who stands at a place depends on the sizes of all before it, in an order that
-    `jax.random.permutation` makes by sorting all clients, twice where there are many.
-    What skips the sorting draws other cohorts.
+    `jax.random.permutation` sorts all clients (twice where there are many), and who
+    stands at a place in that order depends on the sizes of all before it. A method that
+    skips the sorting would draw other cohorts.
 
     Args:
       key: scalar key array.
@@ -67,7 +67,7 @@ def sample_by_size(
 
 
 def weighing_alike(clients: ClientBatches) -> ClientBatches:
-    """The same work of clients that count alike, since they were drawn by their sizes.
+    """The same batches, with one weight for all clients, who were drawn by size.
 
     >>> from fedjax_comp.data import federated_data, load, sample_cohort
     >>> data = federated_data(load("digits"), [[0, 5, 9], [1, 2, 4]])

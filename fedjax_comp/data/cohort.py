@@ -75,7 +75,7 @@ def make_batches(
     epochs: int,
     batch_size: int,
 ) -> ClientBatches:
-    """The local batches of a cohort: every epoch a fresh shuffle of one's own examples.
+    """A cohort's local batches: in every epoch a fresh shuffle of each client's own.
 
     Each of the `epochs` blocks of `ceil(max_client_size / B)` steps goes once through
     the client's examples, each exactly once. A short last batch, and every step after

@@ -2,9 +2,9 @@
 
 Covertype (Blackard and Dean 1999, UCI) is a common stream: 54 columns, ten of them
 measurements and the others one wilderness area out of 4 and one soil type out of 40;
-seven classes of very unequal size; neighbouring rows are alike. Nothing of its data is
-here: only its shape and the sizes of its classes are taken, everything else is ours, so
-that what is measured on this stream is said of this stream.
+seven classes of very unequal size; neighbouring rows are alike. None of its data are
+here. Only its shape and the sizes of its classes are taken, and everything else is
+ours, so that results on this stream hold for this stream only.
 """
 
 import math
@@ -37,8 +37,8 @@ def forest_model(
 
     In a concept class `c` has means `m_c ~ N(0, apart^2)` of ten measurements, and
     probabilities `softmax(z_c)`, `z_c ~ N(0, PEAKED^2)`, of four areas and of forty
-    soils. At every update the classes come by shares from a Dirichlet distribution
-    around `COUNTS`, for all learners alike: neighbours resemble each other.
+    soils. At every update the shares of the classes, the same for all learners, are
+    drawn from a Dirichlet distribution around `COUNTS`: neighbours resemble each other.
 
     Args:
       spec: how it is cut into rounds.

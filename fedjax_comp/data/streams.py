@@ -172,9 +172,9 @@ def example_stream(spec: StreamSpec, drift: Drift | None = None) -> Stream:
 def one_learner(stream: Stream) -> Stream:
     """The same stream to one learner: all examples, update by update.
 
-    What all learners get at one update it gets in as many updates, in their order, so
-    that it learns `m` times as often from the same examples in the same order, at the
-    rate of the first.
+    It gets what all learners get at one update in as many updates, in their order. So
+    it takes `m` times as many steps on the same examples in the same order, at the rate
+    of the first learner.
 
     Args:
       stream: a stream to `m` learners.

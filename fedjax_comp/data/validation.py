@@ -1,4 +1,4 @@
-"""Examples held out of training: for choices, or for all to see without labels."""
+"""Examples held out of training: for validation, or as public unlabelled inputs."""
 
 import numpy as np
 
@@ -8,11 +8,11 @@ from fedjax_comp.data.sources.contract import Dataset
 
 
 def hold_out(dataset: Dataset, share: float, *, seed: int) -> Dataset:
-    """The data set without its test examples: a share of the others stands in for them.
+    """The data set with a share of its training examples in place of the test set.
 
-    Of each natural client (`train_groups`) the share is held out, rounded down, so that
-    every client goes on training and the held-out examples are of all of them. Without
-    groups it is taken of all examples together.
+    The share is held out of every natural client (`train_groups`), rounded down, so
+    that every client goes on training and the held-out examples are of all of them.
+    Without groups it is taken of all examples together.
 
     Args:
       dataset: in host memory.
@@ -63,8 +63,8 @@ def hold_out(dataset: Dataset, share: float, *, seed: int) -> Dataset:
 def set_aside(dataset: Dataset, count: int, *, seed: int) -> tuple[Dataset, np.ndarray]:
     """The data set without some training examples, and the inputs of those.
 
-    They are drawn from all training examples alike: public inputs, of which nobody is
-    told the labels (`fedjax_comp.algorithms.fed_distill`).
+    They are drawn from all training examples alike, as public inputs whose labels
+    nobody is told (`fedjax_comp.algorithms.fed_distill`).
 
     Args:
       dataset: in host memory.

@@ -1,4 +1,4 @@
-"""Time and energy: what bits cost on links and devices, and what to do about it.
+"""Time and energy: what messages cost on links and devices, and how to control it.
 
 Host-side NumPy. Links and devices turn the exact bits of a round into seconds and
 joules after the fact; controllers turn them into the next round's budgets, which are

@@ -59,7 +59,7 @@ def water_filling(
 def layer_knapsack(
     errors: np.ndarray, sizes: np.ndarray, allowed: float, *, steps: int = 10_000
 ) -> np.ndarray:
-    """The choice for each layer with the least size at a total error that is allowed.
+    """The choice for each layer with the least total size within an allowed error.
 
     Dynamic programming over the error in whole steps. An error is rounded up, so that
     the allowed one is never exceeded; with `L` layers the choice is the best one for an

@@ -1,10 +1,10 @@
-"""Controllers that go by the `k`-th arrival: late clients speak briefly, or too late.
+"""Controllers by the `k`-th arrival: late clients send little, or are left out.
 
-A server that closes a round at the `k`-th arrival seldom hears what slow clients hold.
-`everyone_speaks` hears them: who would come later than the `k`-th sends the shortest
-message instead. `first_arrivals` keeps over-selection and spends the time that the
-first `k` have left, while the last of them arrives, on longer messages. Both are this
-project's own.
+A server that closes a round at the `k`-th arrival seldom learns from the data of slow
+clients. With `everyone_speaks` it does: a client that would arrive later than the
+`k`-th sends the shortest message instead. `first_arrivals` still leaves late clients
+out, and lets the first `k` use the time until the last of them arrives for longer
+messages. Both are this project's own.
 """
 
 import math
@@ -24,15 +24,16 @@ from fedjax_comp.network.timed_control import least_error_within
 
 
 def everyone_speaks(ladder: Ladder, bits: float, *, share: float = 0.6) -> Controller:
-    """Everyone is heard, and those who would be late say it briefly.
+    """Everyone is heard; clients that would be late send a short message.
 
     With `t_i(r)` the time at which client `i` has rung `r` at the server,
 
         T = the k-th least t_i(b),   k = ceil(share C),
 
-    where `b` is the rung within `bits`. A client that ends `b` by `T`, by the rate it
-    has just seen, sends `b`; another one the shortest rung that it ends by `T`, and the
-    first rung of all if it ends none. The server waits for all of them.
+    where `b` is the rung within `bits`. A client that finishes `b` by `T`, at the rate
+    it has just seen, sends `b`. Any other client sends the shortest rung that it
+    finishes by `T`, or the first rung if it finishes none. The server waits for all of
+    them.
 
     Args:
       ladder: what can be sent.
@@ -62,13 +63,14 @@ def everyone_speaks(ladder: Ladder, bits: float, *, share: float = 0.6) -> Contr
 
 
 def first_arrivals(ladder: Ladder, *, share: float = 0.6) -> Controller:
-    """Over-selection whose first `k` use the time until the `k`-th arrives.
+    """Over-selection in which clients use the time until the `k`-th arrival.
 
         T = the k-th least min_r t_i(r),   k = ceil(share C),
 
-    and every client sends the message of the least error that it ends by `T`, its
-    fastest if it ends none. Set the server's `report_goal` to `k`: it then closes the
-    round when it would if all sent their fastest message, having heard better ones.
+    Every client sends the message of the least error that it finishes by `T`, or its
+    fastest if it finishes none. Set the server's `report_goal` to `k`: the round then
+    ends when it would if all sent their fastest message, but the server has heard
+    better ones.
 
     Args:
       ladder: what can be sent, with the measured error of each rung.

@@ -1,8 +1,8 @@
-"""Links that go with what their clients hold: the slow ones with the high labels.
+"""Links correlated with data: clients with high labels have slow links.
 
-Links and labels are independent in every other network here, and then it costs nothing
-but variance to leave slow clients out. Where those who are slow are also those who hold
-what nobody else holds, a server that takes the first who arrive never hears of it.
+In every other network here links and labels are independent, so that leaving slow
+clients out costs nothing but variance. Where the slow clients hold what nobody else
+holds, a server that takes the first arrivals never learns from it.
 """
 
 import math
@@ -18,7 +18,7 @@ from fedjax_comp.network.networks import Network
 
 
 def by_label(network: Network, rho: float) -> Network:
-    """The links of a network, dealt out so that slow ones go with high labels.
+    """Assigns a network's links so that clients with high labels get slow ones.
 
     Client `k` has the score `rho s_k + sqrt(1 - rho^2) e_k`, where `s_k` is the normal
     score of the rank of its mean label and `e_k` standard normal noise: a Gaussian

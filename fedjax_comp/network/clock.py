@@ -180,9 +180,9 @@ def close_round(
     """When a round ends and whose messages count in it.
 
     The round ends with the last message the server waits for, and not after the
-    deadline. That a client has gone the server learns when it goes, as from a
-    connection that is closed, and does not wait for it any longer. Where nobody comes,
-    or fewer than the goal, it waits until the deadline, if there is one.
+    deadline. The server learns at once that a client has gone, as from a closed
+    connection, and stops waiting for it. Where fewer clients come than the goal, or
+    none, it waits until the deadline, if there is one.
 
     Args:
       start: seconds.

@@ -1,15 +1,15 @@
-"""Controllers: from what is known of links, devices and training to budgets in bits.
+"""Controllers: they set budgets in bits by what is known of links and training.
 
 One contract: `step: (state, conditions, statistics) -> (state, budgets)`, pure NumPy on
-the host, called before each round. What a controller is told was observed: rates come
-from earlier messages and from the download just done, never from a trace's future.
+the host, called before each round. A controller is told only what was observed: rates
+come from earlier messages and from the download just done, never from a trace's future.
 Budgets are written into the compiled round as arrays (`fedjax_comp.network.steering`).
 
 Kimad (Xin et al., "Kimad: adaptive gradient compression with bandwidth awareness",
 2023), Accordion (Agarwal et al., 2021), AdaQuantFL (Jhunjhunwala et al., 2021) and
-DAdaQuant (Hönig et al., 2022) are reconstructions of their rules for setting bits, put
-on this ladder of messages; the rest of those methods is not here. The controllers that
-trade time against variance are in `fedjax_comp.network.timed_control`.
+DAdaQuant (Hönig et al., 2022) are reconstructions: their rules for setting bits,
+applied to this ladder of messages, without the rest of those methods. The controllers
+that trade time against variance are in `fedjax_comp.network.timed_control`.
 """
 
 from collections.abc import Callable
@@ -146,7 +146,7 @@ def fixed(bits: float) -> Controller:
 
 
 def kimad(allowed_seconds: float) -> Controller:
-    """Kimad: what passes in the time allowed, by the estimated bandwidth.
+    """Kimad: as many bits as the estimated bandwidth passes in the time allowed.
 
     Args:
       allowed_seconds: for the upload.
@@ -168,7 +168,7 @@ def kimad(allowed_seconds: float) -> Controller:
 def accordion(
     hard_bits: float, gentle_bits: float, *, threshold: float = 0.5, interval: int = 10
 ) -> Controller:
-    """Accordion: gently while the gradient's norm changes, hard when it does not.
+    """Accordion: compress gently while the gradient's norm changes, else hard.
 
     Every `interval` rounds `| ||g_old|| - ||g|| | / ||g_old||` is held against the
     threshold, `g` being the aggregated update. The first `g_old` is that of the first

@@ -1,12 +1,12 @@
 """The curve of a compressor that heeds a budget: what it sends, loses and costs.
 
 A controller chooses from a ladder of messages. Any compressor that heeds
-`Context.budget_bits` has one: it is asked to encode one update within budgets, each
-the root of two above the last, and every size that it comes to is a rung. Budgets are
-traced, so that all of it is one compiled program.
+`Context.budget_bits` has one: it encodes one update within budgets that grow by a
+factor of the square root of two, and every size that results is a rung. Budgets are
+traced, so that one compiled program serves them all.
 
-The update is a real one (of a round that nobody keeps): compressors that live from the
-structure of updates lose several times as much of white noise.
+The update is a real one, from a round whose result is not kept: compressors that
+exploit the structure of updates lose several times as much of white noise.
 """
 
 import dataclasses

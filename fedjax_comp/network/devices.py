@@ -5,10 +5,11 @@ Time follows a roofline (Williams, Waterman and Patterson, "Roofline", 2009):
     t = max(FLOPs / F, bytes / BW).
 
 A phone's `F` is in proportion to its floating-point CPU score in the AI Benchmark
-(Ignatov et al., 2019), as listed by FLASH (Yang et al., 2021), and its `BW` to the root
-of that, memory being less unequal than processors. What the reference phone reaches,
-the other tiers and all powers are round figures, not measurements: compare settings of
-one fleet with each other, not its seconds with a stopwatch.
+(Ignatov et al., 2019), as listed by FLASH (Yang et al., 2021), and its `BW` to the
+square root of that score, since memory differs less between phones than processors do.
+The speed of the reference phone, the other tiers and all powers are round figures, not
+measurements: compare settings on one fleet with each other, but do not take its seconds
+for those of real devices.
 """
 
 import dataclasses

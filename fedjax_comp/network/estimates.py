@@ -1,8 +1,8 @@
 """What a simulated server and its clients know of links, from what they have seen.
 
-It is kept in the ledger as plain numbers, and so in every checkpoint: running means of
-each client's uplink rate, of its uplink rate over its downlink rate, and of the time
-until it could encode. Nothing is read from a trace's future.
+These estimates are kept in the ledger as plain numbers, and so in every checkpoint:
+running means of each client's uplink rate, of its uplink rate over its downlink rate,
+and of the time until it could encode. Nothing is read from a trace's future.
 """
 
 import math

@@ -1,8 +1,8 @@
-"""Costs of a run's compressors and training, kept as JSON beside it: one clock.
+"""Costs of a run's compressors and training, kept as JSON beside it.
 
-What was measured on this machine before the run began is what a resumed run goes by,
-on whatever machine it is resumed, and so does any run that is given the file: seconds
-that were measured on a busy machine are not measured anew.
+Costs are measured on this machine before a run begins. A resumed run uses the kept
+numbers on whatever machine it is resumed, and so does any other run that is given the
+file: these runs have one clock, and nothing is measured anew on a busy machine.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@ A message is cut into packets, each with a header. Its packets pass one after an
 the link's trace allows, then travel for the latency. Those lost are reported a round
 trip later and sent again, until none is lost.
 
-Which client has which link is told by `fedjax_comp.network.networks`.
+`fedjax_comp.network.networks` decides which client has which link.
 """
 
 import dataclasses

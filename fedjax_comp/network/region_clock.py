@@ -1,10 +1,10 @@
 """The time that rounds take on given links, and the bytes that cross each of them.
 
-A round is computing, then one or more phases: in each, a centre sends to others once it
-has all of the phase before. A link carries one message after another. A centre begins
-its next round when it has computed this one and has everything that was sent `delay`
-rounds ago (the mirror clock), or now, where a message is waited for (the selective
-barrier). Links do not slow each other down.
+A round is computing, then one or more phases of messages: a centre sends those of a
+phase once it has received all of the phase before. A link carries one message after
+another. A centre begins its next round when it has computed this one and has everything
+that was sent `delay` rounds ago (the mirror clock), or now, where a message is waited
+for (the selective barrier). Links do not slow each other down.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,8 +3,8 @@
 The regions are those of Hsieh et al. 2017, "Gaia". Their measurements are not public as
 numbers, so the links here are a reconstruction: the bandwidth between two regions falls
 with their distance on the globe, from 1/15 of a local network's for the nearest pair to
-1/60 for the farthest, which is the range that they report. A matrix of one's own may be
-given instead.
+1/60 for the farthest, which is the range that they report. `read_matrix` reads another
+matrix from a file.
 """
 
 import csv

@@ -8,7 +8,7 @@ that moment and the server's capacity `S`,
 
     r_i = min(c_i, level),   sum_i r_i = min(S, sum_i c_i).
 
-The fluid of bits is followed from event to event: a message begins, a link's rate
+Bits are simulated as a fluid, from event to event: a message begins, a link's rate
 changes, a message has passed. The two directions are independent. Messages of clients
 outside the cohort, which listen to a broadcast, are taken to pass when the link is
 idle, and a late client stops sending when its round is closed.

@@ -1,19 +1,19 @@
-"""A run on simulated links and devices: each round's time and energy, and its orders.
+"""A run on simulated links and devices: each round's time, energy and orders.
 
 The clock runs on the host, between the dispatches of single rounds. Before a round it
-works out from the cohort, the links of that moment and the sizes that messages are
-expected to have who will come too late and, with a controller, who may send how much;
-both are written into the state (`fedjax_comp.algorithms.wrappers.admit`,
-`fedjax_comp.network.steering`). After the round the bytes that were really sent give
-its seconds and joules.
+computes which clients will be late and, with a controller, how much each may send, from
+the cohort, the links at that moment and the expected sizes of messages. Both are
+written into the state (`fedjax_comp.algorithms.wrappers.admit`,
+`fedjax_comp.network.steering`). After the round, its seconds and joules are computed
+from the bytes that were really sent.
 
-What is expected is exact where sizes are fixed. Where they depend on values it is the
-mean of the round before, so that a client may be let in and then arrive a little after
-the deadline; its message counts and the round is longer by that. A late client spends
-energy until the round is closed, and the round lasts until the deadline. What it was
-told is not in the ledger's downlink, which holds the messages that count, but in
-`observed["late_bytes"]`, unless it was a broadcast that all must hear; what it had sent
-of its own message by then is in neither.
+Expected sizes are exact where sizes are fixed. Where they depend on values, the mean of
+the round before is expected. A client may then be admitted and arrive a little after
+the deadline: its message counts, and the round is longer by that. A late client spends
+energy until the round is closed, and the round lasts until the deadline. The ledger's
+downlink holds only messages that count. What a late client was sent is in
+`observed["late_bytes"]` instead, unless it was a broadcast that all must hear. What it
+had sent of its own message by then is in neither.
 """
 
 import math

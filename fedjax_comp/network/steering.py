@@ -1,9 +1,9 @@
-"""Orders from the host to the compiled round: within what budget a message is to stay.
+"""Orders from the host to the compiled round: each message's budget in bits.
 
-Budgets are arrays among the clients' states, so the host writes them between two rounds
-and nothing is compiled anew. A budget is the sender's own memory: the receiver never
-needs it, since what was decided by it travels in the message. Who takes part is told in
-the same way, by `fedjax_comp.algorithms.wrappers.admit`.
+Budgets are arrays in the clients' states: the host writes them between two rounds, and
+nothing is compiled anew. A budget is in the sender's memory. The receiver never needs
+it, since the message carries what was decided by it. Who takes part is set in the same
+way, by `fedjax_comp.algorithms.wrappers.admit`.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Controllers that trade a round's time against the variance of its update.
 
-Water-filling gives each client what its link passes in one time for all. Charging the
-time to encode as well, by a roofline of each device, is this project's own: what is
-published on adapting compression takes it for free.
+Water-filling gives each client the bits that its link passes in a time that is the same
+for all. Counting the time to encode as well, by a roofline of each device, is this
+project's own: published work on adapting compression takes encoding to be free.
 """
 
 import numpy as np
@@ -27,11 +27,11 @@ def water_filled(
     """Water-filling: all clients finish together, at the time that pays off best.
 
     For a time `T` client `i` may spend `cap_i = rate_i (T - ready_i)` bits, and
-    `water_filling` with these caps gives the rates. Who cannot send the shortest
-    message by then is not invited. Of all times the server takes that with the least
+    `water_filling` with these caps gives the rates. A client that cannot send the
+    shortest message by then is not invited. The server chooses the time with the least
     `T (1 + kappa V)`, where `V` is the relative variance of the mean update
-    (`relative_variance`): SGD at the step that suits it gains `1 / (1 + V)` a round of
-    what it would gain without variance. The client then takes what passes in the time
+    (`relative_variance`): with the best step size SGD gains in a round `1 / (1 + V)` of
+    what it would gain without variance. The client then sends what passes in the time
     that is left of `T` at the rate it has just seen, and stays silent if nothing does.
 
     Args:
@@ -53,8 +53,9 @@ def hardware_aware(
 
     A client finishes rung `r` after `t_encode(device, r) + bits_r / uplink +
     t_decode(r)`; of those that finish in time it takes the one with the least error,
-    which need not be the longest message. A slow processor with a fast link is so given
-    a long message that is quickly made, a fast one with a slow link a short one.
+    which need not be the longest message. So a slow processor with a fast link gets a
+    long message that is quickly encoded, and a fast processor with a slow link a short
+    message.
 
     Args:
       ladder: what can be sent, with the measured error of each rung.

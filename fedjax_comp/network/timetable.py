@@ -1,6 +1,7 @@
-"""Who arrives when, and how stale, worked out before a run: FedBuff, carried updates.
+"""Who arrives when, and how stale, computed before a run: FedBuff, carried updates.
 
-In both a client may arrive some steps of the server after it was told to begin.
+In both settings a client may arrive some steps of the server after it was told to
+begin.
 
 - FedBuff (Nguyen et al., "Federated learning with buffered asynchronous aggregation",
   2022, algorithm 1) has no rounds: `concurrency` clients are at work at any moment, the
@@ -9,8 +10,8 @@ In both a client may arrive some steps of the server after it was told to begin.
 - Synchronous rounds end by a policy, a deadline for instance; an update that is late
   is counted in the round that it arrives in instead of being dropped.
 
-When a client arrives depends on the sizes of messages and not on what is in them, so
-the whole of it is known before the first step, and the compiled run reads it as data
+Arrival times depend on the sizes of messages and not on what is in them, so the whole
+timetable is known before the first step, and the compiled run reads it as data
 (`fedjax_comp.network.timed_cohorts`).
 """
 

@@ -1,4 +1,4 @@
-"""What a link could carry over time, and when it has carried so many bits.
+"""What a link can carry over time, and when a number of bits has passed.
 
 A trace repeats for ever. One of rates is integrated exactly: its cumulative bits
 `F(t)` are linear between its times, and bits sent from `t` on have passed at the first

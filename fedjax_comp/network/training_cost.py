@@ -1,11 +1,11 @@
 """What training costs: XLA's count of one batch's loss-gradient.
 
-Counted are the floating-point operations of `grad(loss)` of one local batch, divided by
-its examples: forward and backward, every use of a weight. Dense layers come to a little
-less than the rule of thumb `6 n` an example (nobody needs the gradient of the inputs),
-convolutions and recurrences, whose weights are used many times, to several times that.
-Not counted are the optimizer's own step, memory traffic, and what an algorithm does
-beside that gradient.
+The count is of the floating-point operations of `grad(loss)` of one local batch,
+divided by its examples: forward and backward, every use of a weight. Dense layers come
+to a little less than the rule of thumb `6 n` an example (nobody needs the gradient of
+the inputs), convolutions and recurrences, whose weights are used many times, to several
+times that. The count leaves out the optimizer's own step, memory traffic, and what an
+algorithm does beside that gradient.
 """
 
 from collections.abc import Callable, Iterator

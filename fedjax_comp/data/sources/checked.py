@@ -1,9 +1,9 @@
-"""What a data set must be before anything is computed from it.
+"""Checks of a data set, before anything is computed from it.
 
 A program on the device cannot raise: there, a label of -1 is read as the last class and
-a label of `num_classes` gives NaN. So arrays are looked at once, on the host, where
-they enter: from a file (`load`), from a user (`federate`, `federated_data`) or for a
-stream (`example_data`).
+a label of `num_classes` gives NaN. So arrays are checked once, on the host, where they
+enter: from a file (`load`), from a user (`federate`, `federated_data`) or for a stream
+(`example_data`).
 """
 
 import math

@@ -1,7 +1,7 @@
 """Downloads by the download manager of TFDS, which checks what it knows of an address.
 
-The manager retries for minutes and has no time limit of its own, so that it is asked
-only when the host has answered a short question first.
+The manager retries for minutes and has no time limit of its own, so it is called only
+after the host has answered a short request.
 """
 
 import shutil

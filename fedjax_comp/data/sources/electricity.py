@@ -7,7 +7,7 @@ its mean of the last day ("UP" in other copies). The market changed meanwhile, h
 benchmark of concept drift.
 
 The first 39,648 rows (826 days of 48) are training examples, and the last 5,664 (118
-days) are for testing: later in time, as what a model would be used for.
+days) are for testing: they are later in time, as are the data a model is used on.
 
 Source: Harries 1999, "SPLICE-2 Comparative Evaluation: Electricity Pricing"; Gama,
 Medas, Castillo, Rodrigues 2004, "Learning with Drift Detection".

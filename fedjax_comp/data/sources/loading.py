@@ -5,8 +5,8 @@
    `raw_dir` is given or named by the variable `FEDJAX_COMP_RAW_DATA`. They are
    prepared once, in `data_dir` or, without one, in a cache under a checksum of their
    content, so that other files are never mistaken for them.
-3. *Download*, prepared once in the same places. Before one is made, what the cache
-   holds of raw files is taken, with a warning, where it is one version alone.
+3. *Download*, prepared once in the same places. Where the cache holds exactly one
+   version prepared from raw files, it is taken in place of a download, with a warning.
 
 The cache is `fedjax_comp` in `XDG_CACHE_HOME`, by default `~/.cache`.
 """

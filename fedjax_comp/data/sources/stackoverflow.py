@@ -8,8 +8,8 @@ of Reddi et al. 2021, "Adaptive Federated Optimization" (arXiv 2003.00295), sect
 
 The raw file `stackoverflow_words.npz` is to be packed from the data of TensorFlow
 Federated, and holds `tokens` uint16 `[N, 21]` (begin, words, end, padding; a sentence
-of 20 words has no end), `user` integers `[N]` and `is_test` integers `[N]`. It was
-tried on files written for the purpose only, never on the data themselves.
+of 20 words has no end), `user` integers `[N]` and `is_test` integers `[N]`. This reader
+was tried only on files written for the purpose, never on the data themselves.
 """
 
 from pathlib import Path
