@@ -5,11 +5,11 @@ the number of classes: the data say how many there are, and of what shape the in
 are. So a run is `classification(cnn()(10), input_shape=(28, 28, 1), scale=1 / 255)`;
 `regression` takes any module that predicts numbers.
 
-A model of one's own is a `flax.linen` module, `of_nnx(make)` for a `flax.nnx` one, or a
-`Network` of two functions. `cnn(dropout=0.5)` draws in training; `augmented` changes
-the examples that are trained on; `frozen` and `low_rank_adapted` take what is neither
-trained nor sent out of a task's parameters. Running statistics of a BatchNorm stand
-beside the parameters, travel with them and are averaged.
+Your own model may be a `flax.linen` module, `of_nnx(make)` for a `flax.nnx` one, or a
+`Network` of two functions. `cnn(dropout=0.5)` draws random numbers in training;
+`augmented` changes the examples that are trained on; `frozen` and `low_rank_adapted`
+take out of a task's parameters what is neither trained nor sent. Running statistics of
+a BatchNorm are kept beside the parameters, sent with them and averaged.
 """
 
 from fedjax_comp.models.augment import augmented, crop_and_flip

@@ -9,8 +9,8 @@ networks", 2016), in the spatial scheme one of `H x 1` to `r` channels and one o
 with low rank expansions", 2014). A layer stays as it is where its factors would not be
 fewer numbers, `r (m + n) >= m n`; then they would be no less work, either.
 
-It is the compact model that federated dual-side low-rank compression ends with
-(`fedjax_comp.algorithms.fed_dlr`), and works on any network of the package's `Conv` and
+This gives the compact model that federated dual-side low-rank compression ends with
+(`fedjax_comp.algorithms.fed_dlr`). It works on any network of the package's `Conv` and
 flax's `Dense` layers.
 """
 

@@ -1,12 +1,11 @@
 """Networks whose weights are Hadamard products of two arrays of low rank.
 
 Hyeon-Woo, Ye-Bin and Oh, "FedPara: low-rank Hadamard product for
-communication-efficient federated learning", ICLR 2022, propositions 1 and 3. What is
-trained and sent are the factors: `2 R (m + n)` numbers for a matrix `[m, n]` whose rank
-may be up to `R^2`, where plain low-rank factors of that many numbers give at most
-`2 R`. A convolution has factors for its channels alone,
-`2 R (I + O) + 2 H W R^2` numbers, and both its unfoldings along channels may be of rank
-`R^2`.
+communication-efficient federated learning", ICLR 2022, propositions 1 and 3. Only the
+factors are trained and sent: `2 R (m + n)` numbers for a matrix `[m, n]` whose rank may
+be up to `R^2`, where plain low-rank factors of that many numbers give at most `2 R`. A
+convolution has factors for its channels alone, `2 R (I + O) + 2 H W R^2` numbers, and
+both its unfoldings along channels may be of rank `R^2`.
 """
 
 import functools

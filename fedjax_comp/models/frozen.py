@@ -1,7 +1,7 @@
-"""Tasks of which a part is trained: the rest neither moves nor travels.
+"""Tasks of which a part is trained: the rest is neither changed nor sent.
 
-What is not in a task's `params` no algorithm trains, sends or counts. So the frozen
-part of a model is taken out of them and put back inside the loss.
+Algorithms train, send and count only what is in a task's `params`. So the frozen part
+of a model is taken out of these and put back inside the loss.
 """
 
 import math

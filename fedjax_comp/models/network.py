@@ -1,16 +1,18 @@
 """A model as two pure functions, whichever of flax's two libraries it is written in.
 
-A module that draws in training, as dropout does, says how it is told that it trains:
+A module that draws random numbers in training, as dropout does, is told in one of two
+ways that it is training:
 
 * `flax.linen`: by an argument `train=False` of `__call__`; it draws by the key
   "dropout", as `nn.Dropout(0.5, deterministic=not train)` does;
 * `flax.nnx`: by `module.train()` and `module.eval()`, which `nnx.Dropout` heeds.
 
-Running statistics, as batch normalisation keeps them, stand beside the parameters as
-`{"params": ..., "batch_stats": ...}`. They travel with the model and are averaged like
+Running statistics, such as those of batch normalisation, are kept beside the parameters
+as `{"params": ..., "batch_stats": ...}`. They are sent with the model and averaged like
 it, whatever the server's optimizer does with the rest; a variance that lossy messages
-brought below zero is read as zero. Of skewed clients such a mean describes none
-(see `normalization`): `fed_per(personal="batch_stats")` leaves each its own.
+brought below zero is read as zero. Where clients' data are skewed, such a mean
+describes no client (see `normalization`): `fed_per(personal="batch_stats")` leaves each
+its own.
 """
 
 import inspect
@@ -57,7 +59,7 @@ class InputsOf(Protocol):
 
 
 def filled(inputs: jax.Array, mask: jax.Array) -> jax.Array:
-    """A batch whose rows that do not count are those that do, in turn.
+    """A batch whose masked rows are filled with the rows that count, in turn.
 
     So that a batch's statistics are of its examples, and of no padding.
 

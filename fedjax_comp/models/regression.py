@@ -1,8 +1,8 @@
 """Regression as a `Task`: a model and its squared error.
 
 The model maps inputs `[B, ...]` to `[B]`, `[B, 1]` or `[B, D]`; targets are numbers of
-the same count, `[B]` or `[B, D]`. Best centred and of order one: subtract their mean
-and divide by their deviation.
+the same count, `[B]` or `[B, D]`. Targets should be centred and of order one: subtract
+their mean and divide by their deviation.
 """
 
 import math

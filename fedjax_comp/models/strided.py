@@ -1,9 +1,10 @@
 """Convolution with a stride, made of one without.
 
-What is fast inside a loop (`convolution.py`) has stride one. Pixels that lie together
-in one block of `s` by `t` become channels of one pixel ("space to depth"), and so do
-the kernel's taps: then a convolution with strides `(s, t)` is one of stride one on an
-image of that many times fewer pixels, with the same products and a few zeros more.
+The convolutions that are fast inside a loop (`convolution.py`) have stride one. Pixels
+that lie together in one block of `s` by `t` become channels of one pixel ("space to
+depth"), and so do the kernel's taps: then a convolution with strides `(s, t)` is one of
+stride one on an image of that many times fewer pixels, with the same products and a few
+zeros more.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """A classifier of tables whose features lie in several places.
 
-Each holder of a block of the features has a model of its own for it; the outputs of all
-of them, one after another, are the inputs of one more, at the server.
+Each holder of a block of the features has a model of its own for it. The outputs of all
+these models, one after another, are the inputs of one more model, at the server.
 
 Source: Vepakomma, Gupta, Swedish and Raskar 2018, "Split learning for health"
 (arXiv 1812.00564), the configuration for vertically partitioned data.

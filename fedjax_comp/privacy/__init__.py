@@ -1,9 +1,9 @@
-"""Privacy: sums that show no summand, and noise that bounds what a sum tells.
+"""Privacy: sums that hide each summand, and noise that bounds what a sum reveals.
 
 Secure aggregation hides each client's message from the server; differential privacy
-bounds what the sum, and every model made of it, tells of any client. Neither does the
-other's work. What is protected from whom is said in each module; the protocol is for a
-server that is curious and follows it.
+bounds what the sum, and every model made of it, reveals of any client. Neither replaces
+the other. Each module says what it protects from whom; the protocol assumes a server
+that is curious but follows it.
 """
 
 from fedjax_comp.privacy.accounting import (

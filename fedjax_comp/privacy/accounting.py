@@ -1,14 +1,14 @@
-"""What privacy is left after some rounds: epsilon, at a given delta.
+"""The privacy that some rounds cost: epsilon, at a given delta.
 
-In closed form, without any library, where every client takes part in every round: Balle
-and Wang, "Improving the Gaussian mechanism for differential privacy", 2018, theorem 8.
-For cohorts that are sampled without replacement, by `dp-accounting`, an optional
-dependency: Rényi divergences of the subsampled Gaussian (Wang, Balle and
-Kasiviswanathan, 2019, theorem 27). For noise on integers: Kairouz, Liu and Steinke
-2021, theorem 1; Agarwal, Kairouz and Liu 2021, theorem 3.5.
+Where every client takes part in every round, epsilon has a closed form and needs no
+library: Balle and Wang, "Improving the Gaussian mechanism for differential privacy",
+2018, theorem 8. For cohorts that are sampled without replacement `dp-accounting`, an
+optional dependency, computes it: Rényi divergences of the subsampled Gaussian (Wang,
+Balle and Kasiviswanathan, 2019, theorem 27). For noise on integers: Kairouz, Liu and
+Steinke 2021, theorem 1; Agarwal, Kairouz and Liu 2021, theorem 3.5.
 
-What is protected is a client, all its examples at once, for one run with one setting:
-trying several settings on the same clients costs as much again each time.
+The unit of protection is a client with all its examples, in one run with one setting:
+each further setting that is tried on the same clients costs as much again.
 """
 
 import math
@@ -118,8 +118,9 @@ def cohort_epsilon(
 
     Two populations are neighbours when one client is *replaced* by another, which moves
     the sum of clipped updates by up to `2 clip`. (The number of clients is public.)
-    Drawing a cohort never costs privacy: epsilon is at most that of everybody in every
-    round, which the bound for samples exceeds where the cohort is nearly everybody.
+    Drawing a cohort never costs privacy, so epsilon is at most that of everybody in
+    every round. The bound for samples alone exceeds that where the cohort is nearly
+    everybody.
 
     Args:
       noise_multiplier: the noise's standard deviation on the sum, over `clip`.

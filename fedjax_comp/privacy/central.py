@@ -1,9 +1,9 @@
 """Differential privacy at a server that is trusted to add the noise.
 
 McMahan, Ramage, Talwar and Zhang, "Learning differentially private recurrent language
-models", 2018, algorithm 1: every client of a cohort clipped to `S` and weighted alike,
-the sum divided by the cohort's size whoever answered, noise of standard deviation
-`z S / C` on that mean.
+models", 2018, algorithm 1: every update of a cohort is clipped to `S` and weighted
+alike, the sum is divided by the cohort's size whoever answered, and noise of standard
+deviation `z S / C` is added to that mean.
 """
 
 import dataclasses
@@ -32,14 +32,15 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
     """Adds independent Gaussian noise to every number of an update.
 
     Put it first: `optax.chain(gaussian_noise(key, stddev=z * clip / cohort_size),
-    optax.sgd(1.0))` is DP-FedAvg's server, and whatever optimizer follows needs no
-    more privacy, since it only sees what is private already.
+    optax.sgd(1.0))` is DP-FedAvg's server. The optimizer that follows costs no further
+    privacy, since it only sees what is private already.
 
-    The numbers are JAX's: a counter-based generator that is not cryptographic, and
-    floats whose low bits may tell what they were added to (Mironov, "On significance of
-    the least significant bits for differential privacy", 2012). That is enough to study
-    what privacy costs, and not against an adversary who learns the key, which is as
-    secret as the run's seed. `fedjax_comp.privacy.discrete` has neither weakness.
+    The noise is drawn by JAX, whose counter-based generator is not cryptographic, in
+    floats whose low bits may reveal what they were added to (Mironov, "On significance
+    of the least significant bits for differential privacy", 2012). That is enough to
+    study what privacy costs, but no protection against an adversary who learns the key,
+    which is as secret as the run's seed. `fedjax_comp.privacy.discrete` has neither
+    weakness.
 
     Args:
       key: scalar key array.
@@ -88,8 +89,8 @@ def gaussian_noise(key: jax.Array, *, stddev: float) -> optax.GradientTransforma
 class MeanOver:
     """An aggregation, `(sum) -> mean`, from `mean_over`.
 
-    `fed_avg` steps along it even where nobody answered: a model without noise would say
-    that, and so of a client whether it is one that answers.
+    `fed_avg` steps along it, noise included, even where nobody answered: a model
+    without noise would reveal that, and so whether a client is one that answers.
     """
 
     cohort_size: int
@@ -100,13 +101,13 @@ class MeanOver:
 
 
 def mean_over(cohort_size: int) -> MeanOver:
-    """The sum over a number that does not depend on who answered.
+    """The sum divided by a number that does not depend on who answered.
 
         total / (UNIT C)
 
-    of clients that weigh one example each (`equally_weighted`).
-    `weighted_mean` divides by the weights that arrived: then one client changes what
-    all others count for, and the noise would have to be larger.
+    where every client weighs one example (`equally_weighted`). `weighted_mean` divides
+    by the weights that arrived instead: there one client changes how much all others
+    count, and the noise would have to be larger.
 
     Args:
       cohort_size: `C`.
@@ -124,7 +125,7 @@ def mean_over(cohort_size: int) -> MeanOver:
 
 
 def equally_weighted(sample: Sampler) -> Sampler:
-    """Cohorts of which every client has the weight 1, however much it holds.
+    """Cohorts in which every client has the weight 1, however much it holds.
 
     Weights by examples would let the largest client move the mean by more than
     `clip / C`; and how much a client holds is private, too.

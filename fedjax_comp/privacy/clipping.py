@@ -14,10 +14,10 @@ def clipped(compressor: Compressor, norm: float) -> Compressor:
 
         decode(p) = clip(D(p)),   p = C(clip(x))
 
-    The first is what a client does for its own good. The second is what the guarantee
-    rests on: compressors lengthen vectors (random-k rescales by `n/k`, quantizers add
-    noise, error feedback adds what it owes), and a client may send what it likes. It
-    changes nothing where the message is no longer than `norm`.
+    The first clipping is a client's own. The guarantee rests on the second one, of what
+    was decoded: compressors lengthen vectors (random-k rescales by `n/k`, quantizers
+    add noise, error feedback adds what it owes), and a client may send what it likes.
+    It changes nothing where the message is no longer than `norm`.
 
     Put it around the whole pipeline. It is not linear: under secure aggregation nobody
     can clip what was sent (see `fedjax_comp.privacy.distributed`).

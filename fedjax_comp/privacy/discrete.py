@@ -3,8 +3,9 @@
 Canonne, Kamath and Steinke, "The discrete Gaussian for differential privacy", 2020;
 Agarwal, Kairouz and Liu, "The Skellam mechanism for differentially private federated
 learning", 2021. Both are drawn by inverting a table of the distribution with 63 random
-bits a number: the total variation to the distribution itself is below 1e-12, and as
-good as the bytes are (`os.urandom` is cryptographic). Time may tell what was drawn.
+bits a number. The total variation distance to the distribution itself is below 1e-12,
+and the noise is as good as the random bytes are (`os.urandom` is cryptographic). The
+time that drawing takes may reveal what was drawn.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Differential privacy that no one party is trusted with: every client adds its share.
+"""Differential privacy without a trusted party: every client adds a share of noise.
 
 Kairouz, Liu and Steinke, "The distributed discrete Gaussian mechanism for federated
 learning with secure aggregation", 2021, algorithm 1, and Agarwal, Kairouz and Liu, "The
@@ -137,8 +137,8 @@ def private_sum(
 
         step * sum_i (round(clip(x_i) / step) + noise_i)   modulo 2**bits
 
-    Those who leave take their noise with them: account for the fewest that may stay,
-    `setting.threshold` of them, or for the number that did.
+    Clients that leave take their noise with them: compute epsilon for the fewest that
+    may stay, `setting.threshold` of them, or for the number that did stay.
 
     Args:
       random_bytes: `os.urandom`.

@@ -1,7 +1,7 @@
 """Sealed envelopes: what one party tells another through the server.
 
-ChaCha20-Poly1305 (RFC 8439), an authenticated encryption: what was altered on the way
-does not open.
+ChaCha20-Poly1305 (RFC 8439), an authenticated encryption: an envelope that was altered
+on the way does not open.
 """
 
 from fedjax_comp.extras import needs

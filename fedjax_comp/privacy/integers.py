@@ -1,9 +1,9 @@
 """Payloads as vectors of integers that may be added modulo a power of two, and back.
 
-A grid that all clients agree on is what makes messages add as integers: Bonawitz,
-Salehi, Konečný, McMahan and Gruteser, "Federated learning with autotuned
-communication-efficient secure aggregation", 2019. What `common_range` made is on such a
-grid already; floats are put on one here.
+Messages add as integers if all clients agree on one grid: Bonawitz, Salehi, Konečný,
+McMahan and Gruteser, "Federated learning with autotuned communication-efficient secure
+aggregation", 2019. Messages of `common_range` are on such a grid already; floats are
+put on one here.
 """
 
 import dataclasses

@@ -117,7 +117,7 @@ class Agreement(NamedTuple):
 
 
 def agreement_bytes(agreed: Count, arrived: Count) -> Agreement:
-    """What keys, shares and lists of a secure sum come to, which no value changes.
+    """Bytes of a secure sum's keys, shares and lists, which no value changes.
 
     Args:
       agreed: clients that advertised keys and shared secrets.

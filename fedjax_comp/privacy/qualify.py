@@ -1,8 +1,8 @@
 """Which compressors' messages may be masked and added, and why the others may not.
 
-Masks cancel in a sum of residues. So a message must be a vector of integers on a grid
-that all clients share, of a length that all share, and decoding must turn the sum of
-messages into the sum of what they say.
+Masks cancel in a sum of residues. So a message must be a vector of integers, of the
+same length and on the same grid for all clients, and decoding must turn the sum of
+messages into the sum of what they stand for.
 """
 
 import jax

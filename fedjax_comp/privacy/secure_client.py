@@ -3,7 +3,7 @@
 Bonawitz et al., "Practical secure aggregation for privacy-preserving machine learning",
 2017, figure 4, for a server that is curious but follows the protocol (no signatures, no
 consistency check). A client draws its secrets in the first two steps, and answers one
-request to unmask: whoever holds its state must not ask twice.
+request to unmask: call `answer` only once with its state.
 """
 
 from typing import NamedTuple
@@ -210,7 +210,7 @@ def mask_vector(
 def answer(setting: Setting, masked: ClientMasked, summed: bytes) -> bytes:
     """Step 3: for each party one share, of its seed if summed and its key if gone.
 
-    Never both: together they would bare that party's vector.
+    Never both: together they would reveal that party's vector.
 
     Args:
       setting: of this sum.

@@ -1,4 +1,4 @@
-"""The server's part in a secure sum: it passes on, adds up, and removes what is left.
+"""The server's part in a secure sum: it passes messages on, adds up, and unmasks.
 
 Bonawitz et al., "Practical secure aggregation for privacy-preserving machine learning",
 2017, figure 4. The server sees public keys, sealed envelopes, masked vectors and, for
@@ -121,8 +121,8 @@ def unmask(
 ) -> npt.NDArray[np.int64]:
     """After step 3: the sum of the vectors, and of nothing smaller.
 
-    Removed are the own masks of all that are summed, and the pairwise masks that they
-    have in common with those who left after step 1.
+    It removes the own masks of all parties in the sum, and the pairwise masks that they
+    share with those who left after step 1.
 
     Args:
       setting: of this sum.

@@ -76,11 +76,11 @@ def distributed_epsilon(
     Neighbours are populations in which one client is replaced by another: the sum of
     integers moves by up to twice the bound on one vector.
 
-    It is the least of what theorem 9 says and of epsilon without sampling, which holds
-    too: of two neighbours one cohort is drawn, `exp((a - 1) D(a))` is jointly convex,
-    and so a mixture over cohorts is no further apart than the furthest of them, at any
-    real order. Theorem 9 has integer orders alone, and where the best one lies between
-    two of them it says more than is lost by everybody in every round.
+    It is the least of what theorem 9 says and of epsilon without sampling. The latter
+    holds, too: of two neighbours one cohort is drawn, `exp((a - 1) D(a))` is jointly
+    convex, and so a mixture over cohorts is no further apart than the furthest of them,
+    at any real order. Theorem 9 has integer orders alone; where the best order lies
+    between two of them, its epsilon may exceed that of everybody in every round.
 
     Args:
       noise: what each client adds.

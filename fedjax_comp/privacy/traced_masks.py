@@ -8,9 +8,9 @@ Bonawitz et al., "Practical secure aggregation for privacy-preserving machine le
 over the clients `j` that agreed on a seed with it. In the sum of all, the pairs cancel;
 the server removes each `b_i`, and the pairs of those who left before they sent.
 
-The sum is that of the protocol, bit for bit. The masks are not: they are a fast hash
-under the run's key, which whoever starts the run knows, and hide nothing. Real keys,
-ChaCha20, shares and bytes are `fedjax_comp.privacy.secure_sum`'s, on the host.
+The sum is that of the protocol, bit for bit. The masks are not: they come from a fast
+hash under the run's key, which whoever starts the run knows, and hide nothing.
+`fedjax_comp.privacy.secure_sum` has real keys, ChaCha20, shares and bytes, on the host.
 """
 
 import jax

@@ -2,9 +2,9 @@
 
 Kairouz, Liu and Steinke, "The distributed discrete Gaussian mechanism for federated
 learning with secure aggregation", 2021, algorithm 1, as `distributed` has it on the
-host: clip, round to integers of a bounded length, add a discrete Gaussian. It is of the
-host's table; its random bits are JAX's under the run's key, good for studying what
-privacy costs and not for hiding from whoever knows the seed.
+host: clip, round to integers of a bounded length, add a discrete Gaussian. The noise is
+drawn from the host's table. Its random bits are JAX's under the run's key: good for
+studying what privacy costs, but no protection from whoever knows the seed.
 """
 
 import math
@@ -50,12 +50,13 @@ class ClientNoise(NamedTuple):
 def client_noise(
     *, clip: float, noise_multiplier: float, fewest: int, n: int
 ) -> ClientNoise:
-    """Noise of which that of `fewest` clients is enough.
+    """Noise of each client such that the noise of `fewest` clients is enough.
 
         step = clip / max(256, 16 sqrt(n)),   stddev = z clip / (step sqrt(fewest))
 
-    so that what `fewest` clients add has a standard deviation of `z clip`. More of them
-    add more: a sum from which some may be missing is as private as is accounted for.
+    so that the noise of `fewest` clients together has a standard deviation of `z clip`.
+    More of them add more: a sum from which some may be missing is at least as private
+    as is accounted for.
 
     Args:
       clip: positive.
