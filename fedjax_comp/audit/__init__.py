@@ -17,19 +17,20 @@ it again.
     verify, meaning         the verification of a run directory
     replay, command         the run again, and the command
 
-A log is named by its key and the run's id (`configuration`), wherever the run lies:
-two histories of one run have one name, of which an honest witness cosigns one. Whoever
-holds the key can give a second history an id of its own, but not in secret: a witness
-lists all ids (`witness --list`), and `verify --against` that list reports them.
+A log is named by its key and the run's id (`configuration`), wherever the run lies. So
+two histories of one run have the same name, and an honest witness cosigns only one of
+them. Whoever holds the key can give a second history an id of its own, but not in
+secret: a witness lists all ids (`witness --list`), and `verify --against` that list
+reports them.
 
-*Tamper-evident, not tamper-proof.* The log does not prevent a change, it makes it show,
-to whoever has the log's public key from elsewhere. What it does not protect from:
+*Tamper-evident, not tamper-proof.* The log does not prevent a change; it shows the
+change to whoever has the log's public key from elsewhere. It does not protect from:
 
-- **Lies at the source.** An entry says what the program hashed. Who runs the program
+- **Lies at the source.** An entry says what the program hashed, and whoever runs it
   can run another one; the log then truthfully records its messages. It does not show
   that a client trained on its data, or that a model is any good.
-- **Who has the private key.** He can sign everything anew. Without `--audit_key` the
-  key lies beside the log, which then shows accidents and other people's changes only.
+- **The holder of the private key,** who can sign everything anew. Without `--audit_key`
+  the key lies beside the log, which then shows only accidents and changes by others.
 - **Two histories, or an earlier state of this one,** unless a witness with a key and a
   disk of its own cosigned, or somebody kept a checkpoint (`verify --against`).
 - **Removal of everything.** A log that is gone says nothing, except to a witness.
@@ -38,7 +39,7 @@ to whoever has the log's public key from elsewhere. What it does not protect fro
   `summary.json` are compared.
 - **A run that was never made,** unless somebody replays it; and a replay in another
   environment may round differently without anybody's fault.
-- **Confidentiality.** Entries are hashes; but who can guess a message can confirm it.
+- **Confidentiality.** Entries are hashes, but whoever guesses a message can confirm it.
 """
 
 from fedjax_comp.audit.command import main

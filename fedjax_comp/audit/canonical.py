@@ -1,9 +1,10 @@
 """One spelling for everything that is hashed, signed or proved.
 
-Two spellings of one thing would be two things to whoever compares bytes, and one to
-whoever reads them. What is read here is refused unless it is, byte for byte, what
-would be written: base64 (RFC 4648, section 4, with its padding and zero bits below the
-last byte), numbers in decimal, JSON (sorted keys, no spaces).
+If one value could be written in two ways, these would differ for a program that
+compares bytes and be the same for one that reads them. So what is read here is refused
+unless it is, byte for byte, what would be written: base64 (RFC 4648, section 4, with
+its padding and zero bits below the last byte), numbers in decimal, JSON (sorted keys,
+no spaces).
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a log commits to of a run's configuration, and the name that the log has.
+"""What a log commits to of a run's configuration, and the log's name.
 
 A log is named by its key and the run's id,
 
@@ -6,14 +6,14 @@ A log is named by its key and the run's id,
 
 and not by where the run lies, what its key's file is called, or how its JSON is spaced.
 Without `--run_id` the id is the experiment's name and a hash of its flags, seed
-included. A run is deterministic in these, so a second log of that name has the same
-entries, or it is a second history, which a witness refuses. Who means to run the same
-again, after a change of the code for instance, gives it an id of its own; a witness and
-`verify` list all ids that a key has signed.
+included. A run is deterministic in these, so a second log of that name either has the
+same entries or is a second history, which a witness refuses. To run the same again on
+purpose, after a change of the code for instance, give it an id of its own; a witness
+and `verify` list all ids that a key has signed.
 
 The log's first entry commits to more than the name: to the flags, the versions and the
-git commit that the run began with. Neither covers `UNCOMMITTED`: paths, and what may
-differ between two commands that continue each other.
+git commit that the run began with. Neither the name nor the entry covers `UNCOMMITTED`:
+paths, and what may differ between two commands of which one continues the other.
 """
 
 import hashlib

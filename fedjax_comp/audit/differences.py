@@ -1,8 +1,8 @@
-"""Which entry it was: two lists of leaf hashes compared, and what happened told.
+"""Which entry of a log was changed, and how, from two lists of leaf hashes.
 
-Entries differ in their round, kind or number, so that no two of a log
-have the same hash. What is found where another was expected therefore tells a removed
-entry from an altered one, and one that was put in from one that was moved.
+Entries differ in their round, kind or number, so that no two of a log have the same
+hash. So the hash that is found in place of another one tells whether an entry was
+removed or altered, and whether it was put in or moved.
 """
 
 from collections.abc import Sequence

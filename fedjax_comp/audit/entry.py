@@ -1,8 +1,9 @@
 """An entry of the log: one exchange or evaluation, as one line of canonical JSON.
 
-An entry holds hashes, not messages: who has the message, the configuration or the model
-can show that it is the one logged, and who has the log alone learns nothing of them.
-The first line is no entry of a round but the `Beginning`: format, name, configuration.
+An entry holds hashes, not messages: whoever has the message, the configuration or the
+model can show that it is the one logged, and whoever has the log alone learns nothing
+of them. The first line is no entry of a round but the `Beginning`: format, name,
+configuration.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What a run does about its messages: writes all to a log, audits some."""
+"""Hooks that write all of a run's messages to a log, and audit some of them."""
 
 import contextlib
 import sys

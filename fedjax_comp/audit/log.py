@@ -6,10 +6,11 @@
     audit/cosigned      the notes that witnesses signed as well
     audit/log.pub       the verifier's key, for convenience: nothing is shown by it
 
-An entry is in the log when its line is, newline and all: a line that a kill cut short
-is removed when the log is next opened. A checkpoint is signed only after the entries it
-covers have been synced to the disk, so what is signed survives a loss of power.
-`hashes` can be computed from the lines and is completed when it is found short.
+An entry is in the log when its line is complete, newline and all: a line that was cut
+short by a kill is removed when the log is next opened. A checkpoint is signed only
+after the entries it covers have been synced to the disk, so what is signed survives a
+loss of power. `hashes` can be computed from the lines and is completed when it is found
+short.
 """
 
 import contextlib

@@ -1,7 +1,8 @@
-"""What entries mean, held against the rest of the run directory.
+"""Checks that a log's entries agree with each other and with the run directory.
 
-The entries are those that were signed; do they follow from one another, and are the
-configuration, the rows and the summary beside them the ones that they speak of?
+It takes the entries as those that were signed, and checks whether they follow from one
+another, and whether the configuration, the rows and the summary beside them are the
+ones that they name.
 """
 
 from collections.abc import Sequence

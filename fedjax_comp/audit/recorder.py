@@ -1,4 +1,4 @@
-"""From a run's messages to the entries of its log, beside the next round's computation.
+"""Logs a run's messages in a thread, while the next round is computed.
 
 Every message that was sent is written to bytes (`fedjax_comp.wire.message`), and the
 hash of these bytes becomes an entry. A thread does this for one round while the devices

@@ -1,10 +1,11 @@
 """Does running a run again give the messages that it logged?
 
-`verify` shows that a log is what was signed, not that the signed hashes are of messages
-that this configuration gives. A run is deterministic in its configuration, so whoever
-has it and the same environment can run it again and compare: the first entry that
-differs is named, with its round and kind. Another environment (another version of JAX,
-another number of devices) may round differently; how it differs is told first.
+`verify` shows that a log is what was signed, but not that the signed hashes are of
+messages that this configuration gives. A run is deterministic in its configuration, so
+whoever has it and the same environment can run it again and compare: the first entry
+that differs is named, with its round and kind. Another environment (another version of
+JAX, another number of devices) may round differently; how the environments differ is
+reported first.
 """
 
 from collections.abc import Callable, Mapping, Sequence

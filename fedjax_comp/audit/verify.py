@@ -1,10 +1,10 @@
 """Verification of a run directory: is its log what was signed, and only that?
 
 Two things are compared with the signed checkpoints: the entries, hashed afresh, and the
-stored hashes. Where the hashes are those signed, they name the entry that was changed.
-Where they were changed as well, the checkpoints bound it from both sides.
-What the entries mean is then held against the rest of the run directory
-(`fedjax_comp.audit.meaning`).
+stored hashes. Where the stored hashes are those that were signed, they show which entry
+was changed. Where they were changed as well, the checkpoints before and after the
+change bound where it is. What the entries mean is then compared with the rest of the
+run directory (`fedjax_comp.audit.meaning`).
 """
 
 from collections.abc import Sequence

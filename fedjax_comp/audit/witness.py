@@ -1,13 +1,14 @@
 """A witness: it remembers the last checkpoint of a log and cosigns what extends it.
 
-A log's operator can show two histories to two people, each in itself without a fault.
-He cannot have both cosigned by one honest witness, which signs a checkpoint only with
-the proof that it extends the last one it signed, and keeps that one on its own disk.
+The operator of a log can show two histories to two people, each without a fault in
+itself, but cannot have both cosigned by one honest witness. A witness signs a
+checkpoint only with the proof that it extends the last one it signed, which it keeps on
+its own disk.
 
-What it remembers it has signed itself, and verifies whenever it reads it: a file that
-was damaged, exchanged or put there by somebody else is refused, not taken for a smaller
-history. A file that was deleted, or all of them taken back to an earlier day, it cannot
-notice: its folder is its own.
+The witness has signed what it remembers, and verifies the signature whenever it reads
+it: a file that was damaged, exchanged or put there by somebody else is refused, not
+taken for a smaller history. It cannot notice that a file was deleted, or that all of
+them were taken back to an earlier day, so nobody else may have access to its folder.
 
 Source: C2SP, "tlog-witness" and "tlog-cosignature"; the file takes HTTP's place.
 """

@@ -142,7 +142,7 @@ def federate(
     Args:
       dataset: NumPy examples.
       partition: `iid()`, `shards(2)`, `dirichlet(0.3)`, `natural()`, `clusters()` or
-        one's own.
+        your own.
       num_clients: `K`; 0 is every natural group, for `natural()` only.
       seed: of the partition's own generator.
 

@@ -1,24 +1,26 @@
 """Several processes of one run, on `jax.distributed`: the first leads, others follow.
 
 Every process builds the same problem from the same flags and compiles the same program
-for the devices of all, so that each client is trained by one of them
+for the devices of all processes, so that each client is trained on one of them
 (`fedjax_comp.execution.auto`). The first process runs the host's loop with all hooks,
 and it alone reads and writes files: no directory need be shared. Before the devices of
-all are needed it tells the others what comes next (`tell`, `hear`). Between dispatches
-the server's state lies whole on every device (`to_all`), and of the examples and the
-clients' states each device has a share of rows (`split_rows`). In a round a cohort's
-examples come to all devices (`rows_of`), its clients' states to where these are trained
-(`seated_rows`), and back (`put_rows`), all inside the program.
+all processes are needed it tells the others what comes next (`tell`, `hear`).
 
-A checkpoint is the first process's too: it asks the others for the rows of the clients'
-states a block at a time (`gathered`) and writes each before it asks for the next. On
-resuming, it hands them out the same way (`filled`). So no process ever holds all, and
-files know nothing of how many there are.
+Between dispatches every device has the server's whole state (`to_all`), and a share of
+the rows of the examples and of the clients' states (`split_rows`). In a round the
+program brings a cohort's examples to all devices (`rows_of`) and the states of its
+clients to the devices where these are trained (`seated_rows`), and writes them back
+(`put_rows`).
+
+A checkpoint, too, is written by the first process: it asks the others for the rows of
+the clients' states a block at a time (`gathered`) and writes each block before it asks
+for the next. On resuming, it hands them out the same way (`filled`). So no process ever
+holds all states, and files do not depend on the number of processes.
 
     join("10.0.0.1:9999", num_processes=2, process_id=0)
 
-In one process everything here does nothing. A process that ends takes the others with
-it (`PeerLost`); the same command in all of them goes on at the last checkpoint.
+In one process everything here does nothing. When a process ends, the others end with it
+(`PeerLost`); the same command in all of them continues from the last checkpoint.
 
 DrJAX (Rush et al., "DrJAX: scalable and differentiable MapReduce primitives in JAX",
 2024) has its clients on an axis of arrays and leaves their placement to the compiler,

@@ -25,9 +25,10 @@ def everywhere() -> NamedSharding | None:
 
 
 def to_all(tree: PyTree) -> PyTree:
-    """Arrays that every process has for itself, alike, as ones whole on every device.
+    """Arrays that every process has alike, made whole on every device.
 
-    Arrays that are so already stay as they are, and those that are split.
+    Arrays that are whole on every device already stay as they are, and so do split
+    ones.
     """
     place = everywhere()
     if place is None:
@@ -43,7 +44,7 @@ def to_all(tree: PyTree) -> PyTree:
 
 
 def to_here(tree: PyTree) -> PyTree:
-    """Arrays whole on every device as ones on a device of this process; no copy.
+    """Arrays whole on every device, as arrays on a device of this process; no copy.
 
     Those that are split stay as they are: no process has all of them.
     """
@@ -53,7 +54,7 @@ def to_here(tree: PyTree) -> PyTree:
 
 
 def share(tree: PyTree) -> PyTree:
-    """The first process's arrays, in all of them; others give some of the same shapes.
+    """The first process's arrays, in all processes; the others give the same shapes.
 
     Every bit is the same. Arrays that are split stay as they are.
 

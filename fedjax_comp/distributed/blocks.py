@@ -1,7 +1,8 @@
-"""Arrays split over processes, to and from the first one, some rows at a time.
+"""Moves split arrays to and from the first process, some rows at a time.
 
-The first process alone writes and reads files, and need not have room for what all hold
-together: it tells the others which rows come next, and all run the same small program.
+Only the first process writes and reads files, and it need not have room for what all
+processes hold together: it tells the others which rows come next, and all run the same
+small program.
 
     write(path, gathered(state.clients, num_clients).leaf)     # the first process
     state.clients = obeyed(order, state.clients)               # the others
@@ -25,7 +26,7 @@ GIVE, TAKE = "give", "take"
 
 
 def repeated_rows(template: PyTree, num_rows: int) -> PyTree:
-    """One row, which every process has, so many times: split over all devices.
+    """One row, which every process has, repeated: split over all devices.
 
     Args:
       template: of numbers, each leaf one row.

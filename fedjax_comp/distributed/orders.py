@@ -45,7 +45,7 @@ class FirstFailed(Exception):
 class OtherFailed(OSError):
     """What all processes were doing has failed in another one; the message is its own.
 
-    An `OSError`, as what it is for are files.
+    An `OSError`, since it is used for work on files.
     """
 
 
@@ -86,11 +86,12 @@ def hear() -> Order:
 
 @contextlib.contextmanager
 def in_step() -> Iterator[None]:
-    """What all processes do together: where the first fails, the others are told.
+    """A step that all processes do together: where the first fails, others are told.
 
-    Every process is to enter the same steps, one inside another alike. An error of the
-    first process is `FirstFailed` in the others, which otherwise raise their own: it
-    then has to be one that all processes raise, or the first is told of a lost peer.
+    Every process has to enter the same steps, nested in the same way. An error of the
+    first process is `FirstFailed` in the others. An error of another process is raised
+    there as it is: it has to be one that all processes raise, or the first is told of a
+    lost peer.
     """
     try:
         yield
@@ -133,7 +134,7 @@ def anyone(flag: bool) -> bool:
 
 
 def together(work: Callable[[], Result]) -> Result:
-    """Does what may fail in one process, and then fails in all; all have to do it.
+    """Runs what may fail in one process, and then fails in all; all have to call it.
 
     Raises:
       OtherFailed: in those that did not fail themselves.

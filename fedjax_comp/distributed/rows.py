@@ -1,14 +1,14 @@
-"""Rows of arrays too large for every device: each device has some, all may ask for any.
+"""Arrays too large to be whole on every device: each has some rows, all may ask.
 
-The examples of a population are such rows. Before a round those of its cohort, and no
-others, are brought to all devices (`rows_of`): for each row that is asked for the
-devices add up what they have of it, which is the row itself from one and zeros from the
-others.
+The examples of a population are rows of such arrays. Before a round those of its
+cohort, and no others, are brought to all devices (`rows_of`): for each row that is
+asked for the devices add up what they have of it, the row itself from one device and
+zeros from the others.
 
 Clients' states are such rows too. Those of a cohort are brought to the devices where
-its clients are trained (`seated_rows`), the same way but one device's seats after
-another, and go back the way they came (`put_rows`): a device holds its own clients, and
-of a cohort twice its share.
+its clients are trained in the same way, for one device after another (`seated_rows`),
+and go back in the same way (`put_rows`). A device holds the rows of its own clients,
+and twice its share of a cohort.
 """
 
 import functools

@@ -2,10 +2,10 @@
 
     python -m fedjax_comp.experiment.again DIR --into=NEW
 
-It needs of an experiment what all of them have in the module that its name says
-(`experiments.fed_avg.run`, `experiments.split_learning.vertical`): `build_problem`, and
-`define_run` or `define` for its flags. The run of a comparison is described by its own
-directory like any other.
+The module that the experiment's name says (`experiments.fed_avg.run`,
+`experiments.split_learning.vertical`) must have `build_problem`, and `define_run` or
+`define` for its flags, as all of them do. Each run of a comparison is described by its
+own directory, like any other run.
 """
 
 import argparse

@@ -1,15 +1,15 @@
 """The algorithms that `--algorithm` offers: a row each.
 
-An algorithm is named on the command line by the call of its factory with the arguments
-that are its own; those that other flags tell (task, optimizers, compressors, execution)
-are filled in:
+On the command line an algorithm is a call of its factory with the arguments that are
+its own. Arguments that other flags give (task, optimizers, compressors, execution) are
+filled in:
 
     --algorithm='marina(probability=0.1)' --uplink='random_k(0.05)'
     --algorithm='fed_avg(aggregation=median())'
 
-An algorithm whose clients are asked about public examples is told there how many these
-are, `fed_distill(public=500)`: so many training examples are taken out of the
-federation, and it gets their inputs in place of the number.
+An algorithm whose clients are asked about public examples takes their number,
+`fed_distill(public=500)`: so many training examples are taken out of the federation,
+and the algorithm gets their inputs in place of the number.
 
 To offer one more, add a row to `OFFERED` (or to `AGGREGATORS`). A flag that the chosen
 algorithm has no argument for is refused, not ignored.

@@ -1,7 +1,7 @@
 """Accuracy of every client at the end of a run, from a flag to table and figure.
 
-What is measured is `fedjax_comp.client_evaluation`'s; here are the flag, `clients.csv`
-with a line a client, and the columns that a summary has of it.
+`fedjax_comp.client_evaluation` measures it. This module has the flag, `clients.csv`
+with a line for each client, and the columns that a summary has of it.
 """
 
 import csv

@@ -1,8 +1,9 @@
-"""A comparison: one command that runs several variants and holds them side by side.
+"""A comparison: one command that runs several variants and compares them.
 
-Each variant is a run in a directory of its own below `--workdir`: what has finished is
-not run again, further variants may be added, and one that fails is a row of the table.
-An experiment declares what is its own as a `Comparison`, and everything else is here:
+Each variant is a run in a directory of its own below `--workdir`. Variants that have
+finished are not run again, further ones may be added, and one that fails is a row of
+the table. An experiment declares its own parts as a `Comparison`; everything else is
+here:
 
     COMPARISON = Comparison(
         name="mine",

@@ -1,5 +1,4 @@
-"""What a comparison leaves behind once its variants have run: `finish`, or of several
-seeds `finish_seeds`."""
+"""Writes the results of a comparison: `finish`, or `finish_seeds` of several seeds."""
 
 import contextlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 """Controllers of the uplink's budgets, as flags name them.
 
 A controller chooses from the curve of the run's own uplink, which is measured when the
-run begins; what a flag makes is therefore a rule that waits for it.
+run begins. So a flag makes a rule, from which the controller is made once the curve is
+known.
 """
 
 import ast

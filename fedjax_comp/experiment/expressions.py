@@ -199,7 +199,7 @@ def check_expressions(values: flags.FlagValues) -> None:
 def names_help(values: flags.FlagValues) -> str:
     """The names that the expressions of these flags may use, kind by kind.
 
-    Names of one's own (`fedjax_comp.experiment.own_names`) are not among them.
+    Your own names (`fedjax_comp.experiment.own_names`) are not among them.
 
     Args:
       values: flags, parsed or not.

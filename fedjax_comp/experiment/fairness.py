@@ -1,8 +1,8 @@
-"""Who is served worst while a run goes on: clients and classes, in every row.
+"""Accuracy of the clients and classes that are served worst, in every row.
 
 A method that leaves slow clients out may reach a mean accuracy sooner and never learn
-what they hold. So a run that is asked for it has, at every evaluation, the accuracies
-that a mean hides, among what is observed of it.
+what they hold. So a run that is asked for it records at every evaluation, in
+`observed`, the accuracies that a mean hides.
 """
 
 from collections.abc import Sequence

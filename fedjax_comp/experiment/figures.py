@@ -1,8 +1,8 @@
-"""Figures of reports where there is matplotlib, and a word where there is none.
+"""Figures of reports where there is matplotlib, and a notice where there is none.
 
-A run does without it: rows, tables and claims are the same, and `fedjax_comp.report`
-draws curves of any finished run without it. What would be missing is told before the
-first round, for a training of hours should not end in an `ImportError`.
+A run does not need it: rows, tables and claims are the same, and `fedjax_comp.report`
+draws curves of any finished run without it. A run says before its first round which
+figures will be missing, so that hours of training do not end in an `ImportError`.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What an earlier process has left in a run directory, looked at before it is used."""
+"""Checks of what an earlier process left in a run directory, before it is used."""
 
 from collections.abc import Mapping
 from pathlib import Path

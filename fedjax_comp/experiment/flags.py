@@ -1,7 +1,7 @@
 """Flags that every experiment has; an experiment adds its own to the same object.
 
 Each experiment owns a `flags.FlagValues`, so that several can be imported at once. It
-takes away the common flags that it cannot honour (`without`): the command then refuses
+removes the common flags that it cannot honour (`without`): the command then refuses
 them in one line, and `--help` does not show them.
 """
 

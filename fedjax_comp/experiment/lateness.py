@@ -1,6 +1,6 @@
 """Training on updates that come late, from flags: FedBuff, and updates carried over.
 
-Both follow a timetable (`fedjax_comp.network.timetable`) that is worked out before the
+Both follow a timetable (`fedjax_comp.network.timetable`) that is computed before the
 run from links, devices and the sizes of messages.
 """
 

@@ -1,7 +1,7 @@
 """Experiments made of many small measurements: one row each, kept as it is taken.
 
-A measurement has a name. What a directory holds is not measured again, so a killed
-command goes on where it was; one that fails is a row of the table with its reason.
+Every measurement has a name. One that a directory holds is not taken again, so a killed
+command continues where it was. One that fails is a row of the table with its reason.
 
     MEASUREMENTS = Measurements(
         name="mine",

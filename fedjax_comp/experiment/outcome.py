@@ -1,13 +1,13 @@
 """What every comparison leaves behind, in one vocabulary: table, report, summary.
 
 A `summary.json` has `experiment`, `runs`, `claims` and the experiment's own facts. Each
-of `runs` is a row with its `name`, and speaks of what it measured in these words:
+of `runs` is a row with its `name`, whose columns have these names:
 
     test_accuracy, best_test_accuracy    of the model at the end; the best on the way
     uplink_bytes, downlink_bytes         what clients sent and received in all
     total_bytes                          both together
     ..._to_target                        the same at the first evaluation at the target
-    ..._ratio                            the first row's value over one's own: 2 is half
+    ..._ratio                            the first row's value over the row's: 2 is half
     reason                               why there are no figures, "" where there are
 """
 
@@ -27,7 +27,7 @@ Text = Callable[[Json], str]
 
 
 def ratio(reference: float | None, own: float | None) -> float | None:
-    """The reference's value over one's own; None where either is unknown or nothing.
+    """The reference's value over the row's; None where either is unknown or nothing.
 
     >>> ratio(10, 4), ratio(None, 4), ratio(10, 0)
     (2.5, None, None)

@@ -1,11 +1,11 @@
-"""Names of one's own in the expressions of flags: factories from any module.
+"""Your own factories, from any module, as names in the expressions of flags.
 
     python -m experiments.fed_avg --import=my_package.my_compressors \
         --uplink='my_compressor(3)' --workdir=DIR
 
-A module's public functions join the names of the flags whose kind they say they return:
-a `Compressor`, a `ModelFn`, an `optax.GradientTransformation` or an `Algorithm`. An
-installed package does the same without the flag by an entry point:
+A module's public functions become names in the expressions of flags, by the type that
+they say they return: a `Compressor`, a `ModelFn`, an `optax.GradientTransformation` or
+an `Algorithm`. An installed package does the same without the flag by an entry point:
 
     [project.entry-points."fedjax_comp.factories"]
     my_package = "my_package.my_compressors"

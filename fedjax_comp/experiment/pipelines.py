@@ -1,6 +1,6 @@
 """Several runs of one command, each in its own directory below the command's.
 
-Most differ in their compressors alone: those are pipelines.
+Most differ only in their compressors: these are called pipelines.
 """
 
 import os

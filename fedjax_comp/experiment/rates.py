@@ -2,9 +2,9 @@
 
     --client_optimizer='sgd(rate)' --rate_grid=0.03,0.1,0.3
 
-Every variant is run once with each rate of the grid, in another seed than those that
-are recorded, for as many rounds, and evaluated on what `Tuning.settings` hold out. The
-best rate is the one it is recorded with: on the test set, in every seed.
+Every variant is run once with each rate of the grid, with a seed that is not among
+those recorded, for as many rounds, and evaluated on what `Tuning.settings` hold out. It
+is then recorded with its best rate: on the test set, in every seed.
 """
 
 import functools

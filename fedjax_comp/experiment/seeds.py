@@ -1,8 +1,8 @@
-"""A comparison over seeds: every variant once for each, means, and what is noise.
+"""A comparison over seeds: every variant runs once a seed; means, and their noise.
 
-Ratios, targets and claims are those of one seed, against the first variant of the same
-seed, so that chance in what a seed needs falls on both; means and standard deviations
-are taken of what came out.
+Ratios, targets and claims are computed within each seed, against the first variant with
+the same seed, so that the chance in what a seed needs falls on both. Means and standard
+deviations are then taken over the seeds.
 """
 
 import math
@@ -97,9 +97,9 @@ def mean_rows(each: Sequence[Sequence[Json]]) -> list[Json]:
 def claims_over_seeds(each: Sequence[Sequence[Json]]) -> list[Json]:
     """Claims that hold beyond the noise of their seeds.
 
-    A claim holds when it could be looked at with every seed and its mean distance from
-    the bound is more than `STUDENT` standard errors; where all seeds came to the same,
-    when that holds.
+    A claim holds when it could be checked with every seed and its mean distance from
+    the bound is more than `STUDENT` standard errors; where all seeds gave the same
+    number, when that number holds.
 
     Args:
       each: the claims of each seed, as `fedjax_comp.experiment.outcome.claim` makes

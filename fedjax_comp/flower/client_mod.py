@@ -17,12 +17,12 @@ App = Callable[[Any, Any], Any]
 
 
 def compressing_mod(link: FlowerLink) -> Callable[["Message", "Context", App], Any]:
-    """A Flower mod: the model out of the server's message, the update into the reply.
+    """A Flower mod that decodes the server's model and compresses the app's update.
 
-    The app gets an ordinary `ArrayRecord` with what was decoded of the model, and hands
-    back another with the model it has trained; what is sent of it is the difference,
-    compressed. The uplink's memory lives in `context.state`, and moves on only with
-    messages that the server has counted.
+    The app gets an ordinary `ArrayRecord` with the decoded model, and hands back
+    another with the model it has trained; what is sent is their difference, compressed.
+    The uplink's memory lives in `context.state`, and moves on only with messages that
+    the server has counted.
 
     Args:
       link: the app's; the server app has the same.

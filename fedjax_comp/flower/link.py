@@ -2,10 +2,10 @@
 
 A sealed message is a stamp of 33 bytes before a message of `fedjax_comp.wire.message`,
 little-endian: `b"FJF"`, the format's version and the kind of message (uint8 each), run
-(uint64), round (uint32), node (uint64), eight bytes of BLAKE2b over all other bytes.
-So a message is of one run, round and node, and one that is sent again in another round,
-or by another node, says so. The digest has no key: it finds accidents and replays, and
-who is who remains Flower's to prove (SuperNodes can be made to sign).
+(uint64), round (uint32), node (uint64), eight bytes of BLAKE2b over all other bytes. So
+a message belongs to one run, round and node, and shows when it is sent again in another
+round or by another node. The digest has no key: it finds accidents and replays, but
+proves nobody's identity. That is left to Flower (SuperNodes can be made to sign).
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The server's end: any Flower strategy, with compressed messages around it.
 
-Flower's contract for a strategy is a class. Here it is one made where Flower is, that
-hands on to the strategy it is given.
+Flower's contract for a strategy is a class. The class here is made only where Flower is
+installed, and delegates to the strategy it is given.
 """
 
 import logging
@@ -57,11 +57,12 @@ class Refusal(NamedTuple):
 
 
 def compressed(strategy: "Strategy", link: FlowerLink) -> "Strategy":
-    """A strategy whose messages are compressed; what it does with them is `strategy`'s.
+    """A strategy whose messages are compressed; all else is done by `strategy`.
 
     A message that is malformed, replayed, of another node or run, or a second one of a
     node in a round, is refused: its client is left out of the round, the reason is
-    logged, and the run goes on. So is one with metrics under other names than most.
+    logged, and the run goes on. A message whose metrics have other names than most is
+    refused, too.
 
     Args:
       strategy: any of Flower's.

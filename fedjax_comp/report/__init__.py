@@ -1,8 +1,8 @@
 """What a run leaves for people to look at: figures, a page and TensorBoard events.
 
 Everything here runs on the host, reads what lies in run directories and imports neither
-JAX nor what trains. matplotlib is imported when a figure is drawn: a run needs it at
-its end, and many processes never.
+JAX nor any code that trains. matplotlib is imported only when a figure is drawn: a run
+needs it at its end, and many processes never.
 """
 
 from fedjax_comp.report.html import Claim, Figure, Table, write_report

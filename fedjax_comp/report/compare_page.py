@@ -1,4 +1,4 @@
-"""The page that holds groups of runs against each other: `write_comparison`."""
+"""The page that compares groups of runs: `write_comparison`."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What groups of runs came to, and what that is against one of them."""
+"""The results of groups of runs, and how they compare with one of the groups."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ class Compared(NamedTuple):
       group: the group.
       means: over seeds, with `<column>_sd`: `COLUMNS`, `CLOCK_COLUMNS`, `TO_TARGET`.
       reached: in how many runs the target was reached.
-      fewer_bytes: the reference's bytes over one's own, in all; None where one sent
+      fewer_bytes: the reference's total bytes over the group's own; None where one sent
         nothing or it is not known.
       fewer_to_target: the same of the bytes to the target.
       change: of accuracy in points (of loss, where there is no accuracy), against the
@@ -56,9 +56,9 @@ def compare(
 ) -> list[Compared]:
     """Figures of every group.
 
-    Ratios and differences are those of one seed, against the reference with the same
-    seed, and then averaged over the seeds that both have; without any such seed, those
-    of the means.
+    Ratios and differences are taken within each seed, against the reference with the
+    same seed, and then averaged over the seeds that both have; without any such seed,
+    they are those of the means.
 
     Args:
       groups: the groups.

@@ -1,4 +1,4 @@
-"""Runs below directories, found by what they have left there; nothing is changed."""
+"""Finds the runs below directories by the files they left; nothing is changed."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,7 +1,8 @@
-"""Runs that differ in their seeds alone, as one; named by how they differ from others.
+"""Groups of runs that differ only in their seeds, named by how groups differ.
 
-A seed is a repetition. So is where a run lies and how fast it is done (`BOOKKEEPING`).
-Every other flag, and the experiment itself, makes another group.
+Runs with other seeds are repetitions. So are runs that lie elsewhere or are done faster
+(`BOOKKEEPING`). A difference in any other flag, or in the experiment itself, makes
+another group.
 """
 
 import json
@@ -59,9 +60,10 @@ class Grouping(NamedTuple):
 def group_runs(runs: Sequence[FoundRun]) -> Grouping:
     """Puts runs of one configuration together.
 
-    Two runs of the same flags and seed that came to the same are counted once. Where
-    they did not, the code or something else has changed: they are told apart by their
-    commit, or else by the directory below which, and at last in which, they lie.
+    Two runs with the same flags, seed and results are counted once. Where the results
+    differ, the code or something else has changed: the runs are told apart by their
+    commit, or else by the directory below which they were found, or at last by their
+    own.
 
     Args:
       runs: at least one.

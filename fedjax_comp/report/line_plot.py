@@ -1,8 +1,8 @@
 """Curves as SVG in a page: their colours and inks are the page's, light or dark.
 
 A curve's name stands at its end, in its colour (class `cI` of the I-th curve, whose
-`color` the page's style sets), and a thin line leads from the one to the other. Curves
-that lie on each other are drawn in dashes that take turns, so that all are seen.
+`color` the page's style sets), and a thin line connects the two. Curves that lie on
+each other are drawn in alternating dashes, so that all are seen.
 """
 
 import html

@@ -1,4 +1,4 @@
-"""Figures of runs: curves with their names beside them, in colours everyone can tell.
+"""Figures of runs: curves with names beside them, in colours all can tell apart.
 
 The palette is Okabe and Ito's ("Color Universal Design", 2008) without its yellow,
 which is too pale for a line; markers tell the curves apart without any colour. Figures
