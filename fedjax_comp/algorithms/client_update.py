@@ -68,7 +68,7 @@ class Summand(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What an `Execution` hands back of each message of a client, or to one.
+    """What an `Execution` returns for each message of a client, or to one.
 
     Attributes:
       bits: its length.
@@ -127,7 +127,7 @@ def send(
     sound: jax.Array | None = None,
     keep_message: bool,
 ) -> tuple[Summand, tuple[LinkState, Sent]]:
-    """Sends what a client has to say and adds it to the cohort's sum.
+    """Sends a client's value and adds what is decoded of it to the cohort's sum.
 
     A client whose value is not finite stays silent. A client whose decoded value is not
     finite is left out of the sum. In both cases the memory of the link stays as it was;
@@ -251,7 +251,7 @@ def round_info(
     refused: jax.Array | None = None,
     **observed: Observed,
 ) -> RoundInfo:
-    """What is observed of a round of such clients.
+    """The `RoundInfo` of a round of such clients.
 
     Args:
       total: the cohort's sum.

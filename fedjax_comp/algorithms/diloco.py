@@ -43,7 +43,7 @@ class ServerState(NamedTuple):
     Attributes:
       model: the common model with the outer optimizer's state.
       downlink: the memory of the downlink.
-      heard: the model as all workers have heard of it; `()` where they are told the
+      heard: the model as all workers have decoded it; `()` where they are sent the
         model and not its changes.
     """
 
@@ -92,9 +92,9 @@ def diloco(
       execution: how the workers are run; `scanned()` when None.
       population: `K`, needed only with `changes` and for a downlink whose receiver has
         memory: all workers then hear it, and are paid for.
-      changes: whether the downlink carries what changed of the model since it was last
-        said, where `differenced` would first have to say the model itself: all workers
-        know the initial one. `C` must not lose more than it is given.
+      changes: whether the downlink carries the change of the model since the last
+        broadcast. (`differenced` would first have to send the model itself; here all
+        workers know the initial one.) `C` must not lose more than it is given.
       keep_messages: return every message in `RoundInfo.messages`, for an audit.
 
     Returns:

@@ -117,15 +117,15 @@ def fed_avg(
       uplink: compressor of the clients' updates; `identity()` when None.
       downlink: compressor of the server's model; `identity()` when None.
       aggregation: what becomes of the weighted sum of updates, or an `Aggregator` of
-        `fedjax_comp.server.robust`, such as `median()`, that bad clients cannot lead.
+        `fedjax_comp.server.robust`, such as `median()`, that bad clients cannot steer.
         `majority_vote` with the uplink `sign_sgd()` and one local step of
         `optax.sgd(1.0)` is signSGD with majority vote (Bernstein et al. 2018, algorithm
         1), the server's rate its own; running statistics cannot be voted on. With
         `mean_over` of `fedjax_comp.privacy.central` the server steps, and so adds its
-        noise, whoever answered; with others it waits where nobody did.
+        noise, whoever answered; with others it takes no step where nobody did.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.
-      unroll: local steps unrolled into one scan iteration: how fast, never what.
+      unroll: local steps unrolled into one scan iteration, for speed alone.
       population: `K`, needed only for a downlink whose receiver has memory: such a
         downlink is heard, and paid for, by the whole population every round.
       unicast: tell each client of the cohort the change since it last heard, in a

@@ -118,7 +118,7 @@ def fed_buff(
       downlink: compressor of the server's model, whose receiver has no memory, since a
         client hears only the version it begins from; `identity()` when None.
       max_staleness: the largest tau in any cohort; the server keeps one model more. A
-        larger one is taken for this one, so a timetable must not have it.
+        larger one would count as this one, so a timetable must not have it.
       exponent: a, 1/2 in the paper's section 5; 0 counts all alike.
       execution: how a cohort is run; `scanned()` when None.
       proximal: FedProx's mu.

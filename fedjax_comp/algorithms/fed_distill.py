@@ -110,7 +110,7 @@ def fed_distill(
       distill_epochs: how often it goes through the public examples of a round.
       distill_batch: `B`, how many of them a step takes; a last one may be short.
       uplink: compressor of a client's soft labels, float32 `[P', L]`; `identity()` when
-        None. With `sample` it has no memory, which would be of other examples.
+        None. With `sample` it must have no memory, which would be of other examples.
       downlink: compressor of the mean; its receiver has no memory. Where it was
         compressed, what is below 0 becomes 0 and each row is divided by its sum.
       execution: how a cohort is run; `scanned()` when None.

@@ -80,13 +80,13 @@ class ServerState(NamedTuple):
 
 
 class ClientState(NamedTuple):
-    """Of how many rounds a client knows `s`, int32 scalar."""
+    """The number of rounds whose `s` a client knows, int32 scalar."""
 
     heard: jax.Array
 
 
 class Missed(NamedTuple):
-    """What the cohort is told.
+    """What each client of the cohort is sent.
 
     Attributes:
       rounds: bool `[C, R]`, who is sent the `s` of which round, the last one first.

@@ -111,9 +111,9 @@ def locodl(
 
     Rounds are drawn and cut as `scaffnew`'s. A client that is not active, or is
     dropped, keeps its model and its `u_i`, and `v` moves by the others' share of `c d`,
-    so that the sum stays 0. What comes down is `d`, dense, to every client with
-    examples; the model that all begin with is not sent, as one drawn from a common seed
-    is not.
+    so that the sum stays 0. The downlink carries `d`, dense, to every client with
+    examples. The initial model is not sent: all know it, like one drawn from a common
+    seed.
 
     What to expect: in `tests/algorithms/test_locodl.py`, on quadratics of curvatures
     from 1 / 400 to 1 with 20 clients, `natural_compression()` takes less than half of

@@ -72,7 +72,7 @@ class Members(NamedTuple):
 
     Attributes:
       members: bool `[m]`, who takes part in the average.
-      polled: bool `[m]`, members that were asked to; the others spoke of themselves.
+      polled: bool `[m]`, members that were asked to send; the others sent unasked.
       violators: bool `[m]`, learners whose local condition was violated.
       reports: what every able learner told the coordinator before it chose, leaves
         `[m, ...]`; `()` where nothing is told.

@@ -236,7 +236,7 @@ def scaffnew(
 
 
 def check_everyone(name: str, clients: ClientBatches, population: int) -> None:
-    """A cohort of all clients, who have no rates of their own.
+    """Checks that a cohort has all clients, and that none has a rate of its own.
 
     Args:
       name: of the algorithm, for messages.

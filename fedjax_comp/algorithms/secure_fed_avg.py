@@ -92,10 +92,10 @@ class _Shared(NamedTuple):
 
 
 def masked_link(uplink: Compressor) -> Compressor:
-    """What an audit knows of masked messages: residues come out as they went in.
+    """The link of masked messages, for audits: residues come out as they went in.
 
-    No single one can be decoded to more than that; `decode` of the compressor itself is
-    for their sum.
+    A single masked message cannot be decoded to more than that; `decode` of the
+    compressor itself is for their sum.
     """
 
     def encode(

@@ -95,7 +95,7 @@ def ship(key: jax.Array, data: FederatedData, quantizer: Compressor) -> Shipment
 
 
 def shipped_first(algorithm: Algorithm, bits: Sequence[int]) -> Algorithm:
-    """Training at the server after messages of so many bits, paid in the first round.
+    """Training at the server, with the data's messages counted in the first round.
 
     Args:
       algorithm: what trains, on examples that are there already.

@@ -62,12 +62,12 @@ class Server(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What a server's step comes to.
+    """The result of a server's step.
 
     Attributes:
       params: the model after it.
       memory: what the algorithm remembers after it.
-      observed: what it says of itself, by name.
+      observed: what is to be observed of it, by name.
     """
 
     params: PyTree

@@ -93,7 +93,7 @@ def reports_of(difference: PyTree, step: PyTree) -> Report:
 
 
 def variance_bound(report: Report, weights: jax.Array) -> jax.Array:
-    """H of the module's text; those of weight 0 are not looked at."""
+    """H of the module's text; learners of weight 0 are left out."""
     total = weights.sum()
     shares = weights / jnp.where(total == 0, 1, total)
 

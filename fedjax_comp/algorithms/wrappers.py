@@ -3,7 +3,7 @@
 admitted       only clients that the host allows take part
 gathered       there is no server: every client hears all others
 unsent         nothing is sent: learner and server are one
-without_used   what was sent is kept for a log, what was used of it is not
+without_used   messages are kept for a log, the trees decoded from them are not
 """
 
 from typing import NamedTuple
@@ -110,8 +110,8 @@ def gathered(algorithm: Algorithm, *, population: int) -> Algorithm:
     for its sender and once for each receiver.
 
     Args:
-      algorithm: whose clients send "uplink" messages, and whose server says its model
-        as it is: what is said of it is left out.
+      algorithm: its clients send "uplink" messages; its server sends its model as it
+        is, and these messages are left out.
       population: `K`; all of them must be in every round, and hear the others even
         when they are not active.
 
@@ -176,7 +176,7 @@ def gathered(algorithm: Algorithm, *, population: int) -> Algorithm:
 
 
 def without_used(algorithm: Algorithm) -> Algorithm:
-    """The same algorithm, which does not keep what it used of its messages.
+    """The same algorithm, which keeps its messages without what was decoded of them.
 
     A log needs the messages alone, and the decoded trees of a cohort take memory.
 

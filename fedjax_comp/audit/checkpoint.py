@@ -42,7 +42,7 @@ class Checkpoint(NamedTuple):
     """What a log says of itself.
 
     Attributes:
-      origin: the log's name: its key's, with `/` and the log's own behind it.
+      origin: the log's name: its key's name, then `/` and the log's own.
       size: how many entries it has.
       root: the root of their tree, 32 bytes.
     """

@@ -333,7 +333,7 @@ def _encode(text: str) -> bytes:
 
 
 def is_whole(note: str) -> bool:
-    """Whether a note is one, and not what a kill left of it."""
+    """Whether a note is complete, and not what a kill left of it."""
     try:
         parse_note(note)
     except NoteError:

@@ -111,7 +111,7 @@ class Recorder:
         return self._log.size
 
     def resume(self, rounds: int, evaluations: int) -> None:
-        """Goes to where a checkpoint was made; what follows is held to what was logged.
+        """Goes to where a checkpoint was made; what follows must be what was logged.
 
         Args:
           rounds: how many the checkpoint has.

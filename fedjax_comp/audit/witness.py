@@ -48,7 +48,7 @@ class SplitHistory(NoteError):
 
 
 class Witness:
-    """What a witness remembers, a note a log, in a folder of its own.
+    """A witness's memory: one note for each log, in a folder of its own.
 
     Args:
       folder: where it remembers; made when it does not exist.

@@ -94,7 +94,7 @@ class Results(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """An experiment that compares variants; the first is what the others are held to.
+    """An experiment that compares variants with the first of them.
 
     Attributes:
       name: as in `python -m experiments.<name>`.

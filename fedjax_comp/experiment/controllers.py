@@ -45,7 +45,7 @@ def _rule(make: Callable[[Ladder], Controller]) -> Rule:
 
 
 def fixed(bits_per_coordinate: float) -> Rule:
-    """The same budget always.
+    """Always the same budget.
 
     Args:
       bits_per_coordinate: of the whole update.

@@ -224,8 +224,8 @@ def _sound(summary: Json) -> Json:
 def growing_flags(values: flags.FlagValues) -> tuple[str, ...]:
     """The flags that may be larger when a run is resumed.
 
-    Who is late in a run is of the rounds that were asked for, and so is the noise that
-    an epsilon takes.
+    There is no such flag where the clients that are late, or the noise that an epsilon
+    takes, depend on the number of rounds asked for.
     """
     late = "late_updates" in values and counts_late(values)
     solved = "dp_epsilon" in values and values.dp_epsilon is not None

@@ -43,7 +43,7 @@ def define_seeds(values: flags.FlagValues) -> None:
 def values_of_seed(
     blank: Callable[[], flags.FlagValues], values: flags.FlagValues, index: int
 ) -> flags.FlagValues:
-    """The command's flags for one of its seeds: the first runs where one alone does.
+    """The command's flags for one of its seeds; the first runs as a single seed would.
 
     Args:
       blank: makes the command's flags.

@@ -158,7 +158,7 @@ def fed_para(model: ModelFn, *, rank: int) -> ModelFn:
       `(num_classes) -> module` from what `model` maps to logits.
 
     Raises:
-      ValueError: for a rank below one, or a `model` that is none.
+      ValueError: for a rank below one, or a `model` that is not a model.
 
     >>> from fedjax_comp.models import mlp
     >>> module = fed_para(mlp(200, 200), rank=15)(10)

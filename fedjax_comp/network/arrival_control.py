@@ -113,7 +113,7 @@ def arrivals(ladder: Ladder, conditions: Conditions) -> tuple[np.ndarray, np.nda
 
 
 def kth(seconds: np.ndarray, share: float) -> float:
-    """The time by which a share of the cohort is there.
+    """The time by which a share of the cohort has arrived.
 
     >>> kth(np.array([5.0, 1.0, 3.0, 9.0]), 0.5), kth(np.array([5.0, 1.0]), 0.6)
     (3.0, 5.0)

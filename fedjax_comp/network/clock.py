@@ -117,7 +117,7 @@ def spent(device: Device, seen: Visit, until: float) -> float:
     Args:
       device: the device.
       seen: when it would reach each stage; its joules are not read.
-      until: seconds at which it stops, be it that it goes or that the round is closed.
+      until: seconds at which it stops, because it goes or the round is closed.
     """
 
     def lasted(begin: float, end: float) -> float:

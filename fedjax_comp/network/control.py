@@ -123,7 +123,7 @@ def rung_within(ladder: Ladder, bits: np.ndarray) -> np.ndarray:
 
 
 def fixed(bits: float) -> Controller:
-    """The same budget always.
+    """Always the same budget.
 
     Args:
       bits: of a client's message.

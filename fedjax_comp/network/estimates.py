@@ -146,7 +146,7 @@ def update(ledger: Ledger, name: str, k: int, value: float) -> None:
 
 
 def forget(ledger: Ledger, k: int) -> None:
-    """What is known of a client that is left out grows old: links change."""
+    """Ages what is known of a client that is left out, since links change."""
     for name in ("uplink_rates", "ready"):
         values = np.array(ledger.conditions[name])
         if values[k] > 0:

@@ -188,7 +188,7 @@ def recorded(
     latency_seconds: float = 0.05,
     loss: float = 0.0,
 ) -> Network:
-    """A recorded trace for each client, from a moment of its own on.
+    """A recorded trace for each client, each beginning at a moment of its own.
 
     Clients are given traces at random, none twice before all are used.
 

@@ -28,7 +28,7 @@ from fedjax_comp.network.traces import RateTrace, Trace
 
 
 class ServerLink(NamedTuple):
-    """What passes at the server in all; infinite where it is no bottleneck.
+    """The server's capacity in each direction; infinite where it is no bottleneck.
 
     Attributes:
       up_bits_per_second: from all clients.

@@ -23,7 +23,7 @@ def simulate(setting: Setting, problem: Problem) -> Hook:
 
     Returns:
       A hook that gives orders before every round, so rounds go one by one. All that it
-      must not forget is in the ledger, and so in every checkpoint.
+      has to remember is in the ledger, and so in every checkpoint.
 
     Raises:
       ValueError: when the setting has a controller and no ladder, and for clients that

@@ -93,7 +93,7 @@ class _Plan(NamedTuple):
 class Simulation:
     """The clock of one run; `fedjax_comp.network.simulate` makes a hook of it.
 
-    Everything it must not forget is in the ledger, and so in every checkpoint.
+    All that it has to remember is in the ledger, and so in every checkpoint.
 
     Args:
       setting: what the run is simulated on.

@@ -76,7 +76,7 @@ def steered(compressor: Compressor, *, per_leaf: bool = False) -> Compressor:
       A `Compressor` with the states `Steered` and `Heard`.
 
     Raises:
-      ValueError: when `compressor` is none.
+      ValueError: when `compressor` is not a compressor.
 
     Example:
       >>> from fedjax_comp.base import make_context

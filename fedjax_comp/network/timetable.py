@@ -39,7 +39,7 @@ MOST_FAILURES = 10_000
 
 
 class Trip(NamedTuple):
-    """One client's way from being told to begin.
+    """One client's trip, from being told to begin.
 
     Attributes:
       seconds: when the server has its update, or knows that there will be none.

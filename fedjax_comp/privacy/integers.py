@@ -154,7 +154,7 @@ def to_integers(key: jax.Array, payload: PyTree, grid: Grid | None) -> jax.Array
 
 
 def is_finite(payload: PyTree) -> jax.Array:
-    """Whether all of a payload's numbers are: a client with others must not speak."""
+    """Whether all of a payload's numbers are finite; else its client must not send."""
     finite = [
         part.finite.values if isinstance(part, Ranged) else jnp.all(jnp.isfinite(part))
         for part in parts_of(payload)

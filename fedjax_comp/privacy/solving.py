@@ -135,7 +135,7 @@ def least_noise(epsilon_of: Callable[[float], float], epsilon: float) -> float:
       epsilon: what is allowed, positive.
 
     Returns:
-      It, to a thousandth of itself, and on the safe side.
+      The multiplier, to a thousandth of itself, and on the safe side.
 
     Raises:
       ValueError: when no noise that could be of use is enough.

@@ -18,14 +18,14 @@ SumOfArrays = Callable[[Sequence[jax.Array]], jax.Array]
 def summed_power_step(
     sum_arrays: SumOfArrays, matrices: Sequence[jax.Array], right: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """One step of subspace iteration on a sum that nobody sees the terms of.
+    """One step of subspace iteration on a sum whose terms nobody sees.
 
         P = orth(sum_i M_i Q),   Q <- sum_i M_i' P,   sum_i M_i ~ P Q'.
 
-    It costs two secure sums, of `m r` and `n r` numbers. Unlike the compressor
-    `power_sgd`, whose clients factorise each its own update, all share `Q`. A client
-    that leaves between the sums is missing in `Q` alone: leave it out of both by
-    starting over, or accept the error, which feedback takes up.
+    It costs two secure sums, of `m r` and `n r` numbers. With the compressor
+    `power_sgd` each client factorises its own update; here all clients share `Q`. A
+    client that leaves between the sums is missing in `Q` alone: leave it out of both by
+    starting over, or accept the error, which error feedback takes up.
 
     Args:
       sum_arrays: called twice.

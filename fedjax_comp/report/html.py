@@ -48,7 +48,7 @@ class Claim(NamedTuple):
       target: what it should reach.
       measured: what it reached; the mean of several seeds.
       holds: whether that is enough.
-      sd: the standard deviation over seeds; None of one.
+      sd: the standard deviation over seeds; None with one seed.
       by_construction: whether no run could have failed it.
       bound: what the target is, "at_least" or "at_most"; nothing when empty.
     """

@@ -7,7 +7,7 @@ from fedjax_comp.base import Compressor, Context, LinkState, PyTree, fold_contex
 
 
 class Upload(NamedTuple):
-    """What a client's message is about.
+    """The content of a client's message.
 
     Attributes:
       batch: the examples; None where only states are laid out.

@@ -64,7 +64,7 @@ class Places(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """One message; `spoke` is left to whoever knows.
+    """One message, without `spoke`, which the caller knows.
 
     Attributes:
       bits: its length.
