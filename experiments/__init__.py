@@ -1,4 +1,4 @@
-"""The experiments, each `python -m experiments.NAME`."""
+"""The experiments; each is run by `python -m experiments.NAME`."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What stands in place of a command where a folder is a set of them."""
+"""The command of a folder that holds several commands: it prints their names."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recorded commands by name: each table of a README is made again by one command.
+"""Recorded commands by name: one command makes each table of a README again.
 
     python -m experiments.records                       # their names
     python -m experiments.records frontier/mnist        # one
@@ -6,9 +6,9 @@
     python -m experiments.records frontier/mnist --seed=1
 
 A record is a flag file, `experiments/EXPERIMENT/presets/NAME.flags`, whose first line
-names its command. It runs in `runs/records/EXPERIMENT/NAME`, or in that directory below
-`--folder`; what has finished is not run again and what was stopped goes on. Flags
-behind the name are added to those of the file.
+names its command. It runs in `runs/records/EXPERIMENT/NAME`, or in `EXPERIMENT/NAME`
+below `--folder`; a finished run is not repeated and a stopped one goes on. Flags
+after the name are added to those of the file.
 """
 
 import difflib

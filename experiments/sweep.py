@@ -4,10 +4,10 @@ r"""Every combination of some flags' values, each in a run directory of its own.
         --grid='client_optimizer: sgd(0.03) | sgd(0.1)' \
         --grid='uplink: identity() | qsgd(4)' --num_seeds=3 -- --num_rounds=50
 
-What stands behind `--` is given to every run. The run directories are the store: what
-has finished is not run again, what was stopped goes on, and more values may be added
+Flags after `--` are given to every run. The run directories keep the state: a finished
+run is not repeated, a stopped one goes on, and more values may be added
 later. Mistakes in flags are found before the first run. At the end `sweep.csv` has a
-line a run, and `report.html` the runs by how they differ (`fedjax_comp.report`).
+line for each run, and `report.html` shows how the runs differ (`fedjax_comp.report`).
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""The ladder as measured on this machine: sizes, errors and costs; once, then read."""
+"""Measures the ladder on this machine: sizes, errors, costs; later calls read them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

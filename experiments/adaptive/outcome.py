@@ -1,7 +1,7 @@
-"""What each method cost to the target, and what the methods are held to.
+"""The cost of each method to the target, and the claims about them, for one seed.
 
-All of it is of one seed: means, deviations and whether a claim is beyond the noise of
-seeds are the comparison's (`fedjax_comp.experiment.seeds`).
+Means and deviations over seeds, and whether a claim is beyond their noise, are computed
+in `fedjax_comp.experiment.seeds`.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Time, bytes and joules to a target accuracy: every controller on every network.
 
-Each method is run on each network in a directory of its own below `--workdir`; what has
-finished is not run again. All share one compiled program, since budgets are its
+Each method is run on each network in a directory of its own below `--workdir`; a
+finished run is not repeated. All runs share one compiled program, since budgets are its
 arguments, and one measurement of what the compressors cost.
 """
 

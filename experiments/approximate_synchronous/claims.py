@@ -1,4 +1,4 @@
-"""What the comparison is to show, held against its rows."""
+"""The claims of the comparison, tested on its rows."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""What a protocol's run amounts to: a row of the table and a curve over time."""
+"""The result of a protocol's run: a row of the table and a curve over time."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Figures: accuracy against time on the WAN and against bytes, a partition each."""
+"""Figures: accuracy against time on the WAN and against bytes, for each partition."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From one protocol's flags to what is run."""
+"""Builds from one protocol's flags the problem that is run."""
 
 import jax
 from absl import flags

@@ -3,7 +3,7 @@
 --protocol='NAME: gaia(0.01, delay=1)'
 --protocol='NAME: synchronous() | shards(2)'
 
-Behind the bar stands the partition where it is not to be that of `--partition`.
+After the bar stands the partition, where it differs from `--partition`.
 """
 
 import math

@@ -1,1 +1,1 @@
-"""How long a round takes, beside the same arithmetic written in plain PyTorch."""
+"""Benchmarks: time, bytes and memory of rounds and of their parts, beside others."""

@@ -1,13 +1,13 @@
-"""What a compressed round is on an accelerator, compiled for it on any machine.
+"""What a compressed round costs on an accelerator, compiled for it on any machine.
 
     python -m experiments.benchmark.accelerator --workdir=runs/tpu
 
-Every pipeline's round, in every strategy, is compiled for each target of
-`--compile_for`, a TPU topology, by the TPU's own compiler (the extra `tpu`); nothing is
-run. What the program does is read from its text, loops multiplied out (`hlo_cost.py`),
-and held against the chip's public peaks: the roofline is the least time in which those
+The TPU's own compiler (the extra `tpu`) compiles every pipeline's round, in every
+strategy, for each target of `--compile_for`, a TPU topology; nothing is run. Bytes and
+FLOPs are counted from the program's text, loops multiplied out (`hlo_cost.py`), and
+compared with the chip's public peaks: the roofline is the least time in which those
 bytes and products can be done, not a measurement. `--compile_for=here` compiles for the
-backend at hand, and `--run` runs there what it compiled, which is one.
+backend at hand, and `--run` also runs that program, which is a measurement.
 
 A target that cannot be compiled is a row with its reason.
 """

@@ -1,4 +1,4 @@
-"""Chips, networks and topologies that rounds are compiled for."""
+"""The chips, networks and topologies for which rounds are compiled."""
 
 import functools
 import os

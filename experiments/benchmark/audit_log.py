@@ -1,12 +1,12 @@
-"""What the tamper-evident log costs, beside the round that it logs.
+"""The time that the tamper-evident log costs, beside the round that it logs.
 
     python -m experiments.benchmark.audit_log --model=mlp --uplink='qsgd(8)'
 
 Three ways of running the same rounds take turns: without messages, with messages that
-nobody looks at, and logged as `--audit_log` logs them. What the log does in a round is
-then done once more by itself, part by part, so that its time is not hidden behind the
-computation of the next round. Beside seconds by the clock there are seconds of
-processor time of all threads, which other programs disturb less.
+are kept and not used, and logged as `--audit_log` logs them. The work of the log in a
+round is then timed by itself, part by part, so that its time is not hidden behind the
+computation of the next round. Beside seconds by the clock the script prints processor
+time of all threads, which other programs disturb less.
 """
 
 import itertools

@@ -2,9 +2,9 @@
 
     python -m experiments.benchmark.cohort_round --model=cnn
 
-All contenders do the same round from the same parameters, and the largest difference
-of their results is printed: it is the same arithmetic. They take turns, so that what
-else the machine does falls on all of them.
+All contenders do the same round from the same parameters; the script prints the largest
+difference of their results, which shows that the arithmetic is the same. They take
+turns, so that other load on the machine affects all of them.
 """
 
 import contextlib

@@ -3,10 +3,10 @@
     python -m experiments.benchmark.collectives
     python -m experiments.benchmark.collectives --compile_for=tpu:v5e:2x2
 
-Each line is the mean of one gradient a device: bytes in the compiled program's
-collectives beside those of the traffic that it returns, what both are of a dense
-all-reduce, and the error of the mean. A second table tells what packing costs. For a
-target that is not here programs are compiled and not run.
+Each line is a mean of gradients, one from each device. It has the bytes in the compiled
+program's collectives beside those of the traffic that the mean returns, both relative
+to a dense all-reduce, and the error of the mean. A second table has the cost of
+packing. For a target other than this machine, programs are compiled and not run.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,11 @@
-"""What compression costs in time: a compressed round beside a dense one.
+"""The time that compression costs: a compressed round beside a dense one.
 
     python -m experiments.benchmark.compressed_round --model=cnn
 
-All do the same local work, in one process and in turns, so that what else the machine
-does falls on all of them. A round is one call of the compiled program, lengths of all
-messages included, and goes on from the one before, memory included.
+All pipelines do the same local work, in one process and in turns, so that other load on
+the machine affects all of them. A round is one call of the compiled program, which also
+computes the lengths of all messages; it starts from the state that the round before
+left, the compressors' memory included.
 """
 
 import statistics

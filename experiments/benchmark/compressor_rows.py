@@ -1,8 +1,8 @@
-"""What `compressors.py` measures: a row for each factory of single stages.
+"""The rows that `compressors.py` measures, one for each factory of a single stage.
 
-`expression` shows the factory at work, as a flag would say it; a test holds the table
-of `fedjax_comp/compress/README.md` to these rows, and the rows to the factories.
-Combinators, budgets and schemes are in `pipeline_rows.py`.
+`expression` is an example of the factory in the language of flags. A test checks that
+the table of `fedjax_comp/compress/README.md` has these rows, and that every factory has
+one. Combinators, budgets and schemes are in `pipeline_rows.py`.
 """
 
 from typing import NamedTuple

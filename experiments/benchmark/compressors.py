@@ -5,7 +5,7 @@
 The input is one leaf, float32 `[512, 512]`, of Gaussian coordinates and once more of
 signed LogNormal(0, 1) ones, both scaled to a mean square of 1. Errors and bits are
 measured as in `experiments.rate_distortion`, on messages that were really written.
-`cost` is the least time of an encoding and of a decoding, compiled, by the least time
+`cost` is the least time of a compiled encoding and decoding, divided by the least time
 of a copy of the input on the host; copies take turns with the compressors.
 """
 

@@ -1,10 +1,10 @@
-"""Bytes of a collective in a compiled program's text: received, and sent.
+"""Bytes that a collective in a compiled program's text receives and sends.
 
-What is sent depends on the algorithm, which the text does not tell. Counted is what a
-device sends at least when all `g` devices of a group send alike: a ring's all-reduce
-sends `2 (g - 1) / g` of the array, an all-gather and an all-to-all `(g - 1) / g` of the
-result (a device's own part stays where it is), a reduce-scatter `g - 1` times its
-result. Bytes that fill up a TPU's tiles are not counted as sent.
+The bytes sent depend on the algorithm, which the text does not tell. Counted is the
+least that a device sends when all `g` devices of a group send equally much: an
+all-reduce by a ring sends `2 (g - 1) / g` of the array, an all-gather and an all-to-all
+`(g - 1) / g` of the result (a device's own part stays where it is), a reduce-scatter
+`g - 1` times its result. Bytes that pad a TPU's tiles are not counted as sent.
 """
 
 import math

@@ -1,20 +1,20 @@
 """What a compiled program does: bytes, FLOPs and collectives, loops multiplied out.
 
-`Compiled.cost_analysis()` counts the body of a loop once, and rounds are loops over
-steps and clients. Here the optimised program's own text (`Compiled.as_text()`) is read:
-every instruction's bytes are those of its operands and its result, as XLA's analysis
-counts them, times how often it runs.
+`Compiled.cost_analysis()` counts the body of a loop once, but rounds are loops over
+steps and clients. So this module reads the text of the optimised program
+(`Compiled.as_text()`): every instruction counts the bytes of its operands and its
+result, as in XLA's analysis, times the number of times that it runs.
 
-- What is taken out of a large operand (a slice of it, rows of it) counts as what is
-  taken, inside fusions too; what is put into one counts as what is put.
-- A loop's count is the one that the compiler noted, or the number that its condition
-  compares a counter with; a loop of unknown length counts once, and `unknown_loops`
-  says how many there are.
+- An instruction that takes a part of a large operand (a slice, some rows) counts only
+  that part, also inside fusions; one that writes a part of an array likewise.
+- The length of a loop is the one that the compiler noted, or the number with which its
+  condition compares a counter; a loop of unknown length counts once, and
+  `unknown_loops` says how many there are.
 - FLOPs are those of matrix products and convolutions, two a multiplication.
-- Of branches the one that costs most counts.
+- Of several branches only the most expensive one counts.
 
-A TPU's compiler says of each array in which memory it lies. Bytes are of all of them,
-as in its own analysis; those of main memory are counted once more by themselves.
+A TPU's compiler says of each array in which memory it lies. Bytes are of all memories,
+as in its own analysis; those of main memory are also counted by themselves.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""How much of each operand a fusion reads: what its result asks for, traced back.
+"""How much of each operand a fusion reads, traced back from what its result needs.
 
-What is only cut out of an operand is read where it is cut, and everything else is read
-once, however often it is used. So the share of each value that is asked for goes from
-the result to the operands, as in XLA's own analysis for GPUs: a slice asks for its own
-size, a sum over an axis for all that is added to the sums asked for, a product for all
+Of an operand that is only sliced, a fusion reads the slice; any other operand it reads
+once, however often it is used. So the share of each value that is needed is propagated
+from the result to the operands, as in XLA's own analysis for GPUs: a slice needs its
+own size, a sum over an axis all terms of the sums that are needed, a product all
 of both of its operands.
 """
 

@@ -1,7 +1,7 @@
 """The text of a compiled program: types, layouts and instructions.
 
-What `Compiled.as_text()` gives is XLA's own notation. Types have a layout behind them:
-the order of axes, and on a TPU the tile that arrays are filled up to and the memory
+`Compiled.as_text()` is in XLA's own notation. A type is followed by its layout: the
+order of axes, and on a TPU the tile to which arrays are padded and the memory
 that they are in.
 """
 

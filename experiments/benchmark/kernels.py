@@ -1,10 +1,10 @@
-"""Seconds of the array kernels that compressors are made of, beside what bounds them.
+"""Seconds of the array kernels that compressors are made of, beside lower bounds.
 
     python -m experiments.benchmark.kernels --torch_python=PATH
 
-Selection is measured against `jax.lax.top_k` and `torch.topk`, everything else against
-a copy of the same array. All take turns, so that what else the machine does falls on
-all of them; a line is the least and the median seconds and what they are multiples of.
+Selection is compared with `jax.lax.top_k` and `torch.topk`, everything else with
+a copy of the same array. All take turns, so that other load on the machine affects
+all of them. A line has the least and the median seconds, and their ratios to those.
 """
 
 import contextlib

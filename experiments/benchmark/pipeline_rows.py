@@ -1,4 +1,4 @@
-"""Rows as in `compressor_rows.py`, of what is made of several stages."""
+"""Rows as in `compressor_rows.py`, for compressors that are made of several stages."""
 
 from experiments.benchmark.compressor_rows import Row
 

@@ -1,12 +1,12 @@
-"""A population whose states do not fit into memory: 10^6 clients with error feedback.
+"""Cost of 10^6 clients with error feedback, whose states do not fit into memory.
 
     python -m experiments.benchmark.population --folder=/a/real/disk
 
-Every part is a process of its own, so that its peak memory is its own:
+Every part is a separate process, so that its peak memory can be measured:
 
     run      all rounds with `client_store="disk"`, to the end
     killed   the same, ended by SIGKILL between two checkpoints, and resumed
-    turns    rounds by the store and rounds on the device take turns
+    turns    rounds with the store and rounds on the device take turns
     cohort   memory of a round against the size of its cohort
 
 Clients hold images of MNIST. There are fewer images than clients, so clients share

@@ -1,9 +1,9 @@
-"""What the host's loop costs: rounds a second of `run`, and of its compiled program.
+"""The cost of the host's loop: rounds a second of `run` and of its compiled program.
 
     python -m experiments.benchmark.run_loop --model='mlp(200, 200)'
 
-Both run the same rounds of FedAvg on digits; `run` also keeps its directory, rows,
-events and progress, evaluates and saves as the flags say. They take turns. The bare
+Both run the same rounds of FedAvg on digits, in turns. `run` also writes its directory,
+rows, events and progress, and evaluates and saves as the flags say. The bare
 program is dispatched with as many rounds at once as `run` takes at most.
 """
 

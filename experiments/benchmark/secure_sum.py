@@ -1,9 +1,9 @@
-"""Bytes and seconds of a secure sum beside a sum in the clear.
+"""Bytes and seconds of a secure sum, beside a sum without masks.
 
     python -m experiments.benchmark.secure_sum
 
-All parties' steps run one after another on this host, so that a client's seconds are
-those of its steps over the number of clients, and the server's are its own.
+All parties' steps run one after another on this host. A client's seconds are the mean
+over clients of the seconds of their steps, and the server's are those of its own steps.
 """
 
 import os

@@ -1,10 +1,10 @@
-"""The other contender of `kernels`: PyTorch's top-k of magnitudes, in a process.
+"""The other contender of `kernels`: PyTorch's top-k of magnitudes, as its own process.
 
     python torch_topk.py X.npy K
 
-loads a vector, finds its K largest magnitudes once and prints one JSON line: versions,
-and the least magnitude found. From then on it does so once for every line it reads and
-prints the seconds. It imports neither JAX nor the library.
+The script loads a vector, finds its K largest magnitudes once and prints one JSON line:
+versions, and the least magnitude found. From then on it finds them once for every line
+it reads and prints the seconds. It imports neither JAX nor this library.
 """
 
 import importlib

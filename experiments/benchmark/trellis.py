@@ -2,10 +2,10 @@
 
     python -m experiments.benchmark.trellis --states=256 --bits=1 --bits=2
 
-A Gaussian vector is cut in as many parts as there are CPU devices, as if each were a
-client's. The bits are those of the messages without their headers, and `gap` is how
-many of them a quantizer at the limit would save. `--updates=FILE.npy` takes a vector
-from a file instead and rotates each part.
+A Gaussian vector is cut into one part for each CPU device, as if each were a
+client's. Bits are those of the messages without their headers, and `gap` is how many
+bits a coordinate a quantizer at the limit would save. `--updates=FILE.npy` takes a
+vector from a file instead and rotates each part.
 """
 
 import math

@@ -2,10 +2,11 @@
 
     python -m experiments.benchmark.trellis_training --output=codebooks.npz
 
-Lloyd's iteration on a trellis: Gaussian vectors are encoded, each level moves to the
-mean of what was coded by it, and the levels of the last iterations are averaged. The
-same seed gives the same numbers up to the rounding of the machine it runs on, so the
-result is shipped and not made anew. 256 states take a minute, 4096 some minutes each.
+The training is Lloyd's iteration on a trellis: Gaussian vectors are encoded, each level
+moves to the mean of the numbers that were coded by it, and the levels of the last
+iterations are averaged. The same seed gives the same codebooks only up to the rounding
+of the machine, so the package ships the result in place of training it again. 256
+states take a minute, 4096 some minutes each.
 """
 
 import jax

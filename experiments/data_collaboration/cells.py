@@ -1,4 +1,4 @@
-"""What is measured: how many users with how many examples, and which ones."""
+"""The cells of the measurement: how many users, how many examples, and which ones."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Training on top: one program for one shape of inputs, whatever the cell."""
+"""Trains and scores models for all methods: one program for each shape of inputs."""
 
 import functools
 import itertools

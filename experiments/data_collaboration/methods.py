@@ -1,4 +1,4 @@
-"""One measurement of each method: accuracy, and the bytes it took."""
+"""One measurement of each method: its accuracy and the bytes that it took."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Means over trials, what they are held against, and their figures."""
+"""Means over trials, the claims about them, and their figures."""
 
 from collections.abc import Sequence
 

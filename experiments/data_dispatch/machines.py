@@ -1,4 +1,4 @@
-"""One measurement: dispatch, independent training, routed prediction, bytes."""
+"""One measurement: dispatches, trains machines, routes predictions, counts bytes."""
 
 import functools
 from collections.abc import Callable

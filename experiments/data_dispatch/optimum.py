@@ -1,10 +1,10 @@
-"""The cheapest balanced assignment, exactly, and how far the greedy one is from it.
+"""The exact cheapest balanced assignment, and how far the greedy one is from it.
 
-Assignments of unit examples to clusters of bounded sizes are a flow of convex cost:
-examples are added one by one, each along the cheapest path of moves that makes room for
-it, and after each the assignment is the cheapest of as many (successive shortest
-paths: Busacker, Gowen 1961; Ahuja, Magnanti, Orlin 1993, chapter 9). That is for small
-instances: `O(N (N k + k^3))` for `N` examples and `k` clusters.
+Assigning examples to clusters of bounded sizes is a flow problem of convex cost.
+Examples are added one by one, each along the cheapest path of moves that makes room for
+it; after each the assignment is the cheapest of that many examples (successive shortest
+paths: Busacker, Gowen 1961; Ahuja, Magnanti, Orlin 1993, chapter 9). It suits small
+instances: the cost is `O(N (N k + k^3))` for `N` examples and `k` clusters.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Dispatch by content against dispatch at random, by tree, by hash, and one model."""
+"""Dispatch by content, against dispatch at random, by tree or hash, and one model."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

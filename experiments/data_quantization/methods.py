@@ -1,4 +1,4 @@
-"""What is compared, as expressions of `--pipeline='NAME: METHOD [| OPTIMIZER]'`.
+"""The methods compared, as expressions of `--pipeline='NAME: METHOD [| OPTIMIZER]'`.
 
 --pipeline='sign: gradient(error_feedback(scaled_sign()), family="quantizer")'
 --pipeline='data: data(uniform_lattice(1), refinement=random_k(0.001))'

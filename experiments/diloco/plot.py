@@ -1,4 +1,4 @@
-"""The figure: test loss against what one worker has sent and received."""
+"""The figure: test loss against the bytes that one worker has sent and received."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,12 +1,12 @@
 """Seconds to a loss on a link: exact bytes over its rate, and FLOPs over a speed.
 
-A worker trains, sends and receives one after the other; all workers do so at once. With
-`S` local steps a round of `F` FLOPs each, a round of `b` bytes of one worker takes
+A worker trains, then sends, then receives; all workers do so at once. With `S` local
+steps a round of `F` FLOPs each, a round in which one worker transfers `b` bytes takes
 
     S F / speed + max(0, 8 b / rate - hidden F / speed)
 
-where `hidden` steps go on while a message is under way. FLOPs are XLA's count of the
-loss-gradient; latency and the time that compressors take are not in it.
+where `hidden` is the number of steps that run while a message is under way. FLOPs are
+XLA's count of the loss-gradient; latency and the time of compressors are left out.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The pipelines: to add one, add a line."""
+"""The pipelines that are compared: to add one, add a line."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""What the worker that begins alone tells the others: its model, as a message."""
+"""The message by which the worker that begins alone sends its model to the others."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the comparison is to show, held against what was measured."""
+"""The claims of the comparison, tested on what was measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

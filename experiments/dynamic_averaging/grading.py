@@ -1,9 +1,9 @@
-"""Protocols at equal loss: the benefit that is kept, and what rivals pay for as much.
+"""Protocols at equal loss: the benefit that each keeps, and what rivals pay for it.
 
 A table has a loss and bytes for every setting of every family (periods, fractions,
-Deltas). A family's settings, by bytes, are points of a curve, and between two
-neighbours it goes straight in the logarithm of bytes; what two families pay at one
-loss is read off both curves, so that neither's settings need to meet the other's.
+Deltas). A family's settings, sorted by bytes, are points of a curve that is linear in
+the logarithm of bytes between neighbours. The bytes of two families at one loss
+are read off both curves, so that no two settings need to have the same loss.
 """
 
 from collections.abc import Mapping, Sequence

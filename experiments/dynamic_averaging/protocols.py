@@ -3,8 +3,8 @@
     --protocol='NAME: dynamic(0.5)'
     --protocol='NAME: periodic(8) | to_dtype("bfloat16") | identity()'
 
-The expression is followed by compressors of the two links where they are not to be
-those of `--uplink` and `--downlink`.
+After the expression stand the compressors of the two links, where they differ from
+`--uplink` and `--downlink`.
 """
 
 import math

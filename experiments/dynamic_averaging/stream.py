@@ -1,4 +1,4 @@
-"""From flags to a stream: examples, drifts, the task, and what is held out."""
+"""Builds a stream from flags: examples, drifts, the task, and what is held out."""
 
 import functools
 import math

@@ -1,8 +1,8 @@
-"""DP-FedAvg by flags: the clip, the noise or the epsilon that it is to leave.
+"""DP-FedAvg from flags: the clip, and the noise or the epsilon to reach.
 
 McMahan, Ramage, Talwar and Zhang, "Learning differentially private recurrent language
-models", 2018, algorithm 1, with cohorts of a fixed size; under a secure sum the noise
-is the clients' own (Kairouz, Liu and Steinke 2021, algorithm 1).
+models", 2018, algorithm 1, with cohorts of a fixed size; under a secure sum the clients
+add the noise (Kairouz, Liu and Steinke 2021, algorithm 1).
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""One federated run with a compressor on each link, from flags to its directory."""
+"""One federated run with a compressor on each link, from flags to its run directory."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What FedDLR's compact model cost, against the cheapest way to as accurate a model."""
+"""The cost of FedDLR's compact model, against the cheapest equally accurate model."""
 
 from collections.abc import Sequence
 from typing import cast

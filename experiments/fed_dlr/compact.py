@@ -1,4 +1,4 @@
-"""The compact model of a run: what it saves in numbers, in work and in time."""
+"""The compact model of a run: what it saves in parameters, operations and time."""
 
 from pathlib import Path
 

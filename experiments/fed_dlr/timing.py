@@ -1,4 +1,4 @@
-"""Seconds of a network's call and of a message's encoding: medians, in turn."""
+"""Median seconds of a network's call and of encoding a message, measured in turns."""
 
 import statistics
 import time

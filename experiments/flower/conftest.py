@@ -1,3 +1,3 @@
-"""The app is imported by Flower, in its processes."""
+"""Keeps the app out of the doctests: Flower imports it, in its own processes."""
 
 collect_ignore_glob = ["app/*"]

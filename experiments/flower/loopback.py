@@ -2,8 +2,8 @@
 
     python -m experiments.flower.loopback --workdir=DIR
 
-One SuperLink and three SuperNodes on loopback, each behind a proxy that counts its
-bytes; what the ledger has of the same messages stands beside.
+One SuperLink and three SuperNodes run on loopback, each SuperNode behind a proxy that
+counts its bytes. The output has these beside the ledger's count of the same messages.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Counts the bytes of a TCP port: what a socket carries, whatever it means."""
+"""Counts all bytes that pass a TCP port, whatever they mean."""
 
 import contextlib
 import socket

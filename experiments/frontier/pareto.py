@@ -1,4 +1,4 @@
-"""Which pipelines no other beats."""
+"""The Pareto front: the pipelines that no other one beats."""
 
 from collections.abc import Sequence
 

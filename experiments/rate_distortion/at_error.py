@@ -2,9 +2,9 @@
 
     python -m experiments.rate_distortion.at_error runs/updates [--error=0.1 ...]
 
-Of every family of compressors in a run's rows, on every source: by log-linear
-interpolation between the two rows around an error, and the least of families that
-`--with` names as one (`--with="NNCodec"` takes all that begin so).
+It prints them for every family of compressors in a run's rows, on every source, by
+log-linear interpolation between the two rows around an error. `--with` names families
+that count as one, by their least bits (`--with="NNCodec"` takes all that begin so).
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""What the measurements are to show, held against them.
+"""The claims of the experiment, tested on its measurements.
 
-A claim about a compressor is made when it was measured, on Gaussian vectors of at least
-`ENOUGH` coordinates in all, so that its tolerance is not the noise of the draw.
+A compressor's claim is tested if it was measured on Gaussian vectors of at least
+`ENOUGH` coordinates in all, so that its tolerance is above the noise of the draw.
 """
 
 from collections.abc import Sequence

@@ -2,16 +2,16 @@
 
     PYTHON eden_peer.py FOLDER UPDATES.npz NUM_CLIENTS < settings.json > results.jsonl
 
-`FOLDER` is `torch/` of a checkout of `amitport/EDEN-Distributed-Mean-Estimation`
-(Vargaftik et al., "EDEN", 2022), of which nothing is changed. This package is not
-imported. `UPDATES.npz` has one array a leaf, `[C, ...]`; all leaves are sent as one
-vector, as in the paper. Standard input is a JSON list of settings (`bits`); standard
-output gets a line of JSON for each.
+`FOLDER` is `torch/` of an unchanged checkout of
+`amitport/EDEN-Distributed-Mean-Estimation` (Vargaftik et al., "EDEN", 2022). This
+package is not imported. `UPDATES.npz` has one array `[C, ...]` for each leaf; all
+leaves are sent as one vector, as in the paper. Standard input is a JSON list of
+settings (`bits`); standard output gets a line of JSON for each.
 
-That code gives the numbers of quantization cells, 64 bits each, and writes no message.
-Its bytes are here those numbers packed at their width, and its float32 scale; its seeds
-are counted as shared, as everywhere in this package. It pads a vector to a power of
-two, and what is padded is sent.
+EDEN's code returns the indices of quantization cells, 64 bits each, and writes no
+message. Its bytes are counted here as those indices packed at their width, and a
+float32 scale; seeds count as shared, as everywhere in this package. It pads a vector to
+a power of two, and the padding is sent, too.
 """
 
 import json

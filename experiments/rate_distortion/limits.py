@@ -1,15 +1,16 @@
 """The least error that any compressor can have at a rate, and the distance to it.
 
 For independent Gaussian coordinates no code of `R` bits a coordinate has
-`||C(x) - x||^2 / ||x||^2` below `4^-R` (Shannon 1959). Scaling the best of those by
-`1 / (1 - 4^-R)` makes it unbiased, and then its error is `1 / (4^R - 1)`, the least an
-unbiased one can have. Each class is held against its own limit: top-k, nearest
-rounding, scaled sign and casts are biased, so theirs is `4^-R`, which is the smaller.
+`||C(x) - x||^2 / ||x||^2` below `4^-R` (Shannon 1959). Scaling the best code by
+`1 / (1 - 4^-R)` makes it unbiased, and then its error is `1 / (4^R - 1)`, the least
+that an unbiased code can have. Each class is compared with its own limit: top-k,
+nearest rounding, scaled sign and casts are biased, so theirs is `4^-R`, the smaller.
 
-Other vectors are easier than Gaussian ones of the same power. A compressor that makes
-use of how they differ (top-k of heavy tails) may pass the limit, its gap below zero,
-and is held against the limits of models beside it (`models.py`);
-one that rotates first sees Gaussian coordinates whatever it is given, and cannot.
+Other vectors are easier than Gaussian ones of the same power. A compressor that uses
+how they differ from Gaussian ones (top-k with heavy tails) may pass the limit, with a
+gap below zero; it is also compared with the limits of models (`models.py`). A
+compressor that rotates first sees Gaussian coordinates, whatever its input, and cannot
+pass the limit.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 """Error, bias, bits and time of one compressor on the vectors of one source.
 
 Errors are summed in float64 on the host. Bits are those of messages really written,
-without their frame. Times are of the compiled `encode` and `decode`: the least over all
-calls, the first ones of which compile.
+without their frame. Times are the least over all calls of the compiled `encode` and
+`decode`; the first calls include compilation.
 """
 
 import math

@@ -1,19 +1,19 @@
-"""Limits of models of an update, beside the one of white vectors.
+"""Information limits for models of an update, beside the limit for white vectors.
 
-An update is easier than a white vector of its norm, and by how much depends on what is
-known of it. A model gives independent Gaussian numbers their variances; the least bits
-at an error are then those of reverse water-filling (Cover and Thomas, "Elements of
-information theory", section 10.3.3): with a water level `t`,
+An update is easier to code than a white vector of its norm; how much depends on what is
+known about it. A model treats the update as independent Gaussian numbers with given
+variances. The least bits at an error are then those of reverse water-filling (Cover and
+Thomas, "Elements of information theory", section 10.3.3): with a water level `t`,
 
     bits = sum log2(max(v / t, 1)) / 2,   error = sum min(v, t).
 
-The models are those of two compressors, their energies known for nothing:
+There is a model for each of two compressors; the variances cost no bits:
 
 - row x column: `v_ij = row_i column_j / mean`, as of `separable`,
 - directions: the factors `s_k u_k` and `s_k v_k` of each matrix, white, as of
-  `coded_low_rank`; a direction stays away where its error and bits cost more than it.
+  `coded_low_rank`; a direction is left out if its error and bits cost more than that.
 
-What knows more of an update may pass the limit of a model.
+A compressor that knows more about an update may pass the limit of a model.
 """
 
 from collections.abc import Callable, Mapping, Sequence

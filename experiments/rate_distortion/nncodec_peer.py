@@ -1,19 +1,22 @@
-"""Encodes recorded updates with NNCodec; run by the interpreter that has it.
+"""Encodes recorded updates with NNCodec; run by a Python that has NNCodec.
 
     PYTHON nncodec_peer.py UPDATES.npz NUM_CLIENTS < settings.json > results.jsonl
 
 It imports nothing of this package, and NNCodec only to encode and decode. `UPDATES.npz`
-has one array a leaf, `[C, ...]`. Standard input is a JSON list of settings (`step`,
-`use_dq`, `lambda_scale`); standard output gets a line of JSON for each.
+has one array `[C, ...]` for each leaf. Standard input is a JSON list of settings
+(`step`, `use_dq`, `lambda_scale`); standard output gets a line of JSON for each.
 
-NNCodec (ISO/IEC 15938-17) quantizes with one step for all leaves: `qp` and
+NNCodec (ISO/IEC 15938-17) quantizes here with one step for all leaves: `qp` and
 `nonweight_qp` are equal, `step` times the update's root mean square, rounded to the
-codec's quarters of an octave. What is used beyond its defaults makes messages smaller
-at equal error: rate-distortion optimised quantization (`lambda_scale`); row skipping;
-each tensor in the order of axes that takes fewer bytes, output channels first (as the
-standard expects it) or as it is stored; tensors of one shape, but for the first axis,
-stacked as one, all vectors among them, because a tensor has a header of some twenty
-bytes; and names of one letter, because they are sent.
+codec's quarters of an octave. Beyond its defaults this script uses whatever makes
+messages smaller at equal error:
+
+- rate-distortion optimised quantization (`lambda_scale`) and row skipping;
+- for each tensor the order of axes that takes fewer bytes: output channels first, as
+  the standard expects it, or as it is stored;
+- tensors that differ in the first axis alone, and so all vectors, are stacked as one,
+  because a tensor has a header of some twenty bytes;
+- names have one letter, because they are sent.
 """
 
 import contextlib

@@ -1,15 +1,15 @@
-"""Rivals with an environment of their own, driven as programs, never a dependency.
+"""Runs rivals as programs in environments of their own; none is a dependency.
 
 NNCodec 2.1.3 is the reference software of Neural Network Coding, ISO/IEC 15938-17
 (Becking et al., "NNCodec", 2023; Kirchhoffer et al., "Overview of the neural network
 compression and representation (NNR) standard", 2021): one step for all coordinates,
 rounding or a trellis of eight states ("dependent quantization"), and context-adaptive
-binary arithmetic coding. Its error is that of the least-squares scale, four bytes that
-are counted as sent. EDEN's published code is what the paper's authors measured
-(Vargaftik et al., "EDEN", 2022): the oracle of `eden_fixed_rate`.
+binary arithmetic coding. Its error is measured after scaling by least squares; the
+scale counts as four bytes sent. EDEN's published code is what the paper's authors
+measured (Vargaftik et al., "EDEN", 2022): the oracle for `eden_fixed_rate`.
 
-How each is called, and with which options, is in `nncodec_peer.py` and `eden_peer.py`,
-which the other interpreter runs.
+`nncodec_peer.py` and `eden_peer.py` say how each is called and with which options; the
+other environment's Python runs them.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Figures: error against bits with the limit, two a source."""
+"""Figures: error against bits, with the limit; two for each source."""
 
 from collections.abc import Sequence
 from pathlib import Path

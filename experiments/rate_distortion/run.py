@@ -1,7 +1,7 @@
 """Measures every compressor on every source; a failure costs one row.
 
-What a directory holds is not measured again: a killed command goes on where it was, and
-one with further compressors or sources adds to the table.
+What a directory already holds is not measured again: a killed command goes on where it
+was, and a command with further compressors or sources adds to the table.
 """
 
 import functools

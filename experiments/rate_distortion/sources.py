@@ -1,16 +1,16 @@
-"""Vectors to be compressed: drawn ones, and updates recorded from real training.
+"""The vectors to compress: random ones, and updates recorded from real training.
 
 gaussian: independent N(0, 1), what a random rotation makes of any vector.
 lognormal: LogNormal(0, 1) with random signs, heavy-tailed as updates are; the field's
   protocol is n = 2**19, 10 clients, 10 trials (Vargaftik et al., "EDEN", 2022).
-the others (`RECORDED`): what each client of one cohort sends in one round of federated
-  averaging (McMahan et al. 2017), after the rounds before it; or what the server's
-  model changes by in each of several rounds. These stay trees, so that compressors of
-  matrices find matrices.
+the others (`RECORDED`): the updates that the clients of one cohort send in one round of
+  federated averaging (McMahan et al. 2017), after the rounds before it; or the changes
+  of the server's model in each of several rounds. These stay trees, so that compressors
+  of matrices find matrices.
 
-There are as many vectors of each as `--num_clients` says. Of those with rounds of their
-own, three or four vectors take one to two minutes on two cores: the data of the slow
-ones is divided among more clients, so that each trains on 100 to 300 examples.
+`--num_clients` is the number of vectors of each source. For sources that name their own
+round, three or four vectors take one to two minutes on two cores: slow ones divide
+their data among more clients, so that each trains on 100 to 300 examples.
 """
 
 import itertools

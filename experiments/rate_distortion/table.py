@@ -1,4 +1,4 @@
-"""What is measured: one line for each compressor and rate.
+"""The compressors that are measured: one line for each compressor and rate.
 
 To add a compressor, add its line to `TABLE`: a family (a curve of the figures), whether
 it declares itself unbiased, and the expression that makes it. Rates are measured, so

@@ -1,4 +1,4 @@
-"""What bad clients send in place of their updates, and the link over which they do.
+"""What bad clients send in place of their updates, and the link that sends it.
 
 The server does not know who is bad. Bad clients train like all others and know nothing
 of the others' updates.

@@ -1,6 +1,7 @@
-"""One measurement: rounds of FedAvg with some bad clients, and the accuracy they leave.
+"""One measurement: rounds of FedAvg with some bad clients, and the accuracy after them.
 
-Who is bad and how is an argument of the compiled program: one for each aggregator.
+Which clients are bad, and their attack, are arguments of the compiled program, so that
+there is one program for each aggregator.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Bad clients against the mean and against aggregators that are to withstand them."""
+"""Bad clients against the mean and against robust aggregators."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the comparison is to show, held against its outcomes."""
+"""The claims of the comparison, tested on its outcomes."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How much activations tell of the inputs: distance correlation, and an attack.
+"""How much activations reveal of the inputs: distance correlation, and an attack.
 
 Source: Szekely, Rizzo and Bakirov 2007, "Measuring and testing dependence by
 correlation of distances", definitions 4 and 5; for smashed data: Vepakomma, Gupta,

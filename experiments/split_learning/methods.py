@@ -3,8 +3,8 @@
 --method='NAME: vanilla("Conv_1")'
 --method='NAME: vanilla("Conv_1") | stochastic_quantize(levels=16) | identity()'
 
-The expression is followed by compressors of activations and of their gradients where
-they are not to be those of `--uplink` and `--downlink`.
+After the expression stand the compressors of activations and of their gradients, where
+they differ from `--uplink` and `--downlink`.
 """
 
 from collections.abc import Sequence

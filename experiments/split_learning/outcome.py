@@ -1,4 +1,4 @@
-"""What a method's run amounts to: a row of the table and a curve over bytes."""
+"""The result of a method's run: a row of the table and a curve over bytes."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""From one method's flags to what is run."""
+"""Builds from one method's flags the problem that is run."""
 
 from typing import NamedTuple
 

@@ -1,11 +1,11 @@
-"""Bytes and work at the sizes of the published tables, from shapes alone.
+"""Bytes and work at the sizes of the published tables, computed from shapes alone.
 
 Vepakomma et al. 2018, "Split learning for health", tables 1 and 2: gigabytes a client
 on CIFAR-100 with ResNet-50, and client TFLOPs on CIFAR-10 with VGG. Their models, cuts
 and numbers of rounds are not given in full, so these here are a reconstruction: a
 50-layer residual network for small images of 22.8 million parameters, cut before its
-first block; 16 epochs; 71 steps of large-batch SGD. Where the curves cross depends on
-none of these numbers of rounds, but on examples, activations and parameters alone:
+first block; 16 epochs; 71 steps of large-batch SGD. The point where the curves cross
+depends on examples, activations and parameters, not on these numbers of rounds:
 
     K* = N d / (n - n_client).
 """

@@ -1,12 +1,13 @@
-"""Inputs from activations: what a server makes of them that has pairs of both.
+"""Recovers inputs from activations: an attack by a server that has pairs of both.
 
-In turns the client's weights pass through the server, so it can run the client's layers
-on any inputs of its own and has as many pairs as it likes. From these it learns the
-linear map that gives inputs back best,
+When clients train in turns, their weights pass through the server. So it can run the
+client's layers on inputs of its own and make as many pairs as it likes. From these it
+learns the linear map that best reconstructs inputs,
 
     x = mean x + (z - mean z) (Z^T Z + lambda I)^-1 Z^T X,
 
-and applies it to what it is sent. `lambda` is the best of a few: the worst for clients.
+and applies it to the activations that clients send. `lambda` is the best of a few
+values for the server, and so the worst for clients.
 
 Source: ridge regression (Hoerl, Kennard 1970). A network would do no worse.
 """

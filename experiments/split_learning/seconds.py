@@ -1,11 +1,11 @@
-"""What a run takes on given links, where turns are one after another.
+"""The seconds that a run takes on given links, in turns or all clients at once.
 
     in turns:     sum over clients of   8 bytes / rate + latency a message + work
     at once:      the same of one client, as all have as much to do
 
-with the bytes that were sent, every message waiting for the one before it. The server
+with the bytes that were sent; every message waits for the one before it. The server
 computes in no time, and clients that work at once do not slow each other's links: both
-in favour of whoever sends more.
+simplifications favour the method that sends more.
 """
 
 from typing import NamedTuple

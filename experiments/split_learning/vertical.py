@@ -1,7 +1,7 @@
 """Vertical split learning: holders of different columns of the same table.
 
-For each number of holders, and with and without compression, a run in its own directory
-below `--workdir`. `alone` is the first holder of the largest number by itself.
+Each number of holders, with and without compression, is a run in its own directory
+below `--workdir`. `alone` is the first holder by itself, at the largest number of them.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What a client computes: floating-point operations by XLA's own count.
+"""The floating-point operations of a client, by XLA's own count.
 
 The count is of the program before it is optimised, for one batch: forward and backward
 through the layers that the client has.

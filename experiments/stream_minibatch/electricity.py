@@ -1,10 +1,11 @@
 """`python -m experiments.stream_minibatch.electricity`: a real stream that drifts.
 
-Half-hours of a market, in the order in which they came; does the price rise? Every
-model is tested on what arrives, whether it is learned from or discarded, before it
-learns from any of it. What is told is of all but a first part, block by block of time.
-Each rule has the step of `--step` that served it best, known in hindsight, as a drift
-leaves no part of the stream to choose by for the rest: an upper bound, alike for all.
+The stream is the half-hours of a market in their order; the label says whether the
+price rises. Every model is tested on all examples that arrive, learned from or
+discarded, before it learns from any of them. Accuracy is reported for blocks of time,
+without the first part. Each rule has the step size of `--step` that served it best,
+chosen in hindsight, because under drift no part of the stream can stand for the rest:
+the accuracy is an upper bound, for all rules alike.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""What learning from streams is to show, held against what was measured; figures."""
+"""The claims about learning from streams, tested on what was measured; figures."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The two problems: the leading direction of a stream, and the model of its labels."""
+"""The two problems: streaming PCA's leading direction, and logistic regression."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""How a stream is learned from: minibatches, rounds of messages, a graph or none."""
+"""Rules for learning from a stream: minibatches, rounds of messages, the graph."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Streams faster than nodes or links: what is lost, and what minibatches make of it."""
+"""Streams faster than nodes or links: error by minibatch, messages and discards."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

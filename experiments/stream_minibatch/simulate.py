@@ -1,4 +1,4 @@
-"""Runs one rule on all trials' streams side by side, and follows its error."""
+"""Runs one rule on the streams of all trials side by side, and records its error."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

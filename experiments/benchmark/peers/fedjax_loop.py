@@ -2,8 +2,8 @@
 
     python fedjax_loop.py MODEL WORK.npz BATCH_SIZE [DEVICES]
 
-Of clients in memory, in the order of the work. With several `DEVICES` clients are
-spread over them by its backend for that (`pmap`), else taken in turn by `jit`.
+Clients are in memory, in the order of the work. With several `DEVICES` fedjax's own
+backend (`pmap`) spreads the clients over them; else they run one by one under `jit`.
 """
 
 import importlib

@@ -2,8 +2,8 @@
 
     python pfl_loop.py MODEL WORK.npz BATCH_SIZE THREADS
 
-With its simulated backend and PyTorch; a callback after every central iteration reports
-the time since the last line that was read.
+It uses pfl's simulated backend and PyTorch. A callback after every central iteration
+reports the time since the last line that was read.
 """
 
 import importlib

@@ -2,10 +2,10 @@
 
     python torch_loop.py MODEL WORK.npz BATCH_SIZE THREADS [PART PARTS]
 
-The fastest such loop that was found: no module, no optimizer object and no copy of a
-state dict, parameters copied, stepped and added up by one call for all of them, images
-of the CNN channels last. With `PART` and `PARTS` it takes its share of the clients
-alone, on a core of its own, and leaves the mean to whoever adds the shares.
+This is the fastest such loop that was found: it has no module, no optimizer object and
+no copy of a state dict; one call copies, steps or adds up all parameters; images of the
+CNN are in channels-last order. With `PART` and `PARTS` it takes only its share of the
+clients, on a core of its own, and does not add the shares up.
 """
 
 import importlib

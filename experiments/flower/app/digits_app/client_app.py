@@ -1,4 +1,4 @@
-"""Trains on a third of digits; what is compressed is the mod's affair."""
+"""The client's app: trains on a third of digits; the mod compresses its messages."""
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp

@@ -1,4 +1,4 @@
-"""Flower's FedAvg with compressed messages around it, and what they came to."""
+"""The server's app: Flower's FedAvg with compressed messages, and their totals."""
 
 import json
 from pathlib import Path
