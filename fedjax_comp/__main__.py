@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
       argv: the command line; `sys.argv` when None.
 
     Raises:
-      SystemExit: with code 2 and one line for a command or an experiment that there is
-        not; else with the command's own code.
+      SystemExit: with code 2 and one line for a command or an experiment that does not
+        exist; else with the command's own code.
 
     >>> main(["fedjax-comp", "--version"])
     0.1.0

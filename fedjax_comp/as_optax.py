@@ -4,9 +4,10 @@
         as_optax(error_feedback(top_k(0.01)), key), optax.adam(0.001)
     )
 
-Any training loop that has an optax optimizer so trains on compressed gradients, and is
-told what a message costs. Over the devices of a mesh the mean itself can move packed
-words in place of numbers: that is `fedjax_comp.collectives`.
+With this, any training loop that has an optax optimizer trains on compressed gradients,
+and the optimizer's state has the exact bits of each message. For gradients that are
+averaged over the devices of a mesh, `fedjax_comp.collectives` does more: there the mean
+itself moves packed words in place of numbers.
 """
 
 from typing import NamedTuple
@@ -27,10 +28,11 @@ class CompressedState(NamedTuple):
 
     Attributes:
       sent: messages so far, int32 scalar.
-      link: of the compressor, such as what error feedback keeps.
-      bits: of the last message, exact (`fedjax_comp.wire.accounting.message_bits` makes
-        a Python int of it); 0 before the first. All are `variable`: updates may be of
-        another dtype than the parameters, and a state is of one type for good.
+      link: the state of the compressor, such as what error feedback keeps.
+      bits: exact length of the last message (`fedjax_comp.wire.accounting.message_bits`
+        makes a Python int of it); 0 before the first. All bits are `variable`, since
+        updates may have another dtype than the parameters, while the type of a state
+        must not change.
       dropped: messages so far that were not finite, int32 scalar.
     """
 
@@ -43,28 +45,29 @@ class CompressedState(NamedTuple):
 def as_optax(
     compressor: Compressor, key: jax.Array, *, axis_name: str | None = None
 ) -> optax.GradientTransformation:
-    """A transformation of updates into what is decoded of their message.
+    """An optax transformation: replaces updates by what their message decodes to.
 
         u <- D(C(u)),   over an axis: u <- 1/w sum_d D(C(u_d))
 
-    A message that is not finite, or decodes to such, is not followed: the update is
-    then zero, the memory stays as it was, and `CompressedState.dropped` counts it.
+    A message is dropped when it is not finite or does not decode to finite numbers: the
+    update is then zero, the memory stays as it was, and `CompressedState.dropped`
+    counts it.
 
     Args:
-      compressor: `C` and `D`; wrapped in `error_feedback` it is what biased ones need.
-      key: of all that is drawn, scalar key array; step `t` has `fold_in(key, t)`.
+      compressor: `C` (encode) and `D` (decode). Wrap a biased one in `error_feedback`.
+      key: all randomness derives from it, scalar key array; step `t` uses
+        `fold_in(key, t)`.
       axis_name: inside `jax.shard_map` or `jax.vmap`, the axis over whose devices the
-        decoded messages are averaged; each has noise and a memory of its own, so that
-        its state differs between them. A device whose message is dropped counts as
-        zero.
+        decoded messages are averaged. Each device has its own noise and memory, so the
+        state differs between devices. A device whose message is dropped counts as zero.
 
     Returns:
       A `GradientTransformation` for `optax.chain`.
 
     Raises:
-      ValueError: for a key that `check_key` refuses, and for what is no `Compressor`
-        (`top_k` without its call); from `init`, where the parameters
-        cannot be compressed.
+      ValueError: for a key that `check_key` refuses, and for anything but a
+        `Compressor` (such as `top_k` without its call); from `init`, where the
+        parameters cannot be compressed.
 
     >>> from fedjax_comp.compress import error_feedback, top_k
     >>> from fedjax_comp.wire.accounting import message_bits

@@ -92,12 +92,12 @@ class LinkState(NamedTuple):
 class Compressor(NamedTuple):
     """Pure functions that put a pytree on a wire and take it off again.
 
-    Scaling a finite leaf by a power of two scales what is decoded of it. Where a field
-    of the payload would overflow float32 (a norm of numbers near 3e38) or the decoded
-    leaf its dtype, or the leaf is not finite itself, the decoded one is not either:
-    the receiver drops the message and counts it, where zeros would be trained on. The
-    exception is a range that both ends agree on beforehand, of a dtype or a lattice:
-    it clips.
+    Scaling a finite leaf by a power of two scales the decoded leaf alike. The decoded
+    leaf is not finite when the leaf is not, when a field of the payload would overflow
+    float32 (a norm of numbers near 3e38), or when the decoded leaf would overflow its
+    dtype. The receiver then drops the message and counts it; zeros in its place would
+    be trained on. The exception is a range that both ends agree on beforehand, of a
+    dtype or a lattice: numbers beyond it are clipped.
 
     Attributes:
       init: `(like) -> LinkState`. `like` is the tree that will travel, or a tree of
@@ -122,7 +122,7 @@ class Bits:
     """The exact length of one message, in bits, in a form that loses none of them.
 
     float32 loses single bits above 2**24 and uint32 wraps at 2**32, so what is known
-    from shapes is a Python int and what depends on values stays one array a field.
+    from shapes is a Python int and what depends on values stays one array per field.
     They are added on the host, as Python ints (`fedjax_comp.wire.accounting`).
 
     Attributes:
@@ -161,8 +161,8 @@ class ClientBatches(NamedTuple):
       mask: bool `[S, B]`, False where a batch is short (no example is repeated).
       num_examples: int32 scalar, size of the client's own data set (its weight).
       active: bool scalar, False for a client that takes no part (empty, dropped out).
-      key: what its training draws by (dropout, augmentation), scalar key array; step
-        `s` has `fold_in(key, s)`.
+      key: for the randomness of its training (dropout, augmentation), scalar key array;
+        step `s` uses `fold_in(key, s)`.
       rate: float32 scalar that every step of its optimizer is multiplied by, such as a
         schedule's value in this round; None is 1.
     """
@@ -182,8 +182,8 @@ class Cohort(NamedTuple):
     Attributes:
       examples: every example of the population, once, `[N, ...]`.
       clients: `ClientBatches` with a leading axis `C`.
-      staleness: int32 `[C]`, steps the server has made since each client was told to
-        begin; None where all begin from the model of this round.
+      staleness: int32 `[C]`, server steps since each client received the model that it
+        begins from; None where all begin from the model of this round.
     """
 
     examples: Examples
@@ -260,7 +260,7 @@ class Observed:
       value: a scalar, or one number per client (`[C]`), which the ledger does not
         record.
       over_rounds: "sum" for what adds up (examples sent), "mean" for a share or an
-        error, "last" for what is so at the end of a round (a size, a level).
+        error, "last" for a state at the end of a round (a size, a level).
     """
 
     value: jax.Array
@@ -343,16 +343,16 @@ class Task(NamedTuple):
     Attributes:
       init: `(key) -> params`: what is trained and travels, and nothing else.
       loss: `(params, examples, mask[B], key) -> scalar`, mean over the unmasked
-        examples (0 when there is none). What it draws (dropout, augmentation) is by
-        the key alone; a deterministic one leaves it unused, which costs nothing.
+        examples (0 when there is none). Its randomness (dropout, augmentation) comes
+        from the key alone; a deterministic loss leaves it unused, at no cost.
       evaluate: `(params, examples, mask[B]) -> Sums` over the unmasked predictions; it
         draws nothing.
       observe: `(before, after, examples, mask, key) -> after` with the running
         statistics that a local step from `before` leaves; no gradient moves them. None,
         or a function that does nothing, where `has_statistics(params)` is False.
-      derived: `(means of the sums, by name) -> others by name`, in place of those of
-        its own sums: what no mean is, as a perplexity or an R^2. None where the means
-        are what is wanted.
+      derived: `(means of the sums, by name) -> metrics by name`, for metrics that are
+        no means, such as a perplexity or an R^2. They are reported in place of the
+        means of the task's own sums; None reports these means.
     """
 
     init: Callable[[jax.Array], PyTree]

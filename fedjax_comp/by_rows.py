@@ -1,7 +1,7 @@
-"""Arrays that are read some rows at a time, and files of them.
+"""Arrays that are read a block of rows at a time, and files of them.
 
-Such an array may be in a file, on the devices of several processes, or one row over and
-over: whoever goes through it holds one block of its rows at a time and not all of it.
+Such an array may lie in a file or on the devices of several processes, or be one row
+repeated. Code that goes through it holds one block of rows in memory, never all of it.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ BLOCK_BYTES = 2**24
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByRows:
-    """An array `[N, ...]` that is somewhere else; in a tree it is a leaf.
+    """An array `[N, ...]` that is not in memory as a whole; in a tree it is a leaf.
 
     Attributes:
       shape: its shape.
@@ -59,12 +59,12 @@ def rows_in_block(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 def from_array(x: np.ndarray) -> ByRows:
-    """An array of the host."""
+    """An array of the host, to be read by rows."""
     return ByRows(x.shape, x.dtype, lambda begin, end: x[begin:end])
 
 
 def repeated(row: np.ndarray, count: int) -> ByRows:
-    """One row so many times; it takes the memory of one.
+    """One row repeated `count` times, in the memory of one.
 
     >>> repeated(np.array([1, 2]), 1000).read(998, 1000).tolist()
     [[1, 2], [1, 2]]
@@ -77,7 +77,7 @@ def repeated(row: np.ndarray, count: int) -> ByRows:
 
 
 def from_file(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> ByRows:
-    """A file that `write` has made."""
+    """An array in a file that `write` has made."""
     row = math.prod(shape[1:])
 
     def read(begin: int, end: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def from_file(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> ByRows:
 
 
 def write(path: Path, array: ByRows) -> str:
-    """Writes its numbers, row after row, and makes them durable.
+    """Writes an array's numbers to a file, row after row, and makes them durable.
 
     Returns:
       The SHA-256 of the file, as hexadecimal digits.

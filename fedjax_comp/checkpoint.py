@@ -2,9 +2,10 @@
 
 A checkpoint is a directory that orbax writes under another name and renames when it is
 whole, so a run killed at any moment finds the last whole one. Its ledger carries the
-number of the format, `FORMAT`, and a SHA-256 over every leaf and the ledger itself. One
-that no longer has it, or cannot be read, is named and put aside, and the one before is
-used. The rows lie in `metrics.jsonl`; a checkpoint knows how far, and their SHA-256.
+number of the format, `FORMAT`, and a SHA-256 over every leaf and the ledger itself. A
+checkpoint that no longer matches it, or cannot be read, is named on standard error and
+put aside, and the one before is used. Rows of evaluations are in `metrics.jsonl`; a
+checkpoint has only how long that file was, and its SHA-256.
 """
 
 import contextlib
@@ -59,9 +60,9 @@ ROWS = "checkpoints-rows"
 def saved() -> Hook:
     """Resumes a run from its last checkpoint, saves the next ones, and keeps the rows.
 
-    It stands first: what it restores is there for all others to begin with, and what
-    they have put into the ledger is there when it saves (`fedjax_comp.hooks`). A run
-    that had finished and goes on has not finished any more after a further round.
+    This hook is the first: all others begin with what it restores, and it saves after
+    they have added to the ledger (`fedjax_comp.hooks`). When a finished run is
+    extended, it counts as unfinished from its next dispatch on.
     """
     opened: list[tuple[Checkpoints, RowFile]] = []
 
@@ -151,9 +152,9 @@ class Checkpoints:
         """Saves a state and its ledger under the ledger's number of rounds.
 
         Args:
-          state: of the run; what is `ByRows` in it is written a block at a time.
+          state: of the run; a `ByRows` in it is written a block at a time.
           ledger: of the run; its rows are not written again.
-          mark: how far the rows go that are durable already.
+          mark: how far the file of durable rows goes.
 
         Raises:
           OSError: when it cannot be written; the one before stays.
@@ -212,9 +213,9 @@ class Checkpoints:
                     shutil.rmtree(folder, ignore_errors=True)
 
     def restore(self, template: PyTree) -> Restored | None:
-        """The latest checkpoint that is what it was when it was written.
+        """The latest checkpoint that is undamaged.
 
-        One that is not is named on standard error and put aside.
+        A damaged one is named on standard error and put aside.
 
         Args:
           template: a state of the same structure, shapes and dtypes.
@@ -224,7 +225,7 @@ class Checkpoints:
 
         Raises:
           RunDirectoryError: for a checkpoint of another format or of another state, and
-            when none of them is sound or has its rows.
+            when none is both undamaged and has its rows.
         """
         damaged: list[int] = []
         folder = self._path / FOLDER

@@ -47,7 +47,7 @@ def fraction(name: str, value: Any) -> float:
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
-    """`value` as a tuple of ints; `ValueError` unless there is one, and all are >= 1.
+    """`value` as a tuple of ints; `ValueError` if it is empty or one is below 1.
 
     >>> sizes("widths", [3, 5])
     (3, 5)
@@ -83,7 +83,7 @@ def compressor(name: str, value: Any) -> Compressor:
 
 
 def takes(name: str, value: Any, count: int) -> Any:
-    """`value`; `ValueError` unless it is a function of so many positional arguments.
+    """`value`; `ValueError` unless it is a function of `count` positional arguments.
 
     >>> takes("partition", lambda a, b: a, 2)(1, 2)
     1
@@ -116,7 +116,7 @@ def optimizer(name: str, value: Any) -> optax.GradientTransformation:
 
 
 def floats(params: PyTree) -> None:
-    """Refuses parameters that no gradient is taken of, such as counters.
+    """Refuses parameters that have no gradient, such as integer counters.
 
     >>> import numpy as np
     >>> floats({"w": np.ones(2), "step": np.int32(0)})
@@ -139,7 +139,7 @@ def memoryless(compressor: Compressor, like: PyTree, why: str) -> LinkState:
     """The state of a compressor at both ends, which has no array in it.
 
     Args:
-      compressor: for messages that have no relation to one another.
+      compressor: of messages that must not depend on one another.
       like: a tree of arrays, or of shapes and dtypes, as `init` takes it.
       why: what follows "Expected a compressor without memory ".
 
@@ -197,7 +197,7 @@ def not_negative(name: str, value: Any) -> None:
 
 
 def population(value: Any) -> int | None:
-    """`value`, how many clients there are; `ValueError` below one, None is not known.
+    """`value`, the number of clients, None if unknown; `ValueError` below one.
 
     >>> population(None), population(3)
     (None, 3)
@@ -226,12 +226,12 @@ def no_rates(
     why: str = "whose clients take no step of their own",
     instead: str = ", and give a schedule to the server's optimizer",
 ) -> None:
-    """Refuses rates of clients' steps where a round's would not be that of its step.
+    """Refuses `ClientBatches.rate` for an algorithm that cannot apply such rates.
 
     Args:
       what: the algorithm.
       clients: of a round.
-      why: in the words that follow its name.
+      why: the reason, in the words that follow the algorithm's name.
       instead: what to do beside leaving them out, if anything.
 
     Raises:

@@ -37,7 +37,7 @@ class ClientBlocks(NamedTuple):
       owner: int32 `[T]`, whose block it is, in `[0, K)`.
       rows: int32 `[T, B]`, rows of `examples`.
       mask: bool `[T, B]`, False where a client's last block is short.
-      num_examples: int32 `[K]`; 0 of a client that is in no block.
+      num_examples: int32 `[K]`; 0 for a client that is in no block.
     """
 
     examples: Examples
@@ -48,7 +48,7 @@ class ClientBlocks(NamedTuple):
 
 
 class ClientAccuracy(NamedTuple):
-    """What a model is worth to every client; NaN to one without examples.
+    """A model's accuracy and loss on every client; NaN for one without examples.
 
     Attributes:
       accuracy: float32 `[K]`, share of the client's predictions that are right.
@@ -72,7 +72,7 @@ def in_blocks(
       examples: `[N, ...]`.
       order: integers `[M]`, the clients' lists one after another.
       offsets: integers `[K + 1]`; client `i` has `order[offsets[i]:offsets[i + 1]]`.
-      batch_size: `B`, at most the longest list, which is what a larger one means.
+      batch_size: `B`; one above the length of the longest list means that length.
 
     Returns:
       The blocks, in the order of the clients; a client with an empty list has none.
@@ -123,7 +123,7 @@ def training_blocks(data: FederatedData, *, batch_size: int) -> ClientBlocks:
 def class_blocks(
     examples: Examples, num_classes: int, *, batch_size: int
 ) -> ClientBlocks:
-    """Examples by their label, a class in a client's place: who is served worst.
+    """Blocks by label, with classes in place of clients: which is served worst.
 
     Args:
       examples: with integer labels `[N]`.
@@ -162,9 +162,9 @@ def held_out_blocks(
     """Test examples of each client's natural group (writer, role, ...), as in LEAF.
 
     Args:
-      dataset: which names the groups.
-      data: the same by `natural()`: every client holds examples of one group, and no
-        group is two clients'. Groups that are no client's are left out.
+      dataset: a data set that names the groups.
+      data: the same, partitioned by `natural()`: every client holds examples of one
+        group, and no two clients share a group. Groups of no client are left out.
       batch_size: `B`.
 
     Raises:

@@ -1,9 +1,9 @@
 """The clients' states on disk: a population that does not fit into memory.
 
-A client that has taken part has a row in one file, `clients.rows`; any other is still
-the template, and costs nothing. Rows are copied on write. What a kept checkpoint refers
-to is never written over, so a run that is killed at any moment finds the rows of its
-last checkpoint as they were:
+A client that has taken part has a row in one file, `clients.rows`; any other still has
+the state of the template, and takes no space. Rows are copied on write. What a kept
+checkpoint refers to is never written over, so a run that is killed at any moment finds
+the rows of its last checkpoint as they were:
 
     slots   | a0 | b0 | a1 | c1 |        index of checkpoint 1   a: 0, b: 1
               ^    ^    ^                index of checkpoint 2   a: 2, b: 1, c: 3
@@ -12,12 +12,12 @@ last checkpoint as they were:
               `- of checkpoint 1: free when that one is no longer kept
 
 The index is part of the checkpoint, under its SHA-256, and holds a CRC-32 of each row:
-a row that is not what was written is named and not trained on.
+a row that is not what was written is reported and never trained on.
 
-Rows are read and written at their offsets and not mapped: pages of a map count as the
-process's memory, those of a file that is read are the system's cache, which gives way.
-A row begins on a page of its own, so that no durable row shares a sector with one that
-is being written.
+Rows are read and written at their offsets; the file is not memory-mapped. Mapped pages
+would count as the process's memory, while those of a file that is read are in the
+system's cache, which gives way. Each row begins on a page of its own, so no durable row
+shares a sector with one that is being written.
 """
 
 import os
@@ -46,7 +46,7 @@ class Index(NamedTuple):
       slots: int32 `[K]`, `NOWHERE` for a client that has never taken part.
       checks: uint32 `[K]`, the CRC-32 of each row, 0 where there is none.
       before: int32 `[K]`, the slots of the checkpoint before, which is kept as well.
-      end: int32 scalar, the slots that the file had.
+      end: int32 scalar, the number of slots in the file.
     """
 
     slots: np.ndarray
@@ -70,7 +70,7 @@ def empty_index(num_clients: int) -> Index:
 
 
 class ClientStore:
-    """One state a client, on disk; use as a context manager.
+    """One state per client, on disk; use as a context manager.
 
     It begins empty; `restore` gives it the rows of a checkpoint. It is not locked:
     `fedjax_comp.prefetch` calls it from one thread.
@@ -218,8 +218,8 @@ class ClientStore:
         """Makes all rows durable.
 
         Returns:
-          The index, for the checkpoint that is to be made; `committed` is to be called
-          when it has been made, before anything else is written.
+          The index, for the checkpoint that is to be made. Call `committed` when it has
+          been made, before anything else is written.
 
         Raises:
           OSError: when they cannot be made durable.
@@ -233,7 +233,7 @@ class ClientStore:
         return Index(slots.copy(), checks.copy(), before, end)
 
     def committed(self) -> None:
-        """The checkpoint of the last `sync` is there, and the oldest one is not."""
+        """Call it when the last `sync`'s checkpoint exists and the oldest is gone."""
         self._free.extend(self._of_older)
         self._of_older, self._left = self._left, []
 

@@ -1,7 +1,8 @@
-"""What a run has come to at its end: whether its model has learned, and from how much.
+"""Whether the model of a finished run has learned, and from how many updates.
 
-How the last round in which anyone trained went is in `Ledger.conditions`, and so in
-every checkpoint: a run that is killed behind its last round ends with the same words.
+How the last round in which anyone trained went is noted in `Ledger.conditions`, and so
+in every checkpoint: a run that is killed after its last round, and resumed, comes to
+the same verdict.
 """
 
 import math
@@ -21,8 +22,8 @@ LOST, NOT_FINITE = "last_round_dropped", "last_loss_not_finite"
 def note_last_round(ledger: Ledger, dispatch: Dispatch) -> None:
     """Notes in a ledger how the last round went in which anyone trained.
 
-    A dispatch of rounds in which nobody did says nothing of the model: what was noted
-    before stays.
+    A dispatch in whose rounds nobody trained says nothing about the model: the note
+    from before stays.
     """
     infos = dispatch.infos
     losses, steps, dropped = (
@@ -60,7 +61,7 @@ def _sent_by_all(infos: RoundInfo, index: int) -> float:
 
 
 def updates_made(*, dropped: int, sent: int, told: int) -> int:
-    """How many updates clients have made, those that were dropped among them.
+    """How many updates clients have made, including those that were dropped.
 
     Args:
       dropped: updates left out of a sum.
@@ -76,11 +77,11 @@ def updates_made(*, dropped: int, sent: int, told: int) -> int:
 
 
 def failures_of(ledger: Ledger, is_untrained: bool) -> list[str]:
-    """Why a run that came to its end has a model that learns nothing; `[]` if not so.
+    """Why a finished run's model has not learned, or no longer does; `[]` if it does.
 
     Args:
       ledger: of the whole run.
-      is_untrained: whether the model is that of before the first round.
+      is_untrained: whether the model is still the initial one.
 
     Returns:
       A line for each reason.

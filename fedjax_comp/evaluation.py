@@ -1,4 +1,4 @@
-"""What a model is worth on a test set: means of a task's sums over batches."""
+"""Evaluation of a model on a test set: means of a task's sums over batches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
 
 
 def means(sums: Sums, derived: Callable[[Sums], Sums] | None = None) -> Evaluation:
-    """What a task's sums come to.
+    """The evaluation that a task's sums amount to.
 
     >>> sums = {"count": jnp.float32(4), "loss": jnp.float32(2),
     ...         "accuracy": jnp.float32(3), "top_5_accuracy": jnp.float32(4)}

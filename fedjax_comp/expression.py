@@ -1,8 +1,8 @@
-"""Objects from the text of the Python expression that makes them, for flags.
+"""Makes the objects that flags describe by Python expressions.
 
 `--uplink='chain(top_k(0.01), to_dtype("bfloat16"))'` is what a notebook would write.
-Only calls of named factories and literals are read, nothing is ever executed but
-those factories, and whatever is wrong is one line that says where.
+The parser allows calls of named factories and literals, and executes nothing but these
+factories. Whatever is wrong is reported in one line that says where.
 """
 
 import ast
@@ -31,7 +31,7 @@ def parse(text: str, names: Mapping[str, object], *, flag: str) -> object:
     Args:
       text: the expression, at most `MAX_LENGTH` characters and `MAX_DEPTH` deep.
       names: what may be called or passed, name to object.
-      flag: whose value it is, for the message.
+      flag: the flag whose value this is, for the message.
 
     Returns:
       What the call returns.

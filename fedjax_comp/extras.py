@@ -1,4 +1,4 @@
-"""What is installed only when it is asked for: `pip install 'fedjax_comp[report]'`.
+"""Optional dependencies, such as `pip install 'fedjax_comp[report]'` installs.
 
     data      every data set but `digits`, kept prepared: tensorflow-datasets
     report    figures and TensorBoard events: matplotlib, tensorboardX
@@ -6,8 +6,8 @@
     privacy   epsilon of cohorts that are sampled: dp-accounting
     flower    messages of a Flower app: flwr
 
-The core imports none of these before it needs them, and then inside `needs`, whose
-error is one line that names the extra.
+The core imports one of these only when it needs it, and does so inside `needs`: if it
+is missing, the error is one line that names the extra.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ class MissingExtra(ImportError):
 
 @contextlib.contextmanager
 def needs(extra: str, purpose: str) -> Iterator[None]:
-    """Around imports: the error for a package that is missing names its extra.
+    """A context for imports: the error for a missing package names its extra.
 
     Args:
       extra: the extra of `pyproject.toml` that brings the package.
@@ -56,13 +56,13 @@ pip install 'fedjax_comp[report]'
 def goes_with(module: str, *, extra: str, purpose: str) -> bool:
     """Whether `module` is installed; the first time that it is not, the log says so.
 
-    For what a run can do without: it is told before the first round, not after the
-    last.
+    For packages that a run can do without: the log says so before the first round, not
+    after the last.
 
     Args:
       module: a package's name in an import.
       extra: the extra that brings it.
-      purpose: what there will not be.
+      purpose: what will be missing without it.
 
     >>> goes_with("json", extra="report", purpose="figures")
     True

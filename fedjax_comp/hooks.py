@@ -11,7 +11,7 @@ and progress, and of what you add yourself:
 
 A tracker is one line: `hooks=[forwarded(wandb.log)]`, or of `mlflow.log_metrics`.
 
-Hooks are called in the order of their list, but for `checkpoint`, which goes backwards.
+Hooks are called in the order of their list, but `checkpoint` in the reverse order.
 `run` puts the one that saves checkpoints first. So its `begin` restores the ledger
 before any other hook looks at it, and its `checkpoint` saves last: by then the log has
 made its rounds durable, and all that a clock or an audit must not forget is in the
@@ -65,7 +65,7 @@ class Live:
     def is_due(self, period: int) -> bool:
         """Whether something of this period is due after the rounds done so far.
 
-        What has a period is due after the last round as well; 0 is never.
+        Whatever has a period is also due after the last round; a period of 0 is never.
         """
         done = self.ledger.rounds
         last = done == self.schedule.num_rounds
@@ -97,14 +97,15 @@ class Hook(NamedTuple):
       after: `(live, state, dispatch)`, after every dispatch, its rounds in the ledger
         and not yet evaluated.
       row: `(live, row)`, after every evaluation, that before the first round included.
-      checkpoint: `(live, state)`, when a checkpoint is due; called backwards.
+      checkpoint: `(live, state)`, when a checkpoint is due; called in reverse order.
       finish: `(live, params)`, once, after the last round.
-      whole_clients: whether it looks into, or changes, the states of all clients. With
-        several processes each then holds all of them; else `state.clients` has the
-        rows of its own devices alone, in `begin` is read by rows
-        (`fedjax_comp.by_rows`), and no hook can look into it.
-      every: a dispatch ends after every so many rounds (0: anywhere). With 1 rounds go
-        one by one: a dispatch returns the messages of its last round only.
+      whole_clients: whether the hook reads or changes the states of all clients. With
+        several processes, each then holds all of these. Otherwise each process has in
+        `state.clients` only the rows of its own devices (in `begin` they are read by
+        rows, `fedjax_comp.by_rows`), and no hook can look into it.
+      every: a dispatch ends at every multiple of so many rounds (0: anywhere). A hook
+        that needs the messages of every round sets 1, since a dispatch returns those of
+        its last round only.
     """
 
     wrap: Callable[[Algorithm], Algorithm] = _same_algorithm
@@ -122,10 +123,10 @@ def forwarded(log: Callable[..., object]) -> Hook:
     """Hands every evaluation's numbers to a tracker, whichever it is.
 
     `log` is called as `log(numbers, step=round)`, which is how `wandb.log` and
-    `mlflow.log_metrics` are called; an adapter of two lines does for another. What is
-    not known yet (None) is left out, and what an algorithm observes stands under
-    `observed/NAME`. A run that resumes makes the rows behind its checkpoint again, and
-    they are handed over again.
+    `mlflow.log_metrics` are called; for another tracker write an adapter of two lines.
+    Numbers that are not known yet (None) are left out, and what an algorithm observes
+    is named `observed/NAME`. A run that resumes makes the rows after its checkpoint
+    again, and hands them over again.
 
     Args:
       log: the tracker's, opened before the run and closed after it.
@@ -155,10 +156,10 @@ def forwarded(log: Callable[..., object]) -> Hook:
 
 
 def events_kept() -> Hook:
-    """Keeps `events/` for TensorBoard: each row as it is made.
+    """Writes each row, as it is made, to `events/` for TensorBoard.
 
-    On resuming they are written anew, since rows behind the checkpoint will be made
-    again. Without tensorboardX (the extra `report`) it says so and does nothing.
+    A resumed run writes all events anew, since the rows after its checkpoint will be
+    made again. Without tensorboardX (the extra `report`) it says so and does nothing.
     """
     if not goes_with("tensorboardX", extra="report", purpose="TensorBoard events"):
         return Hook()

@@ -3,9 +3,9 @@
 Training of a cohort fills an accelerator as one batch. Compression does not need to: a
 client's update is long enough by itself, and a leading axis of clients costs a TPU
 dearly. Its arrays are made of tiles of 8 x 128 numbers, and where selection, coding or
-a rotation makes the clients the axis that varies fastest, ten of them are filled up to
-128: every array is 12.8 times its size. What is wrapped by `in_turn` is therefore
-looped over under `jax.vmap` on a TPU, and is a batch everywhere else.
+a rotation makes the clients the axis that varies fastest, ten of them are padded to
+128: every array is 12.8 times its size. Under `jax.vmap`, a function that is wrapped by
+`in_turn` therefore becomes a loop on a TPU, and a batch everywhere else.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,12 +26,12 @@ def in_turn(
     """A function that `jax.vmap` turns into a loop on some platforms.
 
     The platform is the one that a program is compiled for, not the one it is traced
-    on. Without `jax.vmap` nothing changes. A loop has one call's arrays at a time, and
-    its branches (`jax.lax.cond`, `jax.lax.switch`) stay branches.
+    on. Without `jax.vmap` nothing changes. The loop holds the arrays of one call at a
+    time, and its branches (`jax.lax.cond`, `jax.lax.switch`) stay branches.
 
     Args:
       function: of trees of arrays. It may close over arrays that are mapped as well.
-      platforms: where there is a loop, such as "tpu"; elsewhere there is a batch.
+      platforms: those on which it becomes a loop, such as "tpu"; elsewhere a batch.
 
     Returns:
       `function`, computing the same.

@@ -32,7 +32,7 @@ def make_key(seed: jax.typing.ArrayLike) -> jax.Array:
 
 
 def check_key(key: jax.Array) -> jax.Array:
-    """The key.
+    """The key itself, if it is of the implementation that this package uses.
 
     Raises:
       ValueError: when it is not a key array of `KEY_IMPLEMENTATION`.

@@ -17,7 +17,7 @@ from fedjax_comp.wire.traffic import totals
 class Row(TypedDict):
     """One line of `metrics.jsonl`; totals count from the start of the run.
 
-    What is not finite is None, and so is the loss of rounds in which nobody trained.
+    A number that is not finite is None, and so is the loss when nobody trained.
     """
 
     round: int
@@ -174,8 +174,8 @@ def _known(value: float) -> float | None:
 def as_written(share: jax.typing.ArrayLike) -> float:
     """A share as the shortest decimal that its floating-point number is written as.
 
-    342 of 360 are .95, the nearest float32 to which is less than .95: in double
-    precision a target that was just reached would be missed.
+    342 of 360 is 0.95, but the nearest float32 is below 0.95: compared in double
+    precision, a target that was just reached would be missed.
 
     >>> import numpy as np
     >>> float(np.float32(342 / 360)) >= 0.95, as_written(np.float32(342 / 360)) >= 0.95
@@ -185,7 +185,7 @@ def as_written(share: jax.typing.ArrayLike) -> float:
 
 
 def first_at_target(rows: Sequence[Row], target: float | None) -> Row | None:
-    """The first evaluation that has a target: what "to target" means everywhere.
+    """The first evaluation that reaches a target: what "to target" means everywhere.
 
     Args:
       rows: evaluations in order.
@@ -203,7 +203,7 @@ def first_at_target(rows: Sequence[Row], target: float | None) -> Row | None:
 
 
 def to_target(rows: Sequence[Row], target: float | None) -> dict[str, float | None]:
-    """What it cost to reach a target: totals at the first evaluation that has it.
+    """What it cost to reach a target: totals at the first evaluation that does.
 
     Args:
       rows: evaluations in order.

@@ -1,4 +1,4 @@
-"""What commands do when the reader of their pipe has gone: `| head`."""
+"""What commands do when the reader of their pipe has gone, as with `| head`."""
 
 import contextlib
 import os

@@ -1,9 +1,9 @@
 """Where the states of a run's clients are between their rounds.
 
-One process holds them whole, on its device or in a store on disk
-(`fedjax_comp.shared_store`). Of several each has a part: of the rows on the devices
-(`fedjax_comp.distributed`), or of the files. Where a hook looks into all of them each
-has them whole.
+A single process holds the states of all clients, on its device or in a store on disk
+(`fedjax_comp.shared_store`). Of several processes each holds a part: the rows on its
+own devices (`fedjax_comp.distributed`), or a file of its own clients. Where a hook
+looks into the states of all clients, each process holds all of them.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from fedjax_comp.training import TrainState
 
 
 def is_split(template: PyTree, hooks: Sequence[Hook]) -> bool:
-    """Whether a run's processes hold a share of its clients' states each.
+    """Whether each of a run's processes holds a share of the clients' states.
 
     Args:
-      template: the state of one client; one that holds keys lies whole on each.
-      hooks: of the run; with one that looks into all states they lie whole as well.
+      template: the state of one client; if it holds keys, each process holds all.
+      hooks: of the run; if one looks into all states, each process holds all.
     """
     keyed = any(
         jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.extended)
@@ -56,7 +56,7 @@ def stored(
 
 
 def shared(state: TrainState, new: PyTree) -> TrainState:
-    """The first process's state, in all of them.
+    """Gives all processes the state of the first one.
 
     Args:
       state: as the hooks have left it.

@@ -147,7 +147,7 @@ class Prefetch:
         return index
 
     def committed(self) -> None:
-        """The checkpoint of the last `sync` is there: `ClientStore.committed`."""
+        """Call it when the last `sync`'s checkpoint exists: `ClientStore.committed`."""
         self.store.committed()
 
     def measured(self) -> dict[str, float]:

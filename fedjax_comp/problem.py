@@ -1,4 +1,4 @@
-"""What a run is of: an algorithm on data, and when the host is needed."""
+"""What defines a run: an algorithm on data, and when the host is needed."""
 
 from collections.abc import Callable
 from typing import NamedTuple

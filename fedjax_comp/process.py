@@ -1,7 +1,7 @@
 """The process of a run: what it runs on, and how it is asked to stop.
 
 `starts.jsonl` has a line for every start of a run: round, versions, commit, devices.
-Float sums depend on all of them, so a run that goes on elsewhere says what differs.
+Float sums depend on all of these, so a run that is resumed elsewhere says what differs.
 """
 
 import contextlib
@@ -43,11 +43,10 @@ class Terminated(SystemExit):
 
 
 def recorded_start() -> Hook:
-    """Adds a line to `starts.jsonl`; says on standard error what is no longer so.
+    """Adds a line to `starts.jsonl`; says on standard error what has changed.
 
-    A run that begins anew, for want of a checkpoint, says so as well.
-
-    What differs from the first start is in `Live.changes` as well.
+    A run that begins anew, for want of a checkpoint, says so too. What differs from the
+    first start is also in `Live.changes`.
     """
 
     def begin(live: Live, state: TrainState) -> TrainState:
@@ -75,7 +74,7 @@ def recorded_start() -> Hook:
 
 
 def surroundings() -> Json:
-    """What floats depend on beside the flags: versions, commit and devices.
+    """What float results depend on besides flags: versions, commit and devices.
 
     >>> sorted(surroundings())
     ['devices', 'git_commit', 'versions']

@@ -8,11 +8,11 @@ def rank_for_energy(s: Any, energy: float) -> Any:
 
         r = min{r : sum_{i <= r} s_i^2 >= energy * sum_i s_i^2},   0 for zeros.
 
-    What is not finite has a rank above 0, so that it is sent and shows.
+    A matrix that is not finite has a rank above 0, so that it is sent and noticed.
 
     Args:
       s: singular values in descending order, floats `[d]` of JAX or of NumPy.
-      energy: in (0, 1]; at 1 every one is counted, however small.
+      energy: in (0, 1]; at 1 every singular value counts, however small.
 
     Returns:
       uint32 scalar in `[0, d]`, of JAX or of NumPy as `s` is.

@@ -45,7 +45,7 @@ def is_eager() -> bool:
 
 
 def check_round(problem: Problem, key: jax.Array) -> None:
-    """Traces a round, so that what it refuses is told before anything is written.
+    """Traces a round, so that what it refuses is raised before anything is written.
 
     Args:
       problem: what is to be run.
@@ -67,7 +67,7 @@ def check_round(problem: Problem, key: jax.Array) -> None:
 def compiled_program(
     program: Program, data: PyTree, state: TrainState
 ) -> tuple[Step, TrainState]:
-    """Compiles a program for arguments such as these.
+    """Compiles a program for arguments of these shapes.
 
     Args:
       program: of `fedjax_comp.training`.
@@ -75,7 +75,7 @@ def compiled_program(
       state: of the shapes it will have.
 
     Returns:
-      The step, and the state where the program wants it.
+      The step, and the state, placed where the program wants it.
     """
     if is_eager():  # to look into a round, op by op
         return lambda state, n: program(state, data, jnp.int32(n)), state
@@ -91,9 +91,10 @@ def compiled_program(
 def compile_placed(
     program: Callable[..., PyTree], *arguments: PyTree, donate: int | None = None
 ) -> tuple[jax.stages.Compiled, Callable[[int, PyTree], PyTree]]:
-    """A compiled program, and `(number, argument) -> argument` where it wants it.
+    """A compiled program, and a function that places its arguments by their number.
 
-    With `donate`, the program returns two results, of which the first is like that
+    The function is `(number, argument) -> argument`. With `donate`, the number of an
+    argument to give away, the program returns two results; the first is like that
     argument.
     """
     given = () if donate is None else (donate,)
@@ -123,7 +124,7 @@ def compile_placed(
 def device_rounds(
     problem: Problem, state: TrainState, max_rounds: int
 ) -> tuple[Step, TrainState]:
-    """Compiles up to so many rounds of a state that is on the devices."""
+    """Compiles dispatches of up to `max_rounds` rounds of a state on the devices."""
     data, sample = _split_examples(problem)
     is_split = any(map(distributed.is_split, jax.tree.leaves(state.clients)))
     program = round_program(
@@ -145,14 +146,14 @@ def _split_examples(problem: Problem) -> tuple[PyTree, Sampler]:
 
 
 def brought_to_all(sample: Sampler) -> Sampler:
-    """A sampler whose population's examples are split over devices.
+    """A sampler for a population whose examples are split over devices.
 
-    The examples of a cohort are then its own rows alone, one after another, or all
-    where these are fewer.
+    It brings a cohort's rows of examples to every device, one after another, or all
+    examples of the population where these are fewer.
 
     Args:
-      sample: of cohorts whose examples are the population's own arrays; others stay as
-        they are.
+      sample: draws cohorts. Those with the population's arrays as examples are changed
+        in this way, any others stay as they are.
     """
 
     def brought(key: jax.Array, round_index: jax.Array, data: FederatedData) -> Cohort:

@@ -1,8 +1,8 @@
 """`metrics.jsonl`: a line for every evaluation, appended and never written again.
 
 A checkpoint keeps a `Mark`, how far the file had grown, and not the rows: so it costs
-the same after a million evaluations. What stands behind the mark is cut off on
-resuming, since those rounds will be run again.
+the same after a million evaluations. On resuming, all rows after the mark are cut off,
+since their rounds will be run again.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ class RowFile:
 
     Args:
       path: of the file.
-      mark: what it begins with, checked before by `read_marked`; all behind it is cut
-        off. The empty one begins anew.
+      mark: how much of the file to keep, checked before by `read_marked`; the rest is
+        cut off. The empty one begins anew.
     """
 
     def __init__(self, path: Path, mark: Mark = NOTHING) -> None:

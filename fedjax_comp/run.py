@@ -88,9 +88,9 @@ def run(
         trackers of your own. Those that every run has are called before these
         (checkpoints, rows, audits) or after them (events, progress).
       show_progress: draw a progress bar on standard error.
-      client_store: where clients' states are between their rounds. On "disk", in
-        `DIR/clients.rows`, only those of a cohort take memory; rounds are then
-        dispatched one by one, and every bit is the same.
+      client_store: where clients' states are between their rounds. With "disk" they are
+        in `DIR/clients.rows`, and only those of a cohort take memory; rounds are then
+        dispatched one by one, with the same results to the bit.
 
     Returns:
       The ledger, the final parameters, and the measured part of the summary; the same
@@ -98,8 +98,8 @@ def run(
 
     Raises:
       RunDirectoryError: for a directory, or a client's row in it, that is damaged.
-      ValueError: when processes were given different problems; for a `client_store`
-        that is neither.
+      ValueError: when processes were given different problems; for an unknown
+        `client_store`.
       fedjax_comp.distributed.PeerLost: when another process has ended.
     """
     if client_store not in ("device", "disk"):

@@ -11,7 +11,7 @@
 
 Every file is written under another name and renamed, so a reader or a killed run never
 sees half of one (`metrics.jsonl` grows by whole lines and is cut back on resuming).
-JSON files carry the number of their format, `FORMAT`; one of another is refused.
+JSON files carry the number of their format, `FORMAT`; any other format is refused.
 """
 
 import importlib.metadata
@@ -74,7 +74,8 @@ class RunDirectory(NamedTuple):
       path: the directory.
       config: what `config.json` holds.
       finished: the summary, when the run has already ended, else None.
-      grown: whether `config` asks for more than what is there, and is not written yet.
+      grown: whether `config` asks for more than the run on disk (such as more rounds),
+        and is not written yet.
       lock: what keeps other processes out, once `begin_run` has been called.
     """
 
@@ -107,13 +108,13 @@ def find_run(
     *,
     growing: Collection[str] = (),
 ) -> RunDirectory:
-    """Looks into a directory for a run, new or to be resumed, and writes nothing.
+    """Finds the run of a directory, to begin or to resume it, and writes nothing.
 
     Args:
       workdir: the directory; it need not exist.
       experiment: the experiment's name.
       flags: every flag of the run, JSON-able values.
-      growing: flags that may be larger than they are there: the run then goes on from
+      growing: flags that may be larger than in the run on disk, which then goes on from
         where it had ended.
 
     Returns:
@@ -148,8 +149,8 @@ def find_run(
 def begin_run(directory: RunDirectory, *, of_runs: bool = False) -> RunDirectory:
     """Makes a directory that `find_run` found, with its `config.json`, and locks it.
 
-    A run that has grown and has checkpoints, or is `of_runs` that have, keeps what it
-    had finished until `begin_growth`: it may be that it cannot be restored.
+    A run that has grown and has checkpoints, or is `of_runs` that have, keeps its old
+    config and summary until `begin_growth`, since restoring it may fail.
 
     Returns:
       The directory; no other process can begin a run in it for as long as this lives.
@@ -184,7 +185,7 @@ def begin_run(directory: RunDirectory, *, of_runs: bool = False) -> RunDirectory
 
 
 def begin_growth(directory: RunDirectory) -> RunDirectory:
-    """Writes what a run that has grown is now: it has not finished any more."""
+    """Writes the config of a run that has grown, and marks it as unfinished."""
     if not directory.grown:
         return directory
     (directory.path / "summary.json").unlink(missing_ok=True)
@@ -254,7 +255,7 @@ def read_json(
 
 
 def unreadable(path: Path, error: Exception, way_out: str = "") -> RunDirectoryError:
-    """What is told of a file that cannot be read.
+    """The error for a file that cannot be read.
 
     >>> str(unreadable(Path("a/summary.json"), ValueError("no JSON"), "delete it"))
     'a/summary.json cannot be read: no JSON; delete it.'
@@ -270,7 +271,7 @@ def check_format(
     *,
     way_out: str = "choose another --workdir",
 ) -> None:
-    """Refuses what is of another format.
+    """Refuses a file of another format.
 
     Args:
       path: of the file or directory that is read.

@@ -1,8 +1,8 @@
-"""What changes from round to round by a schedule: the clients' rates.
+"""Schedules over rounds for the clients' learning rates.
 
-A client's optimizer begins anew every round, so that a schedule in it would too. What
-comes with the round's work instead is a factor of every step, `ClientBatches.rate`: it
-is traced, and any algorithm whose clients train by `fedjax_comp.client.sgd` heeds it.
+A client's optimizer begins anew every round, and a schedule in it would, too. Instead,
+a round's work comes with a factor for every step, `ClientBatches.rate`. It is traced,
+and any algorithm whose clients train by `fedjax_comp.client.sgd` applies it.
 """
 
 import jax
@@ -16,7 +16,7 @@ from fedjax_comp.training import Sampler
 
 
 def scheduled_rates(sample: Sampler, schedule: optax.Schedule) -> Sampler:
-    """The same cohorts, whose local steps are scaled by a schedule over the rounds.
+    """The same cohorts, with local steps scaled by a schedule over the rounds.
 
     Args:
       sample: draws the cohorts.
@@ -26,8 +26,8 @@ def scheduled_rates(sample: Sampler, schedule: optax.Schedule) -> Sampler:
       A `Sampler` that sets `ClientBatches.rate`.
 
     Raises:
-      ValueError: for a sampler or a schedule that is not a function of so many
-        arguments, such as a number.
+      ValueError: for a sampler or a schedule that is not a function with the arguments
+        it needs, such as a number.
 
     >>> from fedjax_comp.data import federate, iid, load
     >>> from fedjax_comp.training import uniform_cohorts

@@ -1,6 +1,6 @@
-"""A cohort's clients spread over the devices of a mesh, and what is kept from it.
+"""Spreads a cohort's clients over the devices of a mesh, by `jax.shard_map`.
 
-`jax.shard_map` does the work. Two things stand between it and a cohort:
+Two things are done around `shard_map`:
 
 1. *Arrays without elements stay outside.* jaxlib 0.11.2 ends the process (segmentation
    fault) when it compiles a `shard_map` that takes one beside another array: XLA puts a
@@ -9,8 +9,8 @@
    it; `tests/reproductions/empty_shard.py` is that program. Such an array has no
    content: each device makes its own from the shape.
 2. *The axes of the mesh are `Auto`.* Since jax 0.11 those of `jax.make_mesh` are
-   `Explicit` unless told otherwise, and then every array has to be laid out as
-   `shard_map` wants it before it comes.
+   `Explicit` unless told otherwise, and then every array has to be laid out beforehand
+   as `shard_map` wants it.
 """
 
 import functools
@@ -26,13 +26,13 @@ from fedjax_comp.base import CohortFn, PyTree
 def over_devices(run_share: CohortFn, mesh: Mesh, axis: str) -> CohortFn:
     """A cohort function that runs a share of the clients on every device of an axis.
 
-    The sum is that of all shares' sums, by `jax.lax.psum`; outputs stay in the order of
-    the clients.
+    The shares' sums are added by `jax.lax.psum`; outputs stay in the order of the
+    clients.
 
     Args:
       run_share: `(shared, clients[C / w, ...]) -> (sum, outputs[C / w, ...])`, what one
         of the `w` devices does.
-      mesh: where; its axes may be of any type.
+      mesh: the devices; its axes may be of any type.
       axis: the name of the axis over which clients are spread, of size `w`.
 
     Returns:

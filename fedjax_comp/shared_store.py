@@ -1,14 +1,15 @@
 """A population on disk, by several processes: each keeps a file of its own clients.
 
-Client `k` is of process `k mod P`, which alone reads and writes its row, in
-`clients-I-of-P.rows` under its own `--workdir`. Before a round every process reads
-those of its clients that take part, and they are added up to a cohort that all devices
-have; after it every process writes its own. So each holds a cohort, as one alone would,
-and on disk its share of the population.
+Client `k` belongs to process `k mod P`, which alone reads and writes its row, in
+`clients-I-of-P.rows` under its own `--workdir`. Before a round every process reads the
+rows of its own clients that take part, and the processes put these together, so that
+all devices have the whole cohort; after the round every process writes the rows of its
+own clients. So each process holds a cohort in memory, as a single one would, and its
+share of the population on disk.
 
-Rows are copied on write (`fedjax_comp.client_store`), and one checkpoint, the first
-process's, is of all files: it is made when every process has made its rows durable, and
-holds where all of them lie. What it refers to stays as it is until the next is there.
+Rows are copied on write (`fedjax_comp.client_store`). One checkpoint, made by the first
+process, covers all files: it is made when every process has made its rows durable, and
+says where all rows lie. The rows it refers to stay unchanged until the next one exists.
 """
 
 import re
@@ -36,10 +37,10 @@ def file_name(process: int, count: int) -> str:
 
 
 def check_same_count(directory: Path, count: int) -> None:
-    """Refuses a directory whose clients' states lie with another number of processes.
+    """Refuses clients' states that were written by another number of processes.
 
     Raises:
-      RunDirectoryError: when they do; it says with how many.
+      RunDirectoryError: when they were; it says by how many.
     """
     for path in sorted(directory.glob("clients*.rows")):
         named = re.fullmatch(r"clients-\d+-of-(\d+)", path.stem)
@@ -55,7 +56,7 @@ def check_same_count(directory: Path, count: int) -> None:
 class SharedStore:
     """The part of a population that one process has; use as a context manager.
 
-    With one process it is `Prefetch`, and has everybody.
+    With one process it is a `Prefetch` that has all clients.
 
     Attributes:
       own: what reads and writes this process's file.
@@ -141,7 +142,7 @@ class SharedStore:
         return self._synced()
 
     def committed(self) -> None:
-        """The checkpoint of the last `sync` is there; the first process calls it."""
+        """Call it in the first process when the last `sync`'s checkpoint exists."""
         distributed.tell({"do": COMMITTED})
         self.own.committed()
 

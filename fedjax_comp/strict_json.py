@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 has it: what others may have written, and what we write.
+"""JSON as RFC 8259 defines it: reading what others may have written, and writing.
 
-Reading raises one kind of error, whatever is in the text. Writing puts null for what is
-not finite, since JSON knows no NaN and no infinity.
+Reading raises one kind of error, whatever is in the text. Writing puts null for a
+number that is not finite, since JSON has no NaN and no infinity.
 """
 
 import json
@@ -20,7 +20,7 @@ Shape = type | tuple[type, ...]
 
 
 def parse(text: str | bytes) -> Any:
-    """What JSON says.
+    """The value of a JSON text.
 
     Args:
       text: UTF-8 when bytes.
@@ -48,7 +48,7 @@ def parse(text: str | bytes) -> Any:
 
 
 def check_fields(value: object, fields: Mapping[str, Shape]) -> dict[str, Any]:
-    """Refuses what is not an object with these fields; further ones may be there.
+    """Refuses anything but an object that has (at least) these fields.
 
     Args:
       value: from `parse`.

@@ -1,9 +1,9 @@
 """A function traced once, for its shapes and for what it computes.
 
 A loop has to know the shapes of what its body returns before the body is traced, and
-`jax.eval_shape` traces it to tell. Of a round that is the loop over rounds around the
-loop over clients, on every device: what a client does would be traced six times, which
-takes longer than compiling it.
+`jax.eval_shape` traces it to find them. A round has such loops inside one another (over
+rounds, over clients, on every device), so that what a client does would be traced six
+times, which takes longer than compiling it.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ T = TypeVar("T")
 def traced_once(
     function: Callable[..., T], *arguments: PyTree
 ) -> tuple[Callable[..., T], T]:
-    """A function as the program that it is for arguments like these, and its shapes.
+    """A function traced for arguments like these, and the shapes of its result.
 
     With `JAX_DISABLE_JIT` it is the function itself, for a debugger to step into.
 

@@ -88,7 +88,7 @@ def init_state(
 
 
 def first_state(key: jax.Array, algorithm: Algorithm, params: PyTree) -> TrainState:
-    """`init_state` whose `clients` are the template of one client, without an axis.
+    """`init_state` with the template of one client as `clients`, without an axis.
 
     Raises:
       ValueError: as `init_state` does for a key and parameters.
@@ -111,7 +111,7 @@ def for_everyone(state: TrainState, num_clients: int) -> TrainState:
 
 
 def by_rows(state: TrainState, num_clients: int) -> TrainState:
-    """`for_everyone`, but each array of `clients` to be read by rows: it takes none."""
+    """`for_everyone` with each array of `clients` a `ByRows`, which takes no memory."""
     clients = jax.tree.map(
         lambda x: repeated(np.asarray(x), num_clients), state.clients
     )
@@ -150,13 +150,13 @@ def uniform_cohorts(
 def minibatch_cohorts(
     *, cohort_size: int, steps: int, batch_size: int, by_size: bool = False
 ) -> Sampler:
-    """Cohorts of which every client takes as many steps, whatever it holds.
+    """Cohorts in which all clients take the same number of steps, whatever they hold.
 
     Args:
       cohort_size: `C`.
       steps: `S`, each on a batch drawn with replacement.
       batch_size: `B`, at least 1.
-      by_size: as there.
+      by_size: as in `uniform_cohorts`.
 
     Returns:
       A `Sampler` over `FederatedData`; it raises `ValueError` as `sample_minibatches`.
@@ -227,8 +227,8 @@ def round_program(
       rows: how clients' states are reached.
 
     Returns:
-      `(state, data, num_rounds) -> (state, Dispatch)`; of more than `max_rounds`, as
-      an int32 scalar that is traced, only so many are run.
+      `(state, data, num_rounds) -> (state, Dispatch)`. Where `num_rounds` is a traced
+      int32 scalar above `max_rounds`, only `max_rounds` rounds are run.
 
     Raises:
       ValueError: for `max_rounds` below one; from the program for a state of another
@@ -286,9 +286,9 @@ def cohort_program(algorithm: Algorithm, sample: Sampler) -> Program:
 
     Returns:
       `(state, data, num_rounds) -> (state, Dispatch)`, with `state.clients` a `Seated`.
-      It is for the caller to bring the states of those whom the sampler will draw; the
-      `ids` that come back are those it drew. Of more than one round one is run. All
-      else, and every bit, is that of `round_program`.
+      The caller has to bring the states of the clients that the sampler will draw; the
+      `ids` that come back are those it drew. Only one round is run, even if more are
+      asked for. All else is as in `round_program`, to the bit.
     """
 
     def one_round(state: TrainState, data: PyTree) -> tuple[TrainState, RoundInfo]:

@@ -87,7 +87,7 @@ def widened(tree: PyTree) -> PyTree:
 
 
 def settled(tree: PyTree) -> PyTree:
-    """The same tree, whose floats in half precision are rounded as they will be kept.
+    """The same tree, with floats in half precision rounded as they will be kept.
 
     A compiler may skip the rounding of a result in half precision that is used at once,
     so that what is added up is not what is sent or kept. Other leaves stay as they are,
@@ -120,7 +120,7 @@ def cast_like(tree: PyTree, like: PyTree) -> PyTree:
 
 
 def mean_row(tree: PyTree) -> PyTree:
-    """The mean over the leading axis, finite where all rows are.
+    """The mean over the leading axis, finite if all rows are.
 
     Args:
       tree: floats `[C, ...]`.
@@ -186,9 +186,9 @@ def ravel(leaves: Sequence[jax.Array]) -> jax.Array:
 def joined(vectors: Sequence[jax.Array]) -> jax.Array:
     """Lays long vectors of one dtype end to end, by writing each to its place.
 
-    As `jnp.concatenate`, which a compiler for a CPU makes one loop with whatever
-    computes the vectors: every number is then looked for in all of them, at several
-    times the price of a copy.
+    The result is that of `jnp.concatenate`, which a compiler for a CPU fuses into one
+    loop with whatever computes the vectors: every number is then looked for in all of
+    them, at several times the price of a copy.
 
     >>> import jax.numpy as jnp
     >>> joined([jnp.array([1, 2]), jnp.array([3])])

@@ -1,4 +1,4 @@
-"""What is told of an error that another library has raised."""
+"""How an error that another library has raised is reported."""
 
 MOST_CHARACTERS = 200
 

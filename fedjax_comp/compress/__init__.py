@@ -1,7 +1,7 @@
 """Compressors: what travels on a link, as pure transforms of pytrees.
 
-Which one should I use? `README.md` beside this file has all of them in one table a
-room, with measured bits, errors and times.
+Which one should I use? `README.md` beside this file lists all of them, in one table for
+each subpackage, with measured bits, errors and times.
 
 The contract is `fedjax_comp.base.Compressor`. To add one for a single array, write an
 `ArrayCode` and lift it with `leafwise`; it then works under every combinator and is

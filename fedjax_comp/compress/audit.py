@@ -1,10 +1,10 @@
-"""Audit of messages: to bytes, back from those bytes alone, decoded, compared.
+"""Audit of messages: writes them to bytes, reads these back, decodes and compares.
 
 What an audit proves of a message: its length is the one the ledger counted, the bytes
 alone give the payload back bit for bit, what the receiver makes of them is bit for bit
 what it makes of the payload, and that is what the run went on with. The last is held to
 float32's rounding and not to the bit, since the run decodes inside a larger program,
-where the compiler may order the same operations otherwise.
+where the compiler may order the same operations differently.
 """
 
 import operator

@@ -1,8 +1,8 @@
 """The last stage of a chain: lossless codes for symbols and indices.
 
-What it is given stays as it is; each `Symbols` and `IndexSet` is only marked with the
-code that puts it on the wire (`Coded`). Inside jit that costs the computation of the
-exact length, and the bits themselves are written by `fedjax_comp.wire.message`.
+The payload stays as it is; each `Symbols` and `IndexSet` is only marked with the code
+that will put it on the wire (`Coded`). Inside jit only the exact length is computed;
+the bits themselves are written later, by `fedjax_comp.wire.message`.
 """
 
 import jax

@@ -1,9 +1,9 @@
-"""Sizes of arrays, right wherever float32 holds them: a power of two goes first.
+"""Norms and scales of arrays, without overflow or underflow inside float32's range.
 
-The square of 1e20 is beyond float32 and that of 1e-23 below it, so a norm is taken of
-numbers near 1. What brings them there is a power of two, which rounds nothing, and not
-a division by the largest of them: `1 / a` is below the normal numbers for `a > 2**126`,
-where a compiler that divides by multiplying with it makes zeros of the array.
+The square of 1e20 overflows float32 and that of 1e-23 underflows, so numbers are first
+scaled to be near 1. They are scaled by a power of two, which rounds nothing, and not
+divided by the largest magnitude `a`: for `a > 2**126`, `1 / a` is subnormal, and a
+compiler that divides by multiplying with `1 / a` turns the array into zeros.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _LEAST, _MOST = 1, 253  # exponents as stored, of 2**-126 and of 2**126
 
 
 def power_of_two(size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The power of two at or below a size, and one over it.
+    """The power of two at or below a size, and its reciprocal.
 
     Both are normal numbers of float32: the power is kept within `2**-126` and `2**126`,
     which is also what NaN and infinities have.
@@ -50,8 +50,8 @@ def in_units(x: jax.Array) -> tuple[jax.Array, jax.Array]:
       x: float32 of any shape, not empty.
 
     Returns:
-      `(unit, power)` with `x = unit * power`, exactly but for numbers that are no part
-      in `2**100` of the largest. The largest of `|unit|` is in [1, 4), less for `x`
+      `(unit, power)` with `x = unit * power`, exactly except for numbers that are less
+      than `2**-100` of the largest. The largest of `|unit|` is in [1, 4), less for `x`
       below `2**-126`; what is not finite in `x` is not finite in `unit`.
 
     >>> unit, power = in_units(jnp.array([3.0, -20.0]))
@@ -143,7 +143,7 @@ def euclidean_norm(x: jax.Array) -> jax.Array:
 def standardized(
     x: jax.Array, axes: tuple[int, ...] | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """An array of mean square 1, and what it is multiples of.
+    """An array scaled to mean square 1, and the scale.
 
         x / sigma,   sigma = ||x||_2 / sqrt(n).
 

@@ -1,6 +1,6 @@
-"""The random numbers of the compressors, in one place because they are their cost.
+"""The random numbers of the compressors, in one place since they dominate the cost.
 
-Of a stochastic quantizer's time nearly all goes into these draws, so whatever makes
+A stochastic quantizer spends nearly all of its time on these draws, so whatever makes
 them cheaper is changed here and nowhere else.
 """
 
@@ -19,7 +19,7 @@ def mix(h: jax.Array) -> jax.Array:
 
 
 def counter_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Random words, a hash of their place and of two words drawn from the key.
+    """Random words: a hash of each one's place and of two words drawn from the key.
 
         mix(mix(i + k_0) ^ k_1),   i = 0, 1, ...
 
@@ -55,8 +55,8 @@ def bernoulli_round(key: jax.Array, t: jax.Array) -> jax.Array:
 
         q = floor(t) + [u < t - floor(t)],   u uniform in [0, 1).
 
-    `u` has 24 bits, so that the probability of rounding up is the fraction itself
-    rounded up to a multiple of `2**-24`: of `q`, the bias is less than that.
+    `u` has 24 bits, so the probability of rounding up is the fraction itself rounded up
+    to a multiple of `2**-24`: the bias of `q` is less than `2**-24`.
 
     Args:
       key: scalar key array.

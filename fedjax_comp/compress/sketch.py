@@ -107,10 +107,10 @@ def count_sketch(*, rows: int, columns: int) -> Compressor:
 
         E||C(x) - x||^2 = (n - 1) / (rows * columns) ||x||^2.
 
-    The whole cohort hashes alike, so that messages add before they are decoded
-    (`fedjax_comp.compress.linear`), and the noise of a cohort does not average out. A
-    leaf no larger than its sketch is left open and exact: put `flattened` around it
-    for one sketch of all. The sums stay open.
+    The whole cohort uses the same hashes, so messages can be added before they are
+    decoded (`fedjax_comp.compress.linear`), but the noise does not average out over the
+    cohort. A leaf no larger than its sketch is left open and exact: put `flattened`
+    around `count_sketch` for one sketch of all leaves. The sums stay open.
 
     Args:
       rows: independent hashes, at least 1.
