@@ -1,14 +1,15 @@
 """Compressors that spend at most `Context.budget_bits`, decided inside jit.
 
-How many coordinates or bits a leaf gets follows from its share of the budget
-(`fedjax_comp.compress.budget.shares`), which is traced, so that a controller may change
-it every round without a second compilation. What was decided travels, paid for, as a
-`count` or a `width` of the wire's fields. Without a budget (`inf`) each is at its most.
+A leaf's share of the budget (`fedjax_comp.compress.budget.shares`) decides how many
+coordinates or bits it gets. The budget is traced, so a controller may change it every
+round without a second compilation. The decision travels in the message, and is paid
+for, as a `count` or a `width` of a wire field. Without a budget (`inf`) every leaf gets
+the most that the compressor allows.
 
-A message is never empty: below its least, the headers of its leaves, a budget cannot be
-kept, and the leaves are sent as zeros. The least of each is in its docstring. Above it
-headers are paid first. A leaf that is not finite sends one number whatever it costs:
-zeros in its place would be trained on.
+No message is shorter than the headers of its leaves; each docstring says how long these
+are. A budget below that is exceeded, and the leaves are sent as zeros. Any larger
+budget pays the headers first. A leaf that is not finite sends one number whatever it
+costs: zeros in its place would be trained on.
 """
 
 import dataclasses
@@ -57,8 +58,8 @@ def _count_bits(max_fraction: float, like: jax.ShapeDtypeStruct) -> int:
 def budgeted_top_k(max_fraction: float) -> Compressor:
     """Keeps as many of the largest coordinates of every leaf as its budget allows.
 
-    A coordinate costs its value and `ceil(log2(n))` bits of index; a code behind this
-    stage usually shortens the indices but is not reckoned with. Contractive:
+    A coordinate costs its value and `ceil(log2(n))` bits of index; that a code behind
+    this stage usually shortens the indices is not taken into account. Contractive:
     `||C(x) - x||^2 <= (1 - k/n) ||x||^2` for the `k` of the round. Closed.
 
     The least message is two counts a leaf, `2 * capacity.bit_length()` bits with
@@ -169,7 +170,7 @@ def budgeted_random_k(max_fraction: float, *, shared: bool = False) -> Compresso
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BudgetedLevels:
-    """An array in as many bits a coordinate as were decided inside jit.
+    """An array whose number of bits per coordinate was decided inside jit.
 
     Attributes:
       scale: the least and the largest number, float32 `[2]`.
@@ -185,8 +186,8 @@ def budgeted_quantize(max_bits: int = 8) -> Compressor:
 
     Every coordinate of a leaf travels in `b` bits, `0 <= b <= max_bits`. Unbiased for
     `b >= 1` with `E||C(x) - x||^2 <= n / (2 (2**b - 1)^2) ||x||^2`; a leaf with `b = 0`
-    is taken for zero. Closed. Behind a stage that leaves fewer numbers open, such as
-    `top_k`, what the other fields cost is taken off the budget first.
+    is decoded as zeros. Closed. Behind a stage that leaves fewer numbers open, such as
+    `top_k`, the cost of the other fields is subtracted from the budget first.
 
     The least message is 64 bits of scale and `max_bits.bit_length()` of width a leaf.
 

@@ -18,8 +18,8 @@ def budgeted_low_rank(
 ) -> Compressor:
     """`coded_low_rank` with the least step whose message is within the budget.
 
-    The whole message keeps the budget, other leaves included, by its exact length. The
-    least message, of 2^16 times the finest step, is all zeros.
+    The exact length of the whole message, other leaves included, is within the budget.
+    The least message, with 2^16 times the finest step, is all zeros.
 
     Args:
       finest: the step without a budget, in [0.01, 100].

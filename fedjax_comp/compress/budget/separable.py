@@ -1,9 +1,9 @@
 """`separable` at the finest step that a budget allows, found inside jit.
 
-The decoder needs no step, only what the symbols are multiples of, so that the step may
-be traced. Steps are `finest 2^(j / 8)`; the exact length of a message falls with `j`,
-and the least `j` that fits is found by bisection: eight encodings at most and one when
-the finest fits.
+The decoder does not need the step, only the number that symbols are multiples of, so
+the step may be traced. Steps are `finest 2^(j / 8)`; the exact length of a message
+falls with `j`, and the least `j` that fits is found by bisection: eight encodings at
+most, and one when the finest fits.
 """
 
 import jax
@@ -22,7 +22,7 @@ _STEPS = 128
 def finest_that_fits(finest: float) -> Choose:
     """Chooses the least step, `finest` or above, whose message is within the budget.
 
-    The whole message keeps it, leaves that pass through included.
+    The budget is for the whole message, including leaves that pass through.
 
     Args:
       finest: the step without a budget.
@@ -65,8 +65,8 @@ def budgeted_separable(
 ) -> Compressor:
     """`separable` with the least step whose message is within the context's budget.
 
-    The whole message keeps the budget, other leaves included, by its exact length. The
-    least message, of 2^16 times the finest step, is nearly all zeros.
+    The exact length of the whole message, other leaves included, is within the budget.
+    The least message, with 2^16 times the finest step, is nearly all zeros.
 
     Args:
       finest: the step without a budget, in [0.01, 100].

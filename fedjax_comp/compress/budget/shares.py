@@ -1,9 +1,10 @@
 """Parts of a budget: what each leaf of a message may spend.
 
 `Context.budget_bits` is traced: a controller changes it every round and nothing is
-compiled anew. A lift hands every leaf that it acts on a share of what is left after the
-leaves that pass through it, in proportion to its size, so that a message stays within
-the budget as long as each of its leaves does (`fedjax_comp.compress.budget.budgeted`).
+compiled anew. A lift first subtracts the cost of the leaves that pass through it. It
+divides the rest over the leaves that it acts on, in proportion to their sizes. So a
+message stays within the budget as long as each of its leaves stays within its share
+(`fedjax_comp.compress.budget.budgeted`).
 """
 
 from collections.abc import Sequence

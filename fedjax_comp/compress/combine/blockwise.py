@@ -1,8 +1,8 @@
 """A scale of its own for every block of coordinates.
 
-A quantizer with one scale a leaf is as coarse as the leaf's largest coordinate demands.
-In blocks only the neighbours of a large coordinate pay for it: Alistarh et al., "QSGD",
-2017, section 4, call them buckets.
+A quantizer with one scale per leaf is as coarse as the leaf's largest coordinate
+demands. In blocks, a large coordinate makes only its own block coarse: Alistarh et al.,
+"QSGD", 2017, section 4, who call the blocks buckets.
 """
 
 import dataclasses
@@ -62,7 +62,7 @@ def blockwise(size: int, compressor: Compressor) -> Compressor:
 
         C(x) = (c(x_1..size), c(x_size+1..2 size), ...),   c = compressor.
 
-    The last block is as long as is left: nothing is filled up. Bounds of `compressor`
+    The last block may be shorter: nothing is padded. Bounds of `compressor`
     hold with `size` in place of `n`. An entropy code goes behind it, for all blocks
     together: `chain(blockwise(256, qsgd(7)), entropy_coded())`. A block may spend its
     share of the context's budget.

@@ -28,8 +28,8 @@ class SenderState(NamedTuple):
 
     Attributes:
       reference: `h`, float32, one array for each open leaf.
-      sender: of the compressor inside.
-      receiver: what the receiver's state is by now, to decode as it does.
+      sender: the sender's state of the compressor inside.
+      receiver: a copy of the receiver's state, to decode as it does.
     """
 
     reference: tuple[jax.Array, ...]
@@ -45,18 +45,18 @@ class ReceiverState(NamedTuple):
 
 
 def differenced(compressor: Compressor, *, step: float = 1.0) -> Compressor:
-    """Sends the difference from a reference that both ends move alike.
+    """Sends the difference from a reference that both ends update alike.
 
         p = C(x - h),   d = decode(p),   decoded = h + d,   h <- h + step * d.
 
-    As `x` settles the differences vanish, and with them what `C` loses. With a
+    As `x` settles, the differences vanish, and with them the error of `C`. With a
     contractive `C` and `step=1` this is EF21 (a constant `x` is approached as
     `||x - h|| <= (1 - alpha)^(t/2) ||x||`); with an unbiased one and
-    `step <= 1 / (1 + omega)` it is DIANA, unbiased in every round. The state of both
-    ends is to stay as it was when a message was not sent.
+    `step <= 1 / (1 + omega)` it is DIANA, unbiased in every round. When a message is
+    not sent, both ends must keep the state they had.
 
-    Both ends compute the same sum of the same numbers. Machines that round it in
-    different ways would drift apart by a last digit a round.
+    Both ends have to compute the reference alike: on machines that round in different
+    ways the two would drift apart by a last digit per round.
 
     Args:
       compressor: `C`, contractive or unbiased.

@@ -1,4 +1,4 @@
-"""What a compressor lost is added to what it sends next.
+"""Error feedback: what a compressor lost is added to what it sends next.
 
 Seide et al., "1-bit stochastic gradient descent", 2014; Stich, Cordonnier and Jaggi,
 "Sparsified SGD with memory", 2018; Karimireddy et al., "Error feedback fixes SignSGD",
@@ -29,8 +29,8 @@ class FeedbackState(NamedTuple):
     Attributes:
       memory: what is still owed, float32, one array for each open leaf.
       momentum: the running sum of what came in, as `memory`; `()` without momentum.
-      sender: of the compressor inside.
-      receiver: what the receiver's state is by now, to decode as it does.
+      sender: the sender's state of the compressor inside.
+      receiver: a copy of the receiver's state, to decode as it does.
     """
 
     memory: tuple[jax.Array, ...]
@@ -40,7 +40,7 @@ class FeedbackState(NamedTuple):
 
 
 def refuse_feedback(name: str, state: LinkState) -> None:
-    """Refuses a memory of what was lost around another one, which grows without bound.
+    """Refuses error feedback around error feedback: its memory grows without bound.
 
     Raises:
       ValueError: when the sender of `state` has a `FeedbackState` in it.
@@ -67,18 +67,18 @@ def error_feedback(
 
         u <- momentum * u + x,   p = C(decay * e + u),   e <- decay * e + u - decode(p).
 
-    Without momentum and decay the decoded sum of any number of messages equals the sum
-    of what was to be sent but for the last `e`, so that nothing is lost for good.
+    Without momentum and decay, the sum of all decoded messages equals the sum of what
+    was to be sent, up to the last `e`: nothing is lost for good.
     Momentum sums each `x` up to `1 / (1 - momentum)` times itself ("momentum
     correction"): the receiver must not apply it again. A decay below 1 forgets what
     was never large enough to be sent. Wrap the whole pipeline: the memory then also
-    holds the rounding of its last stage. The state is to stay as it was when a message
-    was not sent.
+    holds the rounding of its last stage. When a message is not sent, the sender must
+    keep the state it had.
 
     Args:
-      compressor: `C`, contractive: `||C(x) - x|| < ||x||`. One that is unbiased by
-        scaling up needs none of this and makes the memory grow; most have a variant
-        that does not scale (`random_k(rescale=False)`, `eden(unbiased=False)`).
+      compressor: `C`, contractive: `||C(x) - x|| < ||x||`. One that is unbiased because
+        it scales up needs no feedback, and would make the memory grow; most such have a
+        variant without scaling (`random_k(rescale=False)`, `eden(unbiased=False)`).
       momentum: in [0, 1).
       decay: in (0, 1].
       masks_momentum: whether coordinates that were sent (decoded to another number

@@ -41,8 +41,8 @@ class Flattened:
 def flattened(compressor: Compressor) -> Compressor:
     """Compresses all open leaves as one float32 vector `[n]`.
 
-    One scale, one rotation or one global choice of the largest coordinates, where
-    without it there would be one for each leaf.
+    The compressor then has one scale, one rotation or one global choice of the largest
+    coordinates, instead of one for each leaf.
 
     Args:
       compressor: of the vector.

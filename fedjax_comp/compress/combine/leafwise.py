@@ -1,8 +1,8 @@
-"""From a code for one array to a compressor of a tree.
+"""Lifts a code for one array to a compressor of trees.
 
-A stage of a pipeline acts on the *open* leaves of what reaches it, its bare float
-arrays. Wire fields, which an earlier stage has finished, and arrays of integers pass
-through it untouched.
+A stage of a pipeline acts on the *open* leaves of its input: the bare float arrays.
+Wire fields, which an earlier stage has finished, and arrays of integers pass through it
+unchanged.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ def zeros_of_open(like: PyTree) -> tuple[jax.Array, ...]:
 
 
 def twin(state: PyTree) -> PyTree:
-    """Another copy of a state, for the other end: a buffer is not given away twice."""
+    """A copy of a state for the other end, so that no buffer is donated twice."""
     return jax.tree.map(jnp.copy, state)
 
 
@@ -77,7 +77,7 @@ def require_open(
     like: PyTree,
     accepts: Callable[[jax.ShapeDtypeStruct], bool] = _always,
 ) -> None:
-    """Refuses to be a later stage that finds nothing to do.
+    """Refuses a later stage that would find nothing to do.
 
     Args:
       name: of the stage, for the message.

@@ -61,9 +61,9 @@ def partition(compressors: Mapping[str, Compressor], labels: Labels) -> Compress
 
     Args:
       compressors: label to compressor. Each receives its leaves as a list; group `i`
-        draws from `fold_context(context, i)`. Of a budget, the bits that shapes alone
-        tell of a group's message are paid first, and groups whose length depends on
-        values share the rest in proportion to their size. A label no leaf has is fine.
+        draws from `fold_context(context, i)`. A budget first pays, for every group, the
+        bits that are known from shapes; groups whose length depends on values share the
+        rest in proportion to their size. A label that no leaf has is fine.
       labels: `(path, shape and dtype of the leaf) -> label`, e.g. `by_rank`.
 
     Returns:

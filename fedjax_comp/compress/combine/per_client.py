@@ -12,10 +12,10 @@ def per_client(compressor: Compressor) -> Compressor:
     """Gives a stage a round key of the client's own.
 
     `rotate`, shared masks and sketches draw from the round's key, so that a cohort's
-    messages lie in one basis. Their errors then do, too: clients that send the same
-    vector make the same error and the mean is no better than one of them. Under
-    `per_client` the errors are independent and their mean's is `1 / C` of theirs, as in
-    EDEN; the sum can no longer be formed before decoding.
+    messages lie in one basis. But so do their errors: clients that send the same vector
+    make the same error, and the mean is no better than one of them. Under `per_client`
+    the errors are independent, and the squared error of the mean is `1 / C` of a
+    client's, as in EDEN; the sum can no longer be formed before decoding.
 
     Args:
       compressor: a stage or a whole pipeline, e.g. `rotate()`.

@@ -1,41 +1,41 @@
-"""Singular vectors in whole steps: a low-rank update in the fewest bits.
+"""Quantized singular vectors: a low-rank update in the fewest bits.
 
 The update of a matrix by some steps of gradient descent is a sum of outer products,
-`examples x steps` of them, and few directions hold most of it. In the basis of its
-singular vectors it is sparse, which it is not as it stands. Here a matrix
+`examples x steps` of them, and few directions hold most of it. It is sparse in the
+basis of its singular vectors, and not in its own coordinates. Here a matrix
 
     X = sum_k s_k u_k v_k'    travels as the levels of   a_k = s_k u_k,  b_k = s_k v_k,
     C(X) = S d sum_k q(a_k / d) q(b_k / d)' / sqrt(||q(a_k / d)|| ||q(b_k / d)||),
 
 with one step `d = step rms(x)` for all leaves of the update, `rms` over all of them.
-An error `e` of `a_k` is one of `e v_k'` in the matrix and as large as `e`, so that a
-step means the same in a factor as in a vector, which travels as it is. This is reverse
-water-filling (Cover and Thomas, "Elements of information theory", section 10.3.3) over
-singular directions: those that are large against the step have all the same error, and
-those that are small against it do not travel. Which are too small follows from what
-rounding alone would make: independent errors of `d^2 / 12` a coordinate are a matrix
-whose largest singular value is near `d / sqrt(12) (sqrt(m) + sqrt(n))` (Geman, "A limit
-theorem for the norm of random matrices", 1980). A direction travels when its energy is
-more than what its error and its bits cost (`directions.py`), which is when
+An error `e` of `a_k` makes the error `e v_k'` in the matrix, of the same norm, so a
+step means the same in a factor as in a leaf that is a vector, which is not factored.
+This is reverse water-filling (Cover and Thomas, "Elements of information theory",
+section 10.3.3) over singular directions: those that are large against the step all have
+the same error, and those that are small against it are not sent. Which are too small
+follows from the error of rounding: independent errors of `d^2 / 12` a coordinate form a
+matrix whose largest singular value is near `d / sqrt(12) (sqrt(m) + sqrt(n))` (Geman,
+"A limit theorem for the norm of random matrices", 1980). A direction is sent when its
+energy exceeds what its error and its bits cost (`directions.py`), which is when
 
     s_k >= 0.35 d (sqrt(m) + sqrt(n))   or thereabouts,
 
-and sooner where both ends foresee it.
+and sooner where both ends can predict it.
 
-The step is never so large that nothing travels, as it would be for a memory without any
-structure: the leading direction of some matrix has a coordinate of a step in both
-factors, or some vector has one,
+The step is never so large that nothing is sent, as could happen for the memory of error
+feedback, which may have no structure. It is bounded so that in some matrix both factors
+of the leading direction have a coordinate of one step, or some vector has one:
 
     d = min(step rms(x), max over leaves of s_1 / sqrt(max(m, n)) or max |x|).
 
 Levels are those of the least error and bits (`quantize.rate_rounding`), and `S` is the
-scale of least squares. What travels is as for `separable`: the scale, a shape for each
+scale of least squares. The message is as for `separable`: the scale, a shape for each
 factor and a size for each of its rows, and the levels by rANS under the table of their
-row. No table, no list of places and no rank is sent: of a direction that does not
-travel all levels are 0, under a table that makes them nearly free.
+row. No table, no list of places and no rank is sent: a direction that is left out has
+levels of 0 only, under a table that makes them nearly free.
 
-With `history` both ends remember the directions of past messages, and a factor travels
-as its coordinates among these and what is left of it (`history.py`).
+With `history` both ends remember the directions of past messages, and a factor is sent
+as its coordinates in these directions and a remainder (`history.py`).
 """
 
 import math
@@ -93,27 +93,27 @@ def coded_low_rank(
     rate_weight: float = 0.15,
     symbols_per_lane: int = 16384,
 ) -> Compressor:
-    """Singular vectors of all matrices with one step for the whole update.
+    """Quantizes the singular vectors of all matrices, with one step for all leaves.
 
     The fewest bits for what training sends: see the head of this module. `||C(x) -
-    x||^2 <= ||x||^2` over all leaves, and what is lost stays lost, so that it belongs
-    under `error_feedback`. Behind `max_rank` directions nothing travels; for errors
-    below some hundredths `separable` has no such floor.
+    x||^2 <= ||x||^2` over all leaves, and what is lost stays lost: use it under
+    `error_feedback`. No more than `max_rank` directions are sent, which is a floor to
+    the error; for errors below some hundredths use `separable`, which has no floor.
 
-    It takes trees as they are, so that matrices are matrices: neither `flattened` nor a
-    rotation belongs in front of it. It is closed and coded: `entropy_coded` finds
-    nothing to do behind it.
+    It needs the matrices of the tree as they are: put neither `flattened` nor a
+    rotation in front of it. What it sends is closed and already coded: `entropy_coded`
+    finds nothing to do behind it.
 
     Args:
       step: in units of the root mean square over all leaves, in [0.01, 100]. 4 is very
         few bits; 0.5 some tenths of a bit.
-      max_rank: the most directions of a leaf that travel, at least 1. What it costs is
+      max_rank: the most directions of a leaf that are sent, at least 1. Its cost is
         time: four products of the matrix with `max_rank + 8` columns.
       history: how many directions of past messages of a leaf both ends remember, which
-        then cost little to send again; 0 for none. As many as travel, or twice as many,
-        is about right. It costs both ends that many rows and columns of memory a leaf
-        and a link, and the time of two eigenproblems of `history + max_rank` numbers.
-        Both ends must round alike, as they do inside a simulation.
+        then cost little to send again; 0 for none. As many as are sent, or twice as
+        many, is about right. For each leaf and link, it costs both ends the memory of
+        that many rows and columns, and the time of two eigenproblems of `history +
+        max_rank` numbers. Both ends must round alike, as they do inside a simulation.
       rate_weight: squared steps that a bit is worth, in [0, 1].
       symbols_per_lane: as for `rans`; each lane is 32 bits.
 

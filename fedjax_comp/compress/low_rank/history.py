@@ -1,21 +1,21 @@
-"""What both ends of a link remember of past messages, and what it foretells.
+"""What both ends of a link remember of past messages, to predict the next one.
 
-The directions in which a layer moves change slowly: most of this update lies in the
-span of those before it. Whoever decoded them knows that span for nothing, and so does
-whoever sent them. A factor, a direction `a` of this message, travels in two parts,
+The directions in which a layer moves change slowly: most of an update lies in the span
+of the updates before it. Both ends know that span at no cost: one has sent these
+updates, the other has decoded them. A direction `a` of a message is sent in two parts,
 
     c = Q a,   e = a - Q' c,
 
 its coordinates in a basis `Q` of what is remembered, `h` numbers that hold much of it,
-and the rest, as many numbers as before and small ones: those cost little.
+and the remainder, as many numbers as `a` has, but small ones that cost little.
 
-The basis is that of the leading `h` directions of all messages so far, each message of
-the same weight and fading by `KEPT` with every further one (a running principal
+The basis holds the leading `h` directions of all messages so far. Each message counts
+alike at first, and fades by `KEPT` with every further one (a running principal
 component analysis: Weng, Zhang and Hwang, "Candid covariance-free incremental principal
-component analysis", 2003, by a small eigenproblem here). It is made of decoded numbers
-alone, so that both ends have the same one, and a message that does not arrive is in
-neither. Eigenvectors of near eigenvalues turn by much more than what they are of is
-rounded, so both ends must round alike: the same program on the same kind of processor.
+component analysis", 2003, by a small eigenproblem here). It is computed from decoded
+numbers alone, so that both ends have the same one, and a message that does not arrive
+is in neither. Rounding can turn eigenvectors of close eigenvalues by much more than its
+own size, so both ends must round alike: the same program on the same kind of processor.
 """
 
 from typing import NamedTuple

@@ -60,8 +60,8 @@ def power_sgd(rank: int) -> Compressor:
     `P P'` projects, so `||C(x) - x||^2 <= ||x||^2` in every message; as the updates'
     leading subspace settles, the iteration converges to `low_rank(rank)` at the price
     of two thin products. Put it under `error_feedback`, as its authors do. Leaves are
-    left open as by `low_rank`; the factors stay open, and what a later stage rounds off
-    `Q` is not rounded off in the sender's.
+    left open as by `low_rank`; the factors stay open, and a later stage that rounds `Q`
+    does not round the sender's copy.
 
     Args:
       rank: `r >= 1`.

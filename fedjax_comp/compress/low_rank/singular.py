@@ -1,8 +1,8 @@
 """The leading singular triples of a matrix, from the Gram matrix of its smaller side.
 
-One product and a small symmetric eigenproblem in place of a singular value
-decomposition: a fraction of the time, and what is lost is in the last digits of what
-nobody sends (see `spectrum`).
+One product and a small symmetric eigenproblem take the place of a singular value
+decomposition, in a fraction of the time. The accuracy that is lost is that of singular
+values too small to be sent (see `spectrum`).
 """
 
 import dataclasses

@@ -2,8 +2,8 @@
 
 spectral_sample: Wang et al., "ATOMO: communication-efficient learning via atomic
 sparsification", 2018, algorithm 1 with the atoms of the SVD. There each atom is drawn
-on its own, and their number varies; here the same probabilities are met by systematic
-sampling (Madow, "On the theory of systematic sampling, II", 1949), so that it is fixed.
+independently, and their number varies; here systematic sampling (Madow, "On the theory
+of systematic sampling, II", 1949) has the same probabilities and a fixed number.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The nearest matrix of just the rank that is needed, as factors where these are fewer.
+"""The nearest matrix of the least sufficient rank, as factors if these are smaller.
 
 Eckart and Young, "The approximation of one matrix by another of lower rank", 1936, with
 the rank chosen by energy, for whole models: Qiao, Yu, Zhang and Letaief,
@@ -7,8 +7,8 @@ the rank chosen by energy, for whole models: Qiao, Yu, Zhang and Letaief,
 two ways of seeing a convolution as a matrix and the dense fallback are a
 reconstruction.
 
-`energy_low_rank` sends the same factors and never falls back: it must be told a largest
-rank, and leaves a matrix exact or not by that alone.
+`energy_low_rank` sends the same factors and never falls back to a dense matrix: it must
+be told a largest rank, which alone decides whether a matrix is left exact.
 """
 
 import math
@@ -35,7 +35,7 @@ SCHEMES = ("channel", "spatial")
 def scheme_shape(shape: tuple[int, ...], scheme: str) -> tuple[int, int]:
     """An array's shape as a matrix.
 
-    In the channel scheme the last axis stands against all others: a kernel
+    In the channel scheme the last axis makes the columns, all others the rows: a kernel
     `[H, W, I, O]` of rank `r` is a convolution to `r` channels, then one of 1x1. In the
     spatial scheme it is `[H I, W O]`: a convolution of `H x 1` to `r` channels, then
     one of `1 x W`. Arrays that are no kernels are the same in both.
@@ -77,7 +77,7 @@ def largest_rank(m: int, n: int) -> int:
 
 
 def low_rank_start(params: PyTree, max_rank: int, *, scheme: str = "channel") -> PyTree:
-    """A model's matrices at a low rank and at their own norm, to start training from.
+    """Initial matrices, truncated to a low rank and rescaled to their own norm.
 
         W <- (||W|| / ||W_r||) W_r,   W_r the nearest matrix of rank r.
 
@@ -140,8 +140,8 @@ def truncation(
 
     Args:
       energy: in (0, 1]. At 1, without `max_rank`, every matrix travels exactly.
-      max_rank: the most triples that are sent, at least 1; None for no bound but
-        that beyond which dense is less.
+      max_rank: the most triples that are sent, at least 1; with None the only bound is
+        the rank beyond which the dense matrix is smaller.
       scheme: how a convolution's kernel is seen as a matrix, "channel" or "spatial";
         see `scheme_shape`.
 

@@ -1,4 +1,4 @@
-"""Numbers in fewer bits by their dtype alone.
+"""Casts to dtypes of fewer bits.
 
 The eight-bit dtypes are those of Micikevicius et al., "FP8 formats for deep learning",
 2022: float8_e4m3fn reaches 448 and float8_e5m2 reaches 57344.
@@ -25,7 +25,7 @@ class Scaled:
 
     Attributes:
       values: the numbers.
-      exponent: of the power, int8; -128 when some number was none.
+      exponent: of the power, int8; -128 when some number was not finite.
     """
 
     values: Raw
@@ -65,9 +65,9 @@ def to_dtype(dtype: jax.typing.DTypeLike, *, scaled: bool = False) -> Compressor
 
     The error of a coordinate in the dtype's range is at most `2**-p` of it, `p` the
     significant bits (8 for bfloat16, 11 for float16, 4 for float8_e4m3fn, 3 for
-    float8_e5m2). What is finite and beyond the dtype's range is brought to its end;
-    infinities and NaN stay visible. Below the range there are zeros: updates of 0.001
-    are lost in float8_e4m3fn, and that is what `scaled` is for.
+    float8_e5m2). A finite number beyond the dtype's range becomes the end of the range;
+    infinities and NaN stay visible. Numbers below the range become zeros: updates of
+    0.001 are lost in float8_e4m3fn, which `scaled` is there to prevent.
 
     Args:
       dtype: of the numbers on the wire, e.g. `"bfloat16"`.

@@ -5,7 +5,8 @@ minimum distortion", 1960: levels that are the means of their cells, between bou
 halfway. Gish and Pierce, "Asymptotically efficient quantizing", 1968: with an entropy
 code behind it, a uniform step is within 0.255 bits of the limit at every rate.
 
-Rotated vectors have nearly Gaussian coordinates, so that these fit every update.
+Rotated vectors have nearly Gaussian coordinates, so these quantizers fit every update
+behind a rotation.
 """
 
 import functools

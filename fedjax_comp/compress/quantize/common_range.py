@@ -3,10 +3,10 @@
 Ben Basat, Vargaftik, Portnoy, Einziger, Ben-Itzhak and Mitzenmacher, "QUIC-FL: quick
 unbiased compression for federated learning", 2022, and Li et al., "THC: accelerating
 distributed deep learning using tensor homomorphic compression", 2024: after a rotation
-one range fits all, and what is rounded to one grid adds up as integers, in a switch, by
-secure aggregation, or at a server that then decodes once. correlated_uniform: Suresh,
-Sun, Ro and Yu, "Correlated quantization for distributed mean estimation and
-optimization", 2022, algorithm 2.
+one range fits all, and numbers that are rounded to one grid can be added as integers:
+in a switch, by secure aggregation, or at a server that then decodes once.
+correlated_uniform: Suresh, Sun, Ro and Yu, "Correlated quantization for distributed
+mean estimation and optimization", 2022, algorithm 2.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ def correlated_uniform(
 
         u_i = (pi(i) + gamma_i) / C,   gamma_i uniform in [0, 1),
 
-    `pi` a random permutation of the cohort for each coordinate, known to all from the
-    round's key: the same random order for every coordinate, each turned by a random
+    where `pi` is a random permutation of the cohort for each coordinate, which all know
+    from the round's key: one random order, rotated for each coordinate by a random
     number of places, so that any two clients' places are uniform among all unequal
     pairs. Hence the variance of a cohort's mean is that of independent permutations.
 
@@ -80,10 +80,10 @@ def common_range(
     limit of three to four standard deviations of the rotated coordinates.
 
     With a `cohort_size` of `C`, clients round by `correlated_uniform` instead of each
-    by its own noise: still unbiased, and where the clients' numbers agree their mean is
-    off by less than `step / C`; of independent ones by up to `step / (2 sqrt(C))`, root
-    mean square. For that `Context.rank` must be the client's place in the cohort; ranks
-    that coincide modulo `C` only bring back some of the error.
+    by its own noise. This is still unbiased, and where the clients' numbers agree their
+    mean is off by less than `step / C`; with independent noise it is off by up to `step
+    / (2 sqrt(C))`, root mean square. For that `Context.rank` must be the client's place
+    in the cohort; ranks that coincide modulo `C` only bring back some of the error.
 
     Args:
       levels: odd, so that 0 is one; in [3, 65535].

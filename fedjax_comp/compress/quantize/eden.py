@@ -20,7 +20,7 @@ in every draw, so that a uniformly random rotation makes the estimate unbiased, 
 
 The randomised Hadamard transform of `rotate` is not uniform: where one coordinate
 outweighs the sum of all others, every rotated sign is its sign, and at one bit the
-others are lost whatever the draw. Use two rotations where that is to be feared.
+others are lost whatever the draw. Use two rotations where that may occur.
 """
 
 import dataclasses
@@ -146,10 +146,11 @@ def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Comp
     whole numbers of bits, a random choice of coordinates gets the higher one. Below one
     bit a random choice of `round(bits n)` is sent at one bit, and the estimate is
     multiplied by what share they are. Both ends draw the choice: it costs nothing. A
-    leaf that is not finite has scales that are not, whatever was chosen of it.
+    leaf that is not finite has scales that are not finite either, whichever of its
+    coordinates were chosen.
 
-    Unbiased under a uniformly random rotation with the error in the table above. Not
-    unbiased, it has the least error: `D`, and in every draw at most `||x||^2`.
+    Unbiased under a uniformly random rotation with the error in the table above. With
+    `unbiased=False` it has the least error: `D`, and in every draw at most `||x||^2`.
 
     Args:
       bits: a coordinate, in (0, 8], whole or not.

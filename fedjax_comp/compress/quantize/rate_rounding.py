@@ -1,8 +1,8 @@
 """Rounding that weighs the error of a level against the bits that it takes.
 
 Rate-distortion optimised quantization, as encoders of video do it: Sullivan and
-Wiegand, "Rate-distortion optimization for video compression", 1998. Of a number `t` in
-steps, under the table that its class is coded by, the level is the `q` of the least
+Wiegand, "Rate-distortion optimization for video compression", 1998. A number `t` in
+steps gets the level `q` that has the least, under the table that codes its class,
 
     (t - q)^2 + w bits(q),
 
@@ -12,9 +12,9 @@ Laplace's distribution, that is a threshold and an offset for each class:
     q = 0                                     for |t| < T = 1/2 + w/2 (b_1 - b_0),
     q = sign(t) max(1, floor(|t| + theta))    else, theta = 1/2 - w/2 (b_2 - b_1),
 
-with `b_m` the bits of `|q| = m` and its sign. A step or more is never 0: `T <= 1`. The
-decoder knows nothing of this: a level is a level. Tables are those of numbers rounded
-with `theta = 0.4`, which fit what is left to some per cent.
+with `b_m` the bits of `|q| = m` and its sign. A number of a step or more never becomes
+0: `T <= 1`. The decoder need not know how a level was chosen. The tables are those for
+numbers rounded with `theta = 0.4`, which fit these levels to some per cent.
 """
 
 import functools

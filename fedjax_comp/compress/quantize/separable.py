@@ -28,8 +28,8 @@ leaf's shape, one of `wire.codes.weibull.SHAPES`, which the sender chooses for t
 fewest bits. Both ends have it from `side`, in integers, before the first symbol is
 decoded; no table travels (`wire.codes.rans_by_class`).
 
-Unbiased, `q = floor(t + u)` with noise `u` uniform in [0, 1) that both ends draw from
-the client's key, and
+When `unbiased`, `q = floor(t + u)` with noise `u` uniform in [0, 1) that both ends draw
+from the client's key, and
 
     C(x) = step rms(x) (q - w (u - 1/2)),
 
@@ -112,19 +112,19 @@ def separable(
 ) -> Compressor:
     """One step for the whole update, coded by the sizes of its rows and columns.
 
-    In few bits what has structure: see the head of this module. Deterministic, with the
-    scale of least squares: `||C(x) - x||^2 <= ||x||^2` over all leaves, so that it may
-    stand under `error_feedback`. Unbiased, `E C(x) = x` for every coordinate, and
-    `E||C(x) - x||^2 <= step^2 ||x||^2 / 4`, near a third of that for steps below 1;
-    at the same bits its error is the larger one.
+    Few bits for updates that have structure: see the head of this module. By default it
+    is deterministic, with the scale of least squares: `||C(x) - x||^2 <= ||x||^2` over
+    all leaves, so that it may be used under `error_feedback`. With `unbiased`,
+    `E C(x) = x` for every coordinate, and `E||C(x) - x||^2 <= step^2 ||x||^2 / 4`, near
+    a third of that for steps below 1; at the same bits this error is the larger one.
 
-    It takes trees as they are, so that matrices are matrices: neither `flattened` nor a
-    rotation belongs in front of it. It is closed and coded: `entropy_coded` finds
-    nothing to do behind it.
+    It needs the matrices of the tree as they are: put neither `flattened` nor a
+    rotation in front of it. What it sends is closed and already coded: `entropy_coded`
+    finds nothing to do behind it.
 
     Args:
-      step: in units of the root mean square over all leaves, in [0.01, 100]. 8 is very
-        few bits; 0.5 some two.
+      step: in units of the root mean square over all leaves, in [0.01, 100]. 8 takes
+        very few bits; 0.5 some two.
       unbiased: whether to round with noise of the client's own, to be averaged over
         clients.
       rate_weight: squared steps that a bit is worth, in [0, 1]; 0 rounds to the

@@ -1,8 +1,9 @@
 """Sizes of the rows and columns of an update, and the classes that follow from them.
 
-The model of `separable`, where the equations are: what is here is integers from the
-logs of sizes on, the same at both ends. What follows from sizes that travelled is one
-function for JAX and for NumPy: a message is read and written without a device.
+The model of `separable`, whose module has the equations. From the logs of sizes on all
+is computed in integers, so that both ends get the same. What is computed from sizes
+that have been sent works on JAX and on NumPy arrays, so that a message is read and
+written without a device.
 """
 
 import math

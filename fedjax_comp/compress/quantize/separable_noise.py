@@ -1,4 +1,4 @@
-"""The noise of `separable` without a bias, and how much of it is taken off again.
+"""The noise of unbiased `separable`, and how much of it the decoder subtracts.
 
 Subtractive dither: Schuchman, "Dither signals and their effect on quantization noise",
 1964. Both ends draw `u`, uniform in [0, 1), from the client's key.
@@ -22,7 +22,7 @@ def rounded_with(u: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def without_noise(key: jax.Array, q: jax.Array, sizes: jax.Array) -> jax.Array:
-    """Takes off `q = floor(t + u)` what is known of its noise: `q - w (u - 1/2)`.
+    """Subtracts from `q = floor(t + u)` a part of its noise: `q - w (u - 1/2)`.
 
     Args:
       key: which `u` was drawn from.
@@ -37,7 +37,7 @@ def without_noise(key: jax.Array, q: jax.Array, sizes: jax.Array) -> jax.Array:
 def noise_weights() -> np.ndarray:
     """The `w` of least error for numbers of each size of `DITHERED`, float32.
 
-    Unbiased is every `w` that does not depend on `u`. With `f = t - floor(t)`
+    Every `w` that does not depend on `u` is unbiased. With `f = t - floor(t)`
 
         E (q - w (u - 1/2) - t)^2 = v - w v + w^2 / 12,   v = E f (1 - f),
 

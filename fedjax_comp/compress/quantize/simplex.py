@@ -1,4 +1,4 @@
-"""Distributions in a few bits a probability, so that they stay distributions.
+"""Quantizes distributions to few bits per probability; they stay distributions.
 
 Sattler, Marban, Rischke and Samek 2021, "CFD: communication-efficient federated
 distillation via soft-label quantization and delta coding" (arXiv 2012.00632), section
@@ -24,8 +24,8 @@ def simplex_quantize(bits: int) -> Compressor:
         C(p) = argmin ||q - p||_2   over   q = k / u,  k >= 0 whole,  sum k = u,
 
     with `u = 2^bits - 1`. One bit says which class is the likeliest and no more; of
-    equal ones it is the first. A row is the last axis. What is no distribution is made
-    one first (`on_simplex`); a row with nothing above 0 comes back as zeros.
+    equal ones it is the first. A row is the last axis. A row that is no distribution is
+    first made one (`on_simplex`); a row with nothing above 0 is decoded as zeros.
 
     Args:
       bits: a probability, in [1, 16].

@@ -26,9 +26,9 @@ def terngrad(*, clip: float | None = None) -> Compressor:
     under `entropy_coded`.
 
     Args:
-      clip: in root mean squares of a leaf, which are standard deviations about 0, 2.5
-        in the paper: what lies beyond is brought to it first. Less variance, but no
-        longer unbiased. None leaves it out.
+      clip: the largest magnitude, in root mean squares of a leaf (its standard
+        deviation about 0); 2.5 in the paper. Larger numbers are clipped to it first:
+        less variance, but no longer unbiased. None: no clipping.
 
     Returns:
       A stateless `Compressor` that closes the scale and the symbols.

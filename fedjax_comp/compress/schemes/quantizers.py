@@ -50,9 +50,10 @@ def eden_fixed_rate(
       block: rotate blocks of so many coordinates, each with a scale of 32 bits, in a
         third of the time (`rotate`); 4096 costs 1 / 128 bit a coordinate. Where few
         coordinates of a block outweigh the others it leaves a bias (`eden`): 0.09 of
-        the norm on an LSTM's update, none to be seen on denser ones. Twice leaves none:
-        `chain(per_client(chain(rotate(block=4096), rotate(block=4096))),
-        eden(bits, axis=1))` in `flattened`. None: all as one, as the paper does.
+        the norm on an LSTM's update, none to be seen on denser ones. Rotating twice
+        leaves none: `chain(per_client(chain(rotate(block=4096), rotate(block=4096))),
+        eden(bits, axis=1))` in `flattened`. With None all coordinates are rotated as
+        one vector, as in the paper.
 
     Raises:
       ValueError: as `eden` and `rotate`.
@@ -96,7 +97,7 @@ def budgeted_eden(
     """EDEN at the highest of some rates whose message fits into the budget.
 
     Without a budget that is the last rate; a budget below the first is exceeded. The
-    budget is traced, so another one compiles nothing (`ladder`).
+    budget is traced, so that a new one needs no compilation (`ladder`).
 
     Args:
       rates: bits a coordinate, two or more, ascending, each as in `eden_fixed_rate`.

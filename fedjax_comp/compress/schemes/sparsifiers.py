@@ -96,7 +96,7 @@ def dgc(
 
 
 def demo(k: int = 32, *, chunk: int = 64, decay: float = 0.999) -> Compressor:
-    """DeMo's link: the strongest waves of every chunk of a momentum that is kept back.
+    """DeMo's link: the largest DCT coefficients of every chunk of a local momentum.
 
         m <- decay * m + x,   p = top-k of DCT(m) in each chunk,   m <- m - decode(p).
 
@@ -130,7 +130,7 @@ def demo(k: int = 32, *, chunk: int = 64, decay: float = 0.999) -> Compressor:
 def sparse_loco(
     k: int = 64, *, chunk: int = 4096, levels: int = 4, decay: float = 0.95
 ) -> Compressor:
-    """SparseLoCo's link: the largest of every chunk in two bits, what is left decays.
+    """SparseLoCo's link: the largest of every chunk in two bits; the rest decays.
 
         e <- decay * e + x,   p = Q(top-k of e in each chunk),   e <- e - decode(p).
 
@@ -198,7 +198,7 @@ def sketched_update(fraction: float, *, levels: int = 2) -> Compressor:
 
 
 def random_mask(fraction: float) -> Compressor:
-    """A random pattern for each client and round; only what lies on it is sent.
+    """A random pattern for each client and round; only coordinates on it are sent.
 
     As a structured update the client trains on the pattern alone, and nothing is lost;
     after unconstrained training the rest is dropped, without rescaling: contractive

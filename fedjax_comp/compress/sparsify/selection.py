@@ -1,12 +1,12 @@
 """Which `k` of `n`: the largest, or a keyed choice that both ends can draw.
 
 Neither sorts. The largest are found by radix selection on the bits of the magnitudes,
-then ranked and gathered through words of 32 marks. In a long vector a sample first
-tells a threshold that a few more than `k` magnitudes reach, and only those are
-selected from (Floyd and Rivest, "Expected time bounds for selection", 1975); should
-the sample mislead, all are. On a TPU, where a histogram's scatter goes number by number
-and a sum over a vector costs one reading of it, digits are found by counting instead,
-and nothing is sampled; what is found is the same to the bit. A keyed choice costs
+then ranked and gathered through words of 32 marks. In a long vector, a sample first
+gives a threshold that a few more than `k` magnitudes reach, and only these are searched
+(Floyd and Rivest, "Expected time bounds for selection", 1975); if the sample misleads,
+all are. On a TPU, where a histogram's scatter goes number by number and a sum over a
+vector costs one reading of it, digits are found by counting instead, without a sample;
+the result is the same to the bit. A keyed choice costs
 `O(k)` and is a Feistel permutation of the positions (Black and Rogaway, "Ciphers with
 arbitrary finite domains", 2002: cycle walking), shifted at random.
 """

@@ -1,4 +1,4 @@
-"""Sparsity with structure: whole blocks that are kept, or so many in every chunk.
+"""Sparsity with structure: whole blocks are kept, or a fixed number in every chunk.
 
 block_top_k is top-k (Aji and Heafield, 2017) over blocks instead of coordinates.
 chunk_top_k: Peng, Quesnelle and Kingma, "DeMo: decoupled momentum optimization", 2024.
@@ -36,7 +36,7 @@ def block_top_k(fraction: float, *, block: int) -> Compressor:
 
     Contractive: `||C(x) - x||^2 <= (1 - k/b) ||x||^2`, `k` of `b` blocks being kept. An
     index is paid once for `block` numbers, and they lie side by side in memory. The
-    values stay open, `[k, block]`; a last block that is short is sent filled up.
+    values stay open, `[k, block]`; a last block that is short is padded.
 
     Args:
       fraction: `k = round(fraction * b)`, at least 1.

@@ -86,9 +86,9 @@ def top_k(
       fraction: `k = round(fraction * n)` of a leaf's `n` coordinates, at least 1.
       k: instead of `fraction`, how many of every leaf; all of a smaller one.
       sampled: whether leaves of more than some 32,000 coordinates are cut at a
-        threshold that a sample of them tells. That is faster, and keeps a count of
-        coordinates that is somewhat below `k`, those of largest magnitude all the
-        same. The count travels with the indices; the values behind it travel as zeros.
+        threshold that is estimated from a sample of them. That is faster, and keeps
+        somewhat fewer than `k` coordinates, still those of largest magnitude. Their
+        count is sent with the indices; the values behind it are sent as zeros.
 
     Returns:
       A stateless `Compressor`.

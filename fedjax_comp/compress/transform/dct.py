@@ -61,8 +61,8 @@ def chunked_dct(x: jax.Array, chunk: int, *, inverse: bool = False) -> jax.Array
 def dct(chunk: int = 64) -> Compressor:
     """Transforms every leaf by an orthonormal cosine transform, chunk by chunk.
 
-    It loses and saves nothing: put it before a sparsifier such as `chunk_top_k`. What
-    it sends is open, `[n]` numbers for `n`, and needs no key. Linear.
+    It loses and saves nothing by itself: put a sparsifier such as `chunk_top_k` behind
+    it. What it sends is open, `[n]` numbers for `n`, and needs no key. Linear.
 
     Args:
       chunk: coordinates in a chunk, in `[1, 4096]`.

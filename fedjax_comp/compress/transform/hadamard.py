@@ -37,7 +37,7 @@ def hadamard_matrix(num_bits: int) -> np.ndarray:
 def hadamard(x: jax.Array) -> jax.Array:
     """The orthonormal Walsh-Hadamard transform along the middle; its own inverse.
 
-    The matrix is a Kronecker product, so that it is products with small matrices.
+    The matrix is a Kronecker product, so the transform is products with small matrices.
 
     Args:
       x: float32 `[a, s, b]`, `s` a power of two.

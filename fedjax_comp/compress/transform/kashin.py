@@ -20,7 +20,7 @@ from fedjax_comp.compress.transform.rotate import rotation
 
 
 def analysis(key: jax.Array, x: jax.Array, length: int) -> jax.Array:
-    """The coefficients `U^T x` in a random tight frame: as long as `x`, no shorter.
+    """The coefficients `U^T x` in a random tight frame, of the same norm as `x`.
 
     `U` is `n` columns of a random orthogonal matrix, so that `U U^T = 1`. Which ones
     is random too: the first ones of a Hadamard matrix repeat themselves.
@@ -89,11 +89,12 @@ def kashin(
     """Spreads every leaf over `redundancy` times as many coordinates of like size.
 
     A rotation leaves Gaussian coordinates, of which the largest of `n` is about
-    `sqrt(2 ln n)` standard deviations. Of Kashin's the largest is a constant, whatever
-    `n`: about 1.75 times their root mean square at a redundancy of 2, 2.0 at 1.5. And
-    the part of a quantizer's error that lies outside of the frame's range, all but
-    `1 / redundancy` of it where it is noise, is lost in decoding. It costs the
-    redundancy in coordinates, which pays before one bit a coordinate, not before four:
+    `sqrt(2 ln n)` standard deviations. Kashin's coefficients have a largest one that
+    does not grow with `n`: about 1.75 times their root mean square at a redundancy of
+    2, 2.0 at 1.5. Decoding also removes the part of a quantizer's error that lies
+    outside of the frame's range: all but `1 / redundancy` of it where it is noise. The
+    price is `redundancy` times as many coordinates, which pays in front of one bit a
+    coordinate, not of four:
 
         flattened(chain(kashin(), stochastic_quantize(levels=2)))
 

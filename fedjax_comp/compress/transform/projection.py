@@ -1,4 +1,4 @@
-"""A matrix in a random subspace that the cohort shares: one factor, the other is drawn.
+"""Projection onto a random subspace: one factor is sent, both ends draw the other.
 
 Konečný, McMahan, Yu, Richtárik, Suresh and Bacon, "Federated learning: strategies for
 improving communication efficiency", 2016, section 2.1, there with a subspace for each

@@ -189,10 +189,10 @@ def _far_in_tiles(x: jax.Array, size: int) -> jax.Array:
 def rotate(*, block: int | None = None) -> Compressor:
     """Rotates every leaf by a random orthogonal matrix that the cohort shares.
 
-    It loses and saves nothing: put it before a quantizer, and `flattened` around both
-    to rotate all leaves as one. What it sends is open: `[n]` numbers for `n`; or, with
-    a `block`, `[s, T, s]` of which the middle axis counts the blocks, `s**2 = block`,
-    and `[r]`, what is left behind them.
+    It loses and saves nothing by itself: put a quantizer behind it, and `flattened`
+    around both to rotate all leaves as one. What it sends is open: `[n]` numbers for
+    `n`. With a `block` these are `[s, T, s]`, whose middle axis counts the blocks,
+    `s**2 = block`, and `[r]`, the coordinates left over after the last block.
 
     Args:
       block: rotate blocks of so many coordinates, each by itself, at a third of the

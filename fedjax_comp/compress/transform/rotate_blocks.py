@@ -5,9 +5,10 @@ every number to its group and back. Where every block has a scale of its own, gr
 some thousand coordinates are as Gaussian as the whole, and need no more than their own
 transform. Vargaftik et al., "EDEN", 2022, and Suresh et al. 2017 rotate the whole.
 
-Which coordinates are a block is chosen for speed: `s` strips of `s` neighbours, the
-strips as far apart as the vector allows, so that it is read as `[s, T, s]`, block `t`
-being `[:, t, :]`, and `H_s` is multiplied from the left and from the right as it lies.
+Which coordinates make a block is chosen for speed: `s` strips of `s` neighbours, the
+strips as far apart as the vector allows. So the vector is read as `[s, T, s]` with
+block `t` at `[:, t, :]`, and is multiplied by `H_s` from the left and from the right
+without moving a number.
 """
 
 import math

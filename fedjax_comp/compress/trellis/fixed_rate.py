@@ -150,14 +150,14 @@ def trellis(
         trellis, 4096 states            1.09    0.368   0.0757  0.0185
         limit 1 / (4^R - 1)     6.73   1.00    0.333   0.0667  0.0159
 
-    Without one it is right for no leaf: large coordinates are beyond the largest level.
+    Do not use it without a rotation: large coordinates are beyond the largest level.
     Encoding takes a few operations for each state and coordinate; decoding is a
     look-up. Every leaf costs `ceil(n / v) k + 32` bits.
 
     Unbiased as EDEN is, under a uniformly random rotation and for many coordinates
     (rotate twice where one coordinate outweighs the others); in every draw the error is
-    at most `4 / (1 - 4^-R) - 1`. Not unbiased, it has the least error, `D` and never
-    more than 1.
+    at most `4 / (1 - 4^-R) - 1`. With `unbiased=False` it has the least error, `D` and
+    never more than 1.
 
     Args:
       bits: a coordinate: a fraction `k / v` with `k <= 6` and `v <= 64`, such as 0.1,
