@@ -33,7 +33,7 @@ def mean_gradient(total: PyTree, steps: jax.Array, like: PyTree) -> PyTree:
     """The mean of the gradients that `summed` has seen, zeros where there was none.
 
     Args:
-      total: its state.
+      total: the state of `summed`.
       steps: how many there were, int32 scalar.
       like: a tree whose dtypes the mean is to have.
 

@@ -1,8 +1,8 @@
-"""Distillation: a model learns what others say of inputs whose labels nobody told.
+"""Distillation: a model learns what others predict for unlabelled inputs.
 
-What a model says is read off the losses of a `Task`, one for each label: that is all
-that a task tells of its predictions. Hinton, Vinyals and Dean 2015, "Distilling the
-knowledge in a neural network" (arXiv 1503.02531), section 2.
+A model's predicted probabilities are computed from the losses of a `Task`, one for each
+label, since a task offers nothing else about its predictions. Hinton, Vinyals and Dean
+2015, "Distilling the knowledge in a neural network" (arXiv 1503.02531), section 2.
 """
 
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from fedjax_comp.base import Examples, PyTree, Task
 
 
 class Lesson(NamedTuple):
-    """What a round's distillation goes through.
+    """The inputs of a round's distillation, and the order in which steps take them.
 
     Attributes:
       inputs: the public examples of the round, `[P', ...]`.
       labels: all that an example may have, `[L]`, in the dtype they are stored in.
-      rows: int32 `[S, B]`, which of them each step takes.
+      rows: int32 `[S, B]`, which inputs each step takes.
       mask: bool `[S, B]`, False where a batch is short.
-      key: what a model draws by (dropout), scalar key array.
+      key: for the randomness of a model (dropout), scalar key array.
     """
 
     inputs: PyTree
@@ -41,16 +41,16 @@ def label_losses(
 ) -> jax.Array:
     """The loss of every label that an input could have, `-log p(c | x)`.
 
-    The labels are mapped over where the loss looks at them, so that the model is run
-    once for an input and not once for each of its labels.
+    Only the part of the loss that depends on the label is mapped over labels, so that
+    the model is run once for an input and not once for each of its labels.
 
     Args:
       task: one label an example.
       params: of the model.
       inputs: `[P, ...]`.
       labels: `[L]`, all that there are.
-      key: what the model draws by in training, each input its own; None for a model
-        that is asked and draws nothing.
+      key: for the model's randomness in training, split into one for each input; None
+        to evaluate it without randomness.
 
     Returns:
       float32 `[P, L]`.
@@ -73,7 +73,7 @@ def label_losses(
 def soft_labels(
     task: Task, params: PyTree, inputs: PyTree, labels: jax.Array
 ) -> jax.Array:
-    """What a model says of inputs `[P, ...]`: probabilities, float32 `[P, L]`.
+    """A model's predictions for inputs `[P, ...]`: probabilities, float32 `[P, L]`.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=4), input_shape=(2,))
@@ -87,14 +87,14 @@ def soft_labels(
 def distilled(
     task: Task, params: PyTree, lesson: Lesson, targets: jax.Array, rate: float
 ) -> PyTree:
-    """A model after steps of SGD towards what it is taught.
+    """A model after steps of SGD towards given label distributions.
 
         w <- w - rate * grad of -mean_p sum_c y_pc log p(c | x_p; w)
 
     Args:
       task: one label an example.
       params: of the model.
-      lesson: the inputs, and who is in which step.
+      lesson: the inputs, and which of them each step takes.
       targets: `y`, distributions `[P', L]`.
       rate: of every step.
     """

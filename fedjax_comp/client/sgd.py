@@ -33,7 +33,7 @@ class LocalInfo(NamedTuple):
 
 
 def mean_loss(info: LocalInfo) -> jax.Array:
-    """The mean loss over the examples used; NaN where there was none, which is no loss.
+    """The mean loss over the examples used; NaN where there was none.
 
     >>> float(mean_loss(LocalInfo(jnp.float32(6), jnp.float32(4), jnp.int32(2))))
     1.5
@@ -48,7 +48,7 @@ LocalUpdate = Callable[[PyTree, Examples, ClientBatches], tuple[PyTree, LocalInf
 
 
 class Learner(NamedTuple):
-    """A model that goes on learning: its parameters and its optimizer's state."""
+    """A model that continues to learn: its parameters and its optimizer's state."""
 
     params: PyTree
     optimizer_state: PyTree
@@ -72,7 +72,7 @@ def local_sgd(
       task: the model and its loss.
       optimizer: the client optimizer.
       proximal: FedProx's mu, at least 0; 0 is plain SGD.
-      unroll: steps unrolled into one iteration of the scan: how fast, never what.
+      unroll: steps unrolled into one iteration of the scan: changes only the speed.
 
     Returns:
       A `LocalUpdate`.
@@ -116,8 +116,8 @@ def refuse_schedules(
 
     Args:
       optimizer: what is started afresh.
-      params: on what; None where a factory has yet to see them. An optimizer that says
-        nothing without them, such as `optax.multi_transform`, passes then.
+      params: what it optimizes; None where a factory has yet to see them. An optimizer
+        that needs them to be inspected, such as `optax.multi_transform`, then passes.
       what: its name, for the message.
 
     Raises:
@@ -144,12 +144,12 @@ def refuse_schedules(
 
 
 def plain_rate(optimizer: optax.GradientTransformation, why: str) -> float:
-    """The rate of plain SGD, found by what becomes of a few gradients.
+    """The rate of plain SGD, found by applying the optimizer to a few gradients.
 
     Args:
       optimizer: `optax.sgd(rate)`, or another that multiplies by a number below 0.
-      why: whose it is, and why it must be plain, in the words that follow "as the
-        client optimizer ".
+      why: whose optimizer it is, and why it must be plain, in the words that follow "as
+        the client optimizer ".
 
     Raises:
       ValueError: for one with memory, a decay, clipping, a schedule, rates that differ
@@ -213,8 +213,8 @@ def local_steps(
       `(learner, examples, batches) -> (learner, LocalInfo)`.
 
     Raises:
-      ValueError: for a proximal term that is negative or not finite, and for what is
-        no optimizer.
+      ValueError: for a proximal term that is negative or not finite, and for anything
+        but an optimizer.
     """
     checks.optimizer("the client optimizer", optimizer)
     if not (checks.is_finite(proximal) and proximal >= 0):

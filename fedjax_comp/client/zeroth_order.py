@@ -5,8 +5,8 @@ With `f` the loss of a batch, `mu` small and `z` standard normal,
     g = (f(x + mu z) - f(x)) / mu,   E g z = grad f_mu(x),   f_mu(x) = E f(x + mu z),
 
 so that `x <- x - eta g z` descends without a gradient. Other directions with
-`E z z' = I` give the gradient itself as `mu` goes to 0. Who knows the key of `z` needs
-one number to take the same step: that is `replay`.
+`E z z' = I` give the gradient itself as `mu` goes to 0. Whoever knows the key of `z`
+needs only the number `g` to take the same step: that is `replay`.
 
 Sources: Nesterov and Spokoiny 2017, "Random gradient-free minimization of convex
 functions", section 3 (`g` and its central twin, `z` Gaussian); Malladi et al. 2023,
@@ -37,7 +37,7 @@ class Walk(NamedTuple):
     """A client's local steps.
 
     Attributes:
-      params: where they led, in float32 at least.
+      params: the parameters after the steps, in float32 at least.
       scalars: `r g` of every step and direction, `r` being `ClientBatches.rate` or 1,
         float32 `[S, P]`; zeros for a step that was not taken.
       info: of the training; `steps` counts steps, each of `evaluations` losses.
@@ -137,9 +137,9 @@ def zeroth_order_steps(
 
         g_p = (f(x + mu z_p) - f(x)) / mu,   or   (f(x + mu z_p) - f(x - mu z_p)) / 2 mu
 
-    All losses of a step are of one batch, and draw (dropout) by one key. Step `k` draws
-    its directions by `fold_in(key, k)`, each when it is needed: a few copies of the
-    model are held, whatever `P` is.
+    All losses of a step are of one batch, and use one key for randomness (dropout).
+    Step `k` draws its directions from `fold_in(key, k)`, each when it is needed: only a
+    few copies of the model are held, whatever `P` is.
 
     Args:
       task: the model and its loss.
@@ -249,7 +249,7 @@ class Replayed(NamedTuple):
 def replay(
     params: PyTree, key: jax.Array, scalars: jax.Array, *, rate: float, draw: Directions
 ) -> Replayed:
-    """The steps of a round again, from their numbers alone.
+    """Repeats the steps of a round from their scalars alone.
 
         x <- x - (eta / P) s_kp z_kp,   p = 1, ..., P,   k = 1, ..., S
 

@@ -6,7 +6,7 @@
     `power_sgd_mean(rank)`          factors by `psum`, orthogonalized between
     `compressed_mean(key, tree, compressor)`   one mean without memory
 
-`contract.py` says what they have in common: open it first.
+Open `contract.py` first: it has what all of them have in common.
 """
 
 from fedjax_comp.collectives.chosen import collective_mean, compressed_mean

@@ -30,8 +30,8 @@ def compressed_mean(
 ) -> tuple[PyTree, Exchanged]:
     """The mean of every device's tree over a mesh axis, inside `jax.shard_map`.
 
-    In place of `jax.lax.pmean(tree, axis_name)`, for compressors without memory:
-    `collective_mean` has the others.
+    It takes the place of `jax.lax.pmean(tree, axis_name)`, for compressors without
+    memory; for others use `collective_mean`.
 
     Args:
       key: the same on all devices, another one in every step.

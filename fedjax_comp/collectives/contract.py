@@ -1,22 +1,22 @@
-"""A mean over the devices of a mesh axis: the contract, and what it has in common.
+"""A mean over the devices of a mesh axis: the contract, and what all share.
 
 A `Collective` is used where training would call `jax.lax.pmean`: inside a function that
 `jax.shard_map` maps over an axis of `w` devices, each of which holds a tree of its own,
-such as the gradient of its part of a batch. Every device gets the same tree, bit for
+such as the gradient of its part of a batch. Every device gets the same mean, bit for
 bit, since all decode the same words or add up by the same `psum`.
 
 Every array of a state and of `Exchanged` has a leading axis of devices: `[w, ...]`
 outside and `[1, ...]` on each, so that `PartitionSpec(axis_name)` is the spec of both.
 
-`shard_map` follows what differs between devices, and refuses a loop inside a compressor
-that begins with a constant and goes on with data, and a mean that depends on a memory
-at the receivers (`differenced`), which are alike though it cannot know;
-`check_vma=False` lets both pass. Then nobody looks whether the key is the same on all
-devices.
+`shard_map` tracks which values differ between devices. It therefore refuses two things:
+a loop inside a compressor that begins with a constant and continues with data, and a
+mean that depends on a memory at the receivers (`differenced`), which is the same on all
+devices, though `shard_map` cannot know. `check_vma=False` lets both pass; then nothing
+checks that the key is the same on all devices.
 
-A number that is not finite, on any device, is seen in the mean, as a compressor's
-contract has it; `Exchanged.finite` says so, and every device then keeps the state that
-it had. The caller skips the step or stops: zeros would be trained on.
+A number that is not finite, on any device, makes the mean not finite, as a compressor's
+contract demands. `Exchanged.finite` is then False, and every device keeps the state
+that it had. The caller skips the step or stops: zeros would be trained on.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ class Exchanged:
 
     Attributes:
       traffic: kind of message to what this device sent; a client's id is the device's
-        index on the axis. Lengths are those of the words that cross, whole ones.
+        index on the axis. Lengths are in whole words, as these are what is moved.
       finite: bool `[1]`, whether every number of the mean is finite; the same on all
         devices.
-      filling_bits: bits in `traffic` that only fill words, static, in all messages of
+      filling_bits: bits in `traffic` that only pad words, static, in all messages of
         one device.
       filling_numbers: zeros that only make a vector divide into equal shards, static;
         they are compressed and moved with the last shard, and so in `traffic`.
@@ -73,7 +73,7 @@ class Collective(NamedTuple):
 
 
 def check_shared_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
-    """The key.
+    """The key itself, if all devices can share it.
 
     Raises:
       ValueError: for a key that `check_key` refuses, or that `shard_map` knows to
@@ -89,9 +89,9 @@ def check_shared_key(key: jax.Array, axis_name: AxisName) -> jax.Array:
 
 
 def known_to_vary(x: jax.Array, axis_name: AxisName) -> bool:
-    """Whether `shard_map` keeps account of what differs over an axis, and `x` does.
+    """Whether `shard_map` tracks what differs over an axis, and `x` is marked so.
 
-    It keeps none under `check_vma=False`, and neither does `jax.vmap`.
+    It tracks nothing under `check_vma=False`, and neither does `jax.vmap`.
     """
     names = {axis_name} if isinstance(axis_name, str) else set(axis_name)
     varying: frozenset[str] = jax.typeof(x).manual_axis_type.varying

@@ -1,9 +1,9 @@
 """What a device sends in a collective, as `Traffic` that a ledger adds up.
 
-Between `w` devices, of which each is paid for what leaves it:
+Each of `w` devices pays for what leaves it:
 
-    all_to_all of `w` rows     w - 1 of them, one for each other device
-    all_gather of one row      it, once for each of the w - 1 others
+    all_to_all of `w` rows     w - 1 rows, one for each other device
+    all_gather of one row      w - 1 rows: the same one to each other device
     psum of `n` numbers        2 (w - 1) / w n: what a ring sends, and no algorithm
                                that spreads the work evenly sends less (Patarasuk and
                                Yuan, "Bandwidth optimal all-reduce algorithms for
@@ -19,7 +19,7 @@ from fedjax_comp.wire.words import WORD_BITS
 
 
 def to_each_other(num_words: int, axis_name: AxisName) -> Traffic:
-    """One message of whole words from this device to each other one: `M = w - 1`."""
+    """One message of whole words from this device to each other: `M = w - 1`."""
     width = jax.lax.axis_size(axis_name)
     me = jax.lax.axis_index(axis_name).astype(jnp.int32)
     others = (me + 1 + jnp.arange(width - 1, dtype=jnp.int32)) % width
@@ -34,8 +34,8 @@ def around_the_ring(num_words: int, axis_name: AxisName) -> Traffic:
     """What this device sends to the next one in a `psum`: `M = 2`, or 0 when alone.
 
     The words are cut into `w` chunks, the first `num_words % w` of them longer by one.
-    A device passes all chunks but one on to be added, and all but another one on once
-    they are.
+    A device passes on all chunks but one while they are added up, and again all chunks
+    but another one once they are.
     """
     width = jax.lax.axis_size(axis_name)
     me = jax.lax.axis_index(axis_name).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""The mean by PowerSGD: factors are added up, and orthogonalized between.
+"""The mean by PowerSGD: two sums of factors, with an orthogonalization in between.
 
 Vogels, Karimireddy and Jaggi, "PowerSGD: practical low-rank gradient compression for
 distributed optimization", 2019, algorithms 1 and 2.

@@ -1,8 +1,8 @@
-"""A mean of any compressor: shards to their owners, the mean of each to everybody.
+"""A mean for any compressor: shards go to their owners, their means to everybody.
 
 Each device compresses its vector in `w` shards, and sends every shard to the device
 that owns it; the owner decodes and adds them up in float32, and compresses their mean
-for everybody. So is a compressed all-reduce built of two messages, each quantized once,
+for everybody. This is a compressed all-reduce of two messages, each quantized once,
 instead of the `w - 1` roundings of a ring: Tang et al., "1-bit Adam: communication
 efficient large-scale training with Adam's convergence speed", 2021; Markov,
 Ramezani-Kebrya and Alistarh, "CGX: adaptive system support for communication-efficient
@@ -69,8 +69,8 @@ def sharded_mean(
     owner of a shard what its mean lost, for the next step.
 
     Args:
-      compressor: `C`, with payloads of lengths known from shapes. It meets vectors, so
-        that what needs matrices leaves them as they are.
+      compressor: `C`, with payloads of lengths known from shapes. Its inputs are
+        vectors, so a compressor that needs matrices leaves them as they are.
       axis_name: the axis of `w` devices over which the mean is taken.
       back: `C'`, of the means; as `compressor` when None.
 

@@ -1,8 +1,8 @@
 """A mean of linear messages: payloads are added on the way and decoded once.
 
-Where `decode` is linear and needs no device's own key, the mean of what messages decode
-to is what their mean decodes to (`fedjax_comp.compress.linear`), and a `psum` of
-payloads is all that moves: Ivkin et al., "Communication-efficient distributed SGD with
+Where `decode` is linear and needs no device's own key, the mean of the decoded messages
+is the decoded mean of the messages (`fedjax_comp.compress.linear`), so that only a
+`psum` of payloads is moved: Ivkin et al., "Communication-efficient distributed SGD with
 sketching", 2019.
 """
 
@@ -31,7 +31,7 @@ def summed_mean(compressor: Compressor, *, axis_name: AxisName) -> Collective:
 
         mean = D(1/w sum_d C(x_d)) = 1/w sum_d D(C(x_d)).
 
-    Trees are compressed in float32 and as they are: `flattened` makes them one vector.
+    Trees are compressed as they are, in float32; `flattened` makes them one vector.
     Under `error_feedback` each device keeps what its own message lost.
 
     Args:

@@ -1,14 +1,14 @@
-"""What the server and one party recover together of the others: maps, then inputs.
+"""What the server and one party together recover of the others: maps, then inputs.
 
 Whoever knows the anchor A and its image f(A) knows f on the anchor's rows, and f is
 affine. The server has every party's f_i(A); any one party has A. Together they solve
 
     f_i(A) - mean = (A - mean) M
 
-for M, which `d + 1` independent rows determine, whatever was permuted or drawn at
-random. With fewer they take the solution of least size in the geometry of their own
-data, C = root^2, and count what is unknown of M as noise. An input is then the best
-linear estimate from its representation z,
+for M, which `d + 1` independent rows determine, even if f was permuted or drawn at
+random. With fewer rows they take the solution of least size in the geometry of their
+own data, C = root^2, and count the unknown part of M as noise. An input is then
+estimated from its representation z by the best linear estimate,
 
     x = mu + C M (M^T C M + v I)^-1 (z - mean z),
 
@@ -33,7 +33,7 @@ _CUT = 1e-10
 
 
 class Prior(NamedTuple):
-    """What a colluding party's own inputs say of anybody's.
+    """What a colluding party's own inputs say about anybody's inputs.
 
     Attributes:
       mean: `mu`, float64 `[d]`.
@@ -45,12 +45,12 @@ class Prior(NamedTuple):
 
 
 class RecoveredMap(NamedTuple):
-    """The linear part of a party's map, as far as it can be told.
+    """The linear part of a party's map, as far as it is determined.
 
     Attributes:
       matrix: `M`, float64 `[d, m]`.
-      variance: of a component of `z`, by what is unknown of `M`; 0 for an anchor that
-        determines it.
+      variance: of a component of `z`, due to the unknown part of `M`; 0 for an anchor
+        that determines `M`.
     """
 
     matrix: np.ndarray
@@ -84,7 +84,7 @@ def prior_of(own: np.ndarray, *, shrinkage: float) -> Prior:
 def recover_maps(
     anchor: np.ndarray, images: Sequence[np.ndarray], prior: Prior
 ) -> list[RecoveredMap]:
-    """The parties' maps from what each made of the anchor.
+    """The parties' maps, from the image of the anchor under each.
 
     Args:
       anchor: `A`, `[r, d]`.
@@ -170,9 +170,10 @@ class Leakage(NamedTuple):
     """How near the server and one party come to the others' inputs.
 
     Attributes:
-      cosine: mean cosine of the inputs with what is recovered, by the best of
+      cosine: mean cosine of the inputs and their recovered estimates, with the best of
         `SHRINKAGES`.
-      guessed: the same with the colluding party's mean input, which needs no message.
+      guessed: the same with the colluding party's mean input as estimate, which needs
+        no message.
     """
 
     cosine: float
@@ -198,7 +199,7 @@ def leakage(
       noise_variance: added to the representations on purpose.
 
     Returns:
-      The leakage; None of one party alone, who has nobody to betray.
+      The leakage; None for a single party, which has nobody to betray.
     """
     if len(inputs) < 2:
         return None

@@ -1,13 +1,14 @@
-"""Data collaboration: one upload of private representations, and never another word.
+"""Data collaboration: each party uploads private representations, once.
 
-All parties know an anchor A, data that stand for nobody. Party i keeps its map f_i to
-itself and uploads, once, f_i(X_i), f_i(A) and its labels. The anchors tell how the maps
-differ: with U_l the left singular vectors of [f_1(A), ..., f_c(A)],
+All parties know an anchor A: data that are nobody's private examples. Party i keeps its
+map f_i to itself and uploads, once, f_i(X_i), f_i(A) and its labels. The images of the
+anchor show how the maps differ: with U_l the left singular vectors of
+[f_1(A), ..., f_c(A)],
 
     G_i = argmin_G ||f_i(A) G - U_l||_F = pinv(f_i(A)) U_l,
 
-and all f_i(X_i) G_i lie in one space, on which any model is trained. It comes back with
-G_i, so that a party predicts h(f_i(x) G_i) at home.
+and all f_i(X_i) G_i lie in one space, in which any model h can be trained. The model is
+sent back with G_i, so that a party predicts h(f_i(x) G_i) by itself.
 
 Source: Imakura, Sakurai 2020, "Data collaboration analysis framework using
 centralization of individual intermediate representations for distributed data sets"
@@ -104,7 +105,7 @@ def upload_link(
 
     Args:
       compressor: of the representations, a tree of `x` and `anchor`; it must have no
-        memory, for there is but one message. `identity()` when None.
+        memory, since there is only one message. `identity()` when None.
       num_classes: labels are in `[0, num_classes)`.
 
     Returns:

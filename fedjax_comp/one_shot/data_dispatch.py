@@ -1,8 +1,9 @@
 """Data-dependent dispatch: examples that look alike share a machine, and a model.
 
-A dispatcher is made from a sample; it sends every training example to `p` machines and
-a test example to one. Each machine trains by itself on what it was sent, and a test
-example is answered by the machine it is routed to. Examples travel once; models never.
+A dispatcher is made from a sample of the data; it sends every training example to `p`
+machines and a test example to one. Each machine trains by itself on what it was sent,
+and predicts for the test examples that are routed to it. Examples are sent once, models
+never.
 
 Source: Dick, Li, Pillutla, White, Balcan, Smola 2017, "Data Driven Resource Allocation
 for Distributed Learning" (arXiv 1512.04848), section 6. The baselines are in
@@ -26,11 +27,11 @@ from fedjax_comp.wire.fields import Raw, Symbols
 
 
 class Dispatched(NamedTuple):
-    """Who has what, and who answers.
+    """Which machine has which training examples, and which predicts for an input.
 
     Attributes:
       assignment: each machine's training examples.
-      route: `(x[M, d]) -> int32 [M]`, the machine that answers.
+      route: `(x[M, d]) -> int32 [M]`, the machine that predicts for each input.
     """
 
     assignment: Assignment
@@ -81,13 +82,13 @@ def clustered(
     largest: float | None = None,
     sample_size: int = 4000,
 ) -> Dispatcher:
-    """Balanced clusters of a sample; the nearest centre answers.
+    """Balanced clusters of a sample; the machine of the nearest centre predicts.
 
     Args:
       replication: `p`, machines that hold each training example.
-      smallest: examples of every machine at least, as a part of all; half of the fair
-        share when None.
-      largest: at most; twice the fair share when None.
+      smallest: the least number of examples of a machine, as a part of all; half of the
+        fair share when None.
+      largest: the most, likewise; twice the fair share when None.
       sample_size: examples that the centres are made from.
 
     Returns:
@@ -132,7 +133,7 @@ def clustered(
 def routed_evaluation(
     task: Task, *, execution: Execution | None = None
 ) -> Callable[[PyTree, Examples, jax.Array], Sums]:
-    """Scores models of which each answers what is routed to it.
+    """Scores models, each on the examples that are routed to it.
 
     Args:
       task: the model and its metrics.

@@ -13,7 +13,7 @@ from fedjax_comp.one_shot.data_dispatch import Dispatched, Dispatcher
 
 
 def randomly(replication: int = 1) -> Dispatcher:
-    """Every example to `p` machines at random, in equal parts; any machine answers.
+    """Every example to `p` machines at random, in equal parts; any machine predicts.
 
     Args:
       replication: `p`.

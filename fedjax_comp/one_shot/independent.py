@@ -1,8 +1,8 @@
-"""Models that are trained each on its own data, without a word between them.
+"""Models that are each trained on its own data, without any communication.
 
-The baseline of every collaboration, and what data-dependent dispatch and data
-collaboration train on once their data have been placed: one machine is the centralised
-case.
+This is the baseline of every collaboration, and how data-dependent dispatch and data
+collaboration train once their data have been placed. One machine alone is the
+centralised case.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def independent_models(
     *,
     execution: Execution | None = None,
 ) -> Callable[[jax.Array, PyTree, Examples, PyTree], PyTree]:
-    """Trains one model a machine, all from the same start.
+    """Trains one model per machine, all from the same start.
 
     Args:
       task: the model and its loss.

@@ -1,7 +1,7 @@
 """What a party keeps to itself, and what all parties agree on before they start.
 
-A private map takes a party's inputs to a few numbers that say little by themselves; an
-anchor is data that stand for nobody, on which maps can be compared
+A private map takes a party's inputs to a few numbers that say little by themselves. An
+anchor is data that are nobody's private examples, on which the maps can be compared
 (`data_collaboration`).
 
 Source: Imakura, Sakurai 2020 (arXiv 1902.07535), section 3, and Bogdanova et al. 2020
@@ -73,7 +73,7 @@ def pca(components: int) -> FitMap:
 
 
 def truncated_svd(components: int) -> FitMap:
-    """As `pca` without removing the mean: nothing but directions is private.
+    """As `pca` without removing the mean: only the directions are private.
 
     Args:
       components: `m`.
@@ -96,12 +96,12 @@ def truncated_svd(components: int) -> FitMap:
 
 
 def random_orthogonal(components: int, *, seed: int | None = None) -> FitMap:
-    """Orthonormal directions drawn uniformly: they tell nothing of the data.
+    """Orthonormal directions drawn uniformly: they say nothing about the data.
 
     Args:
       components: `m`, at most the inputs `d`.
-      seed: of directions that all parties share and everybody knows: they match
-        without an anchor, and what they hide is up to noise on what is sent
+      seed: of directions that all parties share and everybody knows. These match
+        without an anchor, and to hide inputs is left to noise on what is sent
         (`row_noise`). Each party draws its own from its key when None.
 
     Returns:
@@ -135,7 +135,7 @@ def permuted(fit: FitMap) -> FitMap:
       fit: the map to hide.
 
     Returns:
-      A `FitMap`; the collaboration does not notice.
+      A `FitMap`; the result of the collaboration is the same.
     """
 
     def fit_permuted(key: jax.Array, x: jax.Array) -> PrivateMap:
@@ -158,7 +158,7 @@ def uniform(size: int, *, low: float = 0.0, high: float = 1.0) -> Anchor:
       high: where it ends.
 
     Returns:
-      An `Anchor` that looks at no data but for their number of inputs and dtype.
+      An `Anchor` that uses nothing of the data but the number of inputs and the dtype.
 
     Raises:
       ValueError: for `size < 1` or an empty range; on use, for no floats.

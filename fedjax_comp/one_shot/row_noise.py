@@ -1,9 +1,9 @@
-"""Noise on representations before they are sent: what one row tells is then bounded.
+"""Noise on representations before they are sent, which bounds what one row reveals.
 
-Each row is clipped to a norm and Gaussian noise is added to it, by its own party. What
-is bounded is what the noised rows tell of one example that may be replaced by another.
-It is not what the map tells where the map was made from the examples, nor what labels
-tell, which are sent as they are.
+Each party clips its rows to a norm and adds Gaussian noise to them. This bounds what
+the noised rows reveal about one example that may be replaced by another. It does not
+bound what the map reveals where it was made from the examples, nor what the labels
+reveal, which are sent as they are.
 
 Source: Dwork, Roth 2014, "The algorithmic foundations of differential privacy",
 appendix A; epsilon by Balle, Wang 2018.
@@ -31,7 +31,7 @@ class RowNoise(NamedTuple):
 
     @property
     def variance(self) -> float:
-        """Of the noise on each number."""
+        """The variance of the noise on each number."""
         return (self.clip * self.multiplier) ** 2
 
 

@@ -1,5 +1,5 @@
-"""The server: how decoded updates are added up, and the step made of their sum.
+"""The server: how decoded updates are added up, and the step made with their sum.
 
-Open `aggregate.py` first: sums and means of a cohort. `robust.py` has what takes their
-place where some clients are bad, `update.py` the server's step.
+Open `aggregate.py` first: sums and means of a cohort. `robust.py` has what replaces
+them where some clients are bad, `update.py` the server's step.
 """

@@ -3,10 +3,10 @@
 Source: McMahan et al. 2017, Algorithm 1: weights are the clients' numbers of examples
 over the sum of those of the *sampled* clients.
 
-A client weighs `share(num_examples)`, at most 1, so that no finite update is too large
-for its weight, nor are several for their number: means of finite updates are finite.
-That is no robustness: an update of 1e38 moves the mean as far as its share says, and
-the server keeps a model that is huge and finite. What bounds bad clients is in
+A client's weight is `share(num_examples)`, at most 1, so that neither a weighted finite
+update nor a sum of several overflows: means of finite updates are finite. That is no
+robustness: an update of 1e38 moves the mean as far as its share says, and the server
+keeps a model that is huge and finite. Aggregators that bound bad clients are in
 `robust`.
 """
 
@@ -35,7 +35,7 @@ def share(num_examples: jax.Array) -> jax.Array:
 class WeightedSum(NamedTuple):
     """A sum of weighted trees: `total = sum_i weight_i * tree_i`, `weight` a scalar.
 
-    It is carried in float32 at least, whatever the trees are of: float16 ends at
+    It is carried in float32 at least, whatever dtype the trees have: float16 ends at
     65,504, which 12 clients of 6,000 examples pass, and bfloat16 stops counting at 256.
     """
 

@@ -1,4 +1,4 @@
-"""What the server tells everybody: one message, encoded once and decoded by each."""
+"""The server's message to everybody: encoded once, and decoded by each listener."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ class Broadcast(NamedTuple):
     def traffic_of_round(
         self, active: jax.Array, client: jax.Array, population: int | None
     ) -> Traffic:
-        """What it costs when the cohort hears it, or all `K` where that is needed.
+        """What it costs: the cohort hears it, or all `K` clients where they have to.
 
         Args:
           active: bool `[C]`.
@@ -56,7 +56,7 @@ class Broadcast(NamedTuple):
     def link_after(
         self, before: LinkState, active: jax.Array, population: int | None = None
     ) -> LinkState:
-        """The link's memory after the round: as it was where nobody was there to hear.
+        """The link's memory after the round: unchanged if nobody heard the message.
 
         Args:
           before: the memory before.
@@ -86,12 +86,12 @@ class Broadcast(NamedTuple):
 def broadcast(
     compressor: Compressor, context: Context, tree: PyTree, link: LinkState
 ) -> Broadcast:
-    """Encodes what the server has to say, and decodes it as its listeners do.
+    """Encodes the server's message, and decodes it as its listeners do.
 
     Args:
       compressor: of the downlink.
       context: of the message.
-      tree: what is to be heard.
+      tree: what is sent.
       link: the memory of the downlink; all listeners have the same.
 
     >>> from fedjax_comp.base import make_context
@@ -113,11 +113,11 @@ def broadcast(
 def heard_by_all(
     compressor: Compressor, like: PyTree, population: int | None
 ) -> LinkState:
-    """The memory of a downlink that all clients hear where its receivers have any.
+    """The memory of a downlink that all clients hear if its receivers have memory.
 
     Raises:
-      ValueError: for such a downlink without `population`, the number of those who are
-        to hear it, each of whom is paid for.
+      ValueError: for such a downlink without `population`, the number of clients that
+        have to hear it, each of which is paid for.
 
     >>> from fedjax_comp.compress import differenced, top_k
     >>> len(jax.tree.leaves(heard_by_all(differenced(top_k(k=1)), jnp.ones(2), 9)))
@@ -137,8 +137,8 @@ def partly_heard(compressor: Compressor, like: PyTree) -> LinkState:
     """The memory of a downlink whose broadcasts not every client hears.
 
     Raises:
-      ValueError: for a compressor with memory at the receiver: who misses a message
-        could not decode the next one.
+      ValueError: for a compressor with memory at the receiver: a client that misses a
+        message could not decode the next one.
 
     >>> from fedjax_comp.compress import differenced, top_k
     >>> partly_heard(differenced(top_k(k=1)), jnp.ones(2))

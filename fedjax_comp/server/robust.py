@@ -1,6 +1,6 @@
-"""Aggregators that some bad clients cannot lead where they like.
+"""Aggregators that some bad clients cannot steer at will.
 
-A mean follows whoever sends the largest numbers. What stands here in its place:
+A mean follows whoever sends the largest numbers. Here are replacements:
 
     norm_bound         each update shortened to a norm, then the weighted mean
     median             of every coordinate
@@ -8,12 +8,12 @@ A mean follows whoever sends the largest numbers. What stands here in its place:
     krum               the update (or some) that most others are close to
     geometric_median   the point of least weighted distance to all updates
 
-`norm_bound` is a map of one update, so that nothing is held but a sum. All others look
-at a cohort's decoded updates side by side: `C n` float32, and as much again while they
-are sorted (`median`, `trimmed_mean`), twice as much with their weights beside them
-(`geometric_median`), whatever the `Execution`. Only clients that
-counted are looked at, so that who sends NaN is left out before. All weigh alike but for
-`norm_bound` and `geometric_median`, which go by numbers of examples.
+`norm_bound` maps one update at a time, so that nothing is held but a sum. All others
+hold a cohort's decoded updates side by side: `C n` float32, and as much again while
+they are sorted (`median`, `trimmed_mean`), twice as much with their weights beside them
+(`geometric_median`), whatever the `Execution`. They use only clients that counted, so
+that a client that sends NaN is left out before. All clients weigh alike, except in
+`norm_bound` and `geometric_median`, which weigh them by numbers of examples.
 
 Sources: Yin, Chen, Ramchandran and Bartlett, "Byzantine-robust distributed learning:
 towards optimal statistical rates", 2018, definitions 1 and 2; Blanchard, El Mhamdi,
@@ -48,13 +48,13 @@ Together = Callable[[PyTree, jax.Array], PyTree]
 
 
 class Aggregator(NamedTuple):
-    """What a server makes of a cohort's updates.
+    """How a server combines a cohort's updates.
 
     Attributes:
       each: `(update) -> update`, of one client's decoded update in float32; None where
         it stays as it is.
-      together: of all of them side by side; None for their weighted mean, of which
-        only the sum is held.
+      together: combines all updates side by side; None for their weighted mean, of
+        which only the sum is held.
       min_clients: the smallest cohort that it is defined for.
     """
 
@@ -83,7 +83,7 @@ def norm_bound(norm: float) -> Aggregator:
 
         sum_i w_i x_i min(1, norm / ||x_i||) / sum_i w_i
 
-    A bad client is worth `norm` at most, in any direction.
+    A bad client counts as an update of norm `norm` at most, in any direction.
 
     Args:
       norm: the largest Euclidean norm of an update, all leaves together.
@@ -154,9 +154,9 @@ def trimmed_mean(fraction: float) -> Aggregator:
 def krum(bad_clients: int, *, kept: int = 1) -> Aggregator:
     """The update that most others are close to, or the mean of some such (multi-Krum).
 
-    Of the scores of `krum_scores` the `kept` smallest are taken, and their updates
-    count alike. Where some did not count, those that did are scored as if there were
-    no others, and the guarantee is that of so many.
+    The updates with the `kept` smallest scores by `krum_scores` are averaged, with
+    equal weights. Where some clients did not count, the others are scored as if they
+    were the whole cohort, and the guarantee is that of a cohort of their number.
 
     Args:
       bad_clients: `f`, how many may be bad, at least 0.

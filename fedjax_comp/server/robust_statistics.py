@@ -107,7 +107,8 @@ def coordinate_trimmed_mean(
 def squared_distances(updates: PyTree) -> jax.Array:
     """`||x_i - x_j||^2` of all pairs, float32 `[C, C]`; infinite where it overflows.
 
-    Differences are squared, and not products added up: what is alike is exactly 0.
+    Differences are squared, rather than inner products added up, so that the distance
+    of equal updates is exactly 0.
 
     >>> squared_distances(jnp.array([[0.0, 0.0], [3.0, 4.0]])).tolist()
     [[0.0, 25.0], [25.0, 0.0]]
@@ -157,9 +158,10 @@ def weiszfeld(
 
         v <- sum_i b_i x_i / sum_i b_i,   b_i = w_i / max(smoothing, ||x_i - v||)
 
-    from the coordinates' weighted median (the paper begins at the mean, from which an
-    update of 1e38 is no farther than any other; from the median of all alike, many who
-    weigh little and agree on such a one would be where it begins, and ends).
+    starting from the coordinates' weighted median. (The paper starts at the mean, from
+    which an update of 1e38 is no farther than any other. An unweighted median could be
+    moved to such an update by many clients of little weight, and the iteration would
+    begin, and end, there.)
 
     Args:
       updates: leaves `[C, ...]`, finite.

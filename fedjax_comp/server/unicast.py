@@ -1,22 +1,22 @@
-"""What the server tells each client: what changed since it last heard, for it alone.
+"""A message for each client: what changed in the model since the client last heard it.
 
-A broadcast with memory is of use to those alone who heard all that came before, so that
-everyone listens, and is paid for, in every round. Here the server remembers what each
-client decoded last, and a client that is not in a round hears nothing. With `w` the
-server's model and `h_i` what client `i` last decoded,
+A broadcast with memory can only be decoded by clients that heard all earlier ones, so
+every client has to listen, and is paid for, in every round. Here the server remembers
+what each client decoded last, and a client that is not in a round hears nothing. With
+`w` the server's model and `h_i` what client `i` last decoded,
 
     p_i = C(w - h_i),   h_i <- h_i + decode(p_i),   client i trains from h_i.
 
-What a message loses is in the next difference again, so that `C` may be biased and
-needs no `error_feedback`; but it must not lose more than it is given, as an unbiased
-one of few bits does, or the differences grow. All `h_i` begin at the initial model,
-which follows from a seed that all know.
+What a message loses is part of the next difference, so `C` may be biased and needs no
+`error_feedback`. But its error must not exceed its input, as that of an unbiased one of
+few bits does, or the differences grow. All `h_i` begin at the initial model, which
+follows from a seed that all know.
 
 After Philippenko and Dieuleveut 2021, "Preserved central model for faster bidirectional
-compression in distributed settings" (arXiv 2102.12528): compression on the way down
-touches the clients' models alone, by a memory and, in its randomized variant, a message
-of each worker's own. The server's model is never compressed. Here a client that is not
-in a round misses it, and its memory waits.
+compression in distributed settings" (arXiv 2102.12528): downlink compression affects
+only the clients' models, through a memory and, in the randomized variant, a separate
+message for each worker. The server's model is never compressed. Here a client that is
+not in a round gets no message, and its memory stays as it is.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ from fedjax_comp.wire.traffic import to_client
 
 
 class Listener(NamedTuple):
-    """What the server and one client both know of what it has heard.
+    """What the server and one client both know about what the client has heard.
 
     Attributes:
       model: what it last decoded, `h_i`.
@@ -81,7 +81,7 @@ def tell(
 ) -> Told:
     """Tells one client what changed.
 
-    What is not finite when it was decoded is forgotten at both ends, which know it.
+    If the decoded model is not finite, both ends see it and keep their old memory.
 
     Args:
       compressor: of the downlink.

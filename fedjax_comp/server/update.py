@@ -22,10 +22,10 @@ class Model(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What became of a step.
+    """The outcome of a step.
 
     Attributes:
-      model: after it; as it was before where the step was refused.
+      model: after the step; as before it where the step was refused.
       refused: bool scalar, whether parameters would not have been finite.
     """
 
@@ -34,9 +34,9 @@ class Stepped(NamedTuple):
 
 
 def averaged_statistics(params: PyTree, before: PyTree, mean_update: PyTree) -> PyTree:
-    """The model with its running statistics where the mean update alone moves them.
+    """The model with its running statistics moved by the mean update alone.
 
-    They are no weights: their mean is what they are, whatever an optimizer does.
+    They are no weights: they are averaged, whatever the optimizer does.
 
     Args:
       params: after a step.
@@ -62,9 +62,9 @@ def step_towards(
 ) -> Stepped:
     """Moves the model along the mean update.
 
-    Running statistics are averaged and not stepped along.
+    Running statistics are averaged instead, not moved by the optimizer.
 
-    A step to parameters that are not finite is refused: no client could go on from
+    A step to parameters that are not finite is refused: no client could train from
     them.
 
     Args:
