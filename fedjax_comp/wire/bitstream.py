@@ -1,13 +1,13 @@
-"""Bits in and out of bytes, whole arrays at a time (NumPy, on the host).
+"""Writing bits to bytes and reading them back, by whole arrays (NumPy, on the host).
 
 Bit order: bit `i` of the stream is bit `i % 8` of byte `i // 8`, counted from the least
 significant, and a number is written from its least significant bit up. Little-endian
 arrays that start at a byte are therefore already in stream order and are copied.
 
-Variable-length codes are written in planes (all lengths, then all remaining bits),
-which costs exactly as much as one code word after another and lets NumPy decode whole
-arrays. Readers compare what they are asked for with what the message still holds before
-they allocate anything: a short message cannot make them ask for much memory.
+Variable-length codes are written in planes (all lengths, then all remaining bits). This
+costs exactly as many bits as one code word after another, and lets NumPy decode whole
+arrays. Before they allocate anything, readers compare what is asked of them with what
+the message still holds: a short message cannot make them use much memory.
 """
 
 import numpy as np
@@ -126,7 +126,7 @@ class BitWriter:
         self._append(np.frombuffer(other.to_bytes(), np.uint8), other.num_bits)
 
     def to_bytes(self) -> bytes:
-        """Everything written, the last byte filled up with zero bits."""
+        """Everything written, the last byte padded with zero bits."""
         tail = bytes([self._tail]) if self.num_bits % 8 else b""
         return b"".join([chunk.tobytes() for chunk in self._chunks]) + tail
 
@@ -218,7 +218,7 @@ class BitReader:
         return values
 
     def finish(self) -> None:
-        """Checks that only the zero bits that fill the last byte are left."""
+        """Checks that only the zero bits that pad the last byte are left."""
         left = self.remaining
         if left >= 8:
             raise WireError(f"The message goes on for {left} bits after its end.")

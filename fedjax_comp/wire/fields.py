@@ -5,11 +5,11 @@ A payload is a pytree whose "leaves" are fields or bare arrays. A bare float arr
 closes what it has finished by wrapping it in a field. Everything static about a field
 (cardinality, bound, code) is metadata: agreed by both ends, free on the wire.
 
-Lengths that depend on data are paid for. Shapes are static inside jit, so a field whose
-length is not has the *capacity* of its array and a `count`, a uint32 scalar: only the
-first `count` values, in raveled order, travel, after the count itself in
-`capacity.bit_length()` bits. The values behind them must be zeros (`keep_prefix` makes
-them so) since that is what the receiver gets. `Symbols` may also have a `width`, a
+Lengths that depend on data are paid for. Shapes are static inside jit, so a field of
+variable length has an array of fixed *capacity* and a `count`, a uint32 scalar: first
+the count itself is sent, in `capacity.bit_length()` bits, then only the first `count`
+values in raveled order. The values after these must be zeros (`keep_prefix` makes them
+so) since that is what the receiver gets. `Symbols` may also have a `width`, a
 uint32 scalar: every symbol travels in that many bits, after the width itself in
 `ceil(log2(cardinality)).bit_length()` bits. Both are None by default, and then cost
 nothing.
@@ -109,8 +109,8 @@ def write_all(
 class Coded:
     """A `Symbols` or `IndexSet` that a lossless code puts on the wire.
 
-    The values are kept as they are, since the code loses nothing: inside a run only
-    its exact length is computed, and `to_bytes` writes the bits themselves.
+    The values are kept as they are, since the code is lossless: inside a run only its
+    exact length is computed, and `to_bytes` writes the bits themselves.
     """
 
     field: Symbols | IndexSet

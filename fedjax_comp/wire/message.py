@@ -7,10 +7,10 @@ in bytes (uint64) and its CRC-32 (uint32), little-endian. The body is one bit st
     len(to_bytes(payload)) == HEADER_BYTES + ceil(message_bits(num_bits(payload)) / 8)
 
 Everything else, from shapes to codes, is in the template that both ends agreed on.
-The checksum finds accidents. What it does not find, such as a body forged with a valid
-checksum, meets decoders that check every length before they allocate and every value
-before they hand it on: bytes that do not hold a message raise `WireError` and do
-nothing else.
+The checksum detects accidents. Against anything else, such as a body forged with a
+valid checksum, the decoders check every length before they allocate and every value
+before they return it: bytes that do not hold a message raise `WireError` and do nothing
+else.
 """
 
 import struct
@@ -65,7 +65,7 @@ def to_bytes(payload: PyTree) -> bytes:
 def to_bytes_all(payloads: Sequence[PyTree]) -> list[bytes]:
     """The messages that carry several payloads of one kind, on the host.
 
-    Each is what `to_bytes` gives, in less time: what is coded by rANS is coded for many
+    Each is what `to_bytes` gives, in less time: fields coded by rANS are coded for many
     messages in one compiled loop.
 
     Args:
@@ -176,7 +176,7 @@ def _read_raw(template: Raw, reader: BitReader) -> Raw:
 
 
 def unpack_body(body: bytes, template: PyTree) -> PyTree:
-    """What `pack_body` was given; other spellings of it are read too.
+    """What `pack_body` was given; other encodings of it are read too.
 
     Raises:
       WireError: when `body` does not hold a payload of `template`'s kind.

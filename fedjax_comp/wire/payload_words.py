@@ -6,14 +6,15 @@ so that
 
     len(to_words(payload)) == ceil(num_bits(payload).fixed / 32)
 
-and nothing but the last word is filled up. Shapes are static inside jit, so every field
-must have a length known from shapes: a `Coded` field and one with a `count` or a
-`width` are refused rather than packed at their capacity, since then more would move
-than is counted.
+and only the last word is padded. Shapes are static inside jit, so every field must have
+a length known from shapes: a `Coded` field and one with a `count` or a `width` are
+refused rather than packed at their capacity, since then more would be moved than is
+counted.
 
 The bits are those of `to_bytes`, field by field, with the numbers of each field in the
-order of `fedjax_comp.wire.words.pack_interleaved`. Nothing is checked, since nothing
-can be raised there: of a symbol beyond its cardinality the lowest bits travel.
+order of `fedjax_comp.wire.words.pack_interleaved`. Values are not checked, since
+compiled code cannot raise errors: only the lowest bits of a symbol beyond its
+cardinality are packed.
 """
 
 import dataclasses
@@ -129,7 +130,7 @@ def num_words(template: PyTree) -> int:
 
 
 def static_bits(template: PyTree) -> int:
-    """`num_bits(template).fixed` of a payload whose length shapes alone tell.
+    """`num_bits(template).fixed` of a payload whose length is known from shapes.
 
     Raises:
       ValueError: as in `to_words`.

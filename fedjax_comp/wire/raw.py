@@ -1,7 +1,7 @@
-"""Arrays that travel as their dtype: what they cost and how they are written.
+"""Arrays that are sent as their dtype: what they cost and how they are written.
 
 A bool costs one bit and a sub-byte number (int4, float4) its own width; everything else
-its bytes, little-endian. NaN payloads and signed zeros arrive as they left.
+its bytes, little-endian. NaN payloads and signed zeros arrive as they were sent.
 """
 
 import math

@@ -1,7 +1,8 @@
 """Traffic: the ends of messages inside jit, and exact totals of them on the host.
 
 What clients send is uplink and what they receive is downlink, whoever is at the other
-end: a message from one client to another uses the link of both, and counts on both.
+end: a message from one client to another counts as uplink of one and downlink of the
+other.
 """
 
 from collections.abc import Mapping
@@ -49,8 +50,8 @@ def broadcast_traffic(
     Args:
       payload: what is broadcast.
       heard: bool `[C]`, or `[K]` when the whole population listens.
-      client: their ids, int32, of the shape of `heard`; 0, 1, ... when None, which is
-        who they are in the whole population.
+      client: their ids, int32, of the shape of `heard`; 0, 1, ... when None, which are
+        the ids of the whole population.
 
     >>> sent = broadcast_traffic(jnp.zeros(3), jnp.array([True, False, True]))
     >>> totals({"downlink": sent}).downlink_bytes
@@ -70,7 +71,7 @@ def repeated(bits: Bits, like: jax.Array) -> Bits:
 
 
 class Totals(NamedTuple):
-    """What all messages come to, Python ints; bytes are whole for each message."""
+    """Totals of all messages, Python ints; each one is rounded up to whole bytes."""
 
     uplink_bits: int
     uplink_bytes: int
@@ -161,7 +162,7 @@ def bytes_by_client(traffic: Mapping[str, Traffic], num_clients: int) -> ClientB
 
     Raises:
       ValueError: for a client that sent several messages, or one to another client:
-        what these take in time depends on what they wait for.
+        how long these take depends on what they wait for.
 
     >>> one = broadcast_traffic(jnp.zeros(3), jnp.array([True, False, True]))
     >>> bytes_by_client({"downlink": one}, 3).received

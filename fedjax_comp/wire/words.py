@@ -3,17 +3,17 @@
 Two orders, of exactly the same length:
 
 - `pack_words` is the layout of the bit stream itself: neighbours share a word. A
-  message is written on the host, from `Symbols` at one byte or more each. Where the way
-  from the device to the host is what takes time, the symbols can be packed first.
-- `pack_interleaved` lets numbers share a word that lie a stride apart, so that packing
+  message is written on the host, from `Symbols` at one byte or more each. Where the
+  transfer from the device to the host takes most time, symbols can be packed first.
+- `pack_interleaved` puts numbers into one word that lie a stride apart, so that packing
   is shifts of contiguous slices: no number changes its lane. In the stream's order a
-  TPU's compiler fills rows of 8 symbols up to 128, or takes minutes. What stays inside
-  compiled programs is packed so (`fedjax_comp.wire.payload_words`).
+  TPU's compiler pads rows of 8 symbols to 128, or takes minutes. Payloads that stay
+  inside compiled programs use this order (`fedjax_comp.wire.payload_words`).
 
     interleaved(values) = stream(values with `p` rows of `n // p` read column by column,
         then the `n % p` that are left),   in groups of p = 32 / gcd(32, width),
 
-but for the words of a group, which also lie a stride apart.
+except that the words of a group also lie a stride apart.
 """
 
 import functools
@@ -91,7 +91,7 @@ def words_for(num_bits: int) -> int:
 
 
 def pack_interleaved(values: jax.Array, width: int) -> jax.Array:
-    """Packs unsigned integers into words, those of a word a stride apart.
+    """Packs unsigned integers into words; numbers in one word lie a stride apart.
 
     Number `i (n // p) + g` of the first `p (n // p)` is number `i` of group `g`, whose
     `q` words lie a stride of `n // p` apart as well; the rest follow as one stream.

@@ -1,7 +1,7 @@
 """Fixed width: `ceil(log2(cardinality))` bits each, what fields cost uncoded.
 
-Also what every code shares: checks of a field's values and of its greatest length, and
-the count that precedes a field whose length depends on data.
+The module also has what all codes share: checks of a field's values and of its greatest
+length, and the count that precedes a field whose length depends on data.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ A = TypeVar("A", bound=np.ndarray)
 
 
 def bit_width(cardinality: int) -> int:
-    """`ceil(log2(cardinality))`, the bits that tell `cardinality` things apart.
+    """`ceil(log2(cardinality))`, the bits that distinguish `cardinality` values.
 
     >>> [bit_width(c) for c in (1, 2, 3, 4, 5)]
     [0, 1, 2, 2, 3]
@@ -61,7 +61,7 @@ def travels(field: Symbols | IndexSet) -> jax.Array | None:
 
 
 def write_count(field: Raw | Symbols | IndexSet, writer: BitWriter) -> int:
-    """Writes the count, where there is one; how many values are to follow.
+    """Writes the count, where there is one; returns how many values are to follow.
 
     Raises:
       WireError: when a value that does not travel is not zero, or the count is more
@@ -92,7 +92,7 @@ def read_count(template: Raw | Symbols | IndexSet, reader: BitReader) -> int:
 
 
 def refuse_width(name: str, field: Symbols | IndexSet) -> None:
-    """Raises `ValueError` for a field of which the symbols' width is sent."""
+    """Raises `ValueError` for a field that sends the width of its symbols."""
     if isinstance(field, Symbols) and field.width is not None:
         raise ValueError(
             f"Expected symbols without a width in {name}: symbols whose width was "

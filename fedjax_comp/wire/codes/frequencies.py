@@ -1,9 +1,9 @@
 """The table of an entropy code: frequencies that are cheap to send.
 
-A frequency travels as a tiny float: the exponent of the symbol's count (differences
-along the alphabet, zigzag, Elias gamma) and a few bits of mantissa, as many as the
-number of symbols and the alphabet make worth it. Both ends derive frequencies out of
-`2**14` from those floats, in the same integer arithmetic.
+A frequency is sent as a tiny float: the exponent of the symbol's count (differences
+along the alphabet, zigzag, Elias gamma) and a few bits of mantissa, as many as pay off
+for the number of symbols and the size of the alphabet. Both ends derive frequencies out
+of `2**14` from those floats, in the same integer arithmetic.
 """
 
 import math
@@ -28,7 +28,7 @@ A = TypeVar("A", jax.Array, UInt32Array)
 
 
 def mantissa_bits(n: int, alphabet: int) -> int:
-    """Mantissa bits of a frequency, where one more costs what it saves.
+    """Mantissa bits of a frequency, up to where one more costs what it saves.
 
     Rounding to `m` bits costs about `0.029 * 4**-m` bits a symbol and each bit of `m`
     costs `alphabet` bits once, so that `4**m = n / (25 alphabet)`.

@@ -152,9 +152,9 @@ def best_rice(numbers: UInt64Array, width: int) -> tuple[int, int]:
 def golomb_rice() -> Code:
     """Golomb-Rice with the parameter chosen from the data, for symbols and index sets.
 
-    `r` is sent in `width.bit_length()` bits, `width` being that of fixed width, so that
-    it costs at most one bit a number, and those, more than fixed width. Of an index set
-    the gaps are coded. A `count` is paid as at fixed width.
+    `r` is sent in `width.bit_length()` bits, `width` being that of fixed width. So the
+    code costs at most these bits, and one per number, more than fixed width. For an
+    index set the gaps are coded. A `count` is paid as at fixed width.
 
     >>> field = Symbols(jnp.arange(8, dtype=jnp.uint8) % 2, 256)
     >>> int(golomb_rice().num_bits(field).variable[0])  # r = 0: 8 ones and 4 zeros

@@ -2,7 +2,7 @@
 
 The gaps are coded with the parameter that is optimal for the density `p = k / bound`,
 which both ends know (`fedjax_comp.wire.codes.golomb`). Where more than half the indices
-are in the set, it is the gaps of the others that travel. One bit says which follows.
+are in the set, the gaps of the others are sent instead. One bit says which follows.
 
 A Golomb code is not good at densities near a half: measured against the
 `log2 C(bound, k)` bits that a random set needs at least, it costs under 1 % more at a
@@ -57,7 +57,7 @@ _SYMBOLS_PER_LANE = 8192
 
 
 def tries_bytes(k: int, bound: int) -> bool:
-    """Whether the bitmap's bytes may be coded: not too few, nor too uneven.
+    """Whether to try coding the bitmap's bytes: not too few, nor too uneven.
 
     Below a seventh the least likely bytes no longer have a probability of `2**-14`,
     and Golomb is as good.

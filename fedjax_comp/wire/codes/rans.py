@@ -7,7 +7,7 @@ words.
 
 The table is paid for (`fedjax_comp.wire.codes.frequencies`). Alphabets above 2**12 send
 their low bits as they are. One bit at the front says whether fixed width was shorter
-and follows instead; a field so small that a table could not pay goes without that bit.
+and follows instead; a field too small for a table to pay off does without that bit.
 
 Why not canonical Huffman: per cent above the empirical entropy, rANS with its table and
 states, Huffman without its table, and the time of the length inside jit on one CPU:

@@ -1,8 +1,8 @@
-"""rANS of symbols whose distributions both ends know from what travels before them.
+"""rANS of symbols whose distributions both ends know from what is sent before them.
 
-A field is two sets of symbols. `side` comes first, coded by `rans`, and tells the class
-of every one of the `symbols` (a function that both ends have). Each symbol is then
-coded under its class's table (`fedjax_comp.wire.codes.weibull`): no table travels.
+A field is two sets of symbols. `side` is sent first, coded by `rans`; a function that
+both ends have computes from it the class of each of the `symbols`. Each symbol is then
+coded under its class's table (`fedjax_comp.wire.codes.weibull`): no table is sent.
 
     side | states and words of the tokens | low bits | escapes
 
@@ -54,9 +54,9 @@ A = TypeVar("A", jax.Array, np.ndarray)
 class ClassOf(Protocol):
     """`(side values) -> class of each symbol`, int `[n]`; in integers alone.
 
-    NumPy's where they are NumPy's. Dozens of small programs on a device would stand in
-    line behind the rounds, and as many as XLA lets wait block a round on several
-    devices for ever, when a log writes messages meanwhile.
+    It returns a NumPy array for NumPy values. On a device, dozens of small programs
+    would queue behind the rounds; when a log writes messages meanwhile, as many as XLA
+    allows in its queue block a round on several devices for ever.
     """
 
     def __call__(self, side: A, /) -> A:

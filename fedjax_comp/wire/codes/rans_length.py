@@ -1,7 +1,7 @@
-"""How long a field is by rANS, inside jit: counts of symbols, words that are emitted.
+"""The length of a field by rANS, inside jit: symbol counts and words that are emitted.
 
-On a TPU a table's entries are compared with and summed up, where scatters and gathers
-go number by number; the numbers are integers and the same to the bit.
+On a TPU scatters and gathers go number by number, so there a table is looked up by
+comparing with all entries and adding up; results are integers, the same to the bit.
 """
 
 from collections.abc import Callable

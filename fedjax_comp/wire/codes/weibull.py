@@ -1,7 +1,7 @@
-"""Tables of a code that both ends know: rounded numbers of a known size and shape.
+"""Code tables that both ends know, for rounded numbers of a known size and shape.
 
-A number of root mean square `sigma` and a sign as likely as the other is taken for a
-double Weibull one, whose tails have a closed form (W. Weibull, "A statistical
+A number of root mean square `sigma`, with both signs equally likely, is modelled by a
+double Weibull distribution, whose tails have a closed form (W. Weibull, "A statistical
 distribution function of wide applicability", 1951):
 
     P(|t| > x) = exp(-(x / a)^k),   a = sigma / sqrt(Gamma(1 + 2 / k)).
@@ -15,9 +15,9 @@ its two factors are divided out. What is coded is
 0, -1, 1, -2, 2, ... as 0, 1, 2, 3, 4, ... or the same of `q = floor(t + u)` with noise
 `u` uniform in [0, 1), of which `P(|q| >= m)` is the mean of `P(|t| > x)` over `x` from
 `m - 1` to `m`. A class is a shape `k` and a size: sizes are half-octaves,
-`sigma = 2^(c / 2)`. Of large sizes the low `shift` bits of `z` are nearly
-uniform, travel as they are and leave few tokens. The last token is an escape: what `z`
-has beyond it follows in Elias gamma code.
+`sigma = 2^(c / 2)`. For large sizes, the low `shift` bits of `z` are nearly uniform:
+they are sent as they are, which leaves few tokens. The last token is an escape: what
+`z` has beyond it follows in Elias gamma code.
 
 Frequencies are computed once in decimal arithmetic, whose `exp`, `ln` and `sqrt` are
 correctly rounded: they are the same integers on every machine.
@@ -48,10 +48,10 @@ _SECOND_MOMENTS = (
 
 
 class Sizes(NamedTuple):
-    """Half-octaves that sizes are told apart by: `least` and the following ones.
+    """The sizes that are distinguished, in half-octaves: `least` and the next ones.
 
     Attributes:
-      least: `c` of the first; what is smaller is taken for it.
+      least: `c` of the first; anything smaller counts as it.
       number: of sizes, at most 64.
     """
 
