@@ -26,7 +26,7 @@ _DISTRIBUTIONS = {
 
 
 class MissingExtra(ImportError):
-    """An optional package is not installed; one line says which, for what, and how."""
+    """An optional package is missing; one line says which, what for, how to get it."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A store's rows read before they are needed, and written after, while others compute.
+"""Reads a store's rows before they are needed, and writes them after, during rounds.
 
 One thread does all reading and writing, in order. While round `t` is computed it writes
 the rows of round `t - 1` and reads those of round `t + 1`; clients that are in `t` as

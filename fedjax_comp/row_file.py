@@ -50,7 +50,7 @@ class RowFile:
     Args:
       path: of the file.
       mark: how much of the file to keep, checked before by `read_marked`; the rest is
-        cut off. The empty one begins anew.
+        cut off. An empty mark begins anew.
     """
 
     def __init__(self, path: Path, mark: Mark = NOTHING) -> None:

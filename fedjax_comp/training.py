@@ -127,7 +127,7 @@ def uniform_cohorts(
       cohort_size: `C`, at most `K`.
       epochs: local passes.
       batch_size: `B`; 0 is all of a client's examples in one batch.
-      by_size: draw clients by `sample_by_size`, who then count alike.
+      by_size: draw clients by `sample_by_size`; all then have the same weight.
 
     Returns:
       A `Sampler` over `FederatedData`; it raises as `sample_cohort`.

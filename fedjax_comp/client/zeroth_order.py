@@ -78,8 +78,8 @@ def signs() -> Directions:
 def coordinates() -> Directions:
     """One parameter at a time, `sqrt(n) e_j`, those of a step one after the other.
 
-    `j = (J + p) mod n` with one `J` a step, uniform. With `P = n` directions of a step
-    every one is met once: that is gradient descent, but for `mu`.
+    `j = (J + p) mod n` with one uniform `J` per step. With `P = n` directions a step
+    meets every parameter once: this is gradient descent, except for `mu`.
 
     >>> draw, like = coordinates(), {"w": jnp.zeros(4)}
     >>> key = jax.random.key(0)

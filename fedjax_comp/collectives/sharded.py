@@ -44,9 +44,10 @@ class ShardedState(NamedTuple):
     """One device's memory.
 
     Attributes:
-      scatter: of its links to the owners of shards and to it as one, leaves `[w, ...]`.
-      gather: as the owner of a shard: the sender's side is one, the receiver's `[w,
-        ...]`, from all owners.
+      scatter: of its links to the owners of all shards, and of those to it as an owner;
+        leaves `[w, ...]`.
+      gather: of the messages from owners: one state as a sender, being the owner of a
+        shard, and `[w, ...]` as a receiver, from all owners.
     """
 
     scatter: LinkState

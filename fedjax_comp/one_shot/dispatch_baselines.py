@@ -110,7 +110,7 @@ def hashed(bits: int | None = None) -> Dispatcher:
     """Locality-sensitive hashing: sides of random planes through the mean.
 
     The `b` sides of an example are a number; its machine is that number modulo `k`.
-    Sizes are what they happen to be, and a machine may go without.
+    Sizes are not controlled, and a machine may get no examples.
 
     Args:
       bits: `b`; twice `log2 k`, rounded up, when None.

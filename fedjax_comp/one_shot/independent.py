@@ -1,4 +1,4 @@
-"""Models that are each trained on its own data, without any communication.
+"""Models that are each trained on separate data, without any communication.
 
 This is the baseline of every collaboration, and how data-dependent dispatch and data
 collaboration train once their data have been placed. One machine alone is the

@@ -47,7 +47,7 @@ class Broadcast(NamedTuple):
         Args:
           active: bool `[C]`.
           client: int32 `[C]`, the cohort's ids.
-          population: `K`; whoever has memory of the downlink hears every message.
+          population: `K`; all hear every message where receivers have memory.
         """
         if self._is_for_all(population):
             return self.traffic(jnp.ones(population or 0, bool))

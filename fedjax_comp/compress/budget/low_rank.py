@@ -23,7 +23,7 @@ def budgeted_low_rank(
 
     Args:
       finest: the step without a budget, in [0.01, 100].
-      max_rank: as for `coded_low_rank`, and so are the others.
+      max_rank: as for `coded_low_rank`.
       rate_weight: likewise.
       symbols_per_lane: likewise.
 

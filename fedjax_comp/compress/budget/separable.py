@@ -70,7 +70,7 @@ def budgeted_separable(
 
     Args:
       finest: the step without a budget, in [0.01, 100].
-      unbiased: as for `separable`, and so are the others.
+      unbiased: as for `separable`.
       rate_weight: likewise.
       share: likewise.
       symbols_per_lane: likewise.

@@ -1,4 +1,4 @@
-"""A scale of its own for every block of coordinates.
+"""A separate scale for every block of coordinates.
 
 A quantizer with one scale per leaf is as coarse as the leaf's largest coordinate
 demands. In blocks, a large coordinate makes only its own block coarse: Alistarh et al.,

@@ -1,4 +1,4 @@
-"""What travels is the difference from a reference that both ends keep.
+"""Sends the difference from a reference that both ends keep.
 
 EF21: Richtárik, Sokolov and Fatkhullin, "EF21: a new, simpler, theoretically better,
 and practically faster error feedback", 2021, algorithm 2. DIANA: Mishchenko, Gorbunov,

@@ -300,7 +300,7 @@ def quantized(
     finest: float,
     rate_weight: float,
 ) -> tuple[jax.Array, Classified]:
-    """What travels of leaves in root mean squares of all of them.
+    """The levels that are sent, of leaves in units of their common root mean square.
 
     Args:
       directions: of each leaf.
@@ -311,7 +311,7 @@ def quantized(
       rate_weight: squared steps that a bit is worth.
 
     Returns:
-      What levels are multiples of, float32 scalar, and the levels with their classes.
+      The scale of the levels, float32 scalar, and the levels with their classes.
     """
     cardinality = 2 * (math.ceil(_most_steps(plans, finest)) + 1) + 1
     pairs = zip(directions, plans, strict=True)

@@ -35,8 +35,8 @@ class Plan(NamedTuple):
     def parts(self) -> tuple[Matrix, ...]:
         """The matrices of levels, each row with a size of its own.
 
-        The leaf; or its left factor and its right one; or of each of these what lies in
-        the memory and what does not.
+        These are the leaf itself; or its left and its right factor; or, with a memory,
+        two parts of each factor: what lies in the memory and what does not.
         """
         if not self.rank:
             return (_by_row(*sorted((self.rows, self.columns))),)

@@ -151,7 +151,7 @@ def natural_dithering(levels: int) -> Compressor:
 def nuqsgd(levels: int) -> Compressor:
     """NUQSGD: the levels 0, `2^-s`, ..., 1/2, 1 of `||x||`.
 
-    That is `natural_dithering(s + 1)`: the two papers count the same levels otherwise.
+    It is `natural_dithering(s + 1)`: the two papers count the same levels differently.
     Unbiased with `E||C(x) - x||^2 <= (1/8 + min(sqrt(n) 2^-s, n 4^-(s+1))) ||x||^2`.
 
     Args:

@@ -91,7 +91,7 @@ _SAMPLE = 1 << 16  # coordinates of a leaf, about, that its shape is chosen by
 
 
 def sample_stride(matrix: Matrix) -> int:
-    """Every how many-th coordinate of a leaf the shape is chosen by; of every column.
+    """The stride of the sample by which a leaf's shape is chosen; it is in all columns.
 
     >>> sample_stride(Matrix(3136, 512, True, True))
     25
@@ -312,7 +312,7 @@ def quantized(
     rate_weight: float,
     key: jax.Array | None,
 ) -> tuple[jax.Array, Classified]:
-    """What travels of the leaves, see the head of this module.
+    """The symbols that are sent for the leaves, see the head of this module.
 
     Args:
       leaves: float arrays, not empty.

@@ -25,7 +25,7 @@ from fedjax_comp.wire.fields import IndexSet, Raw
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class CountedSparse:
-    """Some coordinates of an array, how many being part of the message; closed.
+    """Some coordinates of an array, whose number is part of the message; closed.
 
     Attributes:
       values: `[capacity]` in the array's dtype, of which `count` travel.
@@ -64,7 +64,7 @@ def compacted(x: jax.Array, indices: jax.Array, keep: jax.Array) -> CountedSpars
 
 
 def largest(x: jax.Array, capacity: int, count: jax.Array) -> CountedSparse:
-    """The `count` coordinates of largest magnitude, how many decided inside jit.
+    """The `count` coordinates of largest magnitude; `count` is decided inside jit.
 
     Args:
       x: float `[n]`.

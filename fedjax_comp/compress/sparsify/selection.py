@@ -251,7 +251,7 @@ def _largest_by_sample(x: jax.Array, *, k: int) -> jax.Array:
 
 
 def indices_above_sampled(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Where magnitudes reach a threshold that a sample says some `k` of them do.
+    """Where magnitudes reach a threshold, set by a sample so that about `k` reach it.
 
     The threshold is three standard deviations of the sample's rank higher than that, so
     that one vector in a thousand has more than `k`, and is looked at as a whole. Where
@@ -288,7 +288,7 @@ def indices_above_sampled(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 def largest_of(
     x: jax.Array, indices: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Of some positions, those of the largest magnitudes, how many decided inside jit.
+    """The `count` of some positions with the largest magnitudes, decided inside jit.
 
     Args:
       x: float `[n]`.

@@ -37,7 +37,7 @@ def scatter(
     like: jax.ShapeDtypeStruct,
     count: jax.Array | None = None,
 ) -> jax.Array:
-    """An array of zeros shaped as `like` but for `values` at the raveled `indices`.
+    """Zeros in the shape of `like`, with `values` at the raveled `indices`.
 
     Both are `[k]`; with a `count`, uint32 scalar, only the first `count` are placed.
     """

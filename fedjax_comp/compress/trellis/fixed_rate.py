@@ -54,9 +54,9 @@ def normalised(context: Context, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`x` as float32 `[n]` of mean square 1 under random signs, and what divided it.
 
     The signs are the round's, known to both ends. The levels of a trellis are not
-    symmetric, and what one Hadamard transform makes of that is a bias: with 16 states a
-    hundredth of `||x||^2` where one coordinate has a fifth of it. Signs make it less,
-    and a second rotation leaves none that was seen in 2,048 draws.
+    symmetric, which behind one Hadamard transform causes a bias: with 16 states a
+    hundredth of `||x||^2` where one coordinate has a fifth of it. Signs reduce it, and
+    with a second rotation none was seen in 2,048 draws.
     """
     unit, sigma = standardized(x.reshape(-1).astype(jnp.float32))
     return unit * noise.signs(context.round_key, x.size), sigma

@@ -1,4 +1,4 @@
-"""Entropy-coded trellis quantization: uniform levels whose signs the trellis tells.
+"""Entropy-coded trellis quantization: uniform levels, signs that the trellis implies.
 
 Fischer and Wang, "Entropy-constrained trellis-coded quantization", 1992; Marcellin, "On
 entropy-constrained trellis coded quantization", 1994, whose union of cosets (also in

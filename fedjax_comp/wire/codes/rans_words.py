@@ -12,8 +12,8 @@ each lane. In words of 16 bits and states of 32 bits:
     state of lane 0, ..., state of the last lane, words in the order they are read
 
 A symbol's interval, its frequency and where it starts, is one uint32: the frequency in
-the low 15 bits and the start above them. Symbols may be of one table or each of another
-(`fedjax_comp.wire.codes.rans_by_class`): states and words know of intervals alone.
+the low 15 bits and the start above them. Symbols may share one table or have different
+ones (`fedjax_comp.wire.codes.rans_by_class`): states and words use intervals alone.
 
 Fields of many rows are written and read by compiled loops, those of few in NumPy, where
 a row costs some 25 microseconds but nothing has to be compiled first.
