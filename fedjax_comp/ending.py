@@ -66,7 +66,8 @@ def updates_made(*, dropped: int, sent: int, told: int) -> int:
     Args:
       dropped: updates left out of a sum.
       sent: updates that travelled, some of which may have been dropped.
-      told: models that clients were told; all of them where they follow every one.
+      told: models that clients were sent, including those sent to clients that train
+        on none of them but follow every one.
 
     >>> updates_made(dropped=110, sent=90, told=200)
     200

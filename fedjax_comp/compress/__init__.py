@@ -4,8 +4,9 @@ Which one should I use? `README.md` beside this file lists all of them, in one t
 each subpackage, with measured bits, errors and times.
 
 The contract is `fedjax_comp.base.Compressor`. To add one for a single array, write an
-`ArrayCode` and lift it with `leafwise`; it then works under every combinator and is
-tested by one line in `tests/conformance/compressor_table.py`.
+`ArrayCode` and lift it with `leafwise`; it then works under every combinator, and one
+line in `tests/conformance/compressor_table.py` tests it against the contract
+(`CONTRIBUTING.md` has the whole recipe).
 """
 
 from fedjax_comp.compress.budget.budgeted import (

@@ -144,10 +144,10 @@ def eden(bits: float, *, unbiased: bool = True, axis: int | None = None) -> Comp
 
     Put it behind `rotate`, e.g. `flattened(chain(rotate(), eden(bits=1)))`. Between two
     whole numbers of bits, a random choice of coordinates gets the higher one. Below one
-    bit a random choice of `round(bits n)` is sent at one bit, and the estimate is
-    multiplied by what share they are. Both ends draw the choice: it costs nothing. A
-    leaf that is not finite has scales that are not finite either, whichever of its
-    coordinates were chosen.
+    bit a random choice of `round(bits n)` coordinates is sent at one bit. The others
+    are decoded as zeros, and with `unbiased` the scale is multiplied by the inverse of
+    the share that was sent. Both ends draw the choice: it costs nothing. A leaf with a
+    number that is not finite has such scales, whichever coordinates were chosen.
 
     Unbiased under a uniformly random rotation with the error in the table above. With
     `unbiased=False` it has the least error: `D`, and in every draw at most `||x||^2`.
