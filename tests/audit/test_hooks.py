@@ -4,6 +4,7 @@ import dataclasses
 import time
 
 import numpy as np
+import pytest
 
 from experiments.fed_avg.run import main
 from fedjax_comp.audit import hooks
@@ -25,6 +26,7 @@ class Slow:
         return Audit(self.sizes[-1], ())
 
 
+@pytest.mark.thorough
 def test_what_an_auditor_compiles_is_no_second_of_the_run(tmp_path, monkeypatch):
     made = []
 

@@ -6,7 +6,7 @@ from tests.conformance.algorithm_checks import CHECKS
 from tests.conformance.algorithm_table import ALGORITHMS
 
 THOROUGH = ("executions agree", "half precision", "one trace")  # programs of their own
-LONG = ("bytes", "silence")
+LONG = ("bytes", "silence", "broken client")
 EVERY_TIME = ("fed_avg compressed", "fed_avg unicast", "scaffold")
 """Of whom the long checks are made every time, and not in thorough tests alone."""
 

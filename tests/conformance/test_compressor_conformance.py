@@ -28,13 +28,15 @@ ONLY_IF = {
     checks.check_memory: lambda entry: entry.remembers,
 }
 THOROUGH = (checks.check_execution,)  # a program of its own for each entry
+LONG = (("kashin", checks.check_leaves), ("kashin_quantize", check_errors))
 # Entry by entry, since the checks of an entry share compiled programs.
 ALL = [
     pytest.param(
         check,
         entry,
         id=f"{entry.name}-{name}",
-        marks=[pytest.mark.thorough] * (check in THOROUGH),
+        marks=[pytest.mark.thorough]
+        * (check in THOROUGH or (entry.name, check) in LONG),
     )
     for entry in COMPRESSORS
     for name, check in CHECKS.items()

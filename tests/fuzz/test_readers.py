@@ -15,6 +15,8 @@ from tests.fuzz.parsers import PARSERS
 from tests.problems import make_examples
 
 COUNT = 200
+OF_REPORTS = 50
+"""A report is a page with its figures each time."""
 
 
 def assert_documented(name, parser, count):
@@ -26,8 +28,18 @@ def assert_documented(name, parser, count):
     assert outcome.refused > count // 10
 
 
+def is_report(name):
+    return name.startswith("report of ")
+
+
 @pytest.mark.parametrize("name", PARSERS)
 def test_what_is_raised_is_what_is_documented(name):
+    assert_documented(name, PARSERS[name], OF_REPORTS if is_report(name) else COUNT)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", list(filter(is_report, PARSERS)))
+def test_what_is_raised_of_reports_is_what_is_documented(name):
     assert_documented(name, PARSERS[name], COUNT)
 
 

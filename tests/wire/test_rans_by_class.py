@@ -146,6 +146,7 @@ def test_one_symbol_is_a_message():
     assert round_trip(field, code_of(1)) <= 6 + 32 + 16
 
 
+@pytest.mark.thorough
 def test_fields_beyond_four_gigabits_are_counted_in_parts(monkeypatch):
     # 20 million symbols of 24 bits could take 1.8 Gbit, 200 million more than a uint32.
     def shape(n):
