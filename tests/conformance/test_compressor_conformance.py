@@ -28,7 +28,16 @@ ONLY_IF = {
     checks.check_memory: lambda entry: entry.remembers,
 }
 THOROUGH = (checks.check_execution,)  # a program of its own for each entry
-LONG = (("kashin", checks.check_leaves), ("kashin_quantize", check_errors))
+LONG = {
+    checks.check_leaves: ("kashin", "budgeted_separable", "warm_up_top_k", "blockwise"),
+    check_errors: (
+        "kashin_quantize",
+        "count_sketch",
+        "sketched_update",
+        "separable_unbiased",
+    ),
+}
+"""Checks that take some seconds of these compressors."""
 # Entry by entry, since the checks of an entry share compiled programs.
 ALL = [
     pytest.param(
@@ -36,7 +45,7 @@ ALL = [
         entry,
         id=f"{entry.name}-{name}",
         marks=[pytest.mark.thorough]
-        * (check in THOROUGH or (entry.name, check) in LONG),
+        * (check in THOROUGH or entry.name in LONG.get(check, ())),
     )
     for entry in COMPRESSORS
     for name, check in CHECKS.items()

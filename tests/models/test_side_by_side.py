@@ -77,6 +77,7 @@ def test_values_and_gradients_are_those_without(axes, mapped):
     )
 
 
+@pytest.mark.thorough
 def test_second_derivatives_are_those_without():
     def steepness(function, x, bias):
         def total(bias):
