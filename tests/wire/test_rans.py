@@ -1,5 +1,7 @@
 """rANS: near the entropy, the same table at both ends, two ways of the same words."""
 
+import functools
+
 import constriction
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ from fedjax_comp.wire.codes.frequencies import (
     table_tokens,
 )
 from fedjax_comp.wire.codes.rans import rans_bits
+from fedjax_comp.wire.codes.rans_length import words_of_intervals
 from fedjax_comp.wire.codes.rans_words import (
     next_states,
     num_lanes,
@@ -202,7 +205,7 @@ def test_states_are_those_of_whole_numbers():
     np.testing.assert_array_equal(after, expected.astype(np.uint32))
 
 
-@pytest.mark.parametrize("cardinality", [3, 256, 3000])
+@pytest.mark.parametrize("cardinality", [3, 255, 256, 3000])
 def test_lengths_on_a_tpu_are_the_same(cardinality):
     rng = np.random.default_rng(cardinality)
     values = (rng.random((2, 20_000)) ** 3 * cardinality).astype(np.uint16)
@@ -223,3 +226,18 @@ def test_lengths_of_many_lanes_on_a_tpu_are_the_same():
     mapped = jax.vmap(lambda x: rans_bits(x, 5, 128))
     here, there = jax.jit(mapped)(values), as_on_tpu(mapped)(values)
     np.testing.assert_array_equal(there, here)
+
+
+@pytest.mark.parametrize("lanes", [16, 128])
+def test_lengths_of_intervals_on_a_tpu_are_the_same(lanes):
+    rng = np.random.default_rng(lanes)
+    frequency = rng.integers(1, 1 << 13, (3, 5000))
+    start = rng.integers(0, (1 << 14) - frequency)
+    intervals = jnp.asarray((start << 15 | frequency).astype(np.uint32))
+    words = functools.partial(words_of_intervals, lanes=lanes)
+    for mapped, x in (
+        (words, intervals[0]),
+        (jax.vmap(words), intervals),
+        (jax.vmap(lambda _: words(intervals[0])), intervals),
+    ):
+        np.testing.assert_array_equal(as_on_tpu(mapped)(x), jax.jit(mapped)(x))

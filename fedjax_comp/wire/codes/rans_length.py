@@ -85,6 +85,7 @@ def _words_by_looking_up(rows: jax.Array, table: jax.Array) -> jax.Array:
 @custom_vmap
 def _words_by_comparing(rows: jax.Array, table: jax.Array) -> jax.Array:
     """For a TPU, which gathers number by number; a sum takes all lanes at once."""
+    rows = _narrow(rows, table.size)
     return jnp.sum(_words_of_lanes(rows, table[:, None]), dtype=jnp.uint32)
 
 
@@ -97,16 +98,30 @@ def _(
         x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
         for x, is_batched in zip((rows, table), batched, strict=True)
     )
-    _, num_rows, lanes = rows.shape
+    rows = _narrow(rows, table.shape[1])
+    lanes = rows.shape[2]
     if table.shape[1] > _MAX_REPEATED or lanes >= _FULL_ROW:
         words = jax.vmap(_words_of_lanes)(rows, table[:, :, None])
         return jnp.sum(words, axis=1, dtype=jnp.uint32), True
-    together = jnp.moveaxis(rows, 0, 1).reshape(num_rows, axis_size * lanes)
+    together = _side_by_side(rows)
     tables = jnp.repeat(table.T, lanes, axis=1)
     # Without the barrier the compiler repeats them in every turn of the loop.
     tables = jax.lax.optimization_barrier(tables)
-    words = _words_of_lanes(together, tables)
-    return jnp.sum(words.reshape(axis_size, lanes), axis=1, dtype=jnp.uint32), True
+    return _of_each(_words_of_lanes(together, tables), axis_size), True
+
+
+def _side_by_side(rows: jax.Array) -> jax.Array:
+    """Rows of many, `[m, rows, lanes]`, as `[rows, m * lanes]`."""
+    return jnp.moveaxis(rows, 0, 1).reshape(rows.shape[1], -1)
+
+
+def _of_each(words: jax.Array, axis_size: int) -> jax.Array:
+    return jnp.sum(words.reshape(axis_size, -1), axis=1, dtype=jnp.uint32)
+
+
+def _narrow(rows: jax.Array, entries: int) -> jax.Array:
+    """Symbols below `entries` in a byte or two: all clients' lie there at once."""
+    return rows.astype(jnp.uint8 if entries <= 1 << 8 else jnp.uint16)
 
 
 def _words_of_lanes(rows: jax.Array, tables: jax.Array) -> jax.Array:
@@ -127,7 +142,26 @@ def words_of_intervals(intervals: jax.Array, lanes: int) -> jax.Array:
       intervals: uint32 `[n]`.
       lanes: a power of two.
     """
-    return _words(_in_rows(intervals, lanes, SCALE), lambda row: row)
+    rows = _in_rows(intervals, lanes, SCALE)
+    return jax.lax.platform_dependent(rows, tpu=_words_as_told, default=_as_told)
+
+
+def _as_told(rows: jax.Array) -> jax.Array:
+    return _words(rows, lambda row: row)
+
+
+_words_as_told = custom_vmap(_as_told)
+
+
+@_words_as_told.def_vmap
+def _(axis_size: int, batched: tuple[bool], rows: jax.Array) -> tuple[jax.Array, bool]:
+    """As of symbols: the lanes of all side by side."""
+    if not batched[0]:
+        return _as_told(rows), False
+    if rows.shape[2] >= _FULL_ROW:
+        return jax.vmap(_as_told)(rows), True
+    words = _emitted(_side_by_side(rows), lambda row: row)
+    return _of_each(words, axis_size), True
 
 
 def _in_rows(x: jax.Array, lanes: int, filling: int) -> jax.Array:
