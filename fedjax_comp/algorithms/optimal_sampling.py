@@ -138,8 +138,8 @@ def optimal_sampling(
 
     Raises:
       ValueError: for `expected` below one; from `init` for a downlink whose receiver
-        has memory, and for a model with running statistics: what is unbiased may be
-        longer than any mean.
+        has memory, and for a model with running statistics, since an unbiased estimate
+        of a mean variance may be far from every client's, or below zero.
 
     >>> from fedjax_comp.models import classification, linear
     >>> task = classification(linear()(num_classes=10), input_shape=(8, 8, 1))

@@ -22,8 +22,8 @@ _LEAST, _MOST = 1, 253  # exponents as stored, of 2**-126 and of 2**126
 def power_of_two(size: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The power of two at or below a size, and its reciprocal.
 
-    Both are normal numbers of float32: the power is kept within `2**-126` and `2**126`,
-    which is also what NaN and infinities have.
+    Both are normal numbers of float32, the power between `2**-126` and `2**126`; NaN
+    and infinities are given `2**126`.
 
     Args:
       size: float32 of any shape, `>= 0`.

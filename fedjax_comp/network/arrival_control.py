@@ -26,14 +26,15 @@ from fedjax_comp.network.timed_control import least_error_within
 def everyone_speaks(ladder: Ladder, bits: float, *, share: float = 0.6) -> Controller:
     """Everyone is heard; clients that would be late send a short message.
 
-    With `t_i(r)` the time at which client `i` has rung `r` at the server,
+    With `t_i(r)` the time at which client `i`'s message of rung `r` arrives, as
+    expected before the round,
 
         T = the k-th least t_i(b),   k = ceil(share C),
 
-    where `b` is the rung within `bits`. A client that finishes `b` by `T`, at the rate
-    it has just seen, sends `b`. Any other client sends the shortest rung that it
-    finishes by `T`, or the first rung if it finishes none. The server waits for all of
-    them.
+    where `b` is the rung within `bits`. A client then reckons with the rate that it has
+    just seen. If its message of rung `b` arrives by `T`, it sends that. Otherwise it
+    sends the shortest rung that arrives by `T`, or the first rung if none does. The
+    server waits for all of them.
 
     Args:
       ladder: what can be sent.

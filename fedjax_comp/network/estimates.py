@@ -146,7 +146,11 @@ def update(ledger: Ledger, name: str, k: int, value: float) -> None:
 
 
 def forget(ledger: Ledger, k: int) -> None:
-    """Ages what is known of a client that is left out, since links change."""
+    """Moves what is known of a client that is left out half way to the median.
+
+    Of all clients, that is: links change, and a client that was slow once and is never
+    asked again would stay slow for ever.
+    """
     for name in ("uplink_rates", "ready"):
         values = np.array(ledger.conditions[name])
         if values[k] > 0:

@@ -13,8 +13,9 @@ where `rms` is of all leaves together, levels are those of the least error and b
 (`rate_rounding`), and `S` is the scale of least squares, `<t, q> / ||q||^2`. One step
 for all leaves is reverse water-filling (Cover and Thomas, "Elements of information
 theory", section 10.3.3): coordinates that are large against the step have all the same
-error, those that are small against it are 0 and cost next to nothing. Sizes are of the
-coordinates above half a step: rows of which nothing is sent are all of the least size.
+error, those that are small against it are 0 and cost next to nothing. Without
+`unbiased` sizes are of the coordinates above half a step alone, since the others are
+sent as 0: rows of which nothing is sent are all of the least size.
 
 What travels:
 
