@@ -21,7 +21,7 @@ _FENCE = re.compile(r"^(```.*?^```$|(?: {4}[^\n]*\n)+)", re.M | re.S)
 
 def texts() -> list[str]:
     """Paths of the Markdown files that are pages as they are."""
-    inside = [*ROOT.glob("experiments/*/README.md"), *ROOT.glob(f"{PACKAGE}/*/*.md")]
+    inside = [*ROOT.glob("experiments/*/*.md"), *ROOT.glob(f"{PACKAGE}/*/*.md")]
     outside = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
     outside += ["experiments/README.md", f"{PACKAGE}/README.md"]
     tests = ["tests/soak/README.md", "tests/mutation/README.md"]
@@ -116,6 +116,16 @@ def api_page(names: list[str]) -> str:
     return f"# {names[0]}\n\n" + "\n".join(map(entry, names))
 
 
+def menu_name(path: str) -> str:
+    """Of an experiment's page in the menu.
+
+    >>> menu_name("experiments/a/README.md"), menu_name("experiments/a/b.md")
+    ('a', 'a: b')
+    """
+    _, folder, name = path.removesuffix(".md").split("/")
+    return folder if name == "README" else f"{folder}: {name}"
+
+
 # ------------------------------------------------------------------------ for MkDocs
 
 
@@ -123,7 +133,7 @@ def on_config(config: Any) -> Any:
     """Adds experiments and the API to the menu."""
     experiments = [x for x in texts() if re.match(r"experiments/\w+/", x)]
     config.nav += [
-        {"Experiments": [{x.split("/")[1]: x} for x in experiments]},
+        {"Experiments": [{menu_name(x): x} for x in experiments]},
         {"API": [{part: f"api/{part}.md"} for part in modules()]},
         {"Changes": "CHANGELOG.md"},
     ]
