@@ -122,7 +122,9 @@ def unmask(
     """After step 3: the sum of the vectors, and of nothing smaller.
 
     It removes the own masks of all parties in the sum, and the pairwise masks that they
-    share with those who left after step 1.
+    share with those who left after step 1. A wrong share of a key is always noticed,
+    and one of an own mask where more than the threshold answer: with just as many,
+    nothing tells it from a right one, and the sum is noise.
 
     Args:
       setting: of this sum.
@@ -138,8 +140,8 @@ def unmask(
 
     Raises:
       TooFewParties: when fewer than the threshold answered.
-      ProtocolError: when an answer is malformed, or shares do not tell the key they
-        should.
+      ProtocolError: when an answer is malformed, or shares disagree or do not tell the
+        key they should.
     """
     require_enough(setting, len(answers), "have answered")
     public = read_records(roster, PUBLIC_BYTES, parties=setting.parties)
@@ -150,14 +152,22 @@ def unmask(
     for place, shares in told.items():
         if shares.keys() != sharers or place not in summed:
             raise ProtocolError(f"Party {place} did not answer for each party.")
-    chosen = sorted(told)[: setting.threshold]
-    weights = weights_at_zero(chosen)
+    # As many shares as are needed, and as many others as there are: one polynomial.
+    subsets = {tuple(sorted(told)[: setting.threshold])}
+    subsets.add(tuple(sorted(told)[-setting.threshold :]))
+    weights = {chosen: weights_at_zero(chosen) for chosen in subsets}
 
     def secret_of(party: int) -> bytes:
         try:
-            return combine({p: told[p][party] for p in chosen}, weights)
+            secrets = {
+                combine({p: told[p][party] for p in chosen}, weights[chosen])
+                for chosen in subsets
+            }
         except ValueError as error:
             raise ProtocolError(f"For party {party}: {error}") from error
+        if len(secrets) > 1:
+            raise ProtocolError(f"The shares of party {party}'s secret disagree.")
+        return secrets.pop()
 
     n, bits = setting.n, setting.bits
     total = masked_sum.copy()

@@ -226,23 +226,35 @@ def test_a_client_refuses_a_wrong_roster():
             )
 
 
-def test_a_wrong_share_of_a_key_is_noticed():
-    setting = setting_of(3, 2)
+def unmask_with_a_wrong_share(*, of_party, answering):
+    """Parties 1 to 4 are summed and 5 left; one bit of the first one's share flips."""
+    setting = setting_of(5, 3)
     vectors = vectors_of(setting)
     sent = Round(setting, vectors)
-    arrived = {p: sent.masked[p][1] for p in (1, 2)}
+    arrived = {p: sent.masked[p][1] for p in (1, 2, 3, 4)}
     masked_sum, summed = secure_server.add_masked(setting, arrived)
     answers = {
-        p: secure_client.answer(setting, sent.masked[p][0], summed) for p in (1, 2)
+        p: secure_client.answer(setting, sent.masked[p][0], summed) for p in answering
     }
-    arguments = (setting, sent.roster, frozenset({1, 2, 3}), frozenset({1, 2}))
-    total = secure_server.unmask(*arguments, masked_sum, answers)
-    np.testing.assert_array_equal(total, vectors[0] + vectors[1])
-    records = read_records(answers[1], SHARE_BYTES, parties=3)
-    records[3] = records[3][:5] + bytes([records[3][5] ^ 1]) + records[3][6:]
-    answers[1] = write_records(records)
+    parties = frozenset({1, 2, 3, 4, 5}), frozenset({1, 2, 3, 4})
+    arguments = (setting, sent.roster, *parties, masked_sum)
+    total = secure_server.unmask(*arguments, answers)
+    np.testing.assert_array_equal(total, sum(vectors[:4]))
+    records = read_records(answers[1], SHARE_BYTES, parties=5)
+    wrong = records[of_party]
+    records[of_party] = wrong[:5] + bytes([wrong[5] ^ 1]) + wrong[6:]
+    return secure_server.unmask(*arguments, {**answers, 1: write_records(records)})
+
+
+@pytest.mark.parametrize("answering", [(1, 2, 3), (1, 2, 3, 4)])
+def test_a_wrong_share_of_a_key_is_noticed(answering):
     with pytest.raises(ProtocolError):
-        secure_server.unmask(*arguments, masked_sum, answers)
+        unmask_with_a_wrong_share(of_party=5, answering=answering)
+
+
+def test_a_wrong_share_of_an_own_mask_is_noticed_by_one_more():
+    with pytest.raises(ProtocolError, match="party 2"):
+        unmask_with_a_wrong_share(of_party=2, answering=(1, 2, 3, 4))
 
 
 @pytest.mark.parametrize("cut", [-1, 1])
