@@ -107,7 +107,7 @@ def bytes_bits(indices: jax.Array, bound: int) -> jax.Array:
     symbols = jnp.zeros(_num_bytes(bound), jnp.uint32).at[place].add(ones)
     starts, frequencies = map(jnp.asarray, byte_frequencies(indices.size, bound))
     lanes = _lanes(bound)
-    words = words_in_jit(symbols.astype(jnp.int32), starts, frequencies, lanes)
+    words = words_in_jit(symbols, starts, frequencies, lanes)
     return 16 * words + 32 * lanes
 
 

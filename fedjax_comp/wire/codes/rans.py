@@ -85,12 +85,10 @@ def rans_bits(
         default.
     """
     m = mantissa_bits(symbols.size, alphabet)
-    index = symbols.astype(jnp.int32)
-    counted = index if live is None else jnp.where(live, index, alphabet)
-    counts = symbol_counts(counted, alphabet)
+    counts = symbol_counts(symbols, alphabet, live)
     exponents, mantissas = table_tokens(counts, m)
     starts, frequencies = table_frequencies(exponents, mantissas, m)
-    words = words_in_jit(index, starts, frequencies, lanes, live)
+    words = words_in_jit(symbols, starts, frequencies, lanes, live)
     return table_bits(exponents, m) + 32 * lanes + 16 * words
 
 

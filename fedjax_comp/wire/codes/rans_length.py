@@ -22,28 +22,45 @@ _FULL_ROW = 128
 """Lanes that fill a row of a TPU's tile by themselves."""
 
 
-def symbol_counts(index: jax.Array, alphabet: int) -> jax.Array:
+def symbol_counts(
+    symbols: jax.Array, alphabet: int, live: jax.Array | None = None
+) -> jax.Array:
     """How often each symbol occurs: uint32 `[alphabet]`.
 
     Args:
-      index: int32 `[n]`; what is not below `alphabet` is not counted.
+      symbols: unsigned integers below `alphabet`, `[n]`.
       alphabet: number of symbols.
+      live: bool `[n]`, which of them are counted; all by default.
 
-    >>> symbol_counts(jnp.array([2, 0, 2, 3], jnp.int32), 3).tolist()
-    [1, 0, 2]
+    >>> symbol_counts(jnp.array([2, 0, 2, 1], jnp.uint8), 3).tolist()
+    [1, 1, 2]
     """
 
-    def scattered(index: jax.Array) -> jax.Array:
+    def scattered(symbols: jax.Array, live: jax.Array | None) -> jax.Array:
+        index = _with_others(symbols.astype(jnp.int32), live, alphabet)
         counts = jnp.zeros(alphabet, jnp.uint32)
         return counts.at[index].add(jnp.uint32(1), mode="drop")
 
-    def compared(index: jax.Array) -> jax.Array:
-        found = index[None, :] == jnp.arange(alphabet, dtype=jnp.int32)[:, None]
+    def compared(symbols: jax.Array, live: jax.Array | None) -> jax.Array:
+        index = _with_others(_narrow(symbols, alphabet), live, alphabet)
+        found = index[None, :] == jnp.arange(alphabet, dtype=index.dtype)[:, None]
         return jnp.sum(found, axis=1, dtype=jnp.uint32)
 
     if alphabet > _MAX_COMPARED:
-        return scattered(index)
-    return jax.lax.platform_dependent(index, tpu=compared, default=scattered)
+        return scattered(symbols, live)
+    return jax.lax.platform_dependent(symbols, live, tpu=compared, default=scattered)
+
+
+def _narrow(symbols: jax.Array, most: int) -> jax.Array:
+    """Integers up to `most` in a byte or two: all clients' lie there at once."""
+    return symbols.astype(jnp.uint8 if most < 1 << 8 else jnp.uint16)
+
+
+def _with_others(symbols: jax.Array, live: jax.Array | None, other: int) -> jax.Array:
+    """`symbols` where they are live, and `other` elsewhere."""
+    if live is None:
+        return symbols
+    return jnp.where(live, symbols, jnp.array(other, symbols.dtype))
 
 
 def words_in_jit(
@@ -53,10 +70,10 @@ def words_in_jit(
     lanes: int,
     live: jax.Array | None = None,
 ) -> jax.Array:
-    """Words of 16 bits that `symbols`, int32 `[n]`, emit: uint32 scalar.
+    """Words of 16 bits that `symbols` emit: uint32 scalar.
 
     Args:
-      symbols: below the alphabet's size `a`.
+      symbols: integers of any type, `[n]`, below the alphabet's size `a`.
       starts: uint32 `[a]`.
       frequencies: uint32 `[a]`, summing to `2**14`.
       lanes: a power of two.
@@ -66,26 +83,31 @@ def words_in_jit(
     # that are not coded.
     nothing = starts.size
     table = jnp.pad(intervals_of(starts, frequencies), (0, 1), constant_values=SCALE)
-    if live is not None:
-        symbols = jnp.where(live, symbols, nothing)
-    rows = _in_rows(symbols, lanes, nothing)
-    # Looked up row by row: outside the loop compilers compute the table anew for every
-    # symbol, divisions included.
+
+    def looking_up(
+        symbols: jax.Array, table: jax.Array, live: jax.Array | None
+    ) -> jax.Array:
+        # Looked up row by row: outside the loop compilers compute the table anew for
+        # every symbol, divisions included.
+        index = _with_others(symbols.astype(jnp.int32), live, nothing)
+        rows = _in_rows(index, lanes, nothing)
+        return _words(rows, lambda row: table.at[row].get(mode="clip"))
+
+    def comparing(
+        symbols: jax.Array, table: jax.Array, live: jax.Array | None
+    ) -> jax.Array:
+        index = _with_others(_narrow(symbols, nothing), live, nothing)
+        return _words_by_comparing(_in_rows(index, lanes, nothing), table)
+
     few = table.size <= _MAX_COMPARED
-    by_table = _words_by_comparing if few else _words_by_looking_up
     return jax.lax.platform_dependent(
-        rows, table, tpu=by_table, default=_words_by_looking_up
+        symbols, table, live, tpu=comparing if few else looking_up, default=looking_up
     )
-
-
-def _words_by_looking_up(rows: jax.Array, table: jax.Array) -> jax.Array:
-    return _words(rows, lambda row: table.at[row].get(mode="clip"))
 
 
 @custom_vmap
 def _words_by_comparing(rows: jax.Array, table: jax.Array) -> jax.Array:
     """For a TPU, which gathers number by number; a sum takes all lanes at once."""
-    rows = _narrow(rows, table.size)
     return jnp.sum(_words_of_lanes(rows, table[:, None]), dtype=jnp.uint32)
 
 
@@ -98,7 +120,6 @@ def _(
         x if is_batched else jnp.broadcast_to(x, (axis_size, *x.shape))
         for x, is_batched in zip((rows, table), batched, strict=True)
     )
-    rows = _narrow(rows, table.shape[1])
     lanes = rows.shape[2]
     if table.shape[1] > _MAX_REPEATED or lanes >= _FULL_ROW:
         words = jax.vmap(_words_of_lanes)(rows, table[:, :, None])
@@ -117,11 +138,6 @@ def _side_by_side(rows: jax.Array) -> jax.Array:
 
 def _of_each(words: jax.Array, axis_size: int) -> jax.Array:
     return jnp.sum(words.reshape(axis_size, -1), axis=1, dtype=jnp.uint32)
-
-
-def _narrow(rows: jax.Array, entries: int) -> jax.Array:
-    """Symbols below `entries` in a byte or two: all clients' lie there at once."""
-    return rows.astype(jnp.uint8 if entries <= 1 << 8 else jnp.uint16)
 
 
 def _words_of_lanes(rows: jax.Array, tables: jax.Array) -> jax.Array:
