@@ -48,6 +48,13 @@ def test_links_stay_where_there_is_a_page_and_are_words_elsewhere():
     assert PAGES.relinked(code, source, source) == code
 
 
+def test_pages_of_an_experiment_have_names_of_their_own_in_the_menu():
+    names = [PAGES.menu_name(x) for x in PAGES.texts() if x.count("/") == 2]
+    assert PAGES.menu_name("experiments/benchmark/README.md") == "benchmark"
+    assert PAGES.menu_name("experiments/benchmark/trellis.md") == "benchmark: trellis"
+    assert len(set(names)) == len(names)
+
+
 def test_a_section_ends_at_the_next_of_its_level():
     text = "# A\n\n```\n# B\n```\n\n## C\n\nc\n\n# D\n"
     assert PAGES.section(text, "# A") == "```\n# B\n```\n\n## C\n\nc"
