@@ -55,7 +55,8 @@ def forest_model(
     >>> from fedjax_comp.data.streams import drift_times, synthetic_data
     >>> data = synthetic_data(drifts=drift_times(9, 1, seed=0), seed=0)
     >>> stream = forest_model(StreamSpec(num_learners=2, updates=1, batch_size=3))
-    >>> stream(jax.random.key(0), jnp.int32(0), data).examples.x.shape
+    >>> key, time = jax.random.key(0), jnp.int32(0)
+    >>> jax.eval_shape(stream, key, time, data).examples.x.shape
     (6, 54)
     """
     if not (math.isfinite(alike) and alike > 0):

@@ -30,6 +30,7 @@ ONLY_IF = {
 THOROUGH = (checks.check_execution,)  # a program of its own for each entry
 LONG = {
     checks.check_leaves: ("kashin", "budgeted_separable", "warm_up_top_k", "blockwise"),
+    checks.check_wire: ("kashin", "budgeted_separable"),
     check_errors: (
         "kashin_quantize",
         "count_sketch",

@@ -111,6 +111,7 @@ def test_no_array_of_mapped_clients_has_an_axis_of_its_own_for_them():
     assert (2, 6, 7, 5 * CLIENTS) in seen
 
 
+@pytest.mark.thorough
 def test_clients_of_the_cnn_train_as_they_do_one_by_one():
     task = {
         convolve: models.classification(

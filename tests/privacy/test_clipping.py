@@ -162,16 +162,16 @@ def test_noise_does_not_tell_whether_anyone_answered(broken):
     cohort = cohort._replace(clients=cohort.clients._replace(active=active))
     links = stack_clients(client, 2)
     keys = [jax.random.key(round) for round in (3, 4)]
-    models = [params]
+    models, step = [params], jax.jit(algorithm.round)
     for key in keys:
-        server, links, info = algorithm.round(key, server, links, cohort)
+        server, links, info = step(key, server, links, cohort)
         models.append(algorithm.params(server))
         assert int(info.dropped) == 2 * broken
-    steps = [optax.tree.sub(b, a) for a, b in itertools.pairwise(models)]
+    moves = [optax.tree.sub(b, a) for a, b in itertools.pairwise(models)]
     size = sum(x.size for x in jax.tree.leaves(params))
-    for step in steps:  # nothing but noise, other noise in each round
-        assert 0.5 < norm64(step) / (0.5 * np.sqrt(size)) < 1.5
-    assert norm64(optax.tree.sub(*steps)) > 0.5 * np.sqrt(size) / 2
+    for move in moves:  # nothing but noise, other noise in each round
+        assert 0.5 < norm64(move) / (0.5 * np.sqrt(size)) < 1.5
+    assert norm64(optax.tree.sub(*moves)) > 0.5 * np.sqrt(size) / 2
 
 
 STDDEV = 0.25
