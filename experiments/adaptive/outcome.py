@@ -113,10 +113,16 @@ def against_fixed(rows: Sequence[Json]) -> list[Json]:
     for own in _by_condition(rows):
         condition = own[0]["condition"]
         target = NOT_SLOWER if condition.startswith("constant") else SOONER
-        held = [(one["method"], target, one) for one in own if one["method"] in OURS]
+        held = [
+            (one["method"], target, one, {"at_least": True})
+            for one in own
+            if one["method"] in OURS
+        ]
         spoken = soonest_of(own, EVERYONE)
         if spoken is not None:
-            held.append((f"the soonest of everyone ({spoken['method']})", 1.0, spoken))
+            # Where all are given the shortest message it is a fixed setting: a tie.
+            name = f"the soonest of everyone ({spoken['method']})"
+            held.append((name, 1.0, spoken, {"above": True}))
         for among in ("for all", "over-selection among them"):
             over_selected = among != "for all"
             if over_selected and not _are_any(own, OVER_SELECTED):
@@ -124,13 +130,13 @@ def against_fixed(rows: Sequence[Json]) -> list[Json]:
             best = best_fixed(own, over_selected=over_selected)
             if best is None:
                 continue
-            for name, least, one in held:
+            for name, least, one, bound in held:
                 made += claim(
                     f"{condition}: {name} sooner than the best fixed setting, {among} "
                     f"({best['method']})",
                     least,
                     ratio(_seconds(best), _seconds(one)),
-                    at_least=True,
+                    **bound,
                 )
     return made
 

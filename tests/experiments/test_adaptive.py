@@ -178,11 +178,14 @@ def test_claims_are_against_the_best_fixed_setting():
     assert [claim["measured"] for claim in claims] == [2.0, 1.5, 0.75]
     assert [claim["target"] for claim in claims] == [1.5, 1.5, 0.95]
     assert [claim["holds"] for claim in claims] == [True, True, False]
-    # Of those who let everyone speak the soonest is held to be no later.
+    # Of those who let everyone speak the soonest is held to be sooner.
     spoken = [row("everyone-1", 12.0), row("everyone-4", 16.0)]
     _, *claims = claims_of([*on_3g[:4], *spoken], quick=False)
     assert [claim["measured"] for claim in claims] == [1.6667, 1.25]
     assert all("everyone (everyone-1) sooner" in claim["name"] for claim in claims)
+    # With the shortest message for all it is that fixed setting, and not sooner.
+    _, claim = claims_of([row("fixed-1", 9.0), row("everyone-1", 9.0)], quick=False)
+    assert (claim["measured"], claim["holds"]) == (1.0, False)
     assert claims_of([row("fixed-1", None)], quick=False) == [failed]
     assert claims_of(rows, quick=True) == [failed]
 
