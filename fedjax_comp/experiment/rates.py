@@ -324,13 +324,17 @@ def _print_rates(tuning: Tuning, rated: Sequence[Rated]) -> None:
         if not one.tried:
             print(f"{one.name}: has a rate of its own")
             continue
-        told = ", ".join(
-            f"{row['rate']:g}: {_shown(row.get(tuning.shown))}" for row in one.tried
-        )
+        told = "; ".join(f"{row['rate']:g}: {_told(tuning, row)}" for row in one.tried)
         edge = "; at the edge of the grid, a wider one may do better" * one.at_edge
         chosen = "none ran" if one.rate is None else f"{one.rate:g}"
         print(f"{one.name}: rate {chosen} ({told}){edge}", flush=True)
 
 
-def _shown(score: float | None) -> str:
-    return "failed" if score is None else f"{score:.4g}"
+def _told(tuning: Tuning, row: Json) -> str:
+    """Rounds to the target and the score, as far as there are any."""
+    rounds, score = row.get("rounds_to_target"), row.get(tuning.shown)
+    known = [
+        *([] if rounds is None else [f"{rounds} rounds"]),
+        *([] if score is None else [f"{score:.4g}"]),
+    ]
+    return "failed" if row["reason"] else ", ".join(known) or "no score"
