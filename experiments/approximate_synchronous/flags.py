@@ -3,6 +3,7 @@
 from absl import flags
 
 from fedjax_comp.experiment.flags import CONDITIONS, training_flags, without
+from fedjax_comp.experiment.problem import define_validation
 
 
 def define_run() -> flags.FlagValues:
@@ -67,6 +68,7 @@ def define_run() -> flags.FlagValues:
         flag_values=values,
         lower_bound=0.0,
     )
+    define_validation(values)
     return values
 
 

@@ -9,7 +9,11 @@ from fedjax_comp.base import Algorithm, Cohort
 from fedjax_comp.data.minibatch import sample_minibatches
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import build
-from fedjax_comp.experiment.problem import initial_key, keeps_messages
+from fedjax_comp.experiment.problem import (
+    initial_key,
+    keeps_messages,
+    load_dataset,
+)
 from fedjax_comp.models import classification
 from fedjax_comp.network.region_clock import timed
 from fedjax_comp.network.regions import (
@@ -63,11 +67,11 @@ def build_problem(values: flags.FlagValues) -> Problem:
     model = build("model", values.model)
     partition = build("partition", values.partition)
     links = networks(values)
-    dataset = data.load(
-        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
-    )
     population = data.federate(
-        dataset, partition, num_clients=values.num_clients, seed=values.seed
+        load_dataset(values),
+        partition,
+        num_clients=values.num_clients,
+        seed=values.seed,
     )
     spec = population.spec
     task = classification(

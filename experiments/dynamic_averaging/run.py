@@ -1,7 +1,6 @@
 """Averaging protocols on one stream: cumulative loss against bytes."""
 
 import functools
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -185,12 +184,6 @@ def measured(rule: Rule, summary: Json, rows: Sequence[Json]) -> Json:
     }
 
 
-def least_loss(row: Json) -> tuple[float]:
-    """What a rate is chosen by: the loss on a stream of another seed."""
-    loss = row["cumulative_loss"]
-    return (-math.inf if loss is None else -loss,)
-
-
 def compare(rows: list[Json]) -> None:
     """Adds to each row its loss and bytes against those of the first and of rivals."""
     add_ratios(rows, "total_bytes")
@@ -294,6 +287,8 @@ COMPARISON = Comparison(
         "than the best other family at it"
     ),
     word="protocol",
-    tuning=Tuning(("client_optimizer",), {}, score=least_loss, shown="cumulative_loss"),
+    tuning=Tuning(
+        ("client_optimizer",), {}, least="cumulative_loss", shown="cumulative_loss"
+    ),
 )
 main = COMPARISON.main

@@ -70,7 +70,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
     check_budgets(values)
     check_clients(values)
     check_steps(values)
-    share = validation_share(values)
+    validation_share(values)
     # Cheap mistakes first: expressions are read before any data is.
     uplink = build("uplink", values.uplink) if "uplink" in values else identity()
     uplink = uplink_of(values, uplink)
@@ -84,11 +84,7 @@ def build_federation(values: flags.FlagValues) -> Federation:
     augmentation = None
     if "augmentation" in values and values.augmentation:
         augmentation = build("augmentation", values.augmentation)
-    dataset = data.load(
-        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
-    )
-    if share is not None:
-        dataset = data.hold_out(dataset, share, seed=values.seed)
+    dataset = load_dataset(values)
     public = None
     if asked is not None:
         dataset, public = data.set_aside(dataset, asked, seed=values.seed)
@@ -235,6 +231,21 @@ def define_validation(values: flags.FlagValues) -> None:
         "in place of the test set, to make choices by.",
         flag_values=values,
     )
+
+
+def load_dataset(values: flags.FlagValues) -> data.Dataset:
+    """The data set, with `--validation_share` of it held out in place of the test set.
+
+    Raises:
+      UsageError: for a share outside (0, 1).
+    """
+    dataset = data.load(
+        values.dataset, data_dir=values.data_dir, raw_dir=values.raw_dir
+    )
+    share = validation_share(values)
+    if share is None:
+        return dataset
+    return data.hold_out(dataset, share, seed=values.seed)
 
 
 def validation_share(values: flags.FlagValues) -> float | None:

@@ -30,15 +30,15 @@ COLUMNS = ("name", "rate", "score", "rounds_to_target", "chosen", "reason")
 """Of the table of rates that were tried."""
 
 
-def default_score(row: Json) -> tuple[float, float]:
-    """Fewest rounds to the target where the row has one, then the best accuracy.
+def score(row: Json, least: str = "rounds_to_target") -> tuple[float, float]:
+    """The least of a column where the row has one, then the best accuracy.
 
-    >>> default_score({"rounds_to_target": 9, "best_test_accuracy": 0.9})
+    >>> score({"rounds_to_target": 9, "best_test_accuracy": 0.9})
     (-9, 0.9)
     """
-    rounds, best = row.get("rounds_to_target"), row.get("best_test_accuracy")
+    cost, best = row.get(least), row.get("best_test_accuracy")
     return (
-        -math.inf if rounds is None else -rounds,
+        -math.inf if cost is None or math.isnan(cost) else -cost,
         -math.inf if best is None or math.isnan(best) else best,
     )
 
@@ -50,13 +50,14 @@ class Tuning(NamedTuple):
       flags: those whose expressions may say `rate`.
       settings: flags of the runs by which a rate is chosen, such as the share of the
         training examples that is held out to evaluate on.
-      score: `(row) -> larger is better`.
+      least: the column of which a rate has to have the least; where none has any, the
+        best accuracy decides.
       shown: the column of the row that the table of rates has as `score`.
     """
 
     flags: tuple[str, ...]
     settings: Mapping[str, object]
-    score: Callable[[Json], tuple[float, ...]] = default_score
+    least: str = "rounds_to_target"
     shown: str = "best_test_accuracy"
 
 
@@ -285,7 +286,8 @@ def _choose(
         row = done[0] if done else {}
         tried.append({"rate": rate, **row, "reason": row.get("reason") or reason})
     ran = [row for row in tried if not row["reason"]]
-    best = max(ran, key=grid.tuning.score, default=None)
+    key = functools.partial(score, least=grid.tuning.least)
+    best = max(ran, key=key, default=None)
     return Rated(name, None if best is None else best["rate"], tried)
 
 
@@ -332,9 +334,9 @@ def _print_rates(tuning: Tuning, rated: Sequence[Rated]) -> None:
 
 def _told(tuning: Tuning, row: Json) -> str:
     """Rounds to the target and the score, as far as there are any."""
-    rounds, score = row.get("rounds_to_target"), row.get(tuning.shown)
+    rounds, shown = row.get("rounds_to_target"), row.get(tuning.shown)
     known = [
         *([] if rounds is None else [f"{rounds} rounds"]),
-        *([] if score is None else [f"{score:.4g}"]),
+        *([] if shown is None else [f"{shown:.4g}"]),
     ]
     return "failed" if row["reason"] else ", ".join(known) or "no score"

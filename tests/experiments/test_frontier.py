@@ -8,13 +8,7 @@ import pytest
 from absl import flags
 
 from experiments.frontier.pareto import pareto_front
-from experiments.frontier.run import (
-    COLUMNS,
-    compare,
-    fewest_bytes,
-    frontier_claims,
-    main,
-)
+from experiments.frontier.run import COLUMNS, compare, frontier_claims, main
 from experiments.frontier.table import PIPELINES, QUICK_PIPELINES
 from fedjax_comp.experiment.comparison import Results
 from fedjax_comp.experiment.pipelines import parse_pipelines
@@ -54,20 +48,6 @@ def test_ratios_are_to_the_first_pipeline():
     ratios = [one["total_bytes_to_target_ratio"] for one in outcomes]
     assert ratios == [1.0, 5.0, None]
     assert [one["on_front"] for one in outcomes] == [True, True, False]
-
-
-def test_a_rate_is_chosen_by_bytes_and_not_by_rounds():
-    def tried(rounds, total, best):
-        return {
-            "rounds_to_target": rounds,
-            "total_bytes_to_target": total,
-            "best_test_accuracy": best,
-        }
-
-    cheap, fast = tried(30, 100, 0.95), tried(20, 300, 0.96)
-    near, far = tried(None, None, 0.94), tried(None, None, 0.5)
-    order = sorted([far, fast, near, cheap], key=fewest_bytes, reverse=True)
-    assert order == [cheap, fast, near, far]
 
 
 TASK = (

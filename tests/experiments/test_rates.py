@@ -1,19 +1,27 @@
 """Rates chosen on a grid: by what, for which variant, and where they are recorded."""
 
 import csv
+import functools
 import json
 import math
 
 import numpy as np
 import pytest
 
+from experiments.approximate_synchronous.flags import define_run as define_of_a_centre
+from experiments.approximate_synchronous.problem import (
+    build_problem as build_problem_of_centres,
+)
+from experiments.approximate_synchronous.run import COMPARISON as CENTRES
 from experiments.data_quantization.run import main as data_quantization
+from experiments.dynamic_averaging.run import COMPARISON as STREAMS
 from experiments.fed_avg.compare import COMPARISON
 from experiments.fed_avg.flags import define
+from experiments.frontier.run import COMPARISON as FRONTIER
 from fedjax_comp import data
 from fedjax_comp.experiment.expressions import with_rate
 from fedjax_comp.experiment.problem import build_federation
-from fedjax_comp.experiment.rates import TUNING_SEED, Rated, default_score
+from fedjax_comp.experiment.rates import TUNING_SEED, Rated, score
 from tests.experiments.small import mistake
 
 QUICK = [
@@ -109,18 +117,32 @@ def test_what_a_run_that_chooses_cannot_do_is_told_before_anything_is_written(
     assert not folder.exists()
 
 
-def test_held_out_examples_are_of_the_training_set():
+def of_clients():
     values = define()
     values(["", "--num_clients=10", "--cohort_size=2", "--validation_share=0.25"])
     population = build_federation(values).population
+    return population.examples, population.test
+
+
+def of_centres():
+    values = define_of_a_centre()
+    values(["", "--dataset=digits", "--model=linear()", "--validation_share=0.25"])
+    problem = build_problem_of_centres(values)
+    return problem.data.examples, problem.test
+
+
+@pytest.mark.parametrize("built", [of_clients, of_centres])
+def test_held_out_examples_are_of_the_training_set(built):
+    train, test = built()
     whole = data.load("digits")
-    assert population.spec.num_train + population.spec.num_test == len(whole.train.y)
+    assert len(test.y) == len(whole.train.y) // 4
+    assert len(train.y) + len(test.y) == len(whole.train.y)
 
     def rows(examples):
         return {np.asarray(x).tobytes() for x in examples.x}
 
-    assert rows(population.test) <= rows(whole.train)
-    assert len(rows(population.test) & rows(whole.test)) == 0
+    assert rows(test) <= rows(whole.train)
+    assert len(rows(test) & rows(whole.test)) == 0
 
 
 def test_a_rate_is_a_word_and_no_argument():
@@ -139,8 +161,25 @@ def test_fewer_rounds_to_a_target_come_before_accuracy():
     slow = {"rounds_to_target": 5, "best_test_accuracy": 0.99}
     never = {"rounds_to_target": None, "best_test_accuracy": 0.8}
     lost = {"rounds_to_target": None, "best_test_accuracy": math.nan}
-    order = sorted([lost, slow, never, fast], key=default_score, reverse=True)
+    order = sorted([lost, slow, never, fast], key=score, reverse=True)
     assert order == [fast, slow, never, lost]
+
+
+def test_another_column_than_rounds_may_have_to_be_least():
+    def tried(rounds, total, best):
+        return {
+            "rounds_to_target": rounds,
+            "total_bytes_to_target": total,
+            "best_test_accuracy": best,
+        }
+
+    cheap, fast = tried(30, 100, 0.95), tried(20, 300, 0.96)
+    near, far = tried(None, None, 0.94), tried(None, None, 0.5)
+    by_bytes = functools.partial(score, least="total_bytes_to_target")
+    order = sorted([far, fast, near, cheap], key=by_bytes, reverse=True)
+    assert order == [cheap, fast, near, far]
+    for experiment in (FRONTIER, CENTRES, STREAMS):
+        assert experiment.tuning.least in experiment.columns
 
 
 def test_the_edge_is_where_the_grid_ends():
