@@ -4,6 +4,7 @@ from absl import flags
 
 from experiments.adaptive.methods import LADDER, METHODS, OF_LADDER, RUNGS
 from fedjax_comp.experiment.flags import AUDITS, common_flags, without
+from fedjax_comp.experiment.problem import define_validation
 
 DEFAULTS: dict[str, object] = {
     "dataset": "digits",
@@ -45,6 +46,7 @@ def define_run() -> flags.FlagValues:
     values = without(common_flags(**DEFAULTS), *AUDITS, "uplink", "client_store")
     flags.DEFINE_string("method", "fixed-1", "What sets budgets.", flag_values=values)
     _define_rungs(values)
+    define_validation(values)
     return values
 
 
@@ -82,4 +84,5 @@ def define() -> flags.FlagValues:
         flag_values=values,
     )
     _define_rungs(values)
+    define_validation(values)
     return values

@@ -6,6 +6,7 @@ arguments, and one measurement of what the compressors cost.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -45,12 +46,13 @@ from fedjax_comp.experiment.problem import (
     build_schedule,
     initial_key,
 )
+from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.hooks import Hook, Live
 from fedjax_comp.network.codec_cost import fixed_bytes
 from fedjax_comp.network.simulate import simulate
 from fedjax_comp.problem import Problem
 from fedjax_comp.report import Run, format_bytes
-from fedjax_comp.run_directory import Json, write_json
+from fedjax_comp.run_directory import Json, RunDirectoryError, read_json, write_json
 from fedjax_comp.training import TrainState, evaluation_program
 
 LADDER_FILE = "ladder.json"
@@ -143,14 +145,23 @@ def run_variant(variant: Variant, values: flags.FlagValues) -> tuple[Json, Run]:
     return told(row), Run(variant.name, rows)
 
 
-def shared_folder(values: flags.FlagValues) -> Path:
-    """Where programs and costs are kept that all seeds of a command share.
+_PART = re.compile(r"seed-\d+|rate-[^/]+|tuning")
+"""Directories of a command below its own, in which runs lie by name."""
 
-    It is the directory of the first; the others lie below it, in `seed-S`.
+
+def shared_folder(values: flags.FlagValues) -> Path:
+    """Where programs and costs are kept that all runs of a command share.
+
+    It is the command's own directory; further seeds and other rates lie below it.
     """
     path = Path(values.workdir)
-    is_below = path.name == f"seed-{values.seed}"
-    return path.parent if is_below and (path.parent / LADDER_FILE).exists() else path
+    shared = path
+    while _PART.fullmatch(path.name):
+        path = path.parent
+        with contextlib.suppress(RunDirectoryError):  # none, or not of a run
+            if read_json(path / "config.json").get("experiment") == COMPARISON.name:
+                shared = path
+    return shared
 
 
 def steering_clock(
@@ -259,5 +270,11 @@ COMPARISON = Comparison(
     caption="to the target; sooner: against the best fixed setting of the network; "
     "worst: at the end",
     order=soonest,
+    tuning=Tuning(
+        ("client_optimizer",),
+        {"validation_share": 0.1},
+        least="simulated_seconds_to_target",
+        shown="simulated_seconds_to_target",
+    ),
 )
 main = COMPARISON.main

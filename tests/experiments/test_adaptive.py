@@ -7,6 +7,7 @@ import math
 import jax
 import pytest
 
+from experiments.adaptive.flags import define
 from experiments.adaptive.outcome import (
     COLUMNS,
     best_fixed,
@@ -14,9 +15,10 @@ from experiments.adaptive.outcome import (
     compare,
     told,
 )
-from experiments.adaptive.run import compiled_once, main
+from experiments.adaptive.run import compiled_once, main, shared_folder
 from experiments.fed_avg.run import main as fed_avg_main
 from fedjax_comp.experiment.seeds import claims_over_seeds
+from fedjax_comp.run_directory import write_json
 from tests.experiments.small import read_runs
 
 TASK = (
@@ -215,6 +217,39 @@ def test_claims_over_seeds_are_beyond_their_noise():
     assert not lucky["holds"]
     name = "3g: hardware-aware sooner than the best fixed setting, for all"
     assert lucky["name"] == name
+
+
+def test_all_runs_of_a_command_share_its_directory_and_no_other(tmp_path):
+    def shared(*parts):
+        values = define()
+        values(["", f"--workdir={tmp_path.joinpath(*parts)}"])
+        return shared_folder(values).relative_to(tmp_path).as_posix()
+
+    for name, experiment in (("ours", "adaptive"), ("seed-7", "adaptive"), ("b", "c")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "config.json", {"experiment": experiment})
+    (tmp_path / "b" / "seed-3").mkdir()
+    (tmp_path / "b" / "seed-3" / "config.json").write_text("{}")
+    assert shared("ours") == "ours"
+    assert shared("ours", "seed-1") == "ours"
+    assert shared("ours", "tuning", "rate-0.1") == "ours"
+    assert shared("ours", "rate-1e-05", "seed-2") == "ours"
+    assert shared("ours", "other") == "ours/other"
+    # A directory that is called like a part is one only below a command's own.
+    assert shared("seed-7") == "seed-7"
+    assert shared("seed-7", "seed-8") == "seed-7"
+    assert shared("b", "rate-0.3") == "b/rate-0.3"
+    assert shared("b", "seed-3", "rate-0.3") == "b/seed-3/rate-0.3"
+
+
+@pytest.mark.thorough
+def test_each_method_may_have_a_rate_of_its_own(tmp_path, capsys):
+    flags = [*TASK, "--condition=slow: constant(0.2)", "--method=fixed-1"]
+    grid = ["--client_optimizer=sgd(rate)", "--rate_grid=0.001,1.0"]
+    main(["adaptive", f"--workdir={tmp_path}", *flags, *grid])
+    assert "slow/fixed-1: rate 1 (0.001: " in capsys.readouterr().out
+    assert len(list(tmp_path.rglob("ladder.json"))) == 1
+    assert (tmp_path / "rate-1" / "slow" / "fixed-1" / "summary.json").exists()
 
 
 @pytest.mark.thorough
