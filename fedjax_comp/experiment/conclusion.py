@@ -65,7 +65,9 @@ def finish_seeds(
         facts={**each[0].facts, "seeds": seeds},
     )
     claims = claims_over_seeds([comparison.claims(one) for one in each])
-    columns = ("seed", *LEADING, *_own_columns(comparison, rows), *TRAILING)
+    own_rate = ("rate",) if any(one.tried for one in results.rated) else ()
+    measured = _own_columns(comparison, rows)
+    columns = ("seed", *LEADING, *own_rate, *measured, *TRAILING)
     single = [
         {"seed": seed, **row}
         for seed, one in zip(seeds, each, strict=True)

@@ -26,7 +26,15 @@ from fedjax_comp.run_directory import Json
 TUNING_SEED = 1000
 """Rates are chosen with `--seed` and this many more."""
 
-COLUMNS = ("name", "rate", "score", "rounds_to_target", "chosen", "reason")
+COLUMNS = (
+    "name",
+    "rate",
+    "score",
+    "rounds_to_target",
+    "best_test_accuracy",
+    "chosen",
+    "reason",
+)
 """Of the table of rates that were tried."""
 
 
@@ -312,6 +320,7 @@ def rate_rows(tuning: Tuning | None, rated: Sequence[Rated]) -> list[Json]:
             "rate": row["rate"],
             "score": row.get(shown),
             "rounds_to_target": row.get("rounds_to_target"),
+            "best_test_accuracy": row.get("best_test_accuracy"),
             "chosen": row["rate"] == one.rate,
             "reason": row["reason"],
         }
@@ -333,10 +342,13 @@ def _print_rates(tuning: Tuning, rated: Sequence[Rated]) -> None:
 
 
 def _told(tuning: Tuning, row: Json) -> str:
-    """Rounds to the target and the score, as far as there are any."""
+    """Rounds to the target and the score; the best accuracy where there are none."""
+    if row["reason"]:
+        return "failed"
     rounds, shown = row.get("rounds_to_target"), row.get(tuning.shown)
     known = [
         *([] if rounds is None else [f"{rounds} rounds"]),
         *([] if shown is None else [f"{shown:.4g}"]),
     ]
-    return "failed" if row["reason"] else ", ".join(known) or "no score"
+    best = row.get("best_test_accuracy")
+    return ", ".join(known) or ("nothing" if best is None else f"{best:.2%} at best")

@@ -21,7 +21,13 @@ from experiments.frontier.run import COMPARISON as FRONTIER
 from fedjax_comp import data
 from fedjax_comp.experiment.expressions import with_rate
 from fedjax_comp.experiment.problem import build_federation
-from fedjax_comp.experiment.rates import TUNING_SEED, Rated, score
+from fedjax_comp.experiment.rates import (
+    TUNING_SEED,
+    Rated,
+    Tuning,
+    _print_rates,
+    score,
+)
 from tests.experiments.small import mistake
 
 QUICK = [
@@ -74,6 +80,8 @@ def test_the_best_rate_is_recorded_with_every_seed(tmp_path, capsys):
     COMPARISON.main(wider)
     assert (recorded / "metrics.jsonl").stat().st_mtime_ns == began
     assert (folder / "rate-0.1" / "seed-1" / "dense" / "summary.json").exists()
+    by_seed = [(row["seed"], row["rate"]) for row in table(folder / "seeds.csv")]
+    assert by_seed == [("0", "0.1"), ("1", "0.1")]
     for row in table(folder / "table.csv"):
         assert (row["rate"], row["rate_at_edge"]) == ("0.1", "False")
     summary = json.loads((folder / "summary.json").read_text())
@@ -180,6 +188,21 @@ def test_another_column_than_rounds_may_have_to_be_least():
     assert order == [cheap, fast, near, far]
     for experiment in (FRONTIER, CENTRES, STREAMS):
         assert experiment.tuning.least in experiment.columns
+
+
+def test_every_rate_that_was_tried_is_told(capsys):
+    tuning = Tuning((), {}, shown="total_bytes")
+    tried = [
+        {"rate": 0.1, "reason": "", "rounds_to_target": 9, "total_bytes": 12345678},
+        {"rate": 0.3, "reason": "", "best_test_accuracy": 0.98},
+        {"rate": 1.0, "reason": "RunFailed: not finite", "best_test_accuracy": 0.1},
+        {"rate": 3.0, "reason": ""},
+    ]
+    _print_rates(tuning, [Rated("a", 0.1, tried)])
+    assert capsys.readouterr().out.startswith(
+        "a: rate 0.1 (0.1: 9 rounds, 1.235e+07; 0.3: 98.00% at best; 1: failed; "
+        "3: nothing); at the edge"
+    )
 
 
 def test_the_edge_is_where_the_grid_ends():
