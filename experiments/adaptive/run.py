@@ -45,6 +45,7 @@ from fedjax_comp.experiment.problem import (
     build_federation,
     build_schedule,
     initial_key,
+    validation_share,
 )
 from fedjax_comp.experiment.rates import Tuning
 from fedjax_comp.hooks import Hook, Live
@@ -94,6 +95,7 @@ def parse(values: flags.FlagValues) -> list[Variant]:
     if values.target_accuracy is None:
         raise UsageError("--target_accuracy is what the methods are compared at.")
     build_schedule(values)
+    validation_share(values)
     given = given_costs(values)
     if given is not None:
         counted = values.training_flops is None

@@ -101,6 +101,7 @@ def test_quick_run_compares_methods_and_resumes(tmp_path, capsys):
         ("--method=fixed-4", "--method=fixed-4 needs --rung=4"),
         ("--condition=constant()", "NAME: NETWORK"),
         ("--condition=a: constnat()", "constant"),
+        ("--validation_share=2", "--validation_share=2.0 is outside (0, 1)"),
         ("--network=constant()", "Unknown command line flag 'network'"),
         ("--devices=same('toaster')", "toaster"),
     ],

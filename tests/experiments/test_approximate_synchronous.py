@@ -174,6 +174,7 @@ def test_claims_are_about_the_fastest_and_about_label_skew():
         ("--protocol=a: gaia(0.1, delay=-1)", "delay=-1"),
         ("--protocol=a: giaa(0.1)", "did you mean 'gaia'"),
         ("--protocol=gaia(0.1)", "not of the form"),
+        ("--validation_share=2", "--validation_share=2.0 is outside (0, 1)"),
         ("--protocol=a: synchronous() | shards(0)", "shards"),
         ("--protocol=a: fed_avg(7)", "no multiple of the 7 updates"),
         ("--num_clients=5", "--num_clients=5 needs --bandwidth=FILE"),
