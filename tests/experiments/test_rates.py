@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from experiments.adaptive.run import COMPARISON as ADAPTIVE
 from experiments.approximate_synchronous.flags import define_run as define_of_a_centre
 from experiments.approximate_synchronous.problem import (
     build_problem as build_problem_of_centres,
@@ -186,7 +187,7 @@ def test_another_column_than_rounds_may_have_to_be_least():
     by_bytes = functools.partial(score, least="total_bytes_to_target")
     order = sorted([far, fast, near, cheap], key=by_bytes, reverse=True)
     assert order == [cheap, fast, near, far]
-    for experiment in (FRONTIER, CENTRES, STREAMS):
+    for experiment in (FRONTIER, CENTRES, STREAMS, ADAPTIVE):
         assert experiment.tuning.least in experiment.columns
 
 
