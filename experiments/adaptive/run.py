@@ -276,7 +276,6 @@ COMPARISON = Comparison(
         ("client_optimizer",),
         {"validation_share": 0.1},
         least="simulated_seconds_to_target",
-        shown="simulated_seconds_to_target",
     ),
 )
 main = COMPARISON.main

@@ -121,7 +121,6 @@ COMPARISON = Comparison(
         ("client_optimizer",),
         {"validation_share": 0.1},
         least="wan_seconds_to_target",
-        shown="wan_seconds_to_target",
     ),
     caption="seconds on the WAN to the target; faster: against the first",
 )

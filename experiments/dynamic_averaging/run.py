@@ -287,8 +287,6 @@ COMPARISON = Comparison(
         "than the best other family at it"
     ),
     word="protocol",
-    tuning=Tuning(
-        ("client_optimizer",), {}, least="cumulative_loss", shown="cumulative_loss"
-    ),
+    tuning=Tuning(("client_optimizer",), {}, least="cumulative_loss"),
 )
 main = COMPARISON.main

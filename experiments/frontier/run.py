@@ -162,7 +162,6 @@ COMPARISON = Comparison(
         {"validation_share": 0.1},
         # Not by rounds: with a larger step they may be fewer and carry more.
         least="total_bytes_to_target",
-        shown="total_bytes_to_target",
     ),
 )
 main = COMPARISON.main

@@ -29,7 +29,7 @@ TUNING_SEED = 1000
 COLUMNS = (
     "name",
     "rate",
-    "score",
+    "cost",
     "rounds_to_target",
     "best_test_accuracy",
     "chosen",
@@ -59,14 +59,12 @@ class Tuning(NamedTuple):
       settings: flags of the runs by which a rate is chosen, such as the share of the
         training examples that is held out to evaluate on.
       least: the column of which a rate has to have the least; where none has any, the
-        best accuracy decides.
-      shown: the column of the row that the table of rates has as `score`.
+        best accuracy decides. The table of rates has it as `cost`.
     """
 
     flags: tuple[str, ...]
     settings: Mapping[str, object]
     least: str = "rounds_to_target"
-    shown: str = "best_test_accuracy"
 
 
 class Rated(NamedTuple):
@@ -313,12 +311,12 @@ def _described(
 
 def rate_rows(tuning: Tuning | None, rated: Sequence[Rated]) -> list[Json]:
     """The table of all rates that were tried."""
-    shown = "" if tuning is None else tuning.shown
+    least = "" if tuning is None else tuning.least
     return [
         {
             "name": one.name,
             "rate": row["rate"],
-            "score": row.get(shown),
+            "cost": row.get(least),
             "rounds_to_target": row.get("rounds_to_target"),
             "best_test_accuracy": row.get("best_test_accuracy"),
             "chosen": row["rate"] == one.rate,
@@ -342,13 +340,12 @@ def _print_rates(tuning: Tuning, rated: Sequence[Rated]) -> None:
 
 
 def _told(tuning: Tuning, row: Json) -> str:
-    """Rounds to the target and the score; the best accuracy where there are none."""
+    """Rounds to the target and the cost; the best accuracy where there are none."""
     if row["reason"]:
         return "failed"
-    rounds, shown = row.get("rounds_to_target"), row.get(tuning.shown)
-    known = [
-        *([] if rounds is None else [f"{rounds} rounds"]),
-        *([] if shown is None else [f"{shown:.4g}"]),
-    ]
+    rounds, cost = row.get("rounds_to_target"), row.get(tuning.least)
+    known = [] if rounds is None else [f"{rounds} rounds"]
+    if cost is not None and tuning.least != "rounds_to_target":
+        known.append(f"{cost:.4g}")
     best = row.get("best_test_accuracy")
     return ", ".join(known) or ("nothing" if best is None else f"{best:.2%} at best")

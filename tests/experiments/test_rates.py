@@ -69,7 +69,7 @@ def test_the_best_rate_is_recorded_with_every_seed(tmp_path, capsys):
         assert config["validation_share"] == 0.1
         summary = json.loads((own / "summary.json").read_text())
         best = summary["best_test_accuracy"]
-        assert float(row["score"]) == pytest.approx(best, rel=1e-4)
+        assert float(row["best_test_accuracy"]) == pytest.approx(best, rel=1e-4)
     recorded = folder / "rate-0.1" / "dense"
     config = json.loads((recorded / "config.json").read_text())["flags"]
     assert (config["seed"], config["validation_share"]) == (0, None)
@@ -192,7 +192,7 @@ def test_another_column_than_rounds_may_have_to_be_least():
 
 
 def test_every_rate_that_was_tried_is_told(capsys):
-    tuning = Tuning((), {}, shown="total_bytes")
+    tuning = Tuning((), {}, least="total_bytes")
     tried = [
         {"rate": 0.1, "reason": "", "rounds_to_target": 9, "total_bytes": 12345678},
         {"rate": 0.3, "reason": "", "best_test_accuracy": 0.98},
