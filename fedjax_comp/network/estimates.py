@@ -95,6 +95,10 @@ def statistics_of(
     """
     ids = np.asarray(clients.client_id)
     own = np.ones((ids.size, layer_sizes.size))
+    if heard is not None:
+        # A message that is not finite was dropped, and tells nothing.
+        whole = np.isfinite(heard).all(axis=1, keepdims=True)
+        heard = np.where(whole, heard, 0.0)
     if heard is not None and heard[ids].any():
         added = np.array(ledger.conditions["heard_errors"])[ids]
         own = heard[ids].astype(np.float64) / (1 + added[:, None])

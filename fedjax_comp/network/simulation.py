@@ -320,6 +320,8 @@ class Simulation:
         w = plan.weights[spoke] / max(1.0, plan.weights[spoke].sum())
         energies = heard[plan.ids[spoke]].sum(axis=1, dtype=np.float64) / (1 + added)
         noise = float(np.sum(w**2 * energies * added))
+        if not math.isfinite(noise):  # of a message that was dropped
+            return
         ledger.conditions["update_energy"] = max(change - noise, 0.02 * change)
         ledger.conditions["update_weight"] = float(np.sum(w**2))
 
