@@ -192,7 +192,12 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
     check_links(values, variants)
     said = {name: values[name].value for name in grid.tuning.flags}
     settings = {**as_dict(grid.lead), **said}
-    for name in {*comparison.repeated, "num_seeds", "rate_grid"} & settings.keys():
+    for name in {
+        *comparison.repeated,
+        "num_seeds",
+        "rate_grid",
+        "rate_of",
+    } & settings.keys():
         del settings[name]
     growing = growing_flags(values)
     directory = RunDirectory(Path(values.workdir), {}, None)  # of one that leads no run
@@ -206,6 +211,7 @@ def compare(comparison: Comparison, values: flags.FlagValues) -> Json:
                 variants,
                 seeds=range(values.seed, values.seed + count),
                 rates=grid.rates,
+                known=grid.known,
             )
         directory = begin_run(directory, of_runs=True)
         distributed.tell({"do": "variants"})
@@ -274,7 +280,7 @@ def _run_all(
 ) -> Results:
     """Every variant with one seed."""
     rated = [one.rated for one in planned]
-    tried = any(one.tried for one in rated)
+    chosen_or_given = any(one.says_rate for one in rated)
     where = {one.variant.name: one.values.workdir for one in planned}
     results = Results(
         *(values, [], [], directory),
@@ -293,7 +299,11 @@ def _run_all(
         row, curve = done or ({}, None)
         known = {n: x for n, x in variant._asdict().items() if n in comparison.columns}
         blank = dict.fromkeys(comparison.columns)
-        at = {"rate": chosen.rate, "rate_at_edge": chosen.at_edge} if tried else {}
+        at = (
+            {"rate": chosen.rate, "rate_at_edge": chosen.at_edge}
+            if chosen_or_given
+            else {}
+        )
         named = {"name": variant.name, **at, **blank, **known, "reason": reason}
         results.rows.append({**named, **row})
         if curve is not None:

@@ -65,7 +65,7 @@ def finish_seeds(
         facts={**each[0].facts, "seeds": seeds},
     )
     claims = claims_over_seeds([comparison.claims(one) for one in each])
-    own_rate = ("rate",) if any(one.tried for one in results.rated) else ()
+    own_rate = ("rate",) if any(one.says_rate for one in results.rated) else ()
     measured = _own_columns(comparison, rows)
     columns = ("seed", *LEADING, *own_rate, *measured, *TRAILING)
     single = [
@@ -114,6 +114,7 @@ def read_only(
     *,
     seeds: Sequence[int],
     rates: Sequence[float],
+    known: Mapping[str, float],
 ) -> Json:
     """What a directory that cannot be written has to say.
 
@@ -123,6 +124,7 @@ def read_only(
       variants: what is asked for.
       seeds: likewise.
       rates: likewise; none without a grid.
+      known: likewise, of the variants that are given their rates.
 
     Raises:
       RunDirectoryError: where not all that is asked for has been run there.
@@ -133,6 +135,12 @@ def read_only(
     missing += [f"seed {seed}" for seed in seeds if seed not in there]
     tried = {row["rate"] for row in finished.get("rates", ())}
     missing += [f"rate {rate:g}" for rate in rates if rate not in tried]
+    at = {row["name"]: row.get("rate") for row in finished["runs"]}
+    missing += [
+        f"{name} at {rate:g}"
+        for name, rate in known.items()
+        if name in held and at[name] != rate
+    ]
     if missing:
         raise RunDirectoryError(
             f"--workdir={directory.path} cannot be written, and {', '.join(missing)} "
@@ -170,7 +178,8 @@ def finish(
         if name == column or any(name in row for row in results.rows)
     )
     tried = rate_rows(comparison.tuning, results.rated)
-    own_rate = ("rate", "rate_at_edge") if tried else ()
+    said = any(one.says_rate for one in results.rated)
+    own_rate = ("rate", "rate_at_edge") if said else ()
     columns = (*LEADING, *own_rate, *measured, *TRAILING)
     if tried:
         write_text(results.directory.path / "rates.csv", to_csv(RATE_COLUMNS, tried))

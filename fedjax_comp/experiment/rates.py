@@ -4,13 +4,15 @@
 
 Every variant is run once with each rate of the grid, with a seed that is not among
 those recorded, for as many rounds, and evaluated on what `Tuning.settings` hold out. It
-is then recorded with its best rate: on the test set, in every seed.
+is then recorded with its best rate: on the test set, in every seed. One whose rate is
+known (`fedjax_comp.experiment.known_rates`) tries none.
 """
 
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from absl import flags
@@ -19,6 +21,12 @@ from fedjax_comp import distributed
 from fedjax_comp.experiment.errors import UsageError
 from fedjax_comp.experiment.expressions import says_rate, with_rate
 from fedjax_comp.experiment.flags import as_dict
+from fedjax_comp.experiment.known_rates import (
+    check_known_rates,
+    define_known_rates,
+    known_rates,
+    parse_rate,
+)
 from fedjax_comp.experiment.pipelines import Variant, attempt
 from fedjax_comp.keys import MAX_SEED
 from fedjax_comp.run_directory import Json
@@ -72,8 +80,8 @@ class Rated(NamedTuple):
 
     Attributes:
       name: the variant's.
-      rate: None where it says none of its own.
-      tried: a row for each rate of the grid.
+      rate: None where it has a rate of its own, and where it failed with every rate.
+      tried: a row for each rate of the grid; none where its rate was known.
     """
 
     name: str
@@ -81,10 +89,15 @@ class Rated(NamedTuple):
     tried: Sequence[Json]
 
     @property
-    def at_edge(self) -> bool:
-        """Whether a wider grid might hold a better rate."""
+    def says_rate(self) -> bool:
+        """Whether a rate was to be chosen, or given, for it."""
+        return bool(self.tried) or self.rate is not None
+
+    @property
+    def at_edge(self) -> bool | None:
+        """Whether a wider grid might hold a better rate; None where none was tried."""
         rates = [row["rate"] for row in self.tried]
-        return self.rate is not None and self.rate in (min(rates), max(rates))
+        return self.rate in (min(rates), max(rates)) if rates else None
 
 
 class Experiment(Protocol):
@@ -116,7 +129,7 @@ class Experiment(Protocol):
 
 
 def define_rates(values: flags.FlagValues, tuning: Tuning | None) -> None:
-    """Defines `--rate_grid` for an experiment whose rates can be chosen."""
+    """Defines `--rate_grid` and `--rate_of` where rates can be chosen."""
     if tuning is None or "rate_grid" in values:
         return
     told = " or ".join(f"--{name}" for name in tuning.flags)
@@ -125,37 +138,44 @@ def define_rates(values: flags.FlagValues, tuning: Tuning | None) -> None:
         "rate_grid",
         None,
         f"Rates that every variant is tried with, on examples held out; {told} says "
-        "where the best of them stands, e.g. sgd(rate).",
+        "where the best of them stands, e.g. sgd(rate). Empty: none.",
         flag_values=values,
     )
+    define_known_rates(values, told)
 
 
-def check_rates(values: flags.FlagValues, tuning: Tuning) -> tuple[float, ...]:
+def check_rates(
+    values: flags.FlagValues, tuning: Tuning, known: Mapping[str, float]
+) -> tuple[float, ...]:
     """The rates of `--rate_grid`, ascending; none without it.
 
+    Args:
+      values: the command's flags.
+      tuning: where rates may stand.
+      known: as `known_rates`.
+
     Raises:
-      UsageError: for what is no grid, and for a grid without a place for the rate or
-        the other way round.
+      UsageError: for what is no grid, and for a rate without a place for it or the
+        other way round.
     """
-    if not tuning.flags:
-        return ()
     told = ", ".join(f"--{name}" for name in tuning.flags)
     saying = [name for name in tuning.flags if says_rate(values[name].value)]
-    if values.rate_grid is None:
-        if saying:
-            raise UsageError(
-                f"--{saying[0]} says rate, which is chosen from --rate_grid: give "
-                "that, e.g. --rate_grid=0.03,0.1,0.3, or a number for rate."
-            )
+    if saying and not values.rate_grid and not known:
+        raise UsageError(
+            f"--{saying[0]} says rate, which is chosen from --rate_grid: give "
+            "that, e.g. --rate_grid=0.03,0.1,0.3, or a number for rate."
+        )
+    if not saying and (values.rate_grid or known):
+        given = "rate_grid" if values.rate_grid else "rate_of"
+        raise UsageError(f"--{given}: none of {told} says rate, as in sgd(rate).")
+    if not values.rate_grid:
         return ()
-    rates = sorted({_rate(text) for text in values.rate_grid})
+    rates = sorted({parse_rate("rate_grid", text) for text in values.rate_grid})
     if len(rates) < 2:
         raise UsageError(
             f"--rate_grid={','.join(values.rate_grid)} leaves no choice: give two "
             "rates or more."
         )
-    if not saying:
-        raise UsageError(f"--rate_grid: none of {told} says rate, as in sgd(rate).")
     if values.seed + TUNING_SEED > MAX_SEED:
         raise UsageError(
             f"--seed={values.seed}: rates are chosen with seed + {TUNING_SEED}, which "
@@ -168,16 +188,6 @@ def check_rates(values: flags.FlagValues, tuning: Tuning) -> tuple[float, ...]:
     return tuple(rates)
 
 
-def _rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise UsageError(f"--rate_grid: {text!r} is not a number above 0.")
-    return value
-
-
 class Grid(NamedTuple):
     """The rates of a command, and its flags with and without one of them.
 
@@ -186,6 +196,7 @@ class Grid(NamedTuple):
       values: the command's flags.
       lead: the same with the first rate in the expressions: what they all share.
       tuning: how to choose.
+      known: the rates that need not be chosen, by the names of variants.
       tried: the flags of the runs by which is chosen, for each rate.
       variants: the command's variants at each rate.
     """
@@ -194,6 +205,7 @@ class Grid(NamedTuple):
     values: flags.FlagValues
     lead: flags.FlagValues
     tuning: Tuning
+    known: Mapping[str, float] = MappingProxyType({})
     tried: Sequence[flags.FlagValues] = ()
     variants: Sequence[Sequence[Variant]] = ()
 
@@ -202,25 +214,40 @@ def make_grid(experiment: Experiment, values: flags.FlagValues) -> Grid:
     """The grid of a command, before anything is written.
 
     Raises:
-      UsageError: as `check_rates`, and for what a run that chooses cannot do.
+      UsageError: as `check_rates` and `check_known_rates`, and for what a run that
+        chooses cannot do.
     """
     tuning = experiment.tuning or Tuning((), {})
-    rates = check_rates(values, tuning)
-    if not rates:
+    if not tuning.flags:
         return Grid((), values, values, tuning)
-    lead = _with_rate(experiment, values, tuning, rates[0])
-    grid = Grid(rates, values, lead, tuning)
+    known = known_rates(values)
+    rates = check_rates(values, tuning, known)
+    if not rates and not known:
+        return Grid((), values, values, tuning)
+    # Two rates at least, so that a variant that says none of them is told apart.
+    first = rates[0] if rates else next(iter(known.values()))
+    lead = _with_rate(experiment, values, tuning, first)
+    grid = Grid(rates or (first, 2 * first), values, lead, tuning, known)
     quiet = {"audit_every": 0, "audit_log": None, "audit_key": None, "run_id": None}
     each = []
     for rate in grid.rates:
         own = at_rate(experiment, grid, rate, Path(grid.values.workdir) / "tuning")
-        own["seed"].value = grid.values.seed + TUNING_SEED
-        for name, value in {**quiet, **grid.tuning.settings}.items():
-            if name in own:
-                own[name].value = value
+        if rates:
+            own["seed"].value = grid.values.seed + TUNING_SEED
+            for name, value in {**quiet, **grid.tuning.settings}.items():
+                if name in own:
+                    own[name].value = value
         each.append(own)
     of_rates = [experiment.variants(own) for own in each]
-    return grid._replace(tried=each, variants=of_rates)
+    grid = grid._replace(tried=each, variants=of_rates)
+    rated = [
+        ones[0].name
+        for ones in zip(*of_rates, strict=True)
+        if _says_rate(grid, ones, experiment.repeated)
+    ]
+    names = [one.name for one in of_rates[0]]
+    check_known_rates(known, names, rated, has_grid=bool(rates))
+    return grid if rates else grid._replace(rates=())
 
 
 def at_rate(
@@ -261,32 +288,33 @@ def choose_rates(
     Returns:
       One for each variant, in order. Runs lie in `--workdir/tuning/rate-R/VARIANT`.
     """
-    if not grid.rates:
+    if not grid.variants:
         return [Rated(one.name, None, ()) for one in variants]
     rated = [
-        _choose(experiment, grid, grid.tried, ones)
-        for ones in zip(*grid.variants, strict=True)
+        _choose(experiment, grid, ones) for ones in zip(*grid.variants, strict=True)
     ]
     _print_rates(grid.tuning, rated)
     return rated
 
 
-def _choose(
-    experiment: Experiment,
-    grid: Grid,
-    each: Sequence[flags.FlagValues],
-    ones: Sequence[Variant],
-) -> Rated:
-    """The best rate of one variant, given its flags with each of them."""
-    name = ones[0].name
-    described = [
-        _described(own, one, experiment.repeated)
-        for own, one in zip(each, ones, strict=True)
+def _says_rate(grid: Grid, ones: Sequence[Variant], repeated: Sequence[str]) -> bool:
+    """Whether the runs of a variant differ, given it at each of the grid's rates."""
+    first, *others = [
+        _described(own, one, repeated)
+        for own, one in zip(grid.tried, ones, strict=True)
     ]
-    if all(own == described[0] for own in described):
+    return any(other != first for other in others)
+
+
+def _choose(experiment: Experiment, grid: Grid, ones: Sequence[Variant]) -> Rated:
+    """The best rate of one variant, given it at each of the grid's rates."""
+    name = ones[0].name
+    if name in grid.known:
+        return Rated(name, grid.known[name], ())
+    if not _says_rate(grid, ones, experiment.repeated):
         return Rated(name, None, ())
     tried = []
-    for rate, own, one in zip(grid.rates, each, ones, strict=True):
+    for rate, own, one in zip(grid.rates, grid.tried, ones, strict=True):
         print(f"{name}: rate {rate:g}", flush=True)
         done, reason = attempt(name, functools.partial(experiment.run, one, own))
         row = done[0] if done else {}
@@ -331,10 +359,13 @@ def _print_rates(tuning: Tuning, rated: Sequence[Rated]) -> None:
     """What was chosen from what, a line for each variant."""
     for one in rated:
         if not one.tried:
-            print(f"{one.name}: has a rate of its own")
+            own = "has a rate of its own" if one.rate is None else f"rate {one.rate:g}"
+            print(f"{one.name}: {own}", flush=True)
             continue
         told = "; ".join(f"{row['rate']:g}: {_told(tuning, row)}" for row in one.tried)
-        edge = "; at the edge of the grid, a wider one may do better" * one.at_edge
+        edge = "; at the edge of the grid, a wider one may do better" * bool(
+            one.at_edge
+        )
         chosen = "none ran" if one.rate is None else f"{one.rate:g}"
         print(f"{one.name}: rate {chosen} ({told}){edge}", flush=True)
 

@@ -210,3 +210,69 @@ def test_the_edge_is_where_the_grid_ends():
     tried = [{"rate": rate} for rate in (0.1, 0.3, 1.0)]
     found = [Rated("a", rate, tried).at_edge for rate in (0.1, 0.3, 1.0, None)]
     assert found == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--rate_of=0.3"], "--rate_of='0.3' is not of the form 'NAME: RATE'"),
+        (["--rate_of=dense: 0"], "--rate_of: '0' is not a number above 0"),
+        (["--rate_of=dense: 1", "--rate_of=dense: 2"], "dense has two rates"),
+        (["--rate_of=dnse: 1"], "there is no dnse; there are dense, sign"),
+        (
+            ["--rate_of=dense: 1"],
+            "No rate is given for sign: add --rate_of='sign: 0.1'",
+        ),
+        (
+            ["--rate_of=dense: 1", "--client_optimizer=sgd(0.1)"],
+            "--rate_of: none of --client_optimizer says rate",
+        ),
+        (["--rate_grid="], "says rate, which is chosen from --rate_grid"),
+    ],
+)
+def test_a_rate_that_is_no_variants_is_refused(tmp_path, capsys, flags, told):
+    folder = tmp_path / "run"
+    given = [f"--workdir={folder}", *QUICK, GRID[0], *flags]
+    assert told in mistake(COMPARISON.main, capsys, given)
+    assert not folder.exists()
+
+
+def test_a_variant_that_says_no_rate_is_given_none(tmp_path, capsys):
+    folder = tmp_path / "run"
+    given = ["--quick", "--pipeline=a: gradient(identity(), family='dense')"]
+    given += ["--server_optimizer=sgd(0.1)", "--rate_of=a: 0.3"]
+    line = mistake(data_quantization, capsys, [f"--workdir={folder}", *given])
+    assert "--rate_of: none of --pipeline, --server_optimizer says rate" in line
+    assert not folder.exists()
+
+
+def test_known_rates_are_run_and_none_is_tried(tmp_path, capsys):
+    folder = tmp_path / "run"
+    small = [*QUICK, "--num_rounds=2", "--eval_every=2", GRID[0]]
+    known = ["--rate_of=dense: 0.3", "--rate_of=sign: 0.1"]
+    COMPARISON.main(["", f"--workdir={folder}", *small, *known])
+    assert [row["rate"] for row in table(folder / "table.csv")] == ["0.3", "0.1"]
+    assert not (folder / "tuning").exists()
+    assert not (folder / "rates.csv").exists()
+    own = folder / "rate-0.3" / "dense"
+    config = json.loads((own / "config.json").read_text())["flags"]
+    assert config["client_optimizer"] == "sgd(0.3)"
+    assert (config["seed"], config["validation_share"]) == (0, None)
+    assert "sign: rate 0.1\n" in capsys.readouterr().out
+
+    # An emptied grid is none, and another rate goes into a directory of its own.
+    other = [known[0], "--rate_of=sign: 1e-4", "--rate_grid="]
+    COMPARISON.main(["", f"--workdir={folder}", *small, *other])
+    assert (folder / "rate-0.0001" / "sign").exists()
+    assert [row["rate"] for row in table(folder / "table.csv")] == ["0.3", "0.0001"]
+
+
+@pytest.mark.thorough
+def test_a_grid_is_tried_for_those_whose_rate_is_not_known(tmp_path):
+    folder = tmp_path / "run"
+    small = [*QUICK, "--num_rounds=2", "--eval_every=2", *GRID]
+    COMPARISON.main(["", f"--workdir={folder}", *small, "--rate_of=dense: 0.3"])
+    rows = table(folder / "table.csv")
+    assert (rows[0]["rate"], rows[0]["rate_at_edge"]) == ("0.3", "")
+    assert rows[1]["rate"] in ("0.0001", "0.1")
+    assert {row["name"] for row in table(folder / "rates.csv")} == {"sign"}
