@@ -24,7 +24,7 @@ def define_known_rates(values: flags.FlagValues, told: str) -> None:
         "rate_of",
         None,
         f"'NAME: RATE': the rate of one variant where {told} says rate; it is then "
-        "not among those for which --rate_grid tries some.",
+        "not among those for which --rate_grid tries some. Empty: drops those before.",
         flag_values=values,
     )
 
@@ -50,11 +50,16 @@ def parse_rate(flag: str, text: str) -> float:
 def known_rates(values: flags.FlagValues) -> dict[str, float]:
     """The rates of `--rate_of` by the names of their variants.
 
+    An empty one drops those before it, so that a flag file's can be chosen anew.
+
     Raises:
       UsageError: for what is not `NAME: RATE`, and for two rates of one variant.
     """
     found: dict[str, float] = {}
     for text in values.rate_of or ():
+        if not text.strip():
+            found.clear()
+            continue
         name, colon, rate = (part.strip() for part in text.rpartition(":"))
         if not name or not colon:
             raise UsageError(

@@ -227,6 +227,7 @@ def test_the_edge_is_where_the_grid_ends():
             ["--rate_of=dense: 1", "--client_optimizer=sgd(0.1)"],
             "--rate_of: none of --client_optimizer says rate",
         ),
+        (["--rate_of=dense: 1", "--rate_of="], "says rate, which is chosen from"),
         (["--rate_grid="], "says rate, which is chosen from --rate_grid"),
     ],
 )
